@@ -10,6 +10,7 @@
 //!
 //! This crate links no system library; it drives `virsh`, `qemu-img` and `debugfs` as programs.
 
+pub mod cairn;
 pub mod disks;
 pub mod domain;
 pub mod encoding;
@@ -29,8 +30,10 @@ pub mod reference;
 pub mod roles;
 pub mod signals;
 pub mod testing;
+pub mod traces;
 pub mod writer;
 
+pub use cairn::Cairn;
 pub use domain::Domain;
 pub use enter::{Entry, enter};
 pub use error::{Error, Result};

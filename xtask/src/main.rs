@@ -2,6 +2,7 @@
 //!
 //! It must build on a machine that has cargo and a C compiler and nothing else: `setup` is what installs the rest.
 
+mod demo;
 mod error;
 mod lab;
 mod setup;
@@ -14,6 +15,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup                 install what is missing to build Cairn and to run its lab (Debian, as root)
+  demo [--keep]         back up and restore a real guest, every byte compared
   lab [OPTIONS] -- COMMAND...
                         run a command beside a libvirt of its own with the guest lab1 in it
 ";
@@ -37,6 +39,8 @@ fn run(args: &[String]) -> Result<ExitCode> {
         Some((command, rest)) => match command.as_str() {
             "setup" => setup::main(rest),
             "lab" => lab::main(rest),
+            "demo" => demo::main(rest),
+            demo::INSIDE => demo::inside(rest),
             "help" | "--help" | "-h" => {
                 print!("{USAGE}");
                 Ok(ExitCode::SUCCESS)
