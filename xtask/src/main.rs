@@ -4,8 +4,11 @@
 
 mod demo;
 mod error;
+mod gates;
 mod lab;
+mod licences;
 mod setup;
+mod tidy;
 mod workspace;
 
 use error::{Error, Result};
@@ -16,6 +19,8 @@ usage: cargo xtask COMMAND
 
   setup                 install what is missing to build Cairn and to run its lab (Debian, as root)
   demo [--keep]         back up and restore a real guest, every byte compared
+  test [-- ARGUMENTS]   all gates: format, lints, tidy, licences, documentation, every test
+  tidy                  the tidy check alone
   lab [OPTIONS] -- COMMAND...
                         run a command beside a libvirt of its own with the guest lab1 in it
 ";
@@ -40,6 +45,8 @@ fn run(args: &[String]) -> Result<ExitCode> {
             "setup" => setup::main(rest),
             "lab" => lab::main(rest),
             "demo" => demo::main(rest),
+            "test" => gates::main(rest),
+            "tidy" => tidy::main(rest),
             demo::INSIDE => demo::inside(rest),
             "help" | "--help" | "-h" => {
                 print!("{USAGE}");
