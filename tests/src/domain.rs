@@ -159,7 +159,7 @@ impl Domain {
     /// The agent does not answer, or the script is not done after `limit`.
     pub fn exec(&self, script: &str, limit: Duration) -> Result<Exec> {
         let order = json!({ "path": "/bin/sh", "arg": ["-c", script], "env": ["PATH=/bin:/sbin"], "capture-output": true });
-        let pid = self.agent("guest-exec", &order)?["pid"].clone();
+        let pid = number("guest-exec", &self.agent("guest-exec", &order)?["pid"])?;
         wait_for(&format!("`{script}` in {}", self.name), limit, POLL, || {
             let status = self.agent("guest-exec-status", &json!({ "pid": pid }))?;
             Ok((status["exited"] == true).then_some(status))
