@@ -1,7 +1,7 @@
 //! One region of a source as blocks: reads lazily what a walk asks for, knows what needs no reading.
 
 use super::{Blocks, Cutter, Piece, is_zero, rechunk, spans_of};
-use crate::{BlockSource, Result, StoreError};
+use crate::{BlockSource, Extent, Result, StoreError};
 use cairn_store_format::{
     limits::{BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES},
     map::Run,
@@ -90,6 +90,10 @@ impl RegionReader {
     }
 }
 
+fn failed(range: &Range<u64>, source: std::io::Error) -> StoreError {
+    StoreError::Block { what: format!("reading {} bytes at {}", range.end - range.start, range.start), source }
+}
+
 impl View<'_> {
     fn load(&mut self, block: usize) -> Result<()> {
         let wanted_end = self.wanted.iter().find(|d| d.contains(&block)).map_or(0, |d| d.end);
@@ -98,10 +102,14 @@ impl View<'_> {
         let size = self.source.size_bytes();
         let at = |b: usize| (self.start + (b * BLOCK_BYTES) as u64).min(size);
         let range = at(block)..at(end);
-        self.reader.buffer[block * BLOCK_BYTES..end * BLOCK_BYTES].fill(0);
-        if !range.is_empty() {
-            self.read(range)?;
+        let extents = if range.is_empty() { Vec::new() } else { self.source.extents(range.clone()).map_err(|e| failed(&range, e))? };
+        if extents.iter().all(|e| e.zero) {
+            // Sparse disks are mostly this: nothing is read, nothing is looked at.
+            self.reader.state[block..end].fill(State::Zero);
+            return Ok(());
         }
+        self.reader.buffer[block * BLOCK_BYTES..end * BLOCK_BYTES].fill(0);
+        self.read(extents)?;
         for b in block..end {
             let zero = is_zero(&self.reader.buffer[b * BLOCK_BYTES..(b + 1) * BLOCK_BYTES]);
             self.reader.state[b] = if zero { State::Zero } else { State::Data };
@@ -109,13 +117,11 @@ impl View<'_> {
         Ok(())
     }
 
-    fn read(&mut self, range: Range<u64>) -> Result<()> {
-        let fail = |r: &Range<u64>, source| StoreError::Block { what: format!("reading {} bytes at {}", r.end - r.start, r.start), source };
-        let extents = self.source.extents(range.clone()).map_err(|e| fail(&range, e))?;
+    fn read(&mut self, extents: Vec<Extent>) -> Result<()> {
         for e in extents.into_iter().filter(|e| !e.zero) {
             let local = |offset: u64| usize::try_from(offset - self.start).expect("inside one region");
             let buf = &mut self.reader.buffer[local(e.range.start)..local(e.range.end)];
-            self.source.read_at(e.range.start, buf).map_err(|x| fail(&e.range, x))?;
+            self.source.read_at(e.range.start, buf).map_err(|x| failed(&e.range, x))?;
             self.read_bytes += e.range.end - e.range.start;
             self.source.done_with(e.range);
         }
