@@ -1,1 +1,38 @@
-//! cairn-lab.
+//! The lab: a libvirt of its own in a private namespace, a real guest in it, and what suites need around them.
+//!
+//! Nothing of the host is touched: the lab's libvirtd sees its own `/etc/libvirt`, `/var/lib/libvirt`, `/run`
+//! and so on, its processes live in a process namespace of their own, and the end of the process that made
+//! the lab, SIGKILL included, is the end of everything in it.
+//!
+//! - outside: [`enter::enter`] makes the namespace and runs a command in it; `lab_test!` does it for a test
+//! - inside: [`lab::Lab::here`] gives the folders and the domain, [`domain::Domain`] talks to guest and QEMU
+//! - oracles: [`reference`], [`journal`], [`filesystem`]: independent of Cairn's own code, and must stay so
+//!
+//! This crate links no system library; it drives `virsh`, `qemu-img` and `debugfs` as programs.
+
+pub mod disks;
+pub mod domain;
+pub mod encoding;
+pub mod enter;
+pub mod error;
+pub mod filesystem;
+pub mod folder;
+pub mod init;
+pub mod initramfs;
+pub mod journal;
+pub mod lab;
+pub mod libvirt;
+pub mod mounts;
+pub mod options;
+pub mod process;
+pub mod reference;
+pub mod roles;
+pub mod signals;
+pub mod testing;
+pub mod writer;
+
+pub use domain::Domain;
+pub use enter::{Entry, enter};
+pub use error::{Error, Result};
+pub use lab::Lab;
+pub use options::Options;

@@ -1,1 +1,50 @@
-fn main() {}
+//! `cargo xtask`: everything one does with this repository, in one program that needs no system library.
+//!
+//! It must build on a machine that has cargo and a C compiler and nothing else: `setup` is what installs the rest.
+
+mod error;
+mod lab;
+mod setup;
+mod workspace;
+
+use error::{Error, Result};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup                 install what is missing to build Cairn and to run its lab (Debian, as root)
+  lab [OPTIONS] -- COMMAND...
+                        run a command beside a libvirt of its own with the guest lab1 in it
+";
+
+fn main() -> ExitCode {
+    if let Some(code) = cairn_lab::roles::dispatch() {
+        return code;
+    }
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {}", error.report());
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<ExitCode> {
+    match args.split_first() {
+        Some((command, rest)) => match command.as_str() {
+            "setup" => setup::main(rest),
+            "lab" => lab::main(rest),
+            "help" | "--help" | "-h" => {
+                print!("{USAGE}");
+                Ok(ExitCode::SUCCESS)
+            }
+            other => Err(Error::Usage(format!(
+                "there is no command {other:?}\n\n{USAGE}"
+            ))),
+        },
+        None => Err(Error::Usage(USAGE.to_owned())),
+    }
+}

@@ -1,0 +1,137 @@
+//! The lab's libvirtd: configuration written by us, started in the background, so that init is its parent.
+
+use crate::error::{Error, Result};
+use crate::process::{run, run_ok, wait_for, wait_limit};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// The connection every program in the lab uses.
+pub const URI: &str = "qemu:///system";
+/// Where libvirtd writes its process id.
+pub const PID_FILE: &str = "/run/libvirtd.pid";
+/// Where the lab's images are; the storage pool `default` is the same folder.
+pub const IMAGES: &str = "/var/lib/libvirt/images";
+/// libvirtd answers within two seconds here; the first start also asks QEMU for its capabilities.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// For single virsh calls.
+pub const CALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// No security driver: the profiles on the host know nothing of a lab's folders. Files instead of virtlogd:
+/// two domains of one lab (a restored one beside its origin) may name one console file.
+const QEMU_CONF: &str = "security_driver = \"none\"\nstdio_handler = \"file\"\n";
+/// No policy kit behind the lab's private /run.
+const LIBVIRTD_CONF: &str = "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nunix_sock_rw_perms = \"0700\"\nunix_sock_ro_perms = \"0700\"\n";
+
+/// Starts libvirtd in the background and waits until it answers. Gives its version line.
+///
+/// # Errors
+/// Not installed, ended at once (its log is quoted), or silent.
+pub fn start(log: &Path) -> Result<String> {
+    configure(log)?;
+    launch(log)?;
+    let version = wait_for(
+        "start of the lab's libvirtd",
+        START_LIMIT,
+        Duration::from_millis(20),
+        || {
+            let output = run(&mut virsh(&["version"]), CALL_LIMIT)?;
+            Ok(output.status.success().then(|| summary(&output.text())))
+        },
+    )?;
+    make_pool()?;
+    Ok(version)
+}
+
+/// Starts libvirtd in the background; suites that killed it start it again by this.
+///
+/// # Errors
+/// Not installed, or ended at once (its log is quoted).
+pub fn launch(log: &Path) -> Result<()> {
+    // Its own output goes nowhere: a background process must not hold our pipes.
+    let mut command = Command::new("libvirtd");
+    command
+        .args(["-d", "-p", PID_FILE])
+        .env("PATH", super::init::PATH)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut starter = command.spawn().map_err(|_| Error::Missing {
+        what: "libvirtd".into(),
+        remedy: "run `cargo xtask setup`".into(),
+    })?;
+    let status = wait_limit(&mut starter, "libvirtd -d", START_LIMIT)?;
+    if status.success() {
+        return Ok(());
+    }
+    let said = fs::read_to_string(log).unwrap_or_default();
+    Err(Error::Command {
+        command: "libvirtd -d".into(),
+        status: status.to_string(),
+        stderr: said,
+    })
+}
+
+/// A virsh command on the lab's connection.
+#[must_use]
+pub fn virsh(args: &[&str]) -> Command {
+    let mut command = Command::new("virsh");
+    command
+        .args(["-q", "-c", URI])
+        .args(args)
+        .env("LC_ALL", "C");
+    command
+}
+
+fn configure(log: &Path) -> Result<()> {
+    let libvirtd = format!(
+        "{LIBVIRTD_CONF}log_outputs = \"3:file:{}\"\n",
+        log.display()
+    );
+    for (path, text) in [
+        ("/etc/libvirt/qemu.conf", QEMU_CONF),
+        ("/etc/libvirt/libvirtd.conf", &libvirtd),
+    ] {
+        fs::write(path, text).map_err(Error::io("write", path))?;
+    }
+    Ok(())
+}
+
+fn make_pool() -> Result<()> {
+    fs::create_dir_all(IMAGES).map_err(Error::io("create", IMAGES))?;
+    crate::folder::set_mode(Path::new(IMAGES), 0o711)?;
+    run_ok(
+        &mut virsh(&["pool-define-as", "default", "dir", "--target", IMAGES]),
+        CALL_LIMIT,
+    )?;
+    run_ok(&mut virsh(&["pool-start", "default"]), CALL_LIMIT)?;
+    Ok(())
+}
+
+/// From `virsh version`: "libvirt 9.0.0, QEMU 7.2.22".
+fn summary(text: &str) -> String {
+    let pick = |label: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(label))
+            .map(str::trim)
+    };
+    match (
+        pick("Using library: libvirt "),
+        pick("Running hypervisor: QEMU "),
+    ) {
+        (Some(libvirt), Some(qemu)) => format!("libvirt {libvirt}, QEMU {qemu}"),
+        _ => text.trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_what_virsh_prints() {
+        let text = "Compiled against library: libvirt 9.0.0\nUsing library: libvirt 9.0.0\nUsing API: QEMU 9.0.0\nRunning hypervisor: QEMU 7.2.22\n";
+        assert_eq!(summary(text), "libvirt 9.0.0, QEMU 7.2.22");
+    }
+}
