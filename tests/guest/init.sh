@@ -38,8 +38,14 @@ agent_port() {
 }
 wait_for 30 agent_port
 echo "lab guest: ready, $(grep -c /mnt/ /proc/mounts) disks"
-# As init it reaps; the agent is started again should it end.
+# As init it reaps; the agent is started again should it end. A suite may put another program in its place
+# (see tests/src/imposter.rs).
 while true; do
-  qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run -f /run/qemu-ga.pid
+  if [ -f /run/agent.instead ]; then
+    sh /run/agent.instead
+    rm -f /run/agent.instead
+  else
+    qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run
+  fi
   sleep 0.2
 done
