@@ -66,6 +66,12 @@ impl Store {
         Ok(Self { inner: Arc::new(Inner { platform, config, keys, index, packs, relocations: OnceLock::new(), host: options.host }) })
     }
 
+    /// Id of the store in a directory and whether it is encrypted, before any key is at hand. Nothing is pinned or trusted by this.
+    pub fn identify(root: &Path) -> Result<(StoreId, bool)> {
+        let config = read_config(&LocalPlatform::open(root)?)?;
+        Ok((config.store, config.encrypted))
+    }
+
     /// The store's id.
     pub fn id(&self) -> StoreId {
         self.inner.config.store
