@@ -72,7 +72,7 @@ pub enum Command {
     Unprotect(OnePoint),
     /// Watches a backup and thaws the guest if the backup dies (started by backup itself)
     #[command(hide = true)]
-    Guard(Guard),
+    Guard,
 }
 
 /// Chunk sizes.
@@ -263,14 +263,6 @@ pub struct Tag {
 pub struct OnePoint {
     /// The point
     pub point: String,
-}
-
-/// `cairn guard`
-#[derive(Args, Debug)]
-pub struct Guard {
-    /// As the backup passes them
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<String>,
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
 }
 
 /// The process that watches a backup; see the hypervisor's guard.
-pub fn guard(o: &cli::Guard) -> Outcome<Done> {
-    let code: ExitCode = cairn_hypervisor::guard::main(&o.args);
+pub fn guard() -> Outcome<Done> {
+    let code: ExitCode = cairn_hypervisor::guard::main();
     Ok(if code == ExitCode::SUCCESS { Done::Clean } else { Done::Code(crate::failure::FAILED) })
 }

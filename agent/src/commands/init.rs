@@ -42,7 +42,7 @@ pub fn run(common: &Common, o: cli::Init) -> Outcome<Done> {
 }
 
 fn make_key_dir() -> Outcome<()> {
-    let file = default_key_file(&"00000000000000000000000000000000".parse()?)?;
+    let file = default_key_file(&cairn_store::format::StoreId([0; 16]))?;
     let dir = file.parent().expect("the default lies in a folder");
     DirBuilder::new()
         .recursive(true)

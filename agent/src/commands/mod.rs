@@ -40,6 +40,6 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Tag(o) => log::tag(common, &o),
         Command::Protect(o) => log::protect(common, &o, true),
         Command::Unprotect(o) => log::protect(common, &o, false),
-        Command::Guard(o) => backup::guard(&o),
+        Command::Guard => backup::guard(),
     }
 }

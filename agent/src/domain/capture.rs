@@ -15,7 +15,7 @@ use cairn_hypervisor::{
     CarrierRecord, DiskPlan, Domain, LiveCapture, LiveOptions,
     capture::live::{CapturedDisk, Health},
     disks::SkipReason,
-    guard::GuardCommand,
+    guard::link::GuardCommand,
 };
 use cairn_quiesce::{QuiesceLevel, QuiescePolicy};
 use cairn_store::{BackupOutcome, DiskJob, Part, Plan, Point, PointInfo, Progress, Session, Store, StoreError, format::SessionId};
@@ -68,7 +68,7 @@ pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOut
 fn live_options(r: &BackupRequest<'_>, session: &Session) -> Outcome<LiveOptions> {
     let program = std::env::current_exe().map_err(|e| Failure::new(FAILED, format!("cannot find my own program for the guard: {e}")))?;
     let id = r.store.id().0;
-    let guard = GuardCommand { program, arguments: vec!["guard".into()] };
+    let guard = GuardCommand { argv: vec![program.into(), "guard".into()] };
     let mut options = LiveOptions::new([id[0], id[1], id[2], id[3]], session.id().0, guard);
     options.disks = (!r.disks.is_empty()).then(|| r.disks.to_vec());
     options.quiesce = match r.quiesce {

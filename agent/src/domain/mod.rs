@@ -8,7 +8,7 @@ mod source;
 
 pub use capture::{BackupRequest, back_up};
 pub use recover::Recovery;
-pub use saved::{SavedDisk, SavedDomain, SavedQuiesce, SkippedDisk};
+pub use saved::{SavedDisk, SavedDomain};
 
 use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
 use cairn_hypervisor::{capture::error::CaptureError, host::HostError};

@@ -6,7 +6,7 @@ mod table;
 
 pub use bar::Bar;
 pub use json::{disk_json, point_json};
-pub use table::{bytes, duration, point_table, show, time};
+pub use table::{bytes, duration, point_table, show};
 
 /// Prints a JSON value on stdout.
 pub fn print_json(value: &serde_json::Value) {

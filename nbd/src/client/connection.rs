@@ -14,8 +14,7 @@ use super::wire::{What, Wire};
 use crate::codec::handshake::{BlockSizes, export_flag};
 use crate::codec::limits::{CHUNKS_PER_REPLY_MAX, REPLY_BYTES_MAX};
 use crate::codec::transmission::{
-    CHUNK_HEADER_BYTES, ChunkHeader, Request, SIMPLE_REPLY_BYTES, SIMPLE_REPLY_MAGIC,
-    STRUCTURED_REPLY_MAGIC, SimpleReply, chunk, command, decode_error,
+    CHUNK_HEADER_BYTES, ChunkHeader, Request, SIMPLE_REPLY_BYTES, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, SimpleReply, chunk, command, decode_error,
 };
 
 /// What the server told of the export.
@@ -74,19 +73,12 @@ pub(super) enum Piece {
     /// A simple reply without error.
     Simple,
     /// An error, orderly reported.
-    Error {
-        errno: u32,
-        message: String,
-        done: bool,
-    },
+    Error { errno: u32, message: String, done: bool },
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection")
-            .field("server", &self.server)
-            .field("usable", &self.is_usable())
-            .finish_non_exhaustive()
+        f.debug_struct("Connection").field("server", &self.server).field("usable", &self.is_usable()).finish_non_exhaustive()
     }
 }
 
@@ -99,23 +91,9 @@ impl Connection {
         handshake::open(options).await
     }
 
-    pub(super) fn established(
-        wire: Wire,
-        limits: TimeLimits,
-        info: ExportInfo,
-        structured: bool,
-        contexts: Vec<(u32, String)>,
-    ) -> Self {
+    pub(super) fn established(wire: Wire, limits: TimeLimits, info: ExportInfo, structured: bool, contexts: Vec<(u32, String)>) -> Self {
         let server = wire.server.clone();
-        Self {
-            wire: Some(wire),
-            server,
-            limits,
-            info,
-            structured,
-            contexts,
-            cookie: 0,
-        }
+        Self { wire: Some(wire), server, limits, info, structured, contexts, cookie: 0 }
     }
 
     /// What the server told of the export.
@@ -141,26 +119,13 @@ impl Connection {
         let Some(mut wire) = self.wire.take() else {
             return;
         };
-        let request = Request {
-            flags: 0,
-            command: command::DISC,
-            cookie: self.cookie,
-            offset: 0,
-            length: 0,
-        };
+        let request = Request { flags: 0, command: command::DISC, cookie: self.cookie, offset: 0, length: 0 };
         let farewell = async {
-            if wire
-                .send(What::Step("DISC"), &request.encode())
-                .await
-                .is_ok()
-            {
+            if wire.send(What::Step("DISC"), &request.encode()).await.is_ok() {
                 wire.shutdown().await;
             }
         };
-        if tokio::time::timeout(self.limits.reply, farewell)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(self.limits.reply, farewell).await.is_err() {
             tracing::debug!(server = %self.server, "the server takes no farewell");
         }
     }
@@ -175,9 +140,7 @@ impl Connection {
     }
 
     pub(super) fn take_wire(&mut self) -> Result<Wire, NbdError> {
-        self.wire.take().ok_or_else(|| NbdError::Poisoned {
-            server: self.server.clone(),
-        })
+        self.wire.take().ok_or_else(|| NbdError::Poisoned { server: self.server.clone() })
     }
 
     pub(super) fn reply_limit(&self) -> Duration {
@@ -185,19 +148,10 @@ impl Connection {
     }
 
     /// Ends a request: the stream comes back only if the reply was read to its end; else it is dropped here, which closes it.
-    pub(super) fn settle<T>(
-        &mut self,
-        wire: Wire,
-        what: What,
-        result: Result<Result<Outcome<T>, NbdError>, Elapsed>,
-    ) -> Result<T, NbdError> {
+    pub(super) fn settle<T>(&mut self, wire: Wire, what: What, result: Result<Result<Outcome<T>, NbdError>, Elapsed>) -> Result<T, NbdError> {
         let outcome = match result {
             Err(_) => {
-                return Err(NbdError::Timeout {
-                    server: self.server(),
-                    what: what.to_string(),
-                    limit: self.limits.reply,
-                });
+                return Err(NbdError::Timeout { server: self.server(), what: what.to_string(), limit: self.limits.reply });
             }
             Ok(result) => result?,
         };
@@ -210,12 +164,7 @@ impl Connection {
                 if ServerErrno(errno) != ServerErrno::SHUTDOWN {
                     self.wire = Some(wire);
                 }
-                Err(NbdError::Server {
-                    server: self.server(),
-                    what: what.to_string(),
-                    errno: ServerErrno(errno),
-                    message,
-                })
+                Err(NbdError::Server { server: self.server(), what: what.to_string(), errno: ServerErrno(errno), message })
             }
         }
     }
@@ -224,31 +173,16 @@ impl Connection {
     pub(super) fn check_range(&self, what: What, offset: u64, length: u64) -> Result<(), NbdError> {
         match offset.checked_add(length) {
             Some(end) if end <= self.info.size_bytes => Ok(()),
-            _ => Err(NbdError::OutOfRange {
-                server: self.server(),
-                what: what.to_string(),
-                size_bytes: self.info.size_bytes,
-            }),
+            _ => Err(NbdError::OutOfRange { server: self.server(), what: what.to_string(), size_bytes: self.info.size_bytes }),
         }
     }
 
-    pub(super) fn check_aligned(
-        &self,
-        what: What,
-        offset: u64,
-        length: u64,
-    ) -> Result<(), NbdError> {
+    pub(super) fn check_aligned(&self, what: What, offset: u64, length: u64) -> Result<(), NbdError> {
         let block_bytes = self.info.block_sizes.minimum;
-        if offset.is_multiple_of(u64::from(block_bytes))
-            && length.is_multiple_of(u64::from(block_bytes))
-        {
+        if offset.is_multiple_of(u64::from(block_bytes)) && length.is_multiple_of(u64::from(block_bytes)) {
             return Ok(());
         }
-        Err(NbdError::Unaligned {
-            server: self.server(),
-            what: what.to_string(),
-            block_bytes,
-        })
+        Err(NbdError::Unaligned { server: self.server(), what: what.to_string(), block_bytes })
     }
 }
 
@@ -265,10 +199,7 @@ impl ReplyReader {
     pub(super) async fn next(&mut self, wire: &mut Wire) -> Result<Piece, NbdError> {
         self.chunks += 1;
         if self.chunks > CHUNKS_PER_REPLY_MAX {
-            return Err(wire.violation(
-                self.what,
-                format!("more than {CHUNKS_PER_REPLY_MAX} chunks"),
-            ));
+            return Err(wire.violation(self.what, format!("more than {CHUNKS_PER_REPLY_MAX} chunks")));
         }
         let magic = u32::from_be_bytes(wire.array::<4>(self.what).await?);
         match magic {
@@ -285,15 +216,7 @@ impl ReplyReader {
         if self.chunks > 1 {
             return Err(wire.violation(self.what, "a simple reply inside a structured one"));
         }
-        if reply.error == 0 {
-            Ok(Piece::Simple)
-        } else {
-            Ok(Piece::Error {
-                errno: reply.error,
-                message: String::new(),
-                done: true,
-            })
-        }
+        if reply.error == 0 { Ok(Piece::Simple) } else { Ok(Piece::Error { errno: reply.error, message: String::new(), done: true }) }
     }
 
     async fn structured(&mut self, wire: &mut Wire) -> Result<Piece, NbdError> {
@@ -305,21 +228,10 @@ impl ReplyReader {
         }
         let payload = wire.payload(self.what, header.length).await?;
         let (errno, message) = decode_error(&payload).map_err(|e| wire.malformed(self.what, e))?;
-        Ok(Piece::Error {
-            errno,
-            message,
-            done: header.is_done(),
-        })
+        Ok(Piece::Error { errno, message, done: header.is_done() })
     }
 
     fn check_cookie(&self, wire: &Wire, found: u64) -> Result<(), NbdError> {
-        if found == self.cookie {
-            Ok(())
-        } else {
-            Err(wire.violation(
-                self.what,
-                format!("cookie {found} instead of {}", self.cookie),
-            ))
-        }
+        if found == self.cookie { Ok(()) } else { Err(wire.violation(self.what, format!("cookie {found} instead of {}", self.cookie))) }
     }
 }

@@ -38,9 +38,7 @@ impl fmt::Display for ServerErrno {
 #[derive(Debug, Error)]
 pub enum NbdError {
     /// No connection.
-    #[error(
-        "cannot connect to {address}; check that the server runs and that this user may open its socket"
-    )]
+    #[error("cannot connect to {address}; check that the server runs and that this user may open its socket")]
     Connect {
         /// Server.
         address: String,
@@ -48,9 +46,7 @@ pub enum NbdError {
         source: std::io::Error,
     },
     /// Connecting, the handshake or a reply took too long.
-    #[error(
-        "{server}: no answer to {what} within {limit:?}; the server is stalled or at its connection limit"
-    )]
+    #[error("{server}: no answer to {what} within {limit:?}; the server is stalled or at its connection limit")]
     Timeout {
         /// Server and export.
         server: String,
@@ -90,17 +86,13 @@ pub enum NbdError {
         problem: String,
     },
     /// The server cannot do the fixed newstyle handshake.
-    #[error(
-        "{server}: the server speaks only the old NBD handshake, which cannot name exports; use a newer server"
-    )]
+    #[error("{server}: the server speaks only the old NBD handshake, which cannot name exports; use a newer server")]
     OldStyle {
         /// Server.
         server: String,
     },
     /// TLS is demanded.
-    #[error(
-        "{server}: the server demands TLS, which this client does not offer; use a unix socket or a server without it"
-    )]
+    #[error("{server}: the server demands TLS, which this client does not offer; use a unix socket or a server without it")]
     TlsRequired {
         /// Server.
         server: String,
@@ -124,9 +116,7 @@ pub enum NbdError {
         message: String,
     },
     /// Structured replies are needed and not to be had.
-    #[error(
-        "{server}: the server has no structured replies, so it cannot tell block status; read without a map or use another server"
-    )]
+    #[error("{server}: the server has no structured replies, so it cannot tell block status; read without a map or use another server")]
     NoStructuredReplies {
         /// Server and export.
         server: String,

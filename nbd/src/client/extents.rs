@@ -40,21 +40,8 @@ pub struct MapCursor<'a> {
 
 impl<'a> MapCursor<'a> {
     /// Starts at the range's start, rounded out to the export's minimum block size. `granularity_bytes`: of the bitmap, or 0 if unknown.
-    pub(super) fn new(
-        pool: &'a Pool,
-        context: &str,
-        granularity_bytes: u32,
-        range: Range<u64>,
-    ) -> Self {
-        Self {
-            pool,
-            context: context.to_owned(),
-            granularity_bytes,
-            at: range.start,
-            end: range.end,
-            ready: std::collections::VecDeque::new(),
-            pending: None,
-        }
+    pub(super) fn new(pool: &'a Pool, context: &str, granularity_bytes: u32, range: Range<u64>) -> Self {
+        Self { pool, context: context.to_owned(), granularity_bytes, at: range.start, end: range.end, ready: std::collections::VecDeque::new(), pending: None }
     }
 
     /// The next run; `None` at the end of the range.
@@ -78,15 +65,9 @@ impl<'a> MapCursor<'a> {
     }
 
     async fn fetch(&mut self) -> Result<(), NbdError> {
-        let runs = self
-            .pool
-            .status_once(&self.context, self.granularity_bytes, self.at..self.end)
-            .await?;
+        let runs = self.pool.status_once(&self.context, self.granularity_bytes, self.at..self.end).await?;
         for (length, status) in runs {
-            self.ready.push_back(Extent {
-                range: self.at..self.at + length,
-                status,
-            });
+            self.ready.push_back(Extent { range: self.at..self.at + length, status });
             self.at += length;
         }
         Ok(())
@@ -105,10 +86,7 @@ mod tests {
                 let granule = granularity.max(4096);
                 let descriptors = u64::from(span / granule) + 1;
                 let bytes = descriptors * 8 * contexts as u64;
-                assert!(
-                    bytes <= u64::from(REPLY_BYTES_MAX),
-                    "{granularity} {contexts}: {bytes}"
-                );
+                assert!(bytes <= u64::from(REPLY_BYTES_MAX), "{granularity} {contexts}: {bytes}");
                 assert_eq!(span % 4096, 0);
             }
         }

@@ -17,11 +17,7 @@ pub struct TimeLimits {
 
 impl Default for TimeLimits {
     fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            handshake: Duration::from_secs(10),
-            reply: Duration::from_secs(30),
-        }
+        Self { connect: Duration::from_secs(5), handshake: Duration::from_secs(10), reply: Duration::from_secs(30) }
     }
 }
 
@@ -56,13 +52,7 @@ impl ConnectOptions {
     /// Plain reading and writing of one export with default limits.
     #[must_use]
     pub fn new(address: Address, export: impl Into<String>) -> Self {
-        Self {
-            address,
-            export: export.into(),
-            contexts: Vec::new(),
-            structured: StructuredReplies::default(),
-            limits: TimeLimits::default(),
-        }
+        Self { address, export: export.into(), contexts: Vec::new(), structured: StructuredReplies::default(), limits: TimeLimits::default() }
     }
 
     /// Adds a meta context.

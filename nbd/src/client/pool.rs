@@ -57,13 +57,7 @@ impl Pool {
         let size = connections.clamp(1, CONNECTIONS_MAX);
         let first = Connection::connect(&options).await?;
         let info = *first.info();
-        Ok(Self {
-            options,
-            info,
-            idle: Mutex::new(vec![first]),
-            permits: Semaphore::new(size),
-            size,
-        })
+        Ok(Self { options, info, idle: Mutex::new(vec![first]), permits: Semaphore::new(size), size })
     }
 
     /// What the server told of the export.
@@ -131,30 +125,18 @@ impl Pool {
     }
 
     /// One block status request at the front of `range`: runs of one context, at least one.
-    pub(super) async fn status_once(
-        &self,
-        context: &str,
-        granularity_bytes: u32,
-        range: Range<u64>,
-    ) -> Result<Vec<(u64, u32)>, NbdError> {
+    pub(super) async fn status_once(&self, context: &str, granularity_bytes: u32, range: Range<u64>) -> Result<Vec<(u64, u32)>, NbdError> {
         let mut loan = self.loan().await?;
         let connection = loan.connection();
         let block = u64::from(self.info.block_sizes.minimum);
         let start = range.start - range.start % block;
         let end = range.end.next_multiple_of(block);
         let span = u64::from(span_bytes(granularity_bytes, connection.contexts.len()));
-        let length =
-            u32::try_from((end - start).min(span - span % block)).expect("a span is at most 1 GiB");
+        let length = u32::try_from((end - start).min(span - span % block)).expect("a span is at most 1 GiB");
         let statuses = connection.block_status(start, length).await?;
-        let Some(found) = statuses
-            .into_iter()
-            .find(|status| status.context == context)
-        else {
+        let Some(found) = statuses.into_iter().find(|status| status.context == context) else {
             let server = format!("{} export {:?}", self.options.address, self.options.export);
-            return Err(NbdError::UnknownContext {
-                server,
-                context: context.to_owned(),
-            });
+            return Err(NbdError::UnknownContext { server, context: context.to_owned() });
         };
         let runs = trim(found.runs, range.start - start, range.end - range.start);
         if runs.is_empty() {
@@ -179,10 +161,7 @@ impl Pool {
     async fn lane(&self, work: &Mutex<VecDeque<(u64, &mut [u8])>>) -> Result<(), NbdError> {
         let mut loan = self.loan().await?;
         loop {
-            let next = work
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
+            let next = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some((offset, piece)) = next else {
                 return Ok(());
             };
@@ -191,11 +170,7 @@ impl Pool {
     }
 
     async fn loan(&self) -> Result<Loan<'_>, NbdError> {
-        let permit = self
-            .permits
-            .acquire()
-            .await
-            .expect("the pool never closes its semaphore");
+        let permit = self.permits.acquire().await.expect("the pool never closes its semaphore");
         let idle = self.idle().pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -205,18 +180,10 @@ impl Pool {
             return Err(NbdError::Violation {
                 server: format!("{} export {:?}", self.options.address, self.options.export),
                 what: "reconnect".to_owned(),
-                problem: format!(
-                    "the export had {} bytes and has {} now",
-                    self.info.size_bytes,
-                    connection.info().size_bytes
-                ),
+                problem: format!("the export had {} bytes and has {} now", self.info.size_bytes, connection.info().size_bytes),
             });
         }
-        Ok(Loan {
-            pool: self,
-            connection: Some(connection),
-            _permit: permit,
-        })
+        Ok(Loan { pool: self, connection: Some(connection), _permit: permit })
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
@@ -227,9 +194,7 @@ impl Pool {
 
 impl Loan<'_> {
     fn connection(&mut self) -> &mut Connection {
-        self.connection
-            .as_mut()
-            .expect("a loan holds its connection until it is dropped")
+        self.connection.as_mut().expect("a loan holds its connection until it is dropped")
     }
 }
 
@@ -251,8 +216,7 @@ fn trim(runs: Vec<(u64, u32)>, skip: u64, length: u64) -> Vec<(u64, u32)> {
 
 /// Polls all lanes until all are done or one fails; dropping the rest closes what was in mid-reply. A handful of futures at most.
 async fn join_all<F: Future<Output = Result<(), NbdError>>>(lanes: Vec<F>) -> Result<(), NbdError> {
-    let mut lanes: Vec<Option<Pin<Box<F>>>> =
-        lanes.into_iter().map(|lane| Some(Box::pin(lane))).collect();
+    let mut lanes: Vec<Option<Pin<Box<F>>>> = lanes.into_iter().map(|lane| Some(Box::pin(lane))).collect();
     poll_fn(move |context| {
         let mut open = false;
         for slot in &mut lanes {
@@ -263,11 +227,7 @@ async fn join_all<F: Future<Output = Result<(), NbdError>>>(lanes: Vec<F>) -> Re
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
-        if open {
-            Poll::Pending
-        } else {
-            Poll::Ready(Ok(()))
-        }
+        if open { Poll::Pending } else { Poll::Ready(Ok(())) }
     })
     .await
 }

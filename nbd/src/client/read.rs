@@ -28,11 +28,7 @@ impl Coverage {
 
     /// Parts are disjoint, so their sum tells.
     fn is_whole(&self, length: usize) -> bool {
-        self.parts
-            .iter()
-            .map(|(start, end)| end - start)
-            .sum::<usize>()
-            == length
+        self.parts.iter().map(|(start, end)| end - start).sum::<usize>() == length
     }
 }
 
@@ -43,11 +39,7 @@ impl Connection {
     /// # Errors
     /// Range beyond the end, the server's error, or a broken connection. `into` is then undefined.
     pub async fn read_at(&mut self, offset: u64, into: &mut [u8]) -> Result<(), NbdError> {
-        let what = What::Request {
-            command: "read",
-            offset,
-            length: into.len() as u64,
-        };
+        let what = What::Request { command: "read", offset, length: into.len() as u64 };
         self.check_range(what, offset, into.len() as u64)?;
         let most = u64::from(self.info().read_bytes_max());
         let mut done = 0;
@@ -55,8 +47,7 @@ impl Connection {
             let at = offset + done as u64;
             // Up to the next multiple of `most`, so that a row of requests is aligned from the second one on.
             let room = most - at % most;
-            let length =
-                usize::try_from(room).map_or(into.len() - done, |room| room.min(into.len() - done));
+            let length = usize::try_from(room).map_or(into.len() - done, |room| room.min(into.len() - done));
             self.read_piece(at, &mut into[done..done + length]).await?;
             done += length;
         }
@@ -70,13 +61,8 @@ impl Connection {
         if (wide_start, wide_end) == (offset, end) {
             return self.read_request(offset, into).await;
         }
-        let skip =
-            usize::try_from(offset - wide_start).expect("less than one block of at most 64 KiB");
-        let mut wide =
-            vec![
-                0;
-                into.len() + skip + usize::try_from(wide_end - end).expect("less than one block")
-            ];
+        let skip = usize::try_from(offset - wide_start).expect("less than one block of at most 64 KiB");
+        let mut wide = vec![0; into.len() + skip + usize::try_from(wide_end - end).expect("less than one block")];
         self.read_request(wide_start, &mut wide).await?;
         into.copy_from_slice(&wide[skip..skip + into.len()]);
         Ok(())
@@ -84,65 +70,30 @@ impl Connection {
 
     async fn read_request(&mut self, offset: u64, into: &mut [u8]) -> Result<(), NbdError> {
         let length = u32::try_from(into.len()).expect("pieces are at most 64 KiB");
-        assert!(
-            length <= self.info().read_bytes_max(),
-            "a read of {length} bytes could fill the socket"
-        );
-        let what = What::Request {
-            command: "read",
-            offset,
-            length: u64::from(length),
-        };
-        let request = Request {
-            flags: 0,
-            command: command::READ,
-            cookie: self.next_cookie(),
-            offset,
-            length,
-        };
+        assert!(length <= self.info().read_bytes_max(), "a read of {length} bytes could fill the socket");
+        let what = What::Request { command: "read", offset, length: u64::from(length) };
+        let request = Request { flags: 0, command: command::READ, cookie: self.next_cookie(), offset, length };
         let structured = self.structured;
         let mut wire = self.take_wire()?;
-        let result = tokio::time::timeout(
-            self.reply_limit(),
-            transfer(&mut wire, what, request, structured, into),
-        )
-        .await;
+        let result = tokio::time::timeout(self.reply_limit(), transfer(&mut wire, what, request, structured, into)).await;
         self.settle(wire, what, result)
     }
 }
 
-async fn transfer(
-    wire: &mut Wire,
-    what: What,
-    request: Request,
-    structured: bool,
-    into: &mut [u8],
-) -> Result<Outcome<()>, NbdError> {
+async fn transfer(wire: &mut Wire, what: What, request: Request, structured: bool, into: &mut [u8]) -> Result<Outcome<()>, NbdError> {
     wire.send(what, &request.encode()).await?;
-    let mut reader = ReplyReader {
-        what,
-        cookie: request.cookie,
-        structured,
-        chunks: 0,
-    };
+    let mut reader = ReplyReader { what, cookie: request.cookie, structured, chunks: 0 };
     let mut coverage = Coverage { parts: Vec::new() };
     let mut failure = None;
     loop {
         let done = match reader.next(wire).await? {
-            Piece::Error {
-                errno,
-                message,
-                done,
-            } => {
+            Piece::Error { errno, message, done } => {
                 // The first error is the cause; the rest of the reply must still be drained.
                 failure.get_or_insert((errno, message));
                 done
             }
             Piece::Simple if structured => {
-                return Err(wire.violation(
-                    what,
-                    "a simple reply to a read, with structured replies agreed on",
-                ));
+                return Err(wire.violation(what, "a simple reply to a read, with structured replies agreed on"));
             }
             Piece::Simple => {
                 wire.fill(what, into).await?;
@@ -172,26 +123,13 @@ async fn transfer(
     }
 }
 
-async fn data(
-    wire: &mut Wire,
-    what: What,
-    request: &Request,
-    length: u32,
-    coverage: &mut Coverage,
-    into: &mut [u8],
-) -> Result<(), NbdError> {
+async fn data(wire: &mut Wire, what: What, request: &Request, length: u32, coverage: &mut Coverage, into: &mut [u8]) -> Result<(), NbdError> {
     let at = u64::from_be_bytes(wire.array::<8>(what).await?);
     let (start, end) = place(wire, what, request, at, length, coverage)?;
     wire.fill(what, &mut into[start..end]).await
 }
 
-async fn hole(
-    wire: &mut Wire,
-    what: What,
-    request: &Request,
-    coverage: &mut Coverage,
-    into: &mut [u8],
-) -> Result<(), NbdError> {
+async fn hole(wire: &mut Wire, what: What, request: &Request, coverage: &mut Coverage, into: &mut [u8]) -> Result<(), NbdError> {
     let at = u64::from_be_bytes(wire.array::<8>(what).await?);
     let length = u32::from_be_bytes(wire.array::<4>(what).await?);
     let (start, end) = place(wire, what, request, at, length, coverage)?;
@@ -200,32 +138,15 @@ async fn hole(
 }
 
 /// Where a chunk lies within the request.
-fn place(
-    wire: &Wire,
-    what: What,
-    request: &Request,
-    at: u64,
-    length: u32,
-    coverage: &mut Coverage,
-) -> Result<(usize, usize), NbdError> {
+fn place(wire: &Wire, what: What, request: &Request, at: u64, length: u32, coverage: &mut Coverage) -> Result<(usize, usize), NbdError> {
     let end = at.checked_add(u64::from(length));
-    let fits = length > 0
-        && at >= request.offset
-        && end.is_some_and(|end| end <= request.offset + u64::from(request.length));
+    let fits = length > 0 && at >= request.offset && end.is_some_and(|end| end <= request.offset + u64::from(request.length));
     if !fits {
-        return Err(wire.violation(
-            what,
-            format!("a chunk of {length} bytes at {at}, outside of the request"),
-        ));
+        return Err(wire.violation(what, format!("a chunk of {length} bytes at {at}, outside of the request")));
     }
-    let start =
-        usize::try_from(at - request.offset).expect("below 64 KiB: it lies inside the request");
+    let start = usize::try_from(at - request.offset).expect("below 64 KiB: it lies inside the request");
     let end = start + length as usize;
-    if coverage.add(start, end) {
-        Ok((start, end))
-    } else {
-        Err(wire.violation(what, format!("bytes at {at} come twice")))
-    }
+    if coverage.add(start, end) { Ok((start, end)) } else { Err(wire.violation(what, format!("bytes at {at} come twice"))) }
 }
 
 #[cfg(test)]

@@ -22,22 +22,14 @@ const READ_BUFFER_BYTES: usize = 4096;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum What {
     Step(&'static str),
-    Request {
-        command: &'static str,
-        offset: u64,
-        length: u64,
-    },
+    Request { command: &'static str, offset: u64, length: u64 },
 }
 
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Step(name) => f.write_str(name),
-            Self::Request {
-                command,
-                offset,
-                length,
-            } => write!(f, "{command} of {length} bytes at {offset}"),
+            Self::Request { command, offset, length } => write!(f, "{command} of {length} bytes at {offset}"),
         }
     }
 }
@@ -51,26 +43,12 @@ pub(super) struct Wire {
 
 impl Wire {
     /// Connects within `limit`.
-    pub(super) async fn connect(
-        address: &Address,
-        server: String,
-        limit: Duration,
-    ) -> Result<Self, NbdError> {
+    pub(super) async fn connect(address: &Address, server: String, limit: Duration) -> Result<Self, NbdError> {
         let opened = tokio::time::timeout(limit, open(address)).await;
         match opened {
-            Err(_) => Err(NbdError::Timeout {
-                server,
-                what: "connect".to_owned(),
-                limit,
-            }),
-            Ok(Err(source)) => Err(NbdError::Connect {
-                address: address.to_string(),
-                source,
-            }),
-            Ok(Ok(stream)) => Ok(Self {
-                stream: BufReader::with_capacity(READ_BUFFER_BYTES, stream),
-                server,
-            }),
+            Err(_) => Err(NbdError::Timeout { server, what: "connect".to_owned(), limit }),
+            Ok(Err(source)) => Err(NbdError::Connect { address: address.to_string(), source }),
+            Ok(Ok(stream)) => Ok(Self { stream: BufReader::with_capacity(READ_BUFFER_BYTES, stream), server }),
         }
     }
 
@@ -109,27 +87,15 @@ impl Wire {
     }
 
     fn broken(&self, what: What, source: io::Error) -> NbdError {
-        NbdError::Stream {
-            server: self.server.clone(),
-            what: what.to_string(),
-            source,
-        }
+        NbdError::Stream { server: self.server.clone(), what: what.to_string(), source }
     }
 
     pub(super) fn malformed(&self, what: What, source: CodecError) -> NbdError {
-        NbdError::Malformed {
-            server: self.server.clone(),
-            what: what.to_string(),
-            source,
-        }
+        NbdError::Malformed { server: self.server.clone(), what: what.to_string(), source }
     }
 
     pub(super) fn violation(&self, what: What, problem: impl Into<String>) -> NbdError {
-        NbdError::Violation {
-            server: self.server.clone(),
-            what: what.to_string(),
-            problem: problem.into(),
-        }
+        NbdError::Violation { server: self.server.clone(), what: what.to_string(), problem: problem.into() }
     }
 }
 

@@ -1,9 +1,7 @@
 //! Greeting, options and option replies (fixed newstyle).
 
 use super::error::CodecError;
-use super::limits::{
-    CONTEXTS_MAX, EXPORT_BYTES_MAX, OPTION_REPLY_BYTES_MAX, OPTION_REQUEST_BYTES_MAX,
-};
+use super::limits::{CONTEXTS_MAX, EXPORT_BYTES_MAX, OPTION_REPLY_BYTES_MAX, OPTION_REQUEST_BYTES_MAX};
 use super::wire::{Reader, expect_magic, put_name, within};
 
 /// "NBDMAGIC".
@@ -115,11 +113,7 @@ pub fn encode_greeting(flags: u16) -> [u8; GREETING_BYTES] {
 /// Wrong magic; the old style shows as a wrong option magic.
 pub fn decode_greeting(bytes: &[u8; GREETING_BYTES]) -> Result<u16, CodecError> {
     let mut reader = Reader::new(bytes);
-    expect_magic(
-        "greeting magic",
-        reader.u64("greeting magic")?,
-        GREETING_MAGIC,
-    )?;
+    expect_magic("greeting magic", reader.u64("greeting magic")?, GREETING_MAGIC)?;
     expect_magic("option magic", reader.u64("option magic")?, OPTION_MAGIC)?;
     reader.u16("handshake flags")
 }
@@ -127,8 +121,7 @@ pub fn decode_greeting(bytes: &[u8; GREETING_BYTES]) -> Result<u16, CodecError> 
 /// Encodes an option with its payload.
 #[must_use]
 pub fn encode_option(option: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len())
-        .expect("option payloads are built by this module from bounded names");
+    let length = u32::try_from(payload.len()).expect("option payloads are built by this module from bounded names");
     let mut out = Vec::with_capacity(OPTION_HEADER_BYTES + payload.len());
     out.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
     out.extend_from_slice(&option.to_be_bytes());
@@ -146,11 +139,7 @@ pub fn decode_option_header(bytes: &[u8; OPTION_HEADER_BYTES]) -> Result<(u32, u
     expect_magic("option magic", reader.u64("option magic")?, OPTION_MAGIC)?;
     let option = reader.u32("option")?;
     let length = reader.u32("option length")?;
-    within(
-        "option length",
-        u64::from(length),
-        u64::from(OPTION_REQUEST_BYTES_MAX),
-    )?;
+    within("option length", u64::from(length), u64::from(OPTION_REQUEST_BYTES_MAX))?;
     Ok((option, length))
 }
 
@@ -168,8 +157,7 @@ pub struct OptionReplyHeader {
 /// Encodes an option reply.
 #[must_use]
 pub fn encode_option_reply(option: u32, kind: u32, payload: &[u8]) -> Vec<u8> {
-    let length =
-        u32::try_from(payload.len()).expect("option reply payloads are bounded by their builders");
+    let length = u32::try_from(payload.len()).expect("option reply payloads are bounded by their builders");
     let mut out = Vec::with_capacity(OPTION_REPLY_HEADER_BYTES + payload.len());
     out.extend_from_slice(&OPTION_REPLY_MAGIC.to_be_bytes());
     out.extend_from_slice(&option.to_be_bytes());
@@ -183,28 +171,14 @@ pub fn encode_option_reply(option: u32, kind: u32, payload: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// Wrong magic, payload above its limit.
-pub fn decode_option_reply_header(
-    bytes: &[u8; OPTION_REPLY_HEADER_BYTES],
-) -> Result<OptionReplyHeader, CodecError> {
+pub fn decode_option_reply_header(bytes: &[u8; OPTION_REPLY_HEADER_BYTES]) -> Result<OptionReplyHeader, CodecError> {
     let mut reader = Reader::new(bytes);
-    expect_magic(
-        "option reply magic",
-        reader.u64("option reply magic")?,
-        OPTION_REPLY_MAGIC,
-    )?;
+    expect_magic("option reply magic", reader.u64("option reply magic")?, OPTION_REPLY_MAGIC)?;
     let option = reader.u32("option")?;
     let kind = reader.u32("reply type")?;
     let length = reader.u32("option reply length")?;
-    within(
-        "option reply length",
-        u64::from(length),
-        u64::from(OPTION_REPLY_BYTES_MAX),
-    )?;
-    Ok(OptionReplyHeader {
-        option,
-        kind,
-        length,
-    })
+    within("option reply length", u64::from(length), u64::from(OPTION_REPLY_BYTES_MAX))?;
+    Ok(OptionReplyHeader { option, kind, length })
 }
 
 /// Payload of INFO and GO: export name and the information asked for.
@@ -231,9 +205,7 @@ pub fn decode_go(payload: &[u8]) -> Result<(String, Vec<u16>), CodecError> {
     let length = reader.u32("export name length")? as usize;
     let name = reader.name("export name", length)?;
     let count = reader.u16("information count")?;
-    let infos = (0..count)
-        .map(|_| reader.u16("information type"))
-        .collect::<Result<_, _>>()?;
+    let infos = (0..count).map(|_| reader.u16("information type")).collect::<Result<_, _>>()?;
     reader.end("GO payload")?;
     Ok((name, infos))
 }
@@ -243,11 +215,7 @@ pub fn decode_go(payload: &[u8]) -> Result<(String, Vec<u16>), CodecError> {
 /// # Errors
 /// A name above 4096 bytes, too many queries.
 pub fn encode_meta_context(export: &str, queries: &[String]) -> Result<Vec<u8>, CodecError> {
-    within(
-        "meta context count",
-        queries.len() as u64,
-        CONTEXTS_MAX as u64,
-    )?;
+    within("meta context count", queries.len() as u64, CONTEXTS_MAX as u64)?;
     let mut out = Vec::new();
     put_name(&mut out, "export name", export)?;
     let count = u32::try_from(queries.len()).expect("checked against the limit above");
@@ -355,16 +323,10 @@ pub fn decode_info(payload: &[u8]) -> Result<Info, CodecError> {
 
 fn check_block_sizes(sizes: BlockSizes) -> Result<(), CodecError> {
     if !sizes.minimum.is_power_of_two() || sizes.minimum > super::limits::REPLY_BYTES_MAX {
-        return Err(CodecError::Forbidden {
-            field: "minimum block size",
-            found: u64::from(sizes.minimum),
-        });
+        return Err(CodecError::Forbidden { field: "minimum block size", found: u64::from(sizes.minimum) });
     }
     if sizes.maximum < sizes.minimum {
-        return Err(CodecError::Forbidden {
-            field: "maximum block size",
-            found: u64::from(sizes.maximum),
-        });
+        return Err(CodecError::Forbidden { field: "maximum block size", found: u64::from(sizes.maximum) });
     }
     Ok(())
 }
@@ -398,46 +360,26 @@ mod tests {
     fn what_is_encoded_decodes_to_itself() {
         assert_eq!(decode_greeting(&encode_greeting(3)), Ok(3));
         let go = encode_go("vda", &[info::BLOCK_SIZE]).expect("short name");
-        assert_eq!(
-            decode_go(&go),
-            Ok(("vda".to_owned(), vec![info::BLOCK_SIZE]))
-        );
-        let queries = vec![
-            "base:allocation".to_owned(),
-            "qemu:dirty-bitmap:x".to_owned(),
-        ];
+        assert_eq!(decode_go(&go), Ok(("vda".to_owned(), vec![info::BLOCK_SIZE])));
+        let queries = vec!["base:allocation".to_owned(), "qemu:dirty-bitmap:x".to_owned()];
         let meta = encode_meta_context("vda", &queries).expect("short names");
         assert_eq!(decode_meta_context(&meta), Ok(("vda".to_owned(), queries)));
-        let sizes = Info::BlockSize(BlockSizes {
-            minimum: 512,
-            preferred: 4096,
-            maximum: 1 << 25,
-        });
+        let sizes = Info::BlockSize(BlockSizes { minimum: 512, preferred: 4096, maximum: 1 << 25 });
         assert_eq!(decode_info(&encode_info(sizes)), Ok(sizes));
-        let export = Info::Export {
-            size_bytes: 1 << 40,
-            flags: 3,
-        };
+        let export = Info::Export { size_bytes: 1 << 40, flags: 3 };
         assert_eq!(decode_info(&encode_info(export)), Ok(export));
     }
 
     #[test]
     fn every_truncation_is_refused() {
         let go = encode_go("vda", &[info::BLOCK_SIZE]).expect("short name");
-        let meta =
-            encode_meta_context("vda", &["base:allocation".to_owned()]).expect("short names");
-        let export = encode_info(Info::Export {
-            size_bytes: 4096,
-            flags: 1,
-        });
+        let meta = encode_meta_context("vda", &["base:allocation".to_owned()]).expect("short names");
+        let export = encode_info(Info::Export { size_bytes: 4096, flags: 1 });
         for cut in 0..go.len() {
             assert!(decode_go(&go[..cut]).is_err(), "GO cut at {cut}");
         }
         for cut in 0..meta.len() {
-            assert!(
-                decode_meta_context(&meta[..cut]).is_err(),
-                "meta context cut at {cut}"
-            );
+            assert!(decode_meta_context(&meta[..cut]).is_err(), "meta context cut at {cut}");
         }
         for cut in 0..export.len() {
             assert!(decode_info(&export[..cut]).is_err(), "info cut at {cut}");
@@ -447,11 +389,7 @@ mod tests {
     #[test]
     fn block_sizes_that_cannot_be_are_refused() {
         for (minimum, maximum) in [(0, 1), (3, 1 << 20), (1 << 20, 1 << 25), (4096, 512)] {
-            let bytes = encode_info(Info::BlockSize(BlockSizes {
-                minimum,
-                preferred: 4096,
-                maximum,
-            }));
+            let bytes = encode_info(Info::BlockSize(BlockSizes { minimum, preferred: 4096, maximum }));
             assert!(decode_info(&bytes).is_err(), "{minimum}/{maximum}");
         }
     }
@@ -461,15 +399,9 @@ mod tests {
         let mut header = [0; OPTION_REPLY_HEADER_BYTES];
         header.copy_from_slice(&encode_option_reply(7, 1, &[])[..]);
         header[16..].copy_from_slice(&u32::MAX.to_be_bytes());
-        assert!(matches!(
-            decode_option_reply_header(&header),
-            Err(CodecError::TooLarge { .. })
-        ));
+        assert!(matches!(decode_option_reply_header(&header), Err(CodecError::TooLarge { .. })));
         let mut payload = u32::MAX.to_be_bytes().to_vec();
         payload.push(b'x');
-        assert!(matches!(
-            decode_server_reply(&payload),
-            Err(CodecError::TooLarge { .. })
-        ));
+        assert!(matches!(decode_server_reply(&payload), Err(CodecError::TooLarge { .. })));
     }
 }

@@ -1,9 +1,7 @@
 //! Requests, simple replies, structured reply chunks.
 
 use super::error::CodecError;
-use super::limits::{
-    DESCRIPTOR_BYTES, ERROR_PAYLOAD_BYTES_MAX, REPLY_BYTES_MAX, STATUS_PAYLOAD_BYTES_MAX,
-};
+use super::limits::{DESCRIPTOR_BYTES, ERROR_PAYLOAD_BYTES_MAX, REPLY_BYTES_MAX, STATUS_PAYLOAD_BYTES_MAX};
 use super::wire::{Reader, expect_magic, within};
 
 /// In front of every request.
@@ -109,11 +107,7 @@ impl Request {
     /// Wrong magic.
     pub fn decode(bytes: &[u8; REQUEST_BYTES]) -> Result<Self, CodecError> {
         let mut reader = Reader::new(bytes);
-        expect_magic(
-            "request magic",
-            u64::from(reader.u32("request magic")?),
-            u64::from(REQUEST_MAGIC),
-        )?;
+        expect_magic("request magic", u64::from(reader.u32("request magic")?), u64::from(REQUEST_MAGIC))?;
         Ok(Self {
             flags: reader.u16("command flags")?,
             command: reader.u16("command")?,
@@ -150,10 +144,7 @@ impl SimpleReply {
     /// Never for 12 bytes; the codec's shape is kept.
     pub fn decode(body: &[u8; SIMPLE_REPLY_BYTES - 4]) -> Result<Self, CodecError> {
         let mut reader = Reader::new(body);
-        Ok(Self {
-            error: reader.u32("error")?,
-            cookie: reader.u64("cookie")?,
-        })
+        Ok(Self { error: reader.u32("error")?, cookie: reader.u64("cookie")? })
     }
 }
 
@@ -195,12 +186,8 @@ impl ChunkHeader {
     /// A payload that its type cannot have.
     pub fn decode(body: &[u8; CHUNK_HEADER_BYTES - 4]) -> Result<Self, CodecError> {
         let mut reader = Reader::new(body);
-        let header = Self {
-            flags: reader.u16("chunk flags")?,
-            kind: reader.u16("chunk type")?,
-            cookie: reader.u64("cookie")?,
-            length: reader.u32("chunk length")?,
-        };
+        let header =
+            Self { flags: reader.u16("chunk flags")?, kind: reader.u16("chunk type")?, cookie: reader.u64("cookie")?, length: reader.u32("chunk length")? };
         header.check_length()?;
         Ok(header)
     }
@@ -213,25 +200,15 @@ impl ChunkHeader {
             chunk::BLOCK_STATUS => (4 + DESCRIPTOR_BYTES, STATUS_PAYLOAD_BYTES_MAX),
             kind if kind & chunk::ERROR_BIT != 0 => (6, ERROR_PAYLOAD_BYTES_MAX),
             kind => {
-                return Err(CodecError::Forbidden {
-                    field: "chunk type",
-                    found: u64::from(kind),
-                });
+                return Err(CodecError::Forbidden { field: "chunk type", found: u64::from(kind) });
             }
         };
         within("chunk length", u64::from(self.length), u64::from(most))?;
         if self.length < least {
-            return Err(CodecError::Short {
-                field: "chunk payload",
-                found: self.length as usize,
-                needed: least as usize,
-            });
+            return Err(CodecError::Short { field: "chunk payload", found: self.length as usize, needed: least as usize });
         }
         if self.kind == chunk::NONE && !self.is_done() {
-            return Err(CodecError::Forbidden {
-                field: "flags of an empty chunk",
-                found: u64::from(self.flags),
-            });
+            return Err(CodecError::Forbidden { field: "flags of an empty chunk", found: u64::from(self.flags) });
         }
         Ok(())
     }
@@ -255,22 +232,13 @@ pub fn decode_block_status(payload: &[u8]) -> Result<(u32, Vec<Descriptor>), Cod
     let context = reader.u32("meta context id")?;
     let extra = reader.len() % DESCRIPTOR_BYTES as usize;
     if extra != 0 {
-        return Err(CodecError::Trailing {
-            field: "block status",
-            extra,
-        });
+        return Err(CodecError::Trailing { field: "block status", extra });
     }
     let mut descriptors = Vec::with_capacity(reader.len() / DESCRIPTOR_BYTES as usize);
     while !reader.is_empty() {
-        let descriptor = Descriptor {
-            length: reader.u32("extent length")?,
-            status: reader.u32("extent status")?,
-        };
+        let descriptor = Descriptor { length: reader.u32("extent length")?, status: reader.u32("extent status")? };
         if descriptor.length == 0 {
-            return Err(CodecError::Forbidden {
-                field: "extent length",
-                found: 0,
-            });
+            return Err(CodecError::Forbidden { field: "extent length", found: 0 });
         }
         descriptors.push(descriptor);
     }
@@ -296,10 +264,7 @@ pub fn decode_error(payload: &[u8]) -> Result<(u32, String), CodecError> {
     let mut reader = Reader::new(payload);
     let errno = reader.u32("error number")?;
     if errno == 0 {
-        return Err(CodecError::Forbidden {
-            field: "error number",
-            found: 0,
-        });
+        return Err(CodecError::Forbidden { field: "error number", found: 0 });
     }
     let length = usize::from(reader.u16("error message length")?);
     Ok((errno, reader.name("error message", length)?))
@@ -310,11 +275,7 @@ pub fn decode_error(payload: &[u8]) -> Result<(u32, String), CodecError> {
 /// # Errors
 /// Message above 4096 bytes.
 pub fn encode_error(errno: u32, message: &str) -> Result<Vec<u8>, CodecError> {
-    within(
-        "error message",
-        message.len() as u64,
-        super::limits::NAME_BYTES_MAX as u64,
-    )?;
+    within("error message", message.len() as u64, super::limits::NAME_BYTES_MAX as u64)?;
     let mut out = errno.to_be_bytes().to_vec();
     let length = u16::try_from(message.len()).expect("4096 fits 16 bits");
     out.extend_from_slice(&length.to_be_bytes());
@@ -328,48 +289,21 @@ mod tests {
 
     #[test]
     fn what_is_encoded_decodes_to_itself() {
-        let request = Request {
-            flags: 1,
-            command: command::READ,
-            cookie: 7,
-            offset: 1 << 40,
-            length: 65536,
-        };
+        let request = Request { flags: 1, command: command::READ, cookie: 7, offset: 1 << 40, length: 65536 };
         assert_eq!(Request::decode(&request.encode()), Ok(request));
-        let reply = SimpleReply {
-            error: 5,
-            cookie: 9,
-        };
+        let reply = SimpleReply { error: 5, cookie: 9 };
         let bytes = reply.encode();
         let mut body = [0; SIMPLE_REPLY_BYTES - 4];
         body.copy_from_slice(&bytes[4..]);
         assert_eq!(SimpleReply::decode(&body), Ok(reply));
-        let descriptors = vec![
-            Descriptor {
-                length: 4096,
-                status: 3,
-            },
-            Descriptor {
-                length: u32::MAX,
-                status: 0,
-            },
-        ];
-        assert_eq!(
-            decode_block_status(&encode_block_status(2, &descriptors)),
-            Ok((2, descriptors))
-        );
+        let descriptors = vec![Descriptor { length: 4096, status: 3 }, Descriptor { length: u32::MAX, status: 0 }];
+        assert_eq!(decode_block_status(&encode_block_status(2, &descriptors)), Ok((2, descriptors)));
         let error = encode_error(5, "gone").expect("short");
         assert_eq!(decode_error(&error), Ok((5, "gone".to_owned())));
     }
 
     fn chunk_result(kind: u16, flags: u16, length: u32) -> Result<ChunkHeader, CodecError> {
-        let bytes = ChunkHeader {
-            flags,
-            kind,
-            cookie: 1,
-            length,
-        }
-        .encode();
+        let bytes = ChunkHeader { flags, kind, cookie: 1, length }.encode();
         let mut body = [0; CHUNK_HEADER_BYTES - 4];
         body.copy_from_slice(&bytes[4..]);
         ChunkHeader::decode(&body)
@@ -389,46 +323,19 @@ mod tests {
             (chunk::ERROR, u32::MAX),
             (77, 0),
         ] {
-            assert!(
-                chunk_result(kind, CHUNK_DONE, length).is_err(),
-                "type {kind} length {length}"
-            );
+            assert!(chunk_result(kind, CHUNK_DONE, length).is_err(), "type {kind} length {length}");
         }
-        assert!(
-            chunk_result(chunk::NONE, 0, 0).is_err(),
-            "an empty chunk must be the last"
-        );
+        assert!(chunk_result(chunk::NONE, 0, 0).is_err(), "an empty chunk must be the last");
         assert!(chunk_result(chunk::OFFSET_DATA, 0, 8 + REPLY_BYTES_MAX).is_ok());
     }
 
     #[test]
     fn extents_of_length_zero_and_odd_payloads_are_refused() {
-        assert!(
-            decode_block_status(&encode_block_status(
-                1,
-                &[Descriptor {
-                    length: 0,
-                    status: 0
-                }]
-            ))
-            .is_err()
-        );
-        let mut odd = encode_block_status(
-            1,
-            &[Descriptor {
-                length: 1,
-                status: 0,
-            }],
-        );
+        assert!(decode_block_status(&encode_block_status(1, &[Descriptor { length: 0, status: 0 }])).is_err());
+        let mut odd = encode_block_status(1, &[Descriptor { length: 1, status: 0 }]);
         odd.push(0);
         assert!(decode_block_status(&odd).is_err());
-        assert!(
-            decode_error(&[0, 0, 0, 0, 0, 0]).is_err(),
-            "errno 0 is no error"
-        );
-        assert!(
-            decode_error(&[0, 0, 0, 5, 0, 9, b'x']).is_err(),
-            "message longer than the payload"
-        );
+        assert!(decode_error(&[0, 0, 0, 0, 0, 0]).is_err(), "errno 0 is no error");
+        assert!(decode_error(&[0, 0, 0, 5, 0, 9, b'x']).is_err(), "message longer than the payload");
     }
 }

@@ -22,11 +22,7 @@ impl<'a> Reader<'a> {
     /// [`CodecError::Short`].
     pub fn bytes(&mut self, field: &'static str, count: usize) -> Result<&'a [u8], CodecError> {
         if self.rest.len() < count {
-            return Err(CodecError::Short {
-                field,
-                found: self.rest.len(),
-                needed: count,
-            });
+            return Err(CodecError::Short { field, found: self.rest.len(), needed: count });
         }
         let (head, rest) = self.rest.split_at(count);
         self.rest = rest;
@@ -69,16 +65,10 @@ impl<'a> Reader<'a> {
     /// Too long, cut short, not UTF-8.
     pub fn name(&mut self, field: &'static str, length: usize) -> Result<String, CodecError> {
         if length > NAME_BYTES_MAX {
-            return Err(CodecError::TooLarge {
-                field,
-                found: length as u64,
-                limit: NAME_BYTES_MAX as u64,
-            });
+            return Err(CodecError::TooLarge { field, found: length as u64, limit: NAME_BYTES_MAX as u64 });
         }
         let bytes = self.bytes(field, length)?;
-        std::str::from_utf8(bytes)
-            .map(str::to_owned)
-            .map_err(|_| CodecError::NotUtf8 { field })
+        std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| CodecError::NotUtf8 { field })
     }
 
     /// Everything that is left.
@@ -104,14 +94,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`CodecError::Trailing`].
     pub fn end(&self, field: &'static str) -> Result<(), CodecError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(CodecError::Trailing {
-                field,
-                extra: self.rest.len(),
-            })
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(CodecError::Trailing { field, extra: self.rest.len() }) }
     }
 }
 
@@ -120,15 +103,7 @@ impl<'a> Reader<'a> {
 /// # Errors
 /// [`CodecError::Magic`].
 pub fn expect_magic(field: &'static str, found: u64, expected: u64) -> Result<(), CodecError> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(CodecError::Magic {
-            field,
-            found,
-            expected,
-        })
-    }
+    if found == expected { Ok(()) } else { Err(CodecError::Magic { field, found, expected }) }
 }
 
 /// Compares a length with its limit.
@@ -136,15 +111,7 @@ pub fn expect_magic(field: &'static str, found: u64, expected: u64) -> Result<()
 /// # Errors
 /// [`CodecError::TooLarge`].
 pub fn within(field: &'static str, found: u64, limit: u64) -> Result<(), CodecError> {
-    if found <= limit {
-        Ok(())
-    } else {
-        Err(CodecError::TooLarge {
-            field,
-            found,
-            limit,
-        })
-    }
+    if found <= limit { Ok(()) } else { Err(CodecError::TooLarge { field, found, limit }) }
 }
 
 /// Appends a name with a 32-bit length in front.
