@@ -1,16 +1,19 @@
 //! A guest agent that a hostile guest might run: it answers enough for libvirt to talk to it, then misbehaves.
 //!
-//! The real agent comes back when the imposter's time is over, so that a suite can look at the guest again.
+//! The real agent comes back when the imposter's time is over or it is told to leave, so that a suite can look
+//! at the guest again.
 
 use crate::domain::Domain;
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 const PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
+const WORD_PORT: &str = "org.cairn.lab.0";
 const BUFFER_BYTES: usize = 4096;
 /// More than libvirt takes for one reply (10 MiB).
 const FLOOD_BYTES: usize = 16 << 20;
@@ -34,7 +37,7 @@ pub const MODES: [&str; 6] = [
 /// The real agent does not answer.
 pub fn install(domain: &Domain, mode: &str, time: Duration) -> Result<()> {
     let command = format!(
-        "timeout {} /bin/lab-guest __lab-guest imposter {PORT} {mode}",
+        "exec timeout {} /bin/lab-guest __lab-guest imposter {PORT} {mode}",
         time.as_secs()
     );
     place(domain, &command)
@@ -45,7 +48,27 @@ pub fn install(domain: &Domain, mode: &str, time: Duration) -> Result<()> {
 /// # Errors
 /// The real agent does not answer.
 pub fn remove(domain: &Domain, time: Duration) -> Result<()> {
-    place(domain, &format!("sleep {}", time.as_secs()))
+    place(domain, &format!("exec sleep {}", time.as_secs()))
+}
+
+/// Ends whatever stands in the agent's place, by a port of its own; the real agent comes back.
+///
+/// # Errors
+/// The domain has no such port, or nobody listens at it.
+pub fn leave(domain: &Domain) -> Result<()> {
+    let xml = domain.virsh_ok(&["dumpxml", domain.name()])?;
+    let path = xml
+        .split('\'')
+        .find(|word| word.starts_with('/') && word.ends_with(WORD_PORT));
+    let path =
+        path.ok_or_else(|| Error::answer(domain.name(), format!("has no port {WORD_PORT}")))?;
+    let mut socket = UnixStream::connect(path).map_err(Error::io("connect to", path))?;
+    socket
+        .write_all(b"leave\n")
+        .map_err(Error::io("write to", path))?;
+    // The guest looks every third of a second, and only while somebody is connected.
+    std::thread::sleep(Duration::from_secs(2));
+    Ok(())
 }
 
 fn place(domain: &Domain, command: &str) -> Result<()> {

@@ -110,7 +110,7 @@ lab_test!(
     |lab| {
         let suite = Suite::new(&lab);
         suite.domain.writer_start(5).expect("writer");
-        let script = "(sleep 1; kill -STOP $(pidof qemu-ga); sleep 60; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &";
+        let script = "(sleep 1; kill -STOP $(pidof qemu-ga); sleep 40; kill -CONT $(pidof qemu-ga)) >/dev/null 2>&1 &";
         suite.domain.sh(script).expect("stopped in a moment");
         std::thread::sleep(Duration::from_secs(2));
         backup_without_agent(&suite, "stopped agent");

@@ -129,20 +129,27 @@ lab_test!(
     |lab| {
         let domain = lab.domain();
         let back = Duration::from_secs(60);
-        imposter::install(&domain, "liar", Duration::from_secs(8)).expect("imposter");
+        let away = Duration::from_secs(300);
+        let ask = |command: &str| domain.agent_within(command, &serde_json::Value::Null, 3);
+        let leave = || {
+            imposter::leave(&domain).expect("told to leave");
+            domain.wait_agent(back).expect("the real agent");
+        };
+        imposter::install(&domain, "liar", away).expect("imposter");
         assert_eq!(domain.freeze().expect("a lie"), 2);
         assert_eq!(domain.freeze_status().expect("a lie"), "frozen");
         assert_eq!(domain.thaw().expect("a lie"), 0);
         domain.sh("true").expect_err("the liar runs nothing");
-        std::thread::sleep(Duration::from_secs(8));
-        domain.wait_agent(back).expect("the real agent");
+        leave();
         domain.sh("true").expect("the real agent runs programs");
-        for mode in ["garbage", "types"] {
-            imposter::install(&domain, mode, Duration::from_secs(5)).expect("imposter");
-            domain.freeze().expect_err(mode);
-            std::thread::sleep(Duration::from_secs(5));
-            domain.wait_agent(back).expect("the real agent");
+        for mode in ["garbage", "flood", "types", "mute"] {
+            imposter::install(&domain, mode, away).expect("imposter");
+            ask("guest-fsfreeze-freeze").expect_err(mode);
+            leave();
         }
+        imposter::remove(&domain, away).expect("no agent");
+        ask("guest-fsfreeze-freeze").expect_err("nobody answers");
+        leave();
         assert_eq!(domain.freeze_status().expect("status"), "thawed");
     }
 );
