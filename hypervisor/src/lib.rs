@@ -1,1 +1,25 @@
-//! cairn-hypervisor.
+//! libvirt and QEMU as Cairn needs them: domains, disks, QMP, and the capture of a point in time.
+//!
+//! Layers, one way only: [`ffi`] (the one module with unsafe calls) <- [`host`], [`domain`] <- [`qmp`] <- [`capture`].
+//!
+//! Invariants
+//! - libvirt's pull backup job is the umbrella, QMP dirty bitmaps are the only change tracker, libvirt checkpoints are not used (docs/capture.md).
+//! - Nothing here stores anything: the agent reads what [`capture`] opens and decides what becomes a restore point.
+//! - Blocking calls: nothing in the public API is async; callers are plain threads.
+//!
+//! What it must not do: know the store, or believe a guest.
+
+pub mod capture;
+pub mod disks;
+pub mod domain;
+pub mod ffi;
+pub mod guard;
+pub mod host;
+pub mod qmp;
+pub mod restore_xml;
+
+pub use capture::live::{LiveCapture, LiveOptions};
+pub use capture::nbd_disk::{DiskExtent, NbdDisk};
+pub use capture::plan::{CarrierRecord, DiskPlan, FullReason, PointCatalog, PointStatus};
+pub use domain::Domain;
+pub use host::Host;

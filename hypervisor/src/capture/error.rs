@@ -1,0 +1,144 @@
+//! What can go wrong in a capture. Whatever it is, the previous bitmap has lost nothing and the next backup may be incremental.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cairn_nbd::NbdError;
+use thiserror::Error;
+
+use crate::disks::DisksError;
+use crate::ffi::LibvirtError;
+use crate::host::HostError;
+use crate::qmp::QmpError;
+use crate::qmp::nodes::NodesError;
+
+/// Errors of a capture.
+#[derive(Debug, Error)]
+pub enum CaptureError {
+    /// Not running.
+    #[error("domain {domain:?} is not running; a live backup needs a running domain")]
+    NotRunning {
+        /// Name.
+        domain: String,
+    },
+    /// Another Cairn process works on the domain.
+    #[error("domain {domain:?} is busy: process {holder} works on it; try again when it is done")]
+    Busy {
+        /// Name.
+        domain: String,
+        /// Process id and command.
+        holder: String,
+    },
+    /// A job that is not ours.
+    #[error("domain {domain:?} has a running {job} that is not Cairn's; wait for its end or abort it (`virsh domjobabort`, `virsh blockjob`)")]
+    ForeignJob {
+        /// Name.
+        domain: String,
+        /// What runs.
+        job: String,
+    },
+    /// A disk that the domain does not have, or that is never backed up.
+    #[error("domain {domain:?} has no disk {disk:?} that can be backed up; it has {available}")]
+    NoSuchDisk {
+        /// Name.
+        domain: String,
+        /// Asked for.
+        disk: String,
+        /// What there is.
+        available: String,
+    },
+    /// Nothing to back up.
+    #[error("domain {domain:?} has no disk that can be backed up: {skipped}")]
+    NoDisks {
+        /// Name.
+        domain: String,
+        /// Disks and why not.
+        skipped: String,
+    },
+    /// A disk that is not supported.
+    #[error("disk {disk} of domain {domain:?} cannot be backed up live: {problem}")]
+    Unsupported {
+        /// Name.
+        domain: String,
+        /// Target.
+        disk: String,
+        /// Why and what to do.
+        problem: String,
+    },
+    /// Quiesce was required.
+    #[error("domain {domain:?} was not quiesced, which the policy requires: {reason}")]
+    NotQuiesced {
+        /// Name.
+        domain: String,
+        /// Why.
+        reason: String,
+    },
+    /// A file or folder of ours.
+    #[error("cannot {action} {path:?}")]
+    File {
+        /// What was done.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Scratch space.
+    #[error("{path:?} has {free_bytes} bytes free, the scratch of this backup needs {needed_bytes}; free some space or set another scratch folder")]
+    ScratchSpace {
+        /// Folder.
+        path: PathBuf,
+        /// There.
+        free_bytes: u64,
+        /// Needed.
+        needed_bytes: u64,
+    },
+    /// A program we need.
+    #[error("{program} failed: {problem}")]
+    Program {
+        /// Program.
+        program: &'static str,
+        /// Its words.
+        problem: String,
+    },
+    /// The guard did not start.
+    #[error("the guard process did not start: {problem}")]
+    Guard {
+        /// Why.
+        problem: String,
+    },
+    /// Something did not end in time.
+    #[error("{what} did not end within {limit:?}")]
+    Stuck {
+        /// What.
+        what: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The backup job ended by itself.
+    #[error("the backup job of domain {domain:?} ended before the backup was read: {problem}")]
+    JobDied {
+        /// Name.
+        domain: String,
+        /// What is known.
+        problem: String,
+    },
+    /// libvirt's.
+    #[error(transparent)]
+    Libvirt(#[from] LibvirtError),
+    /// Host's.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The XML's.
+    #[error(transparent)]
+    Disks(#[from] DisksError),
+    /// QEMU's.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// The chain's.
+    #[error(transparent)]
+    Nodes(#[from] NodesError),
+    /// The NBD client's.
+    #[error(transparent)]
+    Nbd(#[from] NbdError),
+}

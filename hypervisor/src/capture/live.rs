@@ -1,0 +1,397 @@
+//! The live mode: a point in time of a running domain, in nine steps.
+//!
+//! | step | what | where |
+//! |---|---|---|
+//! | 1 | lock, versions, running jobs, sweep, plan, scratch, agent asked | [`super::preflight`] |
+//! | 2 | one transaction adds bitmap N+1 on every disk | here |
+//! | 3 | guard · freeze · BackupBegin · thaw | here |
+//! | 4 | one transaction adds the frozen copy E and merges N of the whole chain into it | [`super::dirty`] |
+//! | 5 | live nodes exported with E | [`super::dirty`] |
+//! | 6 | dirty ranges from the live export, everything else from the scratch export | [`super::dirty`], [`super::nbd_disk`] |
+//! | 7 | the caller reads, stores and commits | caller |
+//! | 8 | clients · exports · abort · wait · bitmaps · scratch | [`super::cleanup`] |
+//! | 9 | sweep | [`super::sweep`] |
+//!
+//! If we die: before 2, nothing is there but scratch. After 2, N+1 records beside N and the sweep removes it. From 3 on the guard thaws, ends
+//! the job and removes E, N+1 and scratch; without a guard the next sweep does. N loses nothing at any step, because nothing is taken from
+//! it before the commit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_nbd::Address;
+use cairn_quiesce::freeze::frozen;
+use cairn_quiesce::level::FREEZE_LIMIT_DEFAULT;
+use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
+use cairn_quiesce::{QuiesceLevel, QuiescePolicy, QuiesceReport};
+
+use super::cleanup;
+use super::dirty;
+use super::error::CaptureError;
+use super::lock::{DomainLock, LOCK_DIR_DEFAULT};
+use super::names::{BitmapName, Role};
+use super::nbd_disk::NbdDisk;
+use super::plan::{CarrierRecord, DiskPlan, PointCatalog};
+use super::preflight::{Chosen, Preflight};
+use super::scratch::SCRATCH_DIR_DEFAULT;
+use crate::disks::SkipReason;
+use crate::domain::Domain;
+use crate::ffi;
+use crate::guard::config::GuardConfig;
+use crate::guard::link::{GuardCommand, GuardLink};
+use crate::host::LIBVIRT_PRESERVE_SHUTDOWN;
+use crate::qmp::bitmaps::{BitmapAction, GRANULARITY_BYTES, transaction};
+
+/// Threads for socket work; reading threads are the caller's.
+const RUNTIME_THREADS: usize = 2;
+
+/// How to capture.
+#[derive(Debug, Clone)]
+pub struct LiveOptions {
+    /// First four bytes of the store's id.
+    pub store8: [u8; 4],
+    /// The store's session for this backup; names the new bitmaps.
+    pub session: [u8; 16],
+    /// Targets to capture; `None`: all that can be.
+    pub disks: Option<Vec<String>>,
+    /// What to do about quiet.
+    pub quiesce: QuiescePolicy,
+    /// Longest the guest may be frozen.
+    pub freeze_limit: Duration,
+    /// Folder for scratch images: local, writable for QEMU's user, not the store's.
+    pub scratch_dir: PathBuf,
+    /// Folder of the domains' locks.
+    pub lock_dir: PathBuf,
+    /// libvirt's folder with a private directory for each running domain.
+    pub qemu_state_dir: PathBuf,
+    /// How to start the guard.
+    pub guard: GuardCommand,
+    /// NBD connections per disk.
+    pub connections: usize,
+}
+
+impl LiveOptions {
+    /// Defaults for everything but names and guard.
+    #[must_use]
+    pub fn new(store8: [u8; 4], session: [u8; 16], guard: GuardCommand) -> Self {
+        Self {
+            store8,
+            session,
+            disks: None,
+            quiesce: QuiescePolicy::Prefer,
+            freeze_limit: FREEZE_LIMIT_DEFAULT,
+            scratch_dir: SCRATCH_DIR_DEFAULT.into(),
+            lock_dir: LOCK_DIR_DEFAULT.into(),
+            qemu_state_dir: "/var/lib/libvirt/qemu".into(),
+            guard,
+            connections: cairn_nbd::client::pool::CONNECTIONS_DEFAULT,
+        }
+    }
+}
+
+/// One disk at its point in time.
+#[derive(Debug)]
+pub struct CapturedDisk {
+    /// vda, ...
+    pub target: String,
+    /// Number of the disk in this point.
+    pub ordinal: u32,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// What to read.
+    pub plan: DiskPlan,
+    /// Bitmap that records from this point on.
+    pub bitmap_name: String,
+    /// For the next backup to find the image again.
+    pub carrier: CarrierRecord,
+    /// raw, qcow2, ...
+    pub image_format: String,
+    /// The content.
+    pub reader: Arc<NbdDisk>,
+}
+
+/// How the capture is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// The backup job runs.
+    Running,
+    /// It ended: guest shutdown, `virsh domjobabort`, the guard.
+    Died(String),
+}
+
+/// A point in time that is held open for reading. Ends by [`LiveCapture::finish_success`] or [`LiveCapture::abort`]; dropping it aborts.
+#[derive(Debug)]
+pub struct LiveCapture {
+    domain: Domain,
+    name: String,
+    names: Names,
+    scratch_folder: PathBuf,
+    disks: Vec<CapturedDisk>,
+    nodes: Vec<String>,
+    skipped: Vec<(String, SkipReason)>,
+    quiesce: QuiesceReport,
+    guard: Option<GuardLink>,
+    runtime: Option<tokio::runtime::Runtime>,
+    ended: bool,
+    // Last: the lock goes when everything else is gone.
+    _lock: DomainLock,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names {
+    pub(super) store8: [u8; 4],
+    pub(super) session: [u8; 16],
+}
+
+impl Names {
+    pub(super) fn disk(self, ordinal: u32) -> String {
+        BitmapName { store8: self.store8, session: self.session, role: Role::Disk(ordinal) }.to_string()
+    }
+
+    pub(super) fn export(self) -> String {
+        BitmapName { store8: self.store8, session: self.session, role: Role::Export }.to_string()
+    }
+
+    fn is_of(self, name: &BitmapName) -> bool {
+        name.store8 == self.store8 && name.session == self.session
+    }
+}
+
+impl LiveCapture {
+    /// Takes the point in time and opens it for reading. Waits for nothing longer than the limits of this module's parts.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; the domain is then as it was before.
+    pub fn begin(domain: &Domain, options: &LiveOptions, catalog: &dyn PointCatalog) -> Result<Self, CaptureError> {
+        let preflight = Preflight::run(domain, options, catalog)?;
+        let mut capture = Self {
+            domain: domain.clone(),
+            name: preflight.name.clone(),
+            names: Names { store8: options.store8, session: options.session },
+            scratch_folder: preflight.scratch.folder().to_owned(),
+            disks: Vec::new(),
+            nodes: preflight.chosen.iter().map(|chosen| chosen.top().name.clone()).collect(),
+            skipped: preflight.skipped.clone(),
+            quiesce: QuiesceReport::crash("not asked for"),
+            guard: None,
+            runtime: None,
+            ended: false,
+            _lock: preflight.lock,
+        };
+        // From here on dropping `capture` undoes whatever was done.
+        let result = capture.take(options, preflight.probe.as_ref(), &preflight.chosen, &preflight.socket);
+        match result {
+            Ok(()) => Ok(capture),
+            Err(error) => {
+                if let Err(second) = capture.end(false) {
+                    tracing::error!(domain = %capture.name, error = %second, "clean-up after a failed capture; the next backup will sweep");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        options: &LiveOptions,
+        probe: Result<&cairn_quiesce::freeze::Probe, &String>,
+        chosen: &[Chosen],
+        socket: &std::path::Path,
+    ) -> Result<(), CaptureError> {
+        self.add_bitmaps(chosen)?;
+        self.guard = Some(self.start_guard(options)?);
+        self.instant(options, probe, chosen, socket)?;
+        if options.quiesce == QuiescePolicy::Require && self.quiesce.level == QuiesceLevel::Crash {
+            let reason = self.quiesce.reason.clone().unwrap_or_default();
+            return Err(CaptureError::NotQuiesced { domain: self.name.clone(), reason });
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
+        let runtime = runtime.map_err(|source| CaptureError::File { action: "start threads for", path: socket.to_owned(), source })?;
+        let handle = runtime.handle().clone();
+        self.runtime = Some(runtime);
+        let address = Address::Unix(socket.to_owned());
+        let plans = dirty::plans(&self.domain, self.names, chosen, &handle, &address)?;
+        for (chosen, plan) in chosen.iter().zip(plans) {
+            let target = cairn_nbd::ConnectOptions::new(address.clone(), chosen.disk.target.clone());
+            let reader = NbdDisk::connect(&handle, target, options.connections)?;
+            self.disks.push(chosen.captured(self.names, plan, Arc::new(reader))?);
+        }
+        Ok(())
+    }
+
+    /// Step 2. Starting before the point in time is safe: the set only grows.
+    fn add_bitmaps(&self, chosen: &[Chosen]) -> Result<(), CaptureError> {
+        let actions: Vec<BitmapAction> = chosen
+            .iter()
+            .map(|chosen| BitmapAction::BlockDirtyBitmapAdd {
+                node: chosen.top().name.clone(),
+                name: self.names.disk(chosen.ordinal),
+                granularity: GRANULARITY_BYTES,
+                persistent: chosen.can_persist,
+                disabled: false,
+            })
+            .collect();
+        Ok(transaction(&self.domain, &actions)?)
+    }
+
+    fn start_guard(&self, options: &LiveOptions) -> Result<GuardLink, CaptureError> {
+        let config = GuardConfig {
+            uri: self.domain.uri()?,
+            domain: self.domain.uuid()?,
+            store8: options.store8,
+            session: options.session,
+            scratch_folder: self.scratch_folder.clone(),
+            freeze_limit_ms: u64::try_from(options.freeze_limit.as_millis()).unwrap_or(u64::MAX),
+            job_pid: std::process::id(),
+            agent_socket: self.domain.agent_socket().unwrap_or_default(),
+        };
+        let lock = self._lock.share().map_err(|error| CaptureError::Guard { problem: error.to_string() })?;
+        GuardLink::start(&options.guard, &config, lock)
+    }
+
+    /// Step 3: freeze · BackupBegin · thaw at once.
+    fn instant(
+        &mut self,
+        options: &LiveOptions,
+        probe: Result<&cairn_quiesce::freeze::Probe, &String>,
+        chosen: &[Chosen],
+        socket: &std::path::Path,
+    ) -> Result<(), CaptureError> {
+        let xml = backup_xml(chosen, socket);
+        let (libvirt, _) = self.domain.versions()?;
+        let preserve = if libvirt >= LIBVIRT_PRESERVE_SHUTDOWN { ffi::BACKUP_PRESERVE_SHUTDOWN } else { 0 };
+        let flags = ffi::BACKUP_REUSE_EXTERNAL | preserve;
+        let probe = match probe {
+            Ok(probe) => probe,
+            Err(reason) => {
+                self.quiesce = QuiesceReport::crash(reason);
+                return Ok(self.domain.backup_begin(&xml, flags)?);
+            }
+        };
+        let guard = self.guard.as_ref().expect("the guard was started before the freeze");
+        let (records, uuid) = (std::path::Path::new(RECORD_DIR_DEFAULT), self.domain.uuid()?);
+        let record_failed = |source| CaptureError::File { action: "record the freeze in", path: records.to_owned(), source };
+        record::open(records, &uuid).map_err(record_failed)?;
+        guard.freeze_begins()?;
+        let outcome = frozen(&self.domain, probe, options.freeze_limit, || self.domain.backup_begin(&xml, flags));
+        if outcome.is_thawed {
+            record::close(records, &uuid).map_err(record_failed)?;
+            guard.thawed()?;
+        }
+        self.quiesce = outcome.report;
+        Ok(outcome.value?)
+    }
+
+    /// The disks, in the order of their ordinals.
+    #[must_use]
+    pub fn disks(&self) -> &[CapturedDisk] {
+        &self.disks
+    }
+
+    /// Disks that were left out, and why.
+    #[must_use]
+    pub fn skipped_disks(&self) -> &[(String, SkipReason)] {
+        &self.skipped
+    }
+
+    /// How quiet the guest was.
+    #[must_use]
+    pub fn quiesce(&self) -> &QuiesceReport {
+        &self.quiesce
+    }
+
+    /// Whether the backup job still runs. Ask when a read fails, and before the commit: a point whose job died while it was read is worth nothing.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn health(&self) -> Result<Health, CaptureError> {
+        let died = |why: &str| Ok(Health::Died(why.to_owned()));
+        if self.guard.as_ref().is_some_and(GuardLink::has_ended) {
+            return died("the guard ended it: scratch nearly full, or this process was stopped for too long");
+        }
+        if !self.domain.is_running()? {
+            return died("the guest shut down");
+        }
+        match self.domain.backup_xml()? {
+            Some(xml) if cleanup::is_ours(&xml) => Ok(Health::Running),
+            _ => died("it was aborted"),
+        }
+    }
+
+    /// After the commit: removes what this backup needed and the bitmaps of earlier points of this store on these disks.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; the point is good all the same, and the next backup sweeps.
+    pub fn finish_success(mut self) -> Result<(), CaptureError> {
+        self.end(true)
+    }
+
+    /// Without a commit: removes everything this backup added. The next backup is as incremental as this one was.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; the next backup sweeps.
+    pub fn abort(mut self) -> Result<(), CaptureError> {
+        self.end(false)
+    }
+
+    /// Step 8.
+    fn end(&mut self, success: bool) -> Result<(), CaptureError> {
+        self.ended = true;
+        if success && let Some(guard) = &self.guard {
+            // From here on a crash must not cost the new bitmaps.
+            if let Err(error) = guard.committed() {
+                tracing::warn!(%error, "the guard is gone");
+            }
+        }
+        for disk in &self.disks {
+            disk.reader.close();
+        }
+        self.disks.clear();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        let (names, nodes) = (self.names, &self.nodes);
+        let result = cleanup::run(&self.domain, &self.scratch_folder, &|node, name| {
+            if success {
+                let superseded = name.store8 == names.store8 && nodes.iter().any(|captured| captured == node);
+                superseded && !(names.is_of(name) && matches!(name.role, Role::Disk(_))) || (names.is_of(name) && name.role == Role::Export)
+            } else {
+                names.is_of(name)
+            }
+        });
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss();
+        }
+        result
+    }
+}
+
+impl Drop for LiveCapture {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        tracing::error!(domain = %self.name, "a capture was dropped without an end; it is aborted");
+        if let Err(error) = self.end(false) {
+            tracing::error!(domain = %self.name, %error, "clean-up of a dropped capture; the next backup will sweep");
+        }
+    }
+}
+
+/// The job's description: our disks with scratch images of ours, all others out.
+fn backup_xml(chosen: &[Chosen], socket: &std::path::Path) -> String {
+    let mut xml = String::from("<domainbackup mode='pull'>\n");
+    xml += &format!("  <server transport='unix' socket='{}'/>\n  <disks>\n", escape(&socket.to_string_lossy()));
+    for chosen in chosen {
+        let target = escape(&chosen.disk.target);
+        xml += &format!("    <disk name='{target}' backup='yes' type='file' exportname='{target}'>\n      <driver type='qcow2'/>\n");
+        xml += &format!("      <scratch file='{}'/>\n    </disk>\n", escape(&chosen.scratch_image.to_string_lossy()));
+    }
+    xml += "  </disks>\n</domainbackup>\n";
+    xml
+}
+
+pub(crate) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;").replace('"', "&quot;")
+}

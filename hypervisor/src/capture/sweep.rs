@@ -1,0 +1,58 @@
+//! Sweep: what an earlier run left behind goes, under the domain's lock (step 9 of docs/capture.md). No local state is needed.
+
+use std::path::Path;
+
+use super::cleanup;
+use super::error::CaptureError;
+use super::names::{BitmapName, Role};
+use super::plan::{PointCatalog, PointStatus};
+use crate::domain::Domain;
+
+/// Removes stale exports, jobs, scratch and frozen copies of ours, and bitmaps of points of this store that can never be a base again. Bitmaps
+/// of other stores stay, and so do those of a store that does not answer: unreachable is not "not committed".
+///
+/// # Errors
+/// [`CaptureError`].
+pub fn run(domain: &Domain, store8: [u8; 4], scratch_folder: &Path, catalog: &dyn PointCatalog) -> Result<(), CaptureError> {
+    cleanup::run(domain, scratch_folder, &|_, name| is_stale(name, store8, catalog))
+}
+
+fn is_stale(name: &BitmapName, store8: [u8; 4], catalog: &dyn PointCatalog) -> bool {
+    match name.role {
+        // Under the lock no backup runs, so no frozen copy is in use, whichever store's it was.
+        Role::Export => true,
+        Role::Disk(_) if name.store8 != store8 => false,
+        Role::Disk(_) => match catalog.status(name.session) {
+            PointStatus::NotCommitted | PointStatus::Forgotten => true,
+            // A damaged point may be healed, and its bitmap then be a base again.
+            PointStatus::Usable { .. } | PointStatus::Damaged | PointStatus::Unreachable => false,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::CarrierRecord;
+    use super::*;
+
+    struct All(PointStatus);
+
+    impl PointCatalog for All {
+        fn status(&self, _session: [u8; 16]) -> PointStatus {
+            self.0
+        }
+        fn carrier(&self, _session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
+            None
+        }
+    }
+
+    #[test]
+    fn only_what_can_never_be_a_base_goes() {
+        let disk = BitmapName { store8: [1; 4], session: [2; 16], role: Role::Disk(0) };
+        assert!(is_stale(&disk, [1; 4], &All(PointStatus::NotCommitted)));
+        assert!(!is_stale(&disk, [1; 4], &All(PointStatus::Unreachable)));
+        assert!(!is_stale(&disk, [1; 4], &All(PointStatus::Usable { order: 0 })));
+        assert!(!is_stale(&disk, [9; 4], &All(PointStatus::NotCommitted)), "another store's");
+        assert!(is_stale(&BitmapName { role: Role::Export, ..disk }, [9; 4], &All(PointStatus::Unreachable)));
+    }
+}

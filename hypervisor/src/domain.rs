@@ -1,0 +1,214 @@
+//! One domain: what libvirt knows of it, its monitor and its agent.
+
+use std::sync::Arc;
+
+use cairn_quiesce::agent::{AgentFailure, GuestAgent};
+use virt::connect::Connect;
+use virt_sys as sys;
+
+use crate::disks::{Disk, DisksError, parse_disks};
+use crate::ffi::{self, LibvirtError, Named};
+
+/// URI of our own element in a domain's metadata.
+pub const METADATA_URI: &str = "https://cairn-backup.org/xmlns/domain/1.0";
+
+/// A domain of a host.
+#[derive(Debug)]
+pub struct Domain {
+    domain: virt::domain::Domain,
+    connection: Arc<Connect>,
+}
+
+impl Clone for Domain {
+    fn clone(&self) -> Self {
+        Self { domain: self.domain.clone(), connection: Arc::clone(&self.connection) }
+    }
+}
+
+impl Domain {
+    pub(crate) fn new(domain: virt::domain::Domain, connection: Arc<Connect>) -> Self {
+        Self { domain, connection }
+    }
+
+    /// Name.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn name(&self) -> Result<String, LibvirtError> {
+        self.domain.name().named("virDomainGetName")
+    }
+
+    /// UUID in its usual text form.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn uuid(&self) -> Result<String, LibvirtError> {
+        self.domain.uuid_string().named("virDomainGetUUIDString")
+    }
+
+    /// Number of the running instance; `None` when shut off.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.domain.id()
+    }
+
+    /// Running, paused or otherwise with a QEMU process.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn is_running(&self) -> Result<bool, LibvirtError> {
+        self.domain.is_active().named("virDomainIsActive")
+    }
+
+    /// Survives a shutdown.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn is_persistent(&self) -> Result<bool, LibvirtError> {
+        self.domain.is_persistent().named("virDomainIsPersistent")
+    }
+
+    /// Starts with the host. `false` for a transient domain.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn autostart(&self) -> Result<bool, LibvirtError> {
+        if !self.is_persistent()? {
+            return Ok(false);
+        }
+        self.domain.autostart().named("virDomainGetAutostart")
+    }
+
+    /// Sets whether it starts with the host.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn set_autostart(&self, autostart: bool) -> Result<(), LibvirtError> {
+        self.domain.set_autostart(autostart).named("virDomainSetAutostart")
+    }
+
+    /// XML of the running instance (of the definition if it is off), without secrets.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn xml_live(&self) -> Result<String, LibvirtError> {
+        self.domain.xml_desc(0).named("virDomainGetXMLDesc")
+    }
+
+    /// XML that the next start will use, **with secrets** (passwords of consoles): it belongs into sealed manifests only.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn xml_inactive(&self) -> Result<String, LibvirtError> {
+        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+        self.domain.xml_desc(flags).named("virDomainGetXMLDesc")
+    }
+
+    /// Path of the NVRAM file with the firmware's variables, if it has one.
+    ///
+    /// # Errors
+    /// libvirt's; XML that cannot be read.
+    pub fn nvram_path(&self) -> Result<Option<String>, DisksError> {
+        let xml = self.xml_live()?;
+        let document = roxmltree::Document::parse(&xml)?;
+        let nvram = document.descendants().find(|node| node.has_tag_name("nvram"));
+        let source = nvram.and_then(|node| node.children().find(|child| child.has_tag_name("source")));
+        let attribute = source.and_then(|source| source.attribute("file")).map(str::to_owned);
+        Ok(attribute.or_else(|| nvram.and_then(|node| node.text()).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())))
+    }
+
+    /// Disks of the running instance (of the definition if it is off).
+    ///
+    /// # Errors
+    /// libvirt's; XML that cannot be read.
+    pub fn disks(&self) -> Result<Vec<Disk>, DisksError> {
+        parse_disks(&self.xml_live()?)
+    }
+
+    /// Starts a defined domain.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn start(&self) -> Result<(), LibvirtError> {
+        self.domain.create().named("virDomainCreate").map(|_| ())
+    }
+
+    /// Forces a running domain off.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn destroy(&self) -> Result<(), LibvirtError> {
+        self.domain.destroy().named("virDomainDestroy")
+    }
+
+    /// Removes the definition; the NVRAM file goes or stays by `nvram`. Disks stay.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn undefine(&self, nvram: bool) -> Result<(), LibvirtError> {
+        let flags = if nvram { sys::VIR_DOMAIN_UNDEFINE_NVRAM } else { sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM };
+        self.domain.undefine_flags(flags).named("virDomainUndefineFlags")
+    }
+
+    /// Socket of the guest agent's channel in the running instance.
+    #[must_use]
+    pub(crate) fn agent_socket(&self) -> Option<std::path::PathBuf> {
+        let xml = self.xml_live().ok()?;
+        let document = roxmltree::Document::parse(&xml).ok()?;
+        let is_agent = |node: &roxmltree::Node<'_, '_>| {
+            node.children().any(|child| child.has_tag_name("target") && child.attribute("name") == Some("org.qemu.guest_agent.0"))
+        };
+        let channel = document.descendants().find(|node| node.has_tag_name("channel") && is_agent(node))?;
+        let source = channel.children().find(|child| child.has_tag_name("source"))?;
+        source.attribute("path").map(std::path::PathBuf::from)
+    }
+
+    /// URI of the connection.
+    pub(crate) fn uri(&self) -> Result<String, LibvirtError> {
+        self.connection.uri().named("virConnectGetURI")
+    }
+
+    /// Versions of the daemon that runs it and of its QEMU driver.
+    pub fn versions(&self) -> Result<(u32, u32), LibvirtError> {
+        let libvirt = self.connection.lib_version().named("virConnectGetLibVersion")?;
+        let qemu = self.connection.hyp_version().named("virConnectGetVersion")?;
+        Ok((libvirt, qemu))
+    }
+
+    /// One QMP command as JSON text; the answer as libvirt gives it.
+    pub(crate) fn monitor(&self, command: &str) -> Result<String, LibvirtError> {
+        self.domain.qemu_monitor_command(command, 0).named("virDomainQemuMonitorCommand")
+    }
+
+    pub(crate) fn backup_begin(&self, xml: &str, flags: u32) -> Result<(), LibvirtError> {
+        ffi::backup_begin(&self.domain, xml, flags)
+    }
+
+    pub(crate) fn backup_xml(&self) -> Result<Option<String>, LibvirtError> {
+        ffi::backup_xml(&self.domain)
+    }
+
+    pub(crate) fn abort_job(&self) -> Result<(), LibvirtError> {
+        ffi::abort_job(&self.domain)
+    }
+
+    /// A job of libvirt's (backup, migration, save, dump) is running.
+    pub(crate) fn has_job(&self) -> Result<bool, LibvirtError> {
+        let info = self.domain.job_info().named("virDomainGetJobInfo")?;
+        let kind = u32::try_from(info.r#type).unwrap_or(sys::VIR_DOMAIN_JOB_NONE);
+        Ok(!matches!(kind, sys::VIR_DOMAIN_JOB_NONE | sys::VIR_DOMAIN_JOB_COMPLETED | sys::VIR_DOMAIN_JOB_FAILED | sys::VIR_DOMAIN_JOB_CANCELLED))
+    }
+}
+
+impl GuestAgent for Domain {
+    fn command(&self, json: &str, limit_s: u16) -> Result<String, AgentFailure> {
+        let result = self.domain.qemu_agent_command(json, i32::from(limit_s), 0).named("virDomainQemuAgentCommand");
+        result.map_err(|error| match error.code {
+            sys::VIR_ERR_AGENT_UNRESPONSIVE | sys::VIR_ERR_AGENT_UNSYNCED | sys::VIR_ERR_AGENT_COMMAND_TIMEOUT => AgentFailure::Silent(error.message),
+            sys::VIR_ERR_AGENT_COMMAND_FAILED => AgentFailure::Refused(error.message),
+            // "QEMU guest agent is not configured", "... not connected"
+            sys::VIR_ERR_ARGUMENT_UNSUPPORTED | sys::VIR_ERR_OPERATION_UNSUPPORTED | sys::VIR_ERR_CONFIG_UNSUPPORTED => AgentFailure::Absent(error.message),
+            _ => AgentFailure::Other(error.message),
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! The libvirt calls that the `virt` crate has no safe wrapper for, and libvirt's errors as ours.
+//!
+//! Invariant: this is the only module of the workspace's libvirt code with `unsafe`. Every call checks the result before it touches what came
+//! back, and copies strings before it frees them.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+
+use thiserror::Error;
+use virt::domain::Domain;
+use virt_sys as sys;
+
+/// An error that libvirt reported.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("libvirt: {call}: {message} (code {code})")]
+pub struct LibvirtError {
+    /// The call, by libvirt's name.
+    pub call: &'static str,
+    /// `virErrorNumber`.
+    pub code: u32,
+    /// libvirt's words.
+    pub message: String,
+}
+
+impl LibvirtError {
+    /// Wraps an error of the `virt` crate.
+    #[must_use]
+    pub fn new(call: &'static str, error: &virt::error::Error) -> Self {
+        Self { call, code: error.code().to_raw(), message: error.message().to_owned() }
+    }
+
+    /// There is no such domain.
+    #[must_use]
+    pub fn is_no_domain(&self) -> bool {
+        self.code == sys::VIR_ERR_NO_DOMAIN
+    }
+
+    /// The domain is not running (any more).
+    #[must_use]
+    pub fn is_not_running(&self) -> bool {
+        self.code == sys::VIR_ERR_OPERATION_INVALID && self.message.contains("not running")
+    }
+
+    fn last(call: &'static str) -> Self {
+        Self::new(call, &virt::error::Error::last_error())
+    }
+
+    fn argument(call: &'static str) -> Self {
+        Self { call, code: sys::VIR_ERR_INVALID_ARG, message: "an argument holds a zero byte".to_owned() }
+    }
+}
+
+/// Names the call in front of an error of the `virt` crate.
+pub(crate) trait Named<T> {
+    fn named(self, call: &'static str) -> Result<T, LibvirtError>;
+}
+
+impl<T> Named<T> for Result<T, virt::error::Error> {
+    fn named(self, call: &'static str) -> Result<T, LibvirtError> {
+        self.map_err(|error| LibvirtError::new(call, &error))
+    }
+}
+
+/// Scratch images exist already (libvirt 6.0).
+pub const BACKUP_REUSE_EXTERNAL: u32 = sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
+/// A guest that shuts down during the backup is kept until the backup ends (libvirt 11.10).
+pub const BACKUP_PRESERVE_SHUTDOWN: u32 = sys::VIR_DOMAIN_BACKUP_BEGIN_PRESERVE_SHUTDOWN_DOMAIN;
+
+/// Starts a backup job without a checkpoint.
+///
+/// # Errors
+/// libvirt's.
+pub fn backup_begin(domain: &Domain, backup_xml: &str, flags: u32) -> Result<(), LibvirtError> {
+    const CALL: &str = "virDomainBackupBegin";
+    let xml = CString::new(backup_xml).map_err(|_| LibvirtError::argument(CALL))?;
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: `xml` is a C string that outlives the call; libvirt copies it. A null checkpoint XML means "no checkpoint".
+    let result = unsafe { sys::virDomainBackupBegin(pointer, xml.as_ptr(), std::ptr::null(), flags) };
+    if result == 0 { Ok(()) } else { Err(LibvirtError::last(CALL)) }
+}
+
+/// Description of the running backup job; `None` if there is none.
+///
+/// # Errors
+/// libvirt's.
+pub fn backup_xml(domain: &Domain) -> Result<Option<String>, LibvirtError> {
+    const CALL: &str = "virDomainBackupGetXMLDesc";
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: the pointer is valid, the flags are none.
+    let text = unsafe { sys::virDomainBackupGetXMLDesc(pointer, 0) };
+    if text.is_null() {
+        let error = LibvirtError::last(CALL);
+        return if error.code == sys::VIR_ERR_NO_DOMAIN_BACKUP || error.is_not_running() { Ok(None) } else { Err(error) };
+    }
+    Ok(Some(take_string(text)))
+}
+
+/// Asks the running job to end. It ends later.
+///
+/// # Errors
+/// libvirt's; among them that no job is running.
+pub fn abort_job(domain: &Domain) -> Result<(), LibvirtError> {
+    const CALL: &str = "virDomainAbortJob";
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: the pointer is valid.
+    let result = unsafe { sys::virDomainAbortJob(pointer) };
+    if result == 0 { Ok(()) } else { Err(LibvirtError::last(CALL)) }
+}
+
+/// Takes over a string that libvirt allocated.
+fn take_string(text: *mut c_char) -> String {
+    // SAFETY: callers pass a non-null, zero-terminated string that libvirt has given away.
+    let copy = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    // SAFETY: libvirt's strings are allocated with malloc and belong to the caller; nothing refers to it after the copy.
+    unsafe { libc::free(text.cast::<c_void>()) };
+    copy
+}

@@ -1,0 +1,62 @@
+//! What the guard needs to know, one line of JSON on its standard input.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest line, bytes.
+pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
+
+/// One backup to guard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardConfig {
+    /// libvirt's URI.
+    pub uri: String,
+    /// UUID of the domain.
+    pub domain: String,
+    /// Store of the backup.
+    pub store8: [u8; 4],
+    /// Session of the backup.
+    pub session: [u8; 16],
+    /// Scratch images.
+    pub scratch_folder: PathBuf,
+    /// Longest the guest may be frozen.
+    pub freeze_limit_ms: u64,
+    /// The process that is watched.
+    pub job_pid: u32,
+    /// Socket of the guest agent's channel, for the case that libvirt is gone; empty if there is none.
+    pub agent_socket: PathBuf,
+}
+
+/// What a guard process is started for; the watching one starts the others, with a time limit each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuardTask {
+    /// Watch a backup.
+    Watch(GuardConfig),
+    /// Thaw the guest through libvirt.
+    Thaw(GuardConfig),
+    /// Take everything of the backup away.
+    CleanUp {
+        /// Of the backup.
+        config: GuardConfig,
+        /// The point is committed: only the frozen copies go.
+        keep_bitmaps: bool,
+    },
+}
+
+/// Messages of the job, one byte each.
+pub mod message {
+    /// Sign of life.
+    pub const BEAT: u8 = b'b';
+    /// A freeze begins.
+    pub const FREEZE: u8 = b'f';
+    /// The guest is thawed for certain.
+    pub const THAWED: u8 = b't';
+    /// The point is committed: the new bitmaps must stay.
+    pub const COMMITTED: u8 = b'c';
+    /// The backup has ended and is cleaned up.
+    pub const DISMISS: u8 = b'd';
+    /// The guard's answer to its configuration and to FREEZE.
+    pub const READY: u8 = b'r';
+}

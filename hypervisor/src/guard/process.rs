@@ -1,0 +1,307 @@
+//! The guard process itself.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use cairn_quiesce::guard::{Actions, Event, Verdict, Watch, end};
+use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
+use cairn_quiesce::{channel, freeze};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal, setsid};
+
+use super::config::{CONFIG_BYTES_MAX, GuardConfig, GuardTask, message};
+use crate::capture::names::{BitmapName, Role};
+use crate::capture::{cleanup, scratch};
+use crate::host::{Host, HostError};
+
+/// How often scratch is looked at; the document says at least every 200 ms.
+const TICK: Duration = Duration::from_millis(150);
+/// Share of scratch space, in per cent of what is used and free, at which a backup is ended.
+pub const SCRATCH_PERCENT_MAX: u64 = 80;
+/// A thaw through libvirt.
+const THAW_LIMIT: Duration = Duration::from_secs(3);
+/// A clean-up: end of the job, exports, bitmaps.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(60);
+/// From SIGKILL to the end of the process.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Exit code of a child that found no libvirt at all.
+const EXIT_NO_LIBVIRT: u8 = 3;
+
+/// Runs what standard input asks for (`cairn guard`). Standard output is the domain's lock and is never written to.
+pub fn main() -> ExitCode {
+    let task = match read_task() {
+        Ok(task) => task,
+        Err(problem) => {
+            tracing::error!(%problem, "guard: this command is started by `cairn backup` and of no use by itself");
+            return ExitCode::FAILURE;
+        }
+    };
+    match task {
+        GuardTask::Watch(config) => watch(&config),
+        GuardTask::Thaw(config) => thaw_child(&config),
+        GuardTask::CleanUp { config, keep_bitmaps } => clean_up_child(&config, keep_bitmaps),
+    }
+}
+
+/// A byte a read: the bytes behind the line are messages.
+fn read_task() -> Result<GuardTask, String> {
+    let mut line = Vec::new();
+    let input = socket().map_err(|error| error.to_string())?;
+    loop {
+        let mut byte = [0];
+        (&input).read_exact(&mut byte).map_err(|error| error.to_string())?;
+        if byte == *b"\n" {
+            return serde_json::from_slice(&line).map_err(|error| error.to_string());
+        }
+        line.push(byte[0]);
+        if line.len() > CONFIG_BYTES_MAX {
+            return Err("too long".to_owned());
+        }
+    }
+}
+
+fn socket() -> std::io::Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    Ok(std::fs::File::from(std::io::stdin().as_fd().try_clone_to_owned()?))
+}
+
+struct Guard<'a> {
+    config: &'a GuardConfig,
+    job: OwnedFd,
+}
+
+fn watch(config: &GuardConfig) -> ExitCode {
+    // Fails only for a process that leads its group already, which then has a session of its own in all but name.
+    if let Err(error) = setsid() {
+        tracing::debug!(%error, "setsid");
+    }
+    // Blocked, not ignored: children start with an empty mask and stay killable.
+    if let Err(error) = nix::sys::signal::SigSet::all().thread_block() {
+        tracing::warn!(%error, "guard: signals could not be blocked");
+    }
+    let mut guard = match Guard::open(config) {
+        Ok(guard) => guard,
+        Err(problem) => {
+            tracing::error!(%problem, "guard: cannot watch the backup");
+            return ExitCode::FAILURE;
+        }
+    };
+    match guard.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            tracing::error!(%problem, domain = %config.domain, "guard: something is left of the backup; the next backup sweeps");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl<'a> Guard<'a> {
+    fn open(config: &'a GuardConfig) -> Result<Self, String> {
+        let pid = i32::try_from(config.job_pid).ok().and_then(Pid::from_raw).ok_or("not a process id")?;
+        let job = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| error.to_string())?;
+        // While it is our parent, the number cannot have been reused.
+        if getppid() != Some(pid) {
+            return Err(format!("process {pid:?} is not the one that started this guard"));
+        }
+        Ok(Self { config, job })
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        let input = socket().map_err(|error| error.to_string())?;
+        let mut watch = Watch::new(Instant::now(), Duration::from_millis(self.config.freeze_limit_ms));
+        answer(&input);
+        loop {
+            let event = self.next_event(&input)?;
+            let verdict = watch.on(event, Instant::now());
+            if event == Event::Freeze {
+                answer(&input);
+            }
+            match verdict {
+                Verdict::Watch => {}
+                Verdict::Leave => return Ok(()),
+                Verdict::End(reason) => {
+                    tracing::warn!(%reason, domain = %self.config.domain, "guard: ending the backup");
+                    return if end(&watch, self) { Ok(()) } else { Err(reason.to_string()) };
+                }
+            }
+        }
+    }
+
+    fn next_event(&self, input: &std::fs::File) -> Result<Event, String> {
+        let mut fds = [PollFd::new(input, PollFlags::IN), PollFd::new(&self.job, PollFlags::IN)];
+        let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        let (has_message, job_gone) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if has_message {
+            // Messages first: a job that dismissed us and then ended has not died.
+            let mut byte = [0];
+            return Ok(match (&mut &*input).read(&mut byte) {
+                Ok(1) => event_of(byte[0]),
+                _ => Event::JobGone,
+            });
+        }
+        if job_gone {
+            return Ok(Event::JobGone);
+        }
+        Ok(if scratch_is_full(&self.config.scratch_folder) { Event::ScratchFull } else { Event::Tick })
+    }
+
+    /// Starts this very program for one task; `None` if it did not end in time and was killed.
+    fn child(task: &GuardTask, limit: Duration) -> Option<i32> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(std::env::args_os().skip(1)).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().inspect_err(|error| tracing::error!(%error, "guard: cannot start a child")).ok()?;
+        let mut line = serde_json::to_vec(task).ok()?;
+        line.push(b'\n');
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(&line).ok()?;
+        }
+        let start = Instant::now();
+        while start.elapsed() < limit {
+            match child.try_wait() {
+                Ok(Some(status)) => return status.code(),
+                Ok(None) => std::thread::sleep(POLL),
+                Err(_) => return None,
+            }
+        }
+        // It hangs in libvirt. A kill that fails means that it ended just now.
+        child.kill().ok();
+        child.wait().ok();
+        None
+    }
+}
+
+impl Actions for Guard<'_> {
+    fn thaw(&mut self) -> bool {
+        let code = Self::child(&GuardTask::Thaw(self.config.clone()), THAW_LIMIT);
+        let thawed = match code {
+            Some(0) => true,
+            Some(code) if code == i32::from(EXIT_NO_LIBVIRT) => thaw_past_libvirt(&self.config.agent_socket),
+            _ => false,
+        };
+        if thawed {
+            close_record(&self.config.domain);
+        } else {
+            tracing::error!(domain = %self.config.domain, "guard: the guest may still be frozen; trying again");
+        }
+        thawed
+    }
+
+    fn kill_job(&mut self) -> bool {
+        match pidfd_send_signal(&self.job, Signal::KILL) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::SRCH) => return true,
+            Err(error) => tracing::error!(%error, "guard: cannot kill the backup process"),
+        }
+        let mut fds = [PollFd::new(&self.job, PollFlags::IN)];
+        let timeout = rustix::event::Timespec { tv_sec: i64::try_from(KILL_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+        matches!(poll(&mut fds, Some(&timeout)), Ok(1..))
+    }
+
+    fn clean_up(&mut self, keep_bitmaps: bool) -> bool {
+        Self::child(&GuardTask::CleanUp { config: self.config.clone(), keep_bitmaps }, CLEAN_UP_LIMIT) == Some(0)
+    }
+
+    fn pause(&mut self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
+}
+
+fn answer(mut input: &std::fs::File) {
+    // A job that is gone shows at the next poll.
+    if let Err(error) = input.write_all(&[message::READY]) {
+        tracing::debug!(%error, "guard: the backup process does not listen");
+    }
+}
+
+fn event_of(byte: u8) -> Event {
+    match byte {
+        message::BEAT => Event::Beat,
+        message::FREEZE => Event::Freeze,
+        message::THAWED => Event::Thawed,
+        message::COMMITTED => Event::Committed,
+        message::DISMISS => Event::Dismissed,
+        _ => Event::Tick,
+    }
+}
+
+fn close_record(uuid: &str) {
+    if let Err(error) = record::close(Path::new(RECORD_DIR_DEFAULT), uuid) {
+        tracing::warn!(%error, "guard: the record of the freeze stays");
+    }
+}
+
+fn thaw_past_libvirt(socket: &Path) -> bool {
+    if socket.as_os_str().is_empty() {
+        return false;
+    }
+    channel::thaw(socket).inspect_err(|error| tracing::error!(%error, "guard: thaw over the agent's channel")).unwrap_or(false)
+}
+
+/// Scratch files against what they and the file system's free space make together: this sees a file system that others fill up as well.
+fn scratch_is_full(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    let used: u64 = entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.blocks() * 512).sum();
+    let Ok(free) = scratch::free_bytes(folder) else { return false };
+    used.saturating_mul(100) >= used.saturating_add(free).saturating_mul(SCRATCH_PERCENT_MAX) && used > 0
+}
+
+fn domain_of(config: &GuardConfig) -> Result<Option<crate::domain::Domain>, ExitCode> {
+    let host = Host::open(Some(&config.uri)).map_err(|error| {
+        tracing::error!(%error, "guard: no libvirt");
+        ExitCode::from(EXIT_NO_LIBVIRT)
+    })?;
+    match host.domain(&config.domain) {
+        Ok(domain) if domain.is_running().unwrap_or(true) => Ok(Some(domain)),
+        Ok(_) | Err(HostError::NoDomain { .. }) => Ok(None),
+        Err(error) => {
+            tracing::error!(%error, "guard: the domain cannot be looked up");
+            Err(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn thaw_child(config: &GuardConfig) -> ExitCode {
+    let domain = match domain_of(config) {
+        Ok(Some(domain)) => domain,
+        // No guest, nothing frozen.
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(code) => return code,
+    };
+    match freeze::thaw(&domain) {
+        Ok(count) => {
+            tracing::warn!(count, "guard: thawed the guest's file systems");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!(%error, "guard: thaw");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn clean_up_child(config: &GuardConfig, keep_bitmaps: bool) -> ExitCode {
+    let of_this_backup = |name: &BitmapName| name.store8 == config.store8 && name.session == config.session;
+    let remove = |_: &str, name: &BitmapName| of_this_backup(name) && !(keep_bitmaps && matches!(name.role, Role::Disk(_)));
+    let result = match domain_of(config) {
+        Ok(Some(domain)) => cleanup::run(&domain, &config.scratch_folder, &remove),
+        Ok(None) => scratch::remove(&config.scratch_folder),
+        Err(code) => return code,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "guard: clean-up");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The door to a guest agent, and the reading of what it says.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+/// Longest reply that is read; libvirt itself stops at 16 MiB.
+pub const REPLY_BYTES_MAX: usize = 1 << 20;
+/// Most file systems of one guest that are looked at.
+pub const FILESYSTEMS_MAX: usize = 4096;
+/// Longest text of a guest that is kept, bytes.
+pub const TEXT_BYTES_MAX: usize = 256;
+
+/// Why an agent did not do what it was asked. The texts are libvirt's, which may quote the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AgentFailure {
+    /// No agent is configured or connected.
+    #[error("the guest has no running agent ({0}); install qemu-guest-agent in it, or use --quiesce never")]
+    Absent(String),
+    /// It did not answer in time.
+    #[error("the guest's agent does not answer ({0})")]
+    Silent(String),
+    /// It answered with an error.
+    #[error("the guest's agent refused: {0}")]
+    Refused(String),
+    /// Its answer is not what the command answers, or far too long.
+    #[error("the guest's agent answered nonsense to {command}: {problem}")]
+    Nonsense {
+        /// Command.
+        command: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Anything else, e.g. libvirt is gone.
+    #[error("the guest's agent cannot be reached: {0}")]
+    Other(String),
+}
+
+/// Sends one agent command as JSON and gives the reply's text, within `limit_s` seconds.
+pub trait GuestAgent {
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// [`AgentFailure`].
+    fn command(&self, json: &str, limit_s: u16) -> Result<String, AgentFailure>;
+}
+
+/// Runs a command without arguments and reads its answer.
+///
+/// # Errors
+/// [`AgentFailure`].
+pub fn call<R: DeserializeOwned>(agent: &dyn GuestAgent, command: &'static str, limit_s: u16) -> Result<R, AgentFailure> {
+    let text = agent.command(&format!("{{\"execute\":\"{command}\"}}"), limit_s)?;
+    read_reply(command, &text)
+}
+
+pub(crate) fn read_reply<R: DeserializeOwned>(command: &'static str, text: &str) -> Result<R, AgentFailure> {
+    #[derive(Deserialize)]
+    struct Reply<R> {
+        #[serde(rename = "return")]
+        value: R,
+    }
+    #[derive(Deserialize)]
+    struct Failure {
+        error: Refusal,
+    }
+    #[derive(Deserialize)]
+    struct Refusal {
+        desc: String,
+    }
+    let nonsense = |problem: String| AgentFailure::Nonsense { command, problem };
+    if text.len() > REPLY_BYTES_MAX {
+        return Err(nonsense(format!("{} bytes", text.len())));
+    }
+    match serde_json::from_str::<Reply<R>>(text) {
+        Ok(reply) => Ok(reply.value),
+        Err(error) => match serde_json::from_str::<Failure>(text) {
+            Ok(failure) => Err(AgentFailure::Refused(shown(&failure.error.desc))),
+            Err(_) => Err(nonsense(error.to_string())),
+        },
+    }
+}
+
+/// A guest's text, escaped and cut, fit for a terminal and a log.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let mut out: String = text.chars().flat_map(char::escape_debug).take(TEXT_BYTES_MAX).collect();
+    if text.len() > TEXT_BYTES_MAX {
+        out.push_str("...");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonsense_of_a_guest_is_bounded_and_named() {
+        let huge = format!("{{\"return\":\"{}\"}}", "x".repeat(REPLY_BYTES_MAX));
+        for text in [huge.as_str(), "", "[]", "{\"return\":\"text\"}", "{\"return\":-1}", "{\"return\":99999999999999999999}"] {
+            let result: Result<u32, _> = read_reply("guest-fsfreeze-freeze", text);
+            assert!(matches!(result, Err(AgentFailure::Nonsense { .. })), "{}", shown(text));
+        }
+        let refused: Result<u32, _> = read_reply("x", "{\"error\":{\"class\":\"GenericError\",\"desc\":\"no \\u001b[31m\"}}");
+        assert_eq!(refused, Err(AgentFailure::Refused("no \\u{1b}[31m".to_owned())));
+    }
+}

@@ -1,0 +1,217 @@
+//! Freeze, proof, thaw.
+//!
+//! Order (docs/capture.md): probe while thawed (a frozen agent answers almost nothing) · freeze · the caller's instant · status must be
+//! `frozen` · thaw must thaw more than 0 file systems. A freeze that ran into its limit may still complete later, so a thaw follows every
+//! attempt, whatever became of it.
+
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::agent::{AgentFailure, FILESYSTEMS_MAX, GuestAgent, call, shown};
+use crate::level::{QuiesceLevel, QuiesceReport};
+
+/// Limit of one question to a thawed agent, seconds.
+pub const PROBE_LIMIT_S: u16 = 5;
+/// Limit of one status or thaw call, seconds.
+pub const THAW_LIMIT_S: u16 = 3;
+/// How often a thaw is tried before it is left to the guard.
+pub const THAW_ATTEMPTS_MAX: u32 = 3;
+
+/// What the guest's agent can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Freeze, thaw and status are offered and enabled.
+    pub can_freeze: bool,
+    /// Windows: the freeze goes through VSS, so applications are told.
+    pub is_windows: bool,
+    /// Mounted file systems, escaped mount points.
+    pub mountpoints: Vec<String>,
+}
+
+/// What was seen between freeze and thaw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// The status was `frozen` after the point in time was taken.
+    pub frozen_after: bool,
+    /// File systems that the thaw thawed.
+    pub thawed: u32,
+}
+
+impl Proof {
+    /// Both halves hold: the guest was frozen from before the point in time to after it.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.frozen_after && self.thawed > 0
+    }
+}
+
+/// Asks a thawed agent what it can do.
+///
+/// # Errors
+/// [`AgentFailure`].
+pub fn probe(agent: &dyn GuestAgent) -> Result<Probe, AgentFailure> {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(default)]
+        supported_commands: Vec<Supported>,
+    }
+    #[derive(Deserialize)]
+    struct Supported {
+        name: String,
+        enabled: bool,
+    }
+    #[derive(Deserialize)]
+    struct Filesystem {
+        mountpoint: String,
+    }
+    #[derive(Deserialize, Default)]
+    struct Os {
+        #[serde(default)]
+        id: String,
+    }
+    let info: Info = call(agent, "guest-info", PROBE_LIMIT_S)?;
+    let offers = |name: &str| info.supported_commands.iter().any(|command| command.name == name && command.enabled);
+    let mut filesystems: Vec<Filesystem> =
+        if offers("guest-get-fsinfo") { call(agent, "guest-get-fsinfo", PROBE_LIMIT_S).unwrap_or_default() } else { Vec::new() };
+    filesystems.truncate(FILESYSTEMS_MAX);
+    let os: Os = if offers("guest-get-osinfo") { call(agent, "guest-get-osinfo", PROBE_LIMIT_S).unwrap_or_default() } else { Os::default() };
+    Ok(Probe {
+        can_freeze: ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status"].into_iter().all(offers),
+        is_windows: os.id == "mswindows",
+        mountpoints: filesystems.iter().map(|filesystem| shown(&filesystem.mountpoint)).collect(),
+    })
+}
+
+/// `frozen` or not.
+///
+/// # Errors
+/// [`AgentFailure`].
+pub fn is_frozen(agent: &dyn GuestAgent) -> Result<bool, AgentFailure> {
+    let status: String = call(agent, "guest-fsfreeze-status", THAW_LIMIT_S)?;
+    Ok(status == "frozen")
+}
+
+/// Thaws once; the number of file systems that were frozen.
+///
+/// # Errors
+/// [`AgentFailure`].
+pub fn thaw(agent: &dyn GuestAgent) -> Result<u32, AgentFailure> {
+    call(agent, "guest-fsfreeze-thaw", THAW_LIMIT_S)
+}
+
+/// Freezes; the number of file systems.
+///
+/// # Errors
+/// [`AgentFailure`]. The guest may be frozen, or become so later, all the same.
+pub fn freeze(agent: &dyn GuestAgent, limit: Duration) -> Result<u32, AgentFailure> {
+    let limit_s = u16::try_from(limit.as_secs().clamp(1, 60)).expect("clamped to 60");
+    call(agent, "guest-fsfreeze-freeze", limit_s)
+}
+
+/// Runs `instant` on a frozen guest and thaws at once, whatever happened. The caller has announced the freeze to its guard and takes the
+/// announcement back only if the thaw is certain (`Frozen::is_thawed`).
+#[derive(Debug)]
+pub struct Frozen<T> {
+    /// What `instant` gave.
+    pub value: T,
+    /// For the point.
+    pub report: QuiesceReport,
+    /// The guest said that it is thawed. If not, the guard must go on trying.
+    pub is_thawed: bool,
+}
+
+/// See [`Frozen`]. `limit` bounds the freeze call itself; the guard bounds everything.
+pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, limit: Duration, instant: impl FnOnce() -> T) -> Frozen<T> {
+    let start = Instant::now();
+    let attempt = freeze(agent, limit);
+    let value = instant();
+    let frozen_after = attempt.is_ok() && is_frozen(agent).unwrap_or(false);
+    let (thawed, is_thawed, thaw_error) = thaw_surely(agent);
+    let freeze_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let proof = Proof { frozen_after, thawed };
+    let reason = match (&attempt, &thaw_error) {
+        (Err(failure), _) => Some(format!("freeze: {failure}")),
+        (_, Some(failure)) => Some(format!("thaw: {failure}")),
+        _ if !frozen_after => Some("the guest was no longer frozen after the point in time".to_owned()),
+        _ if thawed == 0 => Some("nothing was frozen when the thaw came".to_owned()),
+        _ => None,
+    };
+    let level = match proof.holds() && reason.is_none() {
+        false => QuiesceLevel::Crash,
+        true if probe.is_windows => QuiesceLevel::Application,
+        true => QuiesceLevel::Filesystem,
+    };
+    Frozen { value, report: QuiesceReport { level, freeze_ms, frozen_filesystems: thawed, reason }, is_thawed }
+}
+
+/// Thaws, a few times if need be: (file systems thawed by the first call that was answered, certainly thawed, the first error).
+fn thaw_surely(agent: &dyn GuestAgent) -> (u32, bool, Option<AgentFailure>) {
+    let mut first_error = None;
+    for _ in 0..THAW_ATTEMPTS_MAX {
+        match thaw(agent) {
+            Ok(count) => return (count, true, first_error),
+            Err(AgentFailure::Absent(text)) => return (0, true, Some(first_error.unwrap_or(AgentFailure::Absent(text)))),
+            Err(error) => {
+                tracing::warn!(%error, "the guest does not thaw");
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    (0, false, first_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
+    /// Says what it was told to say, in order.
+    struct Scripted(RefCell<VecDeque<(&'static str, Result<&'static str, AgentFailure>)>>);
+
+    impl GuestAgent for Scripted {
+        fn command(&self, json: &str, _limit_s: u16) -> Result<String, AgentFailure> {
+            let (expected, reply) = self.0.borrow_mut().pop_front().expect("one more command than scripted");
+            assert!(json.contains(expected), "{json} instead of {expected}");
+            reply.map(str::to_owned)
+        }
+    }
+
+    const PROBE: Probe = Probe { can_freeze: true, is_windows: false, mountpoints: Vec::new() };
+
+    fn run(script: Vec<(&'static str, Result<&'static str, AgentFailure>)>) -> Frozen<u8> {
+        let agent = Scripted(RefCell::new(script.into()));
+        let result = frozen(&agent, &PROBE, Duration::from_secs(1), || 7);
+        assert!(agent.0.borrow().is_empty(), "commands left over");
+        result
+    }
+
+    #[test]
+    fn a_proved_freeze_counts() {
+        let done = run(vec![("freeze-freeze", Ok("{\"return\":2}")), ("freeze-status", Ok("{\"return\":\"frozen\"}")), ("freeze-thaw", Ok("{\"return\":2}"))]);
+        assert_eq!((done.value, done.report.level, done.report.frozen_filesystems, done.is_thawed), (7, QuiesceLevel::Filesystem, 2, true));
+    }
+
+    #[test]
+    fn a_freeze_without_proof_is_a_crash_point() {
+        let gone = run(vec![("freeze-freeze", Ok("{\"return\":2}")), ("freeze-status", Ok("{\"return\":\"thawed\"}")), ("freeze-thaw", Ok("{\"return\":0}"))]);
+        assert_eq!(gone.report.level, QuiesceLevel::Crash);
+        let nothing =
+            run(vec![("freeze-freeze", Ok("{\"return\":0}")), ("freeze-status", Ok("{\"return\":\"frozen\"}")), ("freeze-thaw", Ok("{\"return\":0}"))]);
+        assert_eq!(nothing.report.level, QuiesceLevel::Crash);
+    }
+
+    #[test]
+    fn a_freeze_that_ran_out_of_time_is_thawed_all_the_same() {
+        let late = run(vec![
+            ("freeze-freeze", Err(AgentFailure::Silent("x".to_owned()))),
+            ("freeze-thaw", Err(AgentFailure::Silent("x".to_owned()))),
+            ("freeze-thaw", Ok("{\"return\":1}")),
+        ]);
+        assert_eq!((late.report.level, late.is_thawed), (QuiesceLevel::Crash, true));
+        let silent = || Err(AgentFailure::Silent("x".to_owned()));
+        let stuck = run(vec![("freeze-freeze", silent()), ("freeze-thaw", silent()), ("freeze-thaw", silent()), ("freeze-thaw", silent())]);
+        assert!(!stuck.is_thawed, "the guard must go on");
+    }
+}

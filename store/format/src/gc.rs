@@ -1,0 +1,145 @@
+//! Payloads of `gc/`, `f/` and `b/` objects, all inside [`crate::small`]: session records, tombstones, lists of packs, reports, relocations.
+
+use crate::{
+    FormatError, Location, PackId, SessionId,
+    tlv::{Tlv, TlvWriter},
+    wire::Reader,
+};
+
+/// What a session is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum SessionKind {
+    /// Writes a point.
+    Backup = 1,
+    /// Moves frames.
+    Repack = 2,
+    /// Reads points and pins them.
+    Read = 3,
+}
+
+/// `gc/session-<sid>`: a session's sign that it exists, durable before it looks at anything (B1).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionRecord {
+    /// Its kind.
+    pub kind: SessionKind,
+    /// Host name.
+    pub host: String,
+    /// Started, Unix milliseconds.
+    pub started_unix_ms: u64,
+    /// Points it pins (readers).
+    pub pins: Vec<SessionId>,
+}
+
+impl SessionRecord {
+    /// TLV bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = TlvWriter::new();
+        w.bytes(1, &[self.kind as u8]).text(2, &self.host).u64(3, self.started_unix_ms);
+        for p in &self.pins {
+            w.bytes(4, &p.0);
+        }
+        w.finish()
+    }
+    /// Decodes TLV bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        const WHAT: &str = "session record";
+        let t = Tlv::parse(WHAT, bytes)?;
+        let kind = match t.array::<1>(1)?[0] {
+            1 => SessionKind::Backup,
+            2 => SessionKind::Repack,
+            3 => SessionKind::Read,
+            _ => return Err(FormatError::invalid(WHAT, "unknown kind")),
+        };
+        let pins = t.all(4).map(|v| crate::tlv::exact(WHAT, v).map(SessionId)).collect::<Result<_, _>>()?;
+        Ok(Self { kind, host: t.text(2, 255)?, started_unix_ms: t.u64(3)?, pins })
+    }
+}
+
+/// Encodes a list of packs (condemned, pardoned).
+pub fn encode_packs(packs: &[PackId]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(packs.len() * PackId::BYTES);
+    packs.iter().for_each(|p| p.encode(&mut out));
+    out
+}
+
+/// Decodes a list of packs.
+pub fn decode_packs(bytes: &[u8]) -> Result<Vec<PackId>, FormatError> {
+    let mut r = Reader::new("pack list", bytes);
+    let mut out = Vec::with_capacity(bytes.len() / PackId::BYTES);
+    while r.left() > 0 {
+        out.push(PackId::decode(&mut r)?);
+    }
+    Ok(out)
+}
+
+/// A frame's move: old place, new place. The list is the plain content of a frame of kind `Relocation`.
+pub fn encode_relocations(moves: &[(Location, Location)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(moves.len() * 2 * Location::BYTES);
+    for (from, to) in moves {
+        from.encode(&mut out);
+        to.encode(&mut out);
+    }
+    out
+}
+
+/// Decodes a relocation list.
+pub fn decode_relocations(bytes: &[u8]) -> Result<Vec<(Location, Location)>, FormatError> {
+    let mut r = Reader::new("relocation list", bytes);
+    let mut out = Vec::new();
+    while r.left() > 0 {
+        out.push((Location::decode(&mut r)?, Location::decode(&mut r)?));
+    }
+    Ok(out)
+}
+
+/// `b/<id>`: a frame or pack that was found bad.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Where.
+    pub at: Location,
+    /// What was wrong.
+    pub text: String,
+    /// Host that found it.
+    pub host: String,
+    /// When, Unix milliseconds.
+    pub time_unix_ms: u64,
+}
+
+impl Report {
+    /// TLV bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut at = Vec::new();
+        self.at.encode(&mut at);
+        let mut w = TlvWriter::new();
+        w.bytes(1, &at).text(2, &self.text).text(3, &self.host).u64(4, self.time_unix_ms);
+        w.finish()
+    }
+    /// Decodes TLV bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let t = Tlv::parse("report", bytes)?;
+        let mut r = Reader::new("report", t.need(1)?);
+        let at = Location::decode(&mut r)?;
+        r.finish()?;
+        Ok(Self { at, text: t.text(2, 4096)?, host: t.text(3, 255)?, time_unix_ms: t.u64(4)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PackKind;
+
+    #[test]
+    fn round_trips() {
+        let s = SessionRecord { kind: SessionKind::Read, host: "h".into(), started_unix_ms: 1, pins: vec![SessionId([2; 16])] };
+        assert_eq!(SessionRecord::decode(&s.encode()).expect("own"), s);
+        let packs = [PackId { session: SessionId([1; 16]), seq: 2, kind: PackKind::Data }; 3];
+        assert_eq!(decode_packs(&encode_packs(&packs)).expect("own"), packs);
+        assert!(decode_packs(&encode_packs(&packs)[1..]).is_err());
+        let at = Location { pack: packs[0], offset: 3, stored_len: 4 };
+        assert_eq!(decode_relocations(&encode_relocations(&[(at, at)])).expect("own"), [(at, at)]);
+        let r = Report { at, text: "seal".into(), host: "h".into(), time_unix_ms: 1 };
+        assert_eq!(Report::decode(&r.encode()).expect("own"), r);
+    }
+}

@@ -1,0 +1,143 @@
+//! Names of objects: where each lies in a store, written and parsed in one place.
+
+use crate::{FormatError, PackId, PackKind, SessionId};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// A relative path of `/`-separated parts; only this module makes them.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName(String);
+
+impl ObjectName {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+    /// The folder part.
+    pub fn dir(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |p| p.0)
+    }
+    /// The part behind the last `/`.
+    pub fn file(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&self.0, |p| p.1)
+    }
+    /// `config/<n>`
+    pub fn config(n: u32) -> Self {
+        Self(format!("config/{n:08}"))
+    }
+    /// `keys/slot-<kid>`
+    pub fn key_slot(kid: &str) -> Self {
+        Self(format!("keys/slot-{kid}"))
+    }
+    /// `keys/ring-<n>`
+    pub fn key_ring(n: u32) -> Self {
+        Self(format!("keys/ring-{n:08}"))
+    }
+    /// Copies of a pack: one for data, `.a` and `.b` for metadata.
+    pub fn pack(pack: &PackId) -> Vec<Self> {
+        let base = format!("{}/{}-{:08}", pack_dir(pack), pack.session, pack.seq);
+        match pack.kind {
+            PackKind::Data => vec![Self(base)],
+            PackKind::Meta => vec![Self(format!("{base}.a")), Self(format!("{base}.b"))],
+        }
+    }
+    /// `x/<ym>/<sid>-<seq>`
+    pub fn index(sid: &SessionId, seq: u32) -> Self {
+        Self(format!("x/{}/{sid}-{seq:08}", sid.month()))
+    }
+    /// `c/<ym>/<sid>`
+    pub fn register(sid: &SessionId) -> Self {
+        Self(format!("c/{}/{sid}", sid.month()))
+    }
+    /// `p/<ym>/<sid>-<n>`
+    pub fn point_log(sid: &SessionId, n: u32) -> Self {
+        Self(format!("p/{}/{sid}-{n:08}", sid.month()))
+    }
+    /// `f/<ym>/<sid>`
+    pub fn tombstone(sid: &SessionId) -> Self {
+        Self(format!("f/{}/{sid}", sid.month()))
+    }
+    /// `gc/session-<sid>`
+    pub fn session(sid: &SessionId) -> Self {
+        Self(format!("gc/session-{sid}"))
+    }
+    /// `gc/beat-<sid>-<n>`
+    pub fn beat(sid: &SessionId, n: u32) -> Self {
+        Self(format!("gc/beat-{sid}-{n:08}"))
+    }
+    /// `gc/condemned-<round>`
+    pub fn condemned(round: u64) -> Self {
+        Self(format!("gc/condemned-{round:08}"))
+    }
+    /// `gc/pardon-<round>`
+    pub fn pardon(round: u64) -> Self {
+        Self(format!("gc/pardon-{round:08}"))
+    }
+    /// `b/<report>`: one file a finding.
+    pub fn report(random: &[u8; 16]) -> Self {
+        Self(format!("b/{}", crate::ids::to_hex(random)))
+    }
+    /// `trash/<round>/<file>` of a pack's copy.
+    pub fn trashed(round: &str, copy: &Self) -> Option<Self> {
+        let plain = !round.is_empty() && round.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        plain.then(|| Self(format!("trash/{round}/{}", copy.file())))
+    }
+    /// An object of a listed folder; `None` where the file's name has characters that none of ours has (probes, temporary files).
+    pub fn listed(dir: &str, file: &str) -> Option<Self> {
+        let ours = !file.is_empty() && !file.starts_with('.') && file.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
+        ours.then(|| Self(format!("{dir}/{file}")))
+    }
+}
+
+/// Folder of a pack: 256 of them by the first byte of SHA-256(session, seq little-endian), so none grows too large.
+fn pack_dir(pack: &PackId) -> String {
+    let mut hash = Sha256::new();
+    hash.update(pack.session.0);
+    hash.update(pack.seq.to_le_bytes());
+    let root = if pack.kind == PackKind::Data { 'd' } else { 'm' };
+    format!("{root}/{:02x}", hash.finalize()[0])
+}
+
+/// `<sid>` of a file name that is nothing else (registers, tombstones).
+pub fn parse_session(file: &str) -> Result<SessionId, FormatError> {
+    file.parse()
+}
+
+/// `<sid>-<number>` (index files, point logs, beats).
+pub fn parse_numbered(file: &str) -> Option<(SessionId, u32)> {
+    let (sid, n) = file.split_once('-')?;
+    Some((sid.parse().ok()?, n.parse().ok()?))
+}
+
+/// `<prefix><number>` (`config/`, `ring-`, `condemned-`).
+pub fn parse_round(file: &str, prefix: &str) -> Option<u64> {
+    file.strip_prefix(prefix)?.parse().ok()
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl fmt::Debug for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_back() {
+        let sid = SessionId::new(1_795_219_200_000, [3; 10]);
+        assert_eq!(ObjectName::register(&sid).dir(), "c/2026-11");
+        assert_eq!(parse_session(ObjectName::register(&sid).file()).expect("own"), sid);
+        assert_eq!(parse_numbered(ObjectName::point_log(&sid, 7).file()), Some((sid, 7)));
+        assert_eq!(parse_round(ObjectName::condemned(12).file(), "condemned-"), Some(12));
+        let meta = PackId { session: sid, seq: 1, kind: PackKind::Meta };
+        assert_eq!(ObjectName::pack(&meta).len(), 2);
+        assert!(ObjectName::listed("c", ".nfs0001").is_none() && ObjectName::listed("c", "a/b").is_none());
+    }
+}
