@@ -39,12 +39,17 @@ agent_port() {
 wait_for 30 agent_port
 # A second port, for a word from the host while the agent is not the real one.
 word_port=/dev/$(basename "$(dirname "$(grep -l org.cairn.lab.0 /sys/class/virtio-ports/*/name)")")
-(while true; do
-  word=
-  read -r word < "$word_port"
-  [ "$word" = leave ] && kill -9 "$(cat /run/instead.pid)"
-  sleep 0.3
-done) 2>/dev/null &
+# Opened once and kept open: libvirt 9.0 takes a job for each opening and closing of a port and, while a backup runs, waits 30 s for it
+# (docs/capture.md).
+(
+  exec 3< "$word_port"
+  while true; do
+    word=
+    read -r word <&3
+    [ "$word" = leave ] && kill -9 "$(cat /run/instead.pid)"
+    sleep 0.3
+  done
+) 2>/dev/null &
 echo "lab guest: ready, $(grep -c /mnt/ /proc/mounts) disks"
 # As init it reaps; the agent is started again should it end. A suite may put another program in its place
 # (see tests/src/imposter.rs).
