@@ -15,8 +15,9 @@ use crate::qmp::bitmaps::{BitmapAction, transaction};
 use crate::qmp::exports;
 use crate::qmp::nodes::Nodes;
 
-/// How long an aborted job may take to end: QEMU flushes its images.
-pub const JOB_END_LIMIT: Duration = Duration::from_secs(30);
+/// How long an aborted job may take to end. QEMU is quick; but libvirt handles a domain's events one after the other, and one that came while
+/// the backup ran (a port of the guest opened or closed: an agent restarted) waits 30 s for a lock that the backup holds (docs/capture.md).
+pub const JOB_END_LIMIT: Duration = Duration::from_secs(75);
 /// How long a bitmap may stay busy after its export and job are gone.
 pub const BITMAP_FREE_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
