@@ -128,9 +128,10 @@ impl Cairn {
     /// # Errors
     /// It failed, or a point has no id.
     pub fn points(&self, name: &str) -> Result<Vec<String>> {
-        let list = self.json(&["list", name])?;
+        // All of them: a name that has no point yet is an error to `list NAME`.
+        let list = self.json(&["list"])?;
         let list = list.as_array().ok_or_else(|| Error::answer("cairn list --json", "is no array"))?;
-        list.iter().map(|point| text(point, "id")).collect()
+        list.iter().filter(|point| point["name"] == name).map(|point| text(point, "id")).collect()
     }
 
     /// One point as `show --json` has it.
