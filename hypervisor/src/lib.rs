@@ -16,6 +16,7 @@ pub mod ffi;
 pub mod guard;
 pub mod host;
 pub mod qmp;
+pub mod restore_xml;
 
 pub use capture::live::{LiveCapture, LiveOptions};
 pub use capture::nbd_disk::{DiskExtent, NbdDisk};
