@@ -1,1 +1,50 @@
-fn main() {}
+//! `cairn`: the command line of Cairn.
+//!
+//! Arguments are parsed once (`cli`), a command runs (`commands`), its outcome becomes an exit code ([`failure`]). Scripts rely on the
+//! codes and on `--json`; both are described in docs/command-line.md.
+
+mod cli;
+mod commands;
+mod context;
+mod domain;
+mod failure;
+mod interrupt;
+mod output;
+mod points;
+mod restore;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // A closed pipe (`cairn list | head`) ends the program quietly, as it does with every other tool.
+    // SAFETY: setting a signal's default disposition before any thread exists.
+    let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
+    let args = match cli::Cli::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            let wrong = e.use_stderr();
+            // Nothing is left to do where the terminal is gone.
+            let _ = e.print();
+            return ExitCode::from(if wrong { failure::USAGE } else { 0 });
+        }
+    };
+    start_log(args.common.verbose);
+    let json = args.common.json;
+    match commands::run(args) {
+        Ok(commands::Done::Clean) => ExitCode::SUCCESS,
+        Ok(commands::Done::WithWarnings) => ExitCode::from(failure::WARNINGS),
+        Ok(commands::Done::Code(code)) => ExitCode::from(code),
+        Err(f) => {
+            f.print(json);
+            ExitCode::from(f.code)
+        }
+    }
+}
+
+/// Log lines go to stderr: warnings by default, more with `-v`, or as `CAIRN_LOG` says.
+fn start_log(verbose: u8) {
+    let default = ["warn", "info", "debug", "trace"][usize::from(verbose.min(3))];
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().init();
+}

@@ -169,7 +169,7 @@ impl Domain {
     }
 
     /// Versions of the daemon that runs it and of its QEMU driver.
-    pub(crate) fn versions(&self) -> Result<(u32, u32), LibvirtError> {
+    pub fn versions(&self) -> Result<(u32, u32), LibvirtError> {
         let libvirt = self.connection.lib_version().named("virConnectGetLibVersion")?;
         let qemu = self.connection.hyp_version().named("virConnectGetVersion")?;
         Ok((libvirt, qemu))

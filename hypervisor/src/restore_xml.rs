@@ -1,287 +1,268 @@
-//! A domain's XML made fit for a restore: other paths, and with a new name also a new identity.
+//! A saved domain's XML, rewritten for its restore: disks at their new places and, under another name, a new identity.
 //!
-//! Edits are made in the text at the places a parser found; everything else stays byte for byte what libvirt wrote, so nothing that we do not
-//! know of is lost. What libvirt makes of the result is to be read back after defining it: some versions drop what they do not know.
+//! Invariants
+//! - Only what must change changes: edits are spliced into the saved text, everything else stays byte for byte.
+//! - Under another name nothing writable is shared with the original: its disks that were not restored are left out.
+//!
+//! What it must not do: touch libvirt or files.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use roxmltree::{Document, Node};
-use thiserror::Error;
 
-use crate::capture::live::escape;
-
-/// Errors of a rewrite.
-#[derive(Debug, Error)]
+/// Why XML cannot be rewritten.
+#[derive(Debug, thiserror::Error)]
 pub enum RestoreXmlError {
     /// Not XML.
-    #[error("the domain's description in the restore point cannot be read")]
+    #[error("the saved XML cannot be read")]
     Xml(#[from] roxmltree::Error),
-    /// Not a domain.
-    #[error("the restore point's description is no domain: it has no {missing}")]
-    NotADomain {
-        /// Element.
-        missing: &'static str,
-    },
-    /// A disk that is not in it.
-    #[error("the restore point's domain has no disk {target:?}; it has {available}")]
-    NoSuchDisk {
-        /// Asked for.
-        target: String,
-        /// What there is.
-        available: String,
-    },
-    /// No random numbers.
-    #[error("the system gives no random numbers for new addresses: {0}")]
-    Random(getrandom::Error),
+    /// Not a domain's.
+    #[error("the saved XML is not a domain's: it has no {0}")]
+    Missing(&'static str),
+    /// A restored disk that the XML does not have.
+    #[error("the saved XML has no disk {0}")]
+    NoDisk(String),
+    /// No randomness.
+    #[error("no random numbers for a new identity")]
+    Random(#[from] std::io::Error),
 }
 
-/// Where a disk was restored to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestoredDisk {
-    /// File or device.
+/// A restored disk.
+#[derive(Debug, Clone)]
+pub struct NewDisk {
+    /// vda, ...
+    pub target: String,
+    /// Where its image is now.
     pub path: String,
     /// raw or qcow2.
     pub format: String,
-    /// A block device, not a file.
-    pub is_block_device: bool,
+    /// The path is a block device.
+    pub block_device: bool,
 }
 
-/// What to change.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What is to change.
+#[derive(Debug, Clone, Default)]
 pub struct Rewrite {
-    /// `--as`: another name, and with it a new uuid, new MAC addresses and a new generation id.
-    pub new_name: Option<String>,
-    /// Disks by target.
-    pub disks: BTreeMap<String, RestoredDisk>,
-    /// New path of the NVRAM file, if the domain has one.
-    pub nvram_path: Option<String>,
-    /// Leave out disks that were not restored. Without it they keep the paths they had, which with a new name are those of the original.
-    pub drop_other_disks: bool,
+    /// New name; then UUID, MAC addresses and NVRAM path are new too.
+    pub rename: Option<String>,
+    /// Disks that were restored.
+    pub disks: Vec<NewDisk>,
 }
 
-/// Replacements by place in the text.
-#[derive(Default)]
-struct Edits(Vec<(Range<usize>, String)>);
-
-impl Edits {
-    fn replace(&mut self, range: Range<usize>, text: impl Into<String>) {
-        self.0.push((range, text.into()));
-    }
-
-    /// Sets an attribute, there or not.
-    fn attribute(&mut self, node: Node<'_, '_>, name: &str, value: &str) {
-        match node.attribute_node(name) {
-            Some(attribute) => self.replace(attribute.range_value(), escape(value)),
-            None => {
-                let at = node.range().start + 1 + node.tag_name().name().len();
-                self.replace(at..at, format!(" {name}='{}'", escape(value)));
-            }
-        }
-    }
-
-    /// Replaces an element by text.
-    fn element(&mut self, node: Node<'_, '_>, text: impl Into<String>) {
-        self.replace(node.range(), text);
-    }
-
-    fn apply(mut self, xml: &str) -> String {
-        self.0.sort_by_key(|(range, _)| range.start);
-        let mut out = String::with_capacity(xml.len());
-        let mut done = 0;
-        for (range, text) in self.0 {
-            // An element that goes takes the edits inside it along.
-            if range.start < done {
-                continue;
-            }
-            out.push_str(&xml[done..range.start]);
-            out.push_str(&text);
-            done = range.end;
-        }
-        out.push_str(&xml[done..]);
-        out
-    }
+/// The result.
+#[derive(Debug, Clone)]
+pub struct Rewritten {
+    /// XML to define.
+    pub xml: String,
+    /// Where the firmware's variables belong, if the domain has any.
+    pub nvram: Option<String>,
 }
 
-/// Rewrites a domain's inactive XML.
+type Edits = Vec<(Range<usize>, String)>;
+
+/// Rewrites a domain's XML.
 ///
 /// # Errors
 /// [`RestoreXmlError`].
-pub fn rewrite(xml: &str, what: &Rewrite) -> Result<String, RestoreXmlError> {
+pub fn rewrite(xml: &str, change: &Rewrite) -> Result<Rewritten, RestoreXmlError> {
     let document = Document::parse(xml)?;
-    let domain = document.root_element();
-    if !domain.has_tag_name("domain") {
-        return Err(RestoreXmlError::NotADomain { missing: "domain" });
+    let root = document.root_element();
+    if !root.has_tag_name("domain") {
+        return Err(RestoreXmlError::Missing("domain element"));
     }
-    let mut edits = Edits::default();
-    if let Some(name) = &what.new_name {
-        new_identity(domain, name, &mut edits)?;
-    }
-    disks(domain, what, &mut edits)?;
-    if let Some(path) = &what.nvram_path {
-        nvram(domain, path, &mut edits);
-    }
-    Ok(edits.apply(xml))
-}
-
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
-    node.children().find(|child| child.has_tag_name(name))
-}
-
-fn new_identity(domain: Node<'_, '_>, name: &str, edits: &mut Edits) -> Result<(), RestoreXmlError> {
-    let name_node = child(domain, "name").ok_or(RestoreXmlError::NotADomain { missing: "name" })?;
-    edits.element(name_node, format!("<name>{}</name>", escape(name)));
-    // The id is the running instance's.
-    if let Some(id) = domain.attribute_node("id") {
-        edits.replace(id.range(), "");
-    }
-    let uuid = uuid::Uuid::new_v4().to_string();
-    if let Some(node) = child(domain, "uuid") {
-        edits.element(node, format!("<uuid>{uuid}</uuid>"));
-    }
-    // libvirt refuses a system uuid that differs from the domain's.
-    let is_system_uuid = |node: &Node<'_, '_>| node.has_tag_name("entry") && node.attribute("name") == Some("uuid");
-    for entry in domain.descendants().filter(|node| node.parent().is_some_and(|parent| parent.has_tag_name("system")) && is_system_uuid(node)) {
-        edits.element(entry, format!("<entry name='uuid'>{uuid}</entry>"));
-    }
-    // A clone must not keep the generation id: Windows domain controllers go by it.
-    if let Some(genid) = child(domain, "genid") {
-        edits.element(genid, "<genid/>");
-    }
-    for interface in domain.descendants().filter(|node| node.has_tag_name("interface")) {
-        if let Some(mac) = child(interface, "mac") {
-            edits.attribute(mac, "address", &new_mac()?);
+    let mut edits = Edits::new();
+    // The number of a running instance means nothing to a definition.
+    edits.extend(root.attribute_node("id").map(|id| (id.range(), String::new())));
+    let mut nvram = child(root, "os").and_then(|os| child(os, "nvram")).and_then(|n| n.text()).map(str::to_owned);
+    if let Some(name) = &change.rename {
+        identity(root, name, &mut edits)?;
+        if let (Some(node), Some(old)) = (child(root, "os").and_then(|os| child(os, "nvram")), &nvram) {
+            let new = sibling_path(old, name);
+            edits.extend(text_range(node).map(|r| (r, escape(&new))));
+            nvram = Some(new);
         }
-        // The tap device's name is the running original's.
-        if let Some(target) = child(interface, "target") {
-            edits.element(target, "");
+    }
+    disks(root, change, &mut edits)?;
+    Ok(Rewritten { xml: apply(xml, edits), nvram })
+}
+
+/// Name, UUID, generation id, MAC addresses, sockets that libvirt makes for each domain.
+fn identity(root: Node<'_, '_>, name: &str, edits: &mut Edits) -> Result<(), RestoreXmlError> {
+    let named = child(root, "name").ok_or(RestoreXmlError::Missing("name"))?;
+    edits.push((text_range(named).ok_or(RestoreXmlError::Missing("name"))?, escape(name)));
+    let uuid = new_uuid(random()?);
+    if let Some(n) = child(root, "uuid") {
+        edits.push((n.range(), format!("<uuid>{uuid}</uuid>")));
+    }
+    // libvirt refuses an SMBIOS uuid that differs from the domain's.
+    let system = child(root, "sysinfo").and_then(|n| child(n, "system"));
+    let entry = system.and_then(|n| n.children().find(|e| e.has_tag_name("entry") && e.attribute("name") == Some("uuid")));
+    edits.extend(entry.map(|n| (n.range(), format!("<entry name='uuid'>{uuid}</entry>"))));
+    edits.extend(child(root, "genid").map(|n| (n.range(), "<genid/>".to_owned())));
+    let Some(devices) = child(root, "devices") else { return Ok(()) };
+    for interface in devices.children().filter(|n| n.has_tag_name("interface")) {
+        if let Some(mac) = child(interface, "mac") {
+            let r: [u8; 16] = random()?;
+            edits.push((mac.range(), format!("<mac address='52:54:00:{:02x}:{:02x}:{:02x}'/>", r[0], r[1], r[2])));
+        }
+    }
+    for channel in devices.children().filter(|n| n.has_tag_name("channel") && n.attribute("type") == Some("unix")) {
+        edits.extend(child(channel, "source").map(|s| (s.range(), String::new())));
+    }
+    Ok(())
+}
+
+fn disks(root: Node<'_, '_>, change: &Rewrite, edits: &mut Edits) -> Result<(), RestoreXmlError> {
+    let of = |n: &Node<'_, '_>| child(*n, "target").and_then(|t| t.attribute("dev")).map(str::to_owned);
+    let nodes: Vec<_> = child(root, "devices").into_iter().flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk")).collect();
+    for new in &change.disks {
+        let node = nodes.iter().find(|n| of(n).as_deref() == Some(&new.target)).ok_or_else(|| RestoreXmlError::NoDisk(new.target.clone()))?;
+        disk(*node, new, edits);
+    }
+    if change.rename.is_none() {
+        return Ok(());
+    }
+    for node in nodes {
+        let restored = change.disks.iter().any(|d| of(&node).as_deref() == Some(&d.target));
+        let writable_disk = matches!(node.attribute("device"), None | Some("disk" | "lun")) && child(node, "readonly").is_none() && child(node, "shareable").is_none();
+        if !restored && writable_disk {
+            edits.push((node.range(), String::new()));
         }
     }
     Ok(())
 }
 
-/// An address in QEMU's own range.
-fn new_mac() -> Result<String, RestoreXmlError> {
-    let mut bytes = [0; 3];
-    getrandom::fill(&mut bytes).map_err(RestoreXmlError::Random)?;
-    Ok(format!("52:54:00:{:02x}:{:02x}:{:02x}", bytes[0], bytes[1], bytes[2]))
-}
-
-fn disks(domain: Node<'_, '_>, what: &Rewrite, edits: &mut Edits) -> Result<(), RestoreXmlError> {
-    let devices = child(domain, "devices").ok_or(RestoreXmlError::NotADomain { missing: "devices" })?;
-    let mut targets = Vec::new();
-    for disk in devices.children().filter(|node| node.has_tag_name("disk")) {
-        let target = child(disk, "target").and_then(|node| node.attribute("dev")).unwrap_or_default();
-        targets.push(target);
-        match what.disks.get(target) {
-            Some(restored) => one_disk(disk, restored, edits),
-            None if what.drop_other_disks && matches!(disk.attribute("device"), None | Some("disk" | "lun")) => edits.element(disk, ""),
-            None => {}
-        }
+/// Type, source and format are new; where the image had a backing chain, the restored one has none.
+fn disk(node: Node<'_, '_>, new: &NewDisk, edits: &mut Edits) {
+    let (kind, attribute) = if new.block_device { ("block", "dev") } else { ("file", "file") };
+    match node.attribute_node("type") {
+        Some(a) => edits.push((a.range_value(), kind.to_owned())),
+        None => edits.push((after_tag_name(node), format!(" type='{kind}'"))),
     }
-    match what.disks.keys().find(|wanted| !targets.contains(&wanted.as_str())) {
-        Some(missing) => Err(RestoreXmlError::NoSuchDisk { target: missing.clone(), available: targets.join(", ") }),
-        None => Ok(()),
+    let source = format!("<source {attribute}='{}'/>", escape(&new.path));
+    match child(node, "source") {
+        Some(s) => edits.push((s.range(), source)),
+        None => edits.extend(child(node, "target").map(|t| (t.range().start..t.range().start, source))),
     }
-}
-
-fn one_disk(disk: Node<'_, '_>, restored: &RestoredDisk, edits: &mut Edits) {
-    let (kind, attribute) = if restored.is_block_device { ("block", "dev") } else { ("file", "file") };
-    edits.attribute(disk, "type", kind);
-    let source = format!("<source {attribute}='{}'/>", escape(&restored.path));
-    let driver = child(disk, "driver");
-    match driver {
-        Some(driver) => edits.attribute(driver, "type", &restored.format),
-        None => {
-            let at = child(disk, "target").map_or(disk.range().end, |target| target.range().start);
-            edits.replace(at..at, format!("<driver name='qemu' type='{}'/>", escape(&restored.format)));
-        }
-    }
-    match child(disk, "source") {
-        Some(node) => edits.element(node, source),
-        None => {
-            let at = child(disk, "target").map_or(disk.range().end, |target| target.range().start);
-            edits.replace(at..at, source);
-        }
-    }
-    // The restored image is whole and plain.
-    for name in ["backingStore", "encryption", "mirror"] {
-        if let Some(node) = child(disk, name) {
-            edits.element(node, "");
-        }
-    }
-}
-
-fn nvram(domain: Node<'_, '_>, path: &str, edits: &mut Edits) {
-    let Some(nvram) = child(domain, "os").and_then(|os| child(os, "nvram")) else { return };
-    match child(nvram, "source") {
-        Some(source) => edits.attribute(source, "file", path),
-        None => match nvram.children().find(Node::is_text) {
-            Some(text) => edits.replace(text.range(), escape(path)),
-            None => edits.element(nvram, format!("<nvram>{}</nvram>", escape(path))),
+    match child(node, "driver") {
+        Some(d) => match d.attribute_node("type") {
+            Some(a) => edits.push((a.range_value(), new.format.clone())),
+            None => edits.push((after_tag_name(d), format!(" type='{}'", new.format))),
         },
+        None => edits.extend(child(node, "target").map(|t| (t.range().start..t.range().start, format!("<driver name='qemu' type='{}'/>", new.format)))),
     }
+    for gone in ["backingStore", "encryption", "mirror"] {
+        edits.extend(child(node, gone).map(|n| (n.range(), String::new())));
+    }
+}
+
+fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+    node.children().find(|n| n.has_tag_name(name))
+}
+
+fn text_range(node: Node<'_, '_>) -> Option<Range<usize>> {
+    node.children().find(Node::is_text).map(|t| t.range())
+}
+
+fn after_tag_name(node: Node<'_, '_>) -> Range<usize> {
+    let at = node.range().start + 1 + node.tag_name().name().len();
+    at..at
+}
+
+/// Edits inside a removed element go with it; the others are applied from the end on.
+fn apply(xml: &str, mut edits: Edits) -> String {
+    edits.sort_by_key(|e| (e.0.start, std::cmp::Reverse(e.0.end)));
+    let mut out = String::with_capacity(xml.len() + 256);
+    let mut at = 0;
+    for (range, text) in edits {
+        if range.start < at {
+            continue;
+        }
+        out.push_str(&xml[at..range.start]);
+        out.push_str(&text);
+        at = range.end;
+    }
+    out.push_str(&xml[at..]);
+    out
+}
+
+/// `/x/old_VARS.fd` becomes `/x/<name>_VARS.fd`.
+fn sibling_path(path: &str, name: &str) -> String {
+    let dir = path.rsplit_once('/').map_or("", |p| p.0);
+    format!("{dir}/{}_VARS.fd", name.replace('/', "_"))
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;").replace('"', "&quot;")
+}
+
+fn random() -> std::io::Result<[u8; 16]> {
+    use std::io::Read;
+    let mut out = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut out)?;
+    Ok(out)
+}
+
+/// RFC 9562 version 4.
+fn new_uuid(mut r: [u8; 16]) -> String {
+    r[6] = 0x40 | (r[6] & 0x0f);
+    r[8] = 0x80 | (r[8] & 0x3f);
+    let hex: String = r.iter().map(|b| format!("{b:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const XML: &str = "<domain type='qemu' id='4'>\n  <name>web &amp; co</name>\n  <uuid>cea3cf91-1ccf-45c7-8e3f-25fb7d872431</uuid>\n  \
-        <genid>43dc0cf8-809b-4adb-9bea-a9abb5f3d90e</genid>\n  <sysinfo type='smbios'><system><entry name='uuid'>cea3cf91-1ccf-45c7-8e3f-25fb7d872431\
-        </entry><entry name='serial'>7</entry></system></sysinfo>\n  <metadata><x:own xmlns:x='urn:x' name=\"keep\"/></metadata>\n  \
-        <os><nvram template='/t.fd'>/var/nvram/web.fd</nvram></os>\n  <devices>\n    \
-        <disk type='volume' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source pool='p' volume='v'/>\
-        <backingStore type='file'><format type='raw'/><source file='/base'/></backingStore><target dev='vda'/></disk>\n    \
-        <disk type='file' device='disk'><source file='/b.raw'/><target dev='vdb'/></disk>\n    \
-        <disk type='file' device='cdrom'><target dev='sda'/></disk>\n    \
-        <interface type='network'><mac address='52:54:00:ca:17:01'/><target dev='vnet3'/></interface>\n  </devices>\n</domain>\n";
+    const XML: &str = "<domain type='qemu' id='7'><name>web &amp; co</name><uuid>11111111-1111-4111-8111-111111111111</uuid>\
+        <os><nvram>/var/lib/n/web_VARS.fd</nvram></os><devices>\
+        <disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap'/><source file='/i/a.qcow2' index='2'/>\
+        <backingStore type='file'><source file='/i/base'/></backingStore><target dev='vda' bus='virtio'/></disk>\
+        <disk type='volume' device='disk'><source pool='p' volume='v'/><target dev='vdb' bus='virtio'/></disk>\
+        <disk type='file' device='cdrom'><source file='/i/cd.iso'/><target dev='sda'/><readonly/></disk>\
+        <interface type='network'><mac address='52:54:00:00:00:01'/></interface>\
+        <channel type='unix'><source mode='bind' path='/run/x'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
+        </devices></domain>";
 
-    fn restored(path: &str, format: &str) -> RestoredDisk {
-        RestoredDisk { path: path.to_owned(), format: format.to_owned(), is_block_device: path.starts_with("/dev/") }
+    fn new(target: &str, path: &str, block_device: bool) -> NewDisk {
+        NewDisk { target: target.into(), path: path.into(), format: "raw".into(), block_device }
     }
 
     #[test]
-    fn nothing_asked_nothing_changed() {
-        assert_eq!(rewrite(XML, &Rewrite::default()).expect("XML"), XML);
+    fn another_name_is_another_machine() {
+        let change = Rewrite { rename: Some("b<1>".into()), disks: vec![new("vda", "/new/it's a.raw", false)] };
+        let out = rewrite(XML, &change).expect("rewrites");
+        let doc = Document::parse(&out.xml).expect("still XML");
+        let root = doc.root_element();
+        assert_eq!(child(root, "name").and_then(|n| n.text()), Some("b<1>"));
+        assert!(!out.xml.contains("1111") && !out.xml.contains("00:00:01") && !out.xml.contains("id='7'") && !out.xml.contains("/run/x"));
+        assert_eq!(out.nvram.as_deref(), Some("/var/lib/n/b<1>_VARS.fd"));
+        let disks: Vec<_> = root.descendants().filter(|n| n.has_tag_name("disk")).collect();
+        assert_eq!(disks.len(), 2, "the disk that was not restored would be shared with the original");
+        assert_eq!(child(disks[0], "source").and_then(|s| s.attribute("file")), Some("/new/it's a.raw"));
+        assert_eq!(child(disks[0], "driver").and_then(|s| s.attribute("type")), Some("raw"));
+        assert_eq!(child(disks[0], "driver").and_then(|s| s.attribute("discard")), Some("unmap"));
+        assert!(child(disks[0], "backingStore").is_none());
+        assert_eq!(disks[1].attribute("device"), Some("cdrom"));
     }
 
     #[test]
-    fn a_new_name_is_a_new_identity() {
-        let what = Rewrite {
-            new_name: Some("copy <1>".to_owned()),
-            disks: BTreeMap::from([("vda".to_owned(), restored("/r/a'b.raw", "raw")), ("vdb".to_owned(), restored("/dev/vg/b", "raw"))]),
-            nvram_path: Some("/r/nvram.fd".to_owned()),
-            drop_other_disks: true,
-        };
-        let new = rewrite(XML, &what).expect("XML");
-        let document = Document::parse(&new).expect("well-formed");
-        let text = |name: &str| document.descendants().find(|node| node.has_tag_name(name)).and_then(|node| node.text()).unwrap_or_default().to_owned();
-        assert_eq!(text("name"), "copy <1>");
-        assert_ne!(text("uuid"), "cea3cf91-1ccf-45c7-8e3f-25fb7d872431");
-        assert!(new.contains(&format!("<entry name='uuid'>{}</entry>", text("uuid"))), "{new}");
-        assert_eq!(text("nvram"), "/r/nvram.fd");
-        for gone in ["52:54:00:ca:17:01", "vnet3", "43dc0cf8", "/base", "pool='p'", "/b.raw", "id='4'"] {
-            assert!(!new.contains(gone), "{gone} is still in {new}");
-        }
-        for kept in ["template='/t.fd'", "<entry name='serial'>7</entry>", "<x:own xmlns:x='urn:x' name=\"keep\"/>", "cache='none'", "cdrom"] {
-            assert!(new.contains(kept), "{kept} is lost from {new}");
-        }
-        let disks = crate::disks::parse_disks(&new).expect("disks");
-        assert_eq!(disks[0].source.path(), Some("/r/a'b.raw"));
-        assert_eq!(disks[0].format, "raw");
-        assert_eq!(disks[1].source, crate::disks::Source::Block("/dev/vg/b".to_owned()));
+    fn the_same_name_keeps_its_identity() {
+        let change = Rewrite { rename: None, disks: vec![new("vdb", "/dev/vg/b", true)] };
+        let out = rewrite(XML, &change).expect("rewrites");
+        let doc = Document::parse(&out.xml).expect("still XML");
+        assert!(out.xml.contains("11111111-1111") && out.xml.contains("00:00:01") && out.xml.contains("/i/a.qcow2"));
+        assert_eq!(out.nvram.as_deref(), Some("/var/lib/n/web_VARS.fd"));
+        let b = doc.descendants().filter(|n| n.has_tag_name("disk")).nth(1).expect("vdb");
+        assert_eq!((b.attribute("type"), child(b, "source").and_then(|s| s.attribute("dev"))), (Some("block"), Some("/dev/vg/b")));
+        assert!(child(b, "driver").is_some(), "a format is always stated");
+        assert!(matches!(rewrite(XML, &Rewrite { rename: None, disks: vec![new("vdz", "/x", false)] }), Err(RestoreXmlError::NoDisk(_))));
+        assert!(rewrite("<network/>", &change).is_err() && rewrite("<domain", &change).is_err());
     }
 
     #[test]
-    fn disks_that_were_not_restored_go_or_stay() {
-        let disks = BTreeMap::from([("vdb".to_owned(), restored("/r/b.qcow2", "qcow2"))]);
-        let kept = rewrite(XML, &Rewrite { disks: disks.clone(), ..Rewrite::default() }).expect("XML");
-        assert!(kept.contains("pool='p'") && kept.contains("<driver name='qemu' type='qcow2'/>"), "{kept}");
-        let dropped = rewrite(XML, &Rewrite { disks, drop_other_disks: true, ..Rewrite::default() }).expect("XML");
-        assert!(!dropped.contains("pool='p'") && dropped.contains("cdrom"), "{dropped}");
-        let wrong = Rewrite { disks: BTreeMap::from([("vdz".to_owned(), restored("/x", "raw"))]), ..Rewrite::default() };
-        let error = rewrite(XML, &wrong).expect_err("no vdz");
-        assert!(error.to_string().contains("vda, vdb, sda"), "{error}");
+    fn uuids_are_of_version_4() {
+        assert_eq!(new_uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
     }
 }

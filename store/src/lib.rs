@@ -1,1 +1,33 @@
-//! cairn-store.
+//! Cairn's store: deduplicated, compressed, encrypted restore points that many hosts write at once without locks.
+//!
+//! Layers, one way: [`platform`] (files, clock, randomness) <- `crypto`, `chunk` <- `pack`, `index` <- `tree` <- `session`, `backup`,
+//! [`point`], [`restore`], [`verify`] <- the callers. Steps of the protocol carry the labels of docs/format.md (`B1`..`B6`).
+//! Must not: know libvirt or any hypervisor; its doors are [`BlockSource`] and [`BlockTarget`].
+
+mod backup;
+mod block;
+mod chunk;
+mod crypto;
+mod error;
+mod index;
+mod init;
+mod pack;
+mod parallel;
+pub mod platform;
+pub mod point;
+mod resolve;
+pub mod restore;
+mod session;
+mod store;
+mod tree;
+pub mod verify;
+
+pub use backup::{BackupOutcome, DiskJob, DiskResult, Part, Plan, PointInfo, Progress};
+pub use block::{BlockSource, BlockTarget, Extent, FileSource, FileTarget};
+pub use cairn_store_format as format;
+pub use crypto::{Credential, RECOVERY_PREFIX, SecretKey};
+pub use error::{Result, StoreError};
+pub use init::{InitOptions, InitReport, Profile, init};
+pub use point::{Point, PointState};
+pub use session::Session;
+pub use store::{OpenOptions, Store};

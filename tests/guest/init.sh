@@ -37,9 +37,25 @@ agent_port() {
   return 1
 }
 wait_for 30 agent_port
+# A second port, for a word from the host while the agent is not the real one.
+word_port=/dev/$(basename "$(dirname "$(grep -l org.cairn.lab.0 /sys/class/virtio-ports/*/name)")")
+(while true; do
+  word=
+  read -r word < "$word_port"
+  [ "$word" = leave ] && kill -9 "$(cat /run/instead.pid)"
+  sleep 0.3
+done) 2>/dev/null &
 echo "lab guest: ready, $(grep -c /mnt/ /proc/mounts) disks"
-# As init it reaps; the agent is started again should it end.
+# As init it reaps; the agent is started again should it end. A suite may put another program in its place
+# (see tests/src/imposter.rs).
 while true; do
-  qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run -f /run/qemu-ga.pid
+  if [ -f /run/agent.instead ]; then
+    sh /run/agent.instead &
+    echo $! > /run/instead.pid
+    wait $!
+    rm -f /run/agent.instead
+  else
+    qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run
+  fi
   sleep 0.2
 done

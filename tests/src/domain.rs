@@ -9,7 +9,8 @@ use crate::process::{Output, run, run_ok, wait_for};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const AGENT_CALL_S: u64 = 20;
+const AGENT_CALL_S: u32 = 20;
+const PING_S: u32 = 2;
 const POLL: Duration = Duration::from_millis(50);
 /// For a script in the guest, which runs some ten times slower than the host.
 pub const EXEC_LIMIT: Duration = Duration::from_secs(120);
@@ -89,7 +90,10 @@ impl Domain {
             limit,
             POLL,
             || {
-                if self.agent("guest-ping", &Value::Null).is_ok() {
+                if self
+                    .agent_within("guest-ping", &Value::Null, PING_S)
+                    .is_ok()
+                {
                     return Ok(Some(()));
                 }
                 match self.state()?.as_str() {
@@ -129,13 +133,22 @@ impl Domain {
     /// # Errors
     /// No answer in time, or the agent's error.
     pub fn agent(&self, execute: &str, arguments: &Value) -> Result<Value> {
-        let limit = AGENT_CALL_S.to_string();
+        self.agent_within(execute, arguments, AGENT_CALL_S)
+    }
+
+    /// The same with a time limit of its own, in seconds (libvirt's own handshake comes on top).
+    ///
+    /// # Errors
+    /// No answer in time, or the agent's error.
+    pub fn agent_within(&self, execute: &str, arguments: &Value, limit_s: u32) -> Result<Value> {
+        let limit = limit_s.to_string();
+        let order = order(execute, arguments);
         let text = self.virsh_ok(&[
             "qemu-agent-command",
             &self.name,
             "--timeout",
             &limit,
-            &order(execute, arguments),
+            &order,
         ])?;
         returned(execute, &text)
     }

@@ -13,18 +13,20 @@ use crate::init::Order;
 use crate::options::Options;
 use crate::process::exit_code;
 use crate::roles;
-use crate::signals::Signals;
+use crate::signals::{Received, Signals};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// What the command gets after a SIGTERM before everything is killed.
 const GRACE: Duration = Duration::from_secs(10);
+/// Longer than any command runs.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 const TICK: Duration = Duration::from_millis(500);
 
 /// What to run in a lab, and by whom.
@@ -121,10 +123,10 @@ fn supervise(
     limit: Option<Duration>,
 ) -> Result<i32> {
     let start = Instant::now();
-    let mut kill_at: Option<Instant> = None;
+    let mut ending: Option<Ending> = None;
     loop {
         if let Some(status) = child.try_wait().map_err(Error::io("wait for", folder))? {
-            return Ok(exit_code(status));
+            return Ok(ending.map_or(exit_code(status), |ending| ending.code(status)));
         }
         if let Some(limit) = limit.filter(|limit| start.elapsed() > *limit) {
             return Err(Error::Timeout {
@@ -133,26 +135,63 @@ fn supervise(
                 hint: "; the lab was killed".into(),
             });
         }
-        if kill_at.is_some_and(|at| Instant::now() > at) {
+        if ending.is_some_and(|ending| Instant::now() > ending.kill_at) {
             // Gone already is as good.
             let _ = child.kill();
         }
         match signals {
             None => std::thread::sleep(Duration::from_millis(20)),
             Some(signals) => {
-                let Some(received) = signals.wait(TICK) else {
-                    continue;
-                };
-                let up = folder.join("up").exists();
-                if !up || (received.from_terminal && kill_at.is_some()) {
-                    let _ = child.kill();
-                } else if !received.from_terminal {
-                    pass_on(child, received.signal);
-                    kill_at = kill_at.or(Some(Instant::now() + GRACE));
+                if let Some(received) = signals.wait(TICK) {
+                    ending = answer(child, folder, received, ending);
                 }
             }
         }
     }
+}
+
+/// A request to end, and when patience ends.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    signal: Signal,
+    kill_at: Instant,
+}
+
+impl Ending {
+    /// The command's own code where it had one; "ended by that signal" where we had to kill everything.
+    fn code(self, status: ExitStatus) -> i32 {
+        if status.signal() == Some(Signal::SIGKILL as i32) {
+            128 + self.signal as i32
+        } else {
+            exit_code(status)
+        }
+    }
+}
+
+/// What a signal does: before the lab is up it ends it; Ctrl-C is the command's own affair the first time;
+/// anything sent to this process alone is passed on and starts the period of grace.
+fn answer(
+    child: &mut Child,
+    folder: &Path,
+    received: Received,
+    ending: Option<Ending>,
+) -> Option<Ending> {
+    let now = Instant::now();
+    let up = folder.join("up").exists();
+    let patience = match (up, received.from_terminal) {
+        (false, _) => Duration::ZERO,
+        (true, true) => ending.map_or(Duration::MAX, |_| Duration::ZERO),
+        (true, false) => {
+            pass_on(child, received.signal);
+            GRACE
+        }
+    };
+    let kill_at = now.checked_add(patience).unwrap_or(now + FOREVER);
+    let kill_at = ending.map_or(kill_at, |earlier| earlier.kill_at.min(kill_at));
+    Some(Ending {
+        signal: received.signal,
+        kill_at,
+    })
 }
 
 fn pass_on(child: &Child, signal: Signal) {

@@ -10,6 +10,7 @@
 //!
 //! This crate links no system library; it drives `virsh`, `qemu-img` and `debugfs` as programs.
 
+pub mod cairn;
 pub mod disks;
 pub mod domain;
 pub mod encoding;
@@ -17,6 +18,7 @@ pub mod enter;
 pub mod error;
 pub mod filesystem;
 pub mod folder;
+pub mod imposter;
 pub mod init;
 pub mod initramfs;
 pub mod journal;
@@ -28,9 +30,12 @@ pub mod process;
 pub mod reference;
 pub mod roles;
 pub mod signals;
+pub mod suite;
 pub mod testing;
+pub mod traces;
 pub mod writer;
 
+pub use cairn::Cairn;
 pub use domain::Domain;
 pub use enter::{Entry, enter};
 pub use error::{Error, Result};

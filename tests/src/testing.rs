@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// A test that takes longer than this is a failure.
-pub const LIMIT: Duration = Duration::from_secs(600);
+pub const LIMIT: Duration = Duration::from_secs(1200);
 
 /// Declares a test in a lab: `lab_test!(name, Options::small(), |lab| { ... });`
 ///

@@ -3,6 +3,7 @@
 //! Runs in the guest only, started by `/bin/writer` or by a suite through the agent.
 
 use crate::error::{Error, Result};
+use crate::imposter;
 use crate::journal::{self, RECORD_BYTES};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -10,7 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "usage: lab-guest __lab-guest write JOURNAL_A JOURNAL_B PAUSE_MS | noise FILE OFFSET_BYTES LENGTH_BYTES SEED";
+const USAGE: &str = "usage: lab-guest __lab-guest write JOURNAL_A JOURNAL_B PAUSE_MS | noise FILE OFFSET_BYTES LENGTH_BYTES SEED | imposter PORT MODE";
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Plays the helper's part; the arguments after its name.
@@ -22,6 +23,7 @@ pub fn main(args: &[String]) -> ExitCode {
             .and_then(|pause| write(Path::new(a), Path::new(b), Duration::from_millis(pause))),
         ["noise", file, offset, length, seed] => number(offset)
             .and_then(|offset| noise(Path::new(file), offset, number(length)?, number(seed)?)),
+        ["imposter", port, mode] => imposter::answer(Path::new(port), mode),
         _ => Err(Error::answer("lab-guest", USAGE)),
     };
     match result {

@@ -1,6 +1,6 @@
 //! The lab itself: what every suite relies on.
 
-use cairn_lab::{Options, filesystem, lab, lab_test, reference};
+use cairn_lab::{Options, filesystem, imposter, lab, lab_test, reference, traces};
 use std::time::Duration;
 
 lab_test!(
@@ -122,3 +122,73 @@ lab_test!(
         );
     }
 );
+
+lab_test!(
+    imposters_take_the_agents_place_for_a_while,
+    Options::small(),
+    |lab| {
+        let domain = lab.domain();
+        let back = Duration::from_secs(60);
+        let away = Duration::from_secs(300);
+        let ask = |command: &str| domain.agent_within(command, &serde_json::Value::Null, 3);
+        let leave = || {
+            imposter::leave(&domain).expect("told to leave");
+            domain.wait_agent(back).expect("the real agent");
+        };
+        imposter::install(&domain, "liar", away).expect("imposter");
+        assert_eq!(domain.freeze().expect("a lie"), 2);
+        assert_eq!(domain.freeze_status().expect("a lie"), "frozen");
+        assert_eq!(domain.thaw().expect("a lie"), 0);
+        domain.sh("true").expect_err("the liar runs nothing");
+        leave();
+        domain.sh("true").expect("the real agent runs programs");
+        for mode in ["garbage", "flood", "types", "mute"] {
+            imposter::install(&domain, mode, away).expect("imposter");
+            ask("guest-fsfreeze-freeze").expect_err(mode);
+            leave();
+        }
+        imposter::remove(&domain, away).expect("no agent");
+        ask("guest-fsfreeze-freeze").expect_err("nobody answers");
+        leave();
+        assert_eq!(domain.freeze_status().expect("status"), "thawed");
+    }
+);
+
+lab_test!(traces_of_a_backup_are_seen, Options::small(), |lab| {
+    let domain = lab.domain();
+    let clean = traces::look(&domain).expect("traces");
+    assert!(clean.only_bitmaps(0), "{clean:?}");
+    let nodes = domain
+        .qmp(
+            "query-named-block-nodes",
+            &serde_json::json!({ "flat": true }),
+        )
+        .expect("nodes");
+    let node = nodes
+        .as_array()
+        .expect("array")
+        .iter()
+        .find(|node| node["drv"] == "raw")
+        .expect("vdb")["node-name"]
+        .clone();
+    let bitmap = serde_json::json!({ "node": node, "name": "cairn:00000000:x:0" });
+    domain
+        .qmp("block-dirty-bitmap-add", &bitmap)
+        .expect("added");
+    let with = traces::look(&domain).expect("traces");
+    assert!(with.only_bitmaps(1) && !with.only_bitmaps(0), "{with:?}");
+    let xml = lab.dir().join("backup.xml");
+    std::fs::write(&xml, "<domainbackup mode='pull'><server transport='unix' socket='/var/lib/libvirt/qemu/x.sock'/></domainbackup>").expect("written");
+    domain
+        .virsh_ok(&["backup-begin", "lab1", &xml.to_string_lossy()])
+        .expect("a backup of libvirt's");
+    let busy = traces::look(&domain).expect("traces");
+    assert!(
+        busy.libvirt_job && !busy.exports.is_empty() && !busy.jobs.is_empty(),
+        "{busy:?}"
+    );
+    domain.virsh_ok(&["domjobabort", "lab1"]).expect("aborted");
+    domain
+        .qmp("block-dirty-bitmap-remove", &bitmap)
+        .expect("removed");
+});

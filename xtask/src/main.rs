@@ -2,9 +2,13 @@
 //!
 //! It must build on a machine that has cargo and a C compiler and nothing else: `setup` is what installs the rest.
 
+mod demo;
 mod error;
+mod gates;
 mod lab;
+mod licences;
 mod setup;
+mod tidy;
 mod workspace;
 
 use error::{Error, Result};
@@ -14,6 +18,9 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup                 install what is missing to build Cairn and to run its lab (Debian, as root)
+  demo [--keep]         back up and restore a real guest, every byte compared
+  test [-- ARGUMENTS]   all gates: format, lints, tidy, licences, documentation, every test
+  tidy                  the tidy check alone
   lab [OPTIONS] -- COMMAND...
                         run a command beside a libvirt of its own with the guest lab1 in it
 ";
@@ -37,6 +44,10 @@ fn run(args: &[String]) -> Result<ExitCode> {
         Some((command, rest)) => match command.as_str() {
             "setup" => setup::main(rest),
             "lab" => lab::main(rest),
+            "demo" => demo::main(rest),
+            "test" => gates::main(rest),
+            "tidy" => tidy::main(rest),
+            demo::INSIDE => demo::inside(rest),
             "help" | "--help" | "-h" => {
                 print!("{USAGE}");
                 Ok(ExitCode::SUCCESS)

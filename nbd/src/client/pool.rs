@@ -94,6 +94,30 @@ impl Pool {
         join_all(lanes).await
     }
 
+    /// Writes `data` at `offset` on one connection; callers write from several tasks for parallelism.
+    ///
+    /// # Errors
+    /// Those of [`Connection::write_at`].
+    pub async fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), NbdError> {
+        self.loan().await?.connection().write_at(offset, data).await
+    }
+
+    /// Makes a range read as zero; the server may free its space.
+    ///
+    /// # Errors
+    /// Those of [`Connection::write_zeroes`].
+    pub async fn write_zeroes(&self, range: Range<u64>) -> Result<(), NbdError> {
+        self.loan().await?.connection().write_zeroes(range.start, range.end - range.start, true).await
+    }
+
+    /// Makes all completed writes durable, those of other connections too (QEMU flushes the node, whichever connection asks).
+    ///
+    /// # Errors
+    /// Those of [`Connection::flush`].
+    pub async fn flush(&self) -> Result<(), NbdError> {
+        self.loan().await?.connection().flush().await
+    }
+
     /// Walks the map of one context over `range`, bounded in memory. `granularity_bytes`: of the bitmap, or 0 if unknown.
     #[must_use]
     pub fn map(&self, context: &str, granularity_bytes: u32, range: Range<u64>) -> MapCursor<'_> {

@@ -3,7 +3,7 @@
 use crate::{
     FormatError, Location, PackId, SessionId,
     tlv::{Tlv, TlvWriter},
-    wire::{Put, Reader},
+    wire::Reader,
 };
 
 /// What a session is for.

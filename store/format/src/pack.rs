@@ -29,6 +29,11 @@ const TRAILER_MAGIC: [u8; 4] = *b"CrnZ";
 /// `key_row` of frames in stores without encryption.
 pub const KEY_ROW_NONE: u16 = 0xffff;
 
+/// CRC32C, the checksum of frames.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
 /// What a frame holds; the byte is part of the content id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]

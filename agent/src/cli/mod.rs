@@ -1,0 +1,294 @@
+//! The command line, as clap reads it. One struct a command; nothing here acts.
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done with warnings; 10 no such store; 11 busy; 12 wrong key; \
+13 refused by a safety rule; 14 damaged data met; 15 no such point, domain, disk or source; 130 interrupted.";
+
+/// Backup for plain libvirt/KVM hosts.
+#[derive(Parser, Debug)]
+#[command(name = "cairn", version, about, after_help = EXIT_CODES, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub common: Common,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// The store: a directory
+    #[arg(long, global = true, env = "CAIRN_STORE", value_name = "PATH")]
+    pub store: Option<String>,
+    /// Key file (init creates it; default: <store id>.key below /etc/cairn/keys, or the user's configuration folder)
+    #[arg(long, global = true, env = "CAIRN_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// File whose first line is the passphrase
+    #[arg(long, global = true, env = "CAIRN_PASSPHRASE_FILE", value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// libvirt connection, as in virsh
+    #[arg(short = 'c', long, global = true, env = "LIBVIRT_DEFAULT_URI", value_name = "URI")]
+    pub connect: Option<String>,
+    /// Folder for caches and records of this host; may be deleted at any time
+    #[arg(long, global = true, env = "CAIRN_STATE_DIR", value_name = "DIR", hide_short_help = true)]
+    pub state_dir: Option<PathBuf>,
+    /// Print JSON on stdout; errors are a JSON object on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress, results only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more on stderr (repeat for still more)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// All commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make a store
+    Init(Init),
+    /// Take a restore point of running domains now
+    Backup(Backup),
+    /// Take a restore point of a raw image file or a block device
+    BackupImage(BackupImage),
+    /// List restore points
+    List(List),
+    /// Show one restore point
+    Show(Show),
+    /// Restore a domain or single disks
+    Restore(Restore),
+    /// Check that restore points can be read, and with --data that every chunk is what it was
+    Verify(Verify),
+    /// Add or remove tags of a restore point
+    Tag(Tag),
+    /// Refuse to forget a restore point
+    Protect(OnePoint),
+    /// Allow a protected restore point to be forgotten again
+    Unprotect(OnePoint),
+    /// Watches a backup and thaws the guest if the backup dies (started by backup itself)
+    #[command(hide = true)]
+    Guard,
+}
+
+/// Chunk sizes.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProfileName {
+    /// 16-64 KiB
+    Small,
+    /// 32-128 KiB
+    Default,
+    /// 128-512 KiB
+    Archive,
+}
+
+/// `cairn init`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  cairn init /srv/backup
+  cairn init /mnt/nfs/backup --key-file /etc/cairn/keys/main.key
+  cairn init /srv/lab --no-encryption
+
+The recovery key is printed once. Keep it on paper: without a key file, the passphrase or this key nobody can read the store.")]
+pub struct Init {
+    /// Where: a directory that does not exist or is empty
+    #[arg(value_name = "PATH")]
+    pub url: String,
+    /// Store everything in the clear
+    #[arg(long)]
+    pub no_encryption: bool,
+    /// Chunk sizes
+    #[arg(long, value_enum, default_value = "default")]
+    pub profile: ProfileName,
+    /// zstd level of data
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=19))]
+    pub zstd_level: u8,
+}
+
+/// How far the guest must be quiesced.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiesce {
+    /// No frozen file systems, no backup
+    Require,
+    /// Frozen if the guest agent can, else crash-consistent with a warning
+    Prefer,
+    /// Do not ask the guest agent
+    Never,
+}
+
+/// `cairn backup`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  cairn backup web1
+  cairn backup --all --tag nightly
+  cairn backup db1 --disk vda --disk vdb --quiesce require")]
+pub struct Backup {
+    /// Domains by name or UUID
+    #[arg(value_name = "DOMAIN", required_unless_present = "all")]
+    pub domains: Vec<String>,
+    /// All running domains
+    #[arg(long, conflicts_with = "domains")]
+    pub all: bool,
+    /// Only this disk, by target (vda) or path; may be repeated
+    #[arg(long = "disk", value_name = "TARGET")]
+    pub disks: Vec<String>,
+    /// Whether the guest's file systems must be frozen
+    #[arg(long, value_enum, default_value = "prefer")]
+    pub quiesce: Quiesce,
+    /// Longest time the guest may be frozen, seconds
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub freeze_limit: u64,
+    /// Tag for the point; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// Folder on a local disk, writable by QEMU, that takes old blocks while the backup runs
+    #[arg(long, value_name = "DIR", env = "CAIRN_SCRATCH_DIR")]
+    pub scratch_dir: Option<PathBuf>,
+}
+
+/// `cairn backup-image`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  cairn backup-image /var/lib/images/template.raw --name template
+  cairn backup-image /dev/vg0/data-snap --name data --tag weekly
+
+The source must not change while it is read: take a snapshot of a device that is in use.")]
+pub struct BackupImage {
+    /// Raw image file or block device
+    pub source: PathBuf,
+    /// Name that the point is listed under
+    #[arg(long)]
+    pub name: String,
+    /// Tag for the point; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+}
+
+const POINTS: &str = "A POINT is NAME@latest, NAME@-1 (the one before), NAME@2026-11-21T02:00 (newest not after), NAME@ID-PREFIX, or an id prefix of 8 or more digits.";
+
+/// `cairn list`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  cairn list\n  cairn list web1 --json")]
+pub struct List {
+    /// Only points of this domain or image
+    pub name: Option<String>,
+}
+
+/// `cairn show`
+#[derive(Args, Debug)]
+#[command(after_help = POINTS)]
+pub struct Show {
+    /// The point
+    pub point: String,
+}
+
+/// Image format of restored disks.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Sparse raw file
+    Raw,
+    /// qcow2
+    Qcow2,
+}
+
+/// `cairn restore`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  cairn restore web1@latest --disk vda=/tmp/vda.raw          one disk to a file
+  cairn restore web1@-1 --as web1-copy --dir /var/lib/libvirt/images --start
+  cairn restore web1@latest                                   the domain itself, after its loss
+  cairn restore data@latest --disk disk0=/dev/vg0/data --force
+
+With only --disk, disks are written and no domain is defined. With --as, or with neither, the domain is defined too.
+Nothing that exists is overwritten without --force.")]
+pub struct Restore {
+    /// The point
+    pub point: String,
+    /// Define it under this name, with a new UUID and new MAC addresses
+    #[arg(long = "as", value_name = "NAME")]
+    pub rename: Option<String>,
+    /// Restore this disk to this path; may be repeated
+    #[arg(long = "disk", value_name = "TARGET=PATH")]
+    pub disks: Vec<String>,
+    /// Folder for disks without a path of their own (default: where each disk was)
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Image format (default: as the disk had; raw for images and devices)
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Start the domain afterwards
+    #[arg(long)]
+    pub start: bool,
+    /// Overwrite existing files and devices, redefine a shut-off domain
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `cairn verify`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  cairn verify web1@latest --data\n  cairn verify web1\n  cairn verify --all --data\n\nDamage ends in exit code 14 and is recorded in the point.")]
+pub struct Verify {
+    /// A point, or a name for all its points
+    #[arg(required_unless_present = "all")]
+    pub what: Option<String>,
+    /// All points
+    #[arg(long, conflicts_with = "what")]
+    pub all: bool,
+    /// Read and prove every chunk
+    #[arg(long)]
+    pub data: bool,
+}
+
+/// `cairn tag`
+#[derive(Args, Debug)]
+#[command(after_help = POINTS)]
+pub struct Tag {
+    /// The point
+    pub point: String,
+    /// Tags to add
+    #[arg(required_unless_present = "remove")]
+    pub tags: Vec<String>,
+    /// Tag to remove; may be repeated
+    #[arg(long, value_name = "TAG")]
+    pub remove: Vec<String>,
+}
+
+/// Commands about one point.
+#[derive(Args, Debug)]
+#[command(after_help = POINTS)]
+pub struct OnePoint {
+    /// The point
+    pub point: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usual_lines_parse() {
+        for line in [
+            "cairn init /srv/b --key-file /k",
+            "cairn backup web1 db1 --tag x --quiesce never",
+            "cairn --store /s list --json",
+            "cairn restore web1@-1 --as b --disk vda=/x --disk vdb=/y --format qcow2 --force",
+            "cairn verify --all --data",
+            "cairn tag web1@latest --remove old",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        for line in ["cairn backup", "cairn verify", "cairn tag web1@latest", "cairn backup a --all"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

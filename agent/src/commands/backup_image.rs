@@ -1,0 +1,98 @@
+//! `cairn backup-image`
+
+use super::Done;
+use crate::{
+    cli::{self, Common},
+    context::open_store,
+    failure::{Failure, NOT_FOUND, Outcome},
+    interrupt,
+    output::{self, Bar},
+};
+use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, Progress, Session, Store, point::check_tag};
+use std::{path::Path, sync::Arc};
+
+/// Target name of an image's one disk.
+const TARGET: &str = "disk0";
+
+/// Takes a point of a file or device.
+pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
+    check_name(&o.name)?;
+    o.tags.iter().try_for_each(|t| check_tag(t))?;
+    let store = open_store(common)?;
+    let source = open_source(&o.source)?;
+    let runtime = interrupt::runtime()?;
+    let progress = Arc::new(Progress::default());
+    interrupt::watch(&runtime, &progress, "packs that the next backup finds again")?;
+    let session = store.begin()?;
+    let job = DiskJob { target: TARGET.into(), source: Arc::new(source), plan: plan(&session, &store, &o.name)? };
+    let info = || PointInfo {
+        name: o.name.clone(),
+        time_unix_ms: now_unix_ms(),
+        quiesce: "none".into(),
+        tags: o.tags.clone(),
+        warnings: Vec::new(),
+        source: serde_json::json!({"kind": "image", "path": o.source.display().to_string()}),
+        parts: Vec::new(),
+        cairn_version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let bar = Bar::start(common, &o.name, &progress);
+    let outcome = session.backup(&[job], info, &progress, || Ok(()))?;
+    drop(bar);
+    print_outcome(common, &store, &outcome)?;
+    Ok(Done::Clean)
+}
+
+/// Names of points: not empty, printable, of bounded length.
+pub fn check_name(name: &str) -> Outcome<()> {
+    const MAX: usize = cairn_store::format::limits::NAME_BYTES_MAX;
+    if name.is_empty() || name.len() > MAX || name.chars().any(char::is_control) {
+        return Err(Failure::usage(format!("'{}' cannot be a name: 1 to {MAX} bytes without control characters", name.escape_debug())));
+    }
+    Ok(())
+}
+
+fn open_source(path: &Path) -> Outcome<FileSource> {
+    FileSource::open(path).map_err(|e| Failure::new(NOT_FOUND, format!("cannot read the source {}: {e}", path.display())))
+}
+
+/// Milliseconds since 1970.
+pub fn now_unix_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// The newest point of this name that has the disk is compared with.
+fn plan(session: &Session, store: &Store, name: &str) -> Outcome<Plan> {
+    let newest: Option<&Point> = session.points().iter().rfind(|p| p.summary.name == name);
+    let Some(p) = newest else { return Ok(Plan::Full { reason: "first backup".into() }) };
+    match store.disks(p)?.iter().position(|d| d.target == TARGET) {
+        Some(i) => Ok(Plan::Compare { reason: "an image has no dirty bitmap".into(), base: (p.id, i) }),
+        None => Ok(Plan::Full { reason: "the newest point of this name is of a domain".into() }),
+    }
+}
+
+/// What was committed, for people or scripts.
+pub fn print_outcome(common: &Common, store: &Store, outcome: &BackupOutcome) -> Outcome<()> {
+    let points = store.points()?;
+    let p = points.iter().find(|p| p.id == outcome.id).ok_or_else(|| Failure::new(crate::failure::FAILED, format!("point {} was committed and is not listed", outcome.id)))?;
+    if common.json {
+        output::print_json(&output::point_json(store, p)?);
+        return Ok(());
+    }
+    let s = &p.summary;
+    println!(
+        "{}: point {} · {} read, {} changed, {} stored · {} · {}",
+        output::shown(&s.name),
+        p.id,
+        output::bytes(s.read_bytes),
+        output::bytes(s.changed_bytes),
+        output::bytes(s.stored_bytes),
+        output::duration(s.duration_ms),
+        if s.quiesce == "none" { "image".to_owned() } else { format!("quiesce: {}", s.quiesce) },
+    );
+    for d in &outcome.disks {
+        let (d, mode) = (&d.entry, output::disk_json(&d.entry)["mode"].as_str().unwrap_or_default().to_owned());
+        let why = if d.reason.is_empty() { String::new() } else { format!(" ({})", output::shown(&d.reason)) };
+        println!("  {}: {mode}{why}, {} of {} read", output::shown(&d.target), output::bytes(d.read_bytes), output::bytes(d.size_bytes));
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! `cairn list` and `cairn show`
+
+use super::Done;
+use crate::{
+    cli::{self, Common},
+    context::open_store,
+    failure::{Failure, Outcome},
+    output, points,
+};
+use cairn_store::Point;
+
+/// Points, oldest first.
+pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
+    let store = open_store(common)?;
+    let all = store.points()?;
+    let chosen: Vec<&Point> = match &o.name {
+        None => all.iter().collect(),
+        Some(name) => points::of_name(&all, name),
+    };
+    if let (Some(name), true) = (&o.name, chosen.is_empty()) {
+        return Err(Failure::not_found(format!("no restore point of '{name}' in {}", store.location())));
+    }
+    if common.json {
+        let values: Vec<_> = chosen.iter().map(|p| output::point_json(&store, p)).collect::<Outcome<_>>()?;
+        output::print_json(&values.into());
+    } else if chosen.is_empty() {
+        println!("no restore points in {}", store.location());
+    } else {
+        println!("{}", output::point_table(&chosen));
+    }
+    Ok(Done::Clean)
+}
+
+/// One point with its disks, warnings and source.
+pub fn show(common: &Common, o: &cli::Show) -> Outcome<Done> {
+    let store = open_store(common)?;
+    let all = store.points()?;
+    let p = points::select(&all, &o.point)?;
+    let manifest = store.manifest(p)?;
+    if !common.json {
+        println!("{}", output::show(p, &store.disks(p)?, &manifest));
+        return Ok(Done::Clean);
+    }
+    let mut value = output::point_json(&store, p)?;
+    if let Some(map) = value.as_object_mut() {
+        map.insert("host".into(), manifest.host.into());
+        map.insert("cairn_version".into(), manifest.cairn_version.into());
+        map.insert("warnings".into(), manifest.warnings.into());
+        map.insert("source".into(), manifest.source);
+        map.insert("parts".into(), manifest.parts.into_keys().collect::<Vec<_>>().into());
+    }
+    output::print_json(&value);
+    Ok(Done::Clean)
+}

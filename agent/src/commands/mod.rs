@@ -1,0 +1,45 @@
+//! One module a command: fits options to the store and the hypervisor, prints what came of it.
+
+mod backup;
+mod backup_image;
+mod init;
+mod list;
+mod log;
+mod restore;
+mod verify;
+
+pub use backup_image::now_unix_ms;
+
+use crate::{
+    cli::{Cli, Command},
+    failure::Outcome,
+};
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Done {
+    /// All is well.
+    Clean,
+    /// Done; warnings were printed and, for backups, are in the point.
+    WithWarnings,
+    /// Something that is no failure of the command but must not end in 0.
+    Code(u8),
+}
+
+/// Runs the command.
+pub fn run(cli: Cli) -> Outcome<Done> {
+    let common = &cli.common;
+    match cli.command {
+        Command::Init(o) => init::run(common, o),
+        Command::Backup(o) => backup::run(common, &o),
+        Command::BackupImage(o) => backup_image::run(common, &o),
+        Command::List(o) => list::list(common, &o),
+        Command::Show(o) => list::show(common, &o),
+        Command::Restore(o) => restore::run(common, &o),
+        Command::Verify(o) => verify::run(common, &o),
+        Command::Tag(o) => log::tag(common, &o),
+        Command::Protect(o) => log::protect(common, &o, true),
+        Command::Unprotect(o) => log::protect(common, &o, false),
+        Command::Guard => backup::guard(),
+    }
+}

@@ -1,0 +1,71 @@
+//! `cairn restore`
+
+use super::Done;
+use crate::{
+    cli::{self, Common},
+    context::open_store,
+    failure::{Failure, Outcome},
+    interrupt,
+    output::{self, Bar},
+    points,
+    restore::{Request, plan, write_disk},
+};
+use cairn_store::Progress;
+use std::sync::Arc;
+
+/// Writes disks, and defines the domain where that is asked for.
+pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
+    let store = open_store(common)?;
+    let all = store.points()?;
+    let p = points::select(&all, &o.point)?;
+    let (disks, manifest) = (store.disks(p)?, store.manifest(p)?);
+    let request = Request {
+        disks: parse_disks(&o.disks)?,
+        rename: o.rename.as_deref(),
+        dir: o.dir.as_deref(),
+        format: o.format,
+        force: o.force,
+    };
+    let plan = plan(&request, p, &disks, &manifest)?;
+    let domain = match plan.define {
+        true => Some(crate::domain::Recovery::prepare(common, &store, p, &manifest, &plan, o)?),
+        false if o.start => return Err(Failure::usage("--start needs a domain: leave --disk away, or give --as NAME")),
+        false => None,
+    };
+    let runtime = interrupt::runtime()?;
+    let progress = Arc::new(Progress::default());
+    interrupt::watch(&runtime, &progress, "a file that ends in .cairn-partial")?;
+    let bar = Bar::start(common, "restore", &progress);
+    let mut written = Vec::new();
+    for d in &plan.disks {
+        let report = write_disk(&store, d, o.force, &runtime, &progress)?;
+        written.push(serde_json::json!({"target": d.entry.target, "path": d.path.display().to_string(), "size": d.entry.size_bytes, "written": report.written_bytes}));
+    }
+    drop(bar);
+    let domain = domain.map(|d| d.finish(o.start)).transpose()?;
+    if common.json {
+        output::print_json(&serde_json::json!({"id": p.id.to_string(), "name": p.summary.name, "disks": written, "domain": domain}));
+    } else if !common.quiet {
+        for d in &plan.disks {
+            println!("{}: {} restored to {}", output::shown(&d.entry.target), output::bytes(d.entry.size_bytes), d.path.display());
+        }
+        if let Some(name) = &domain {
+            println!("domain {} defined{}", output::shown(name), if o.start { " and started" } else { "" });
+        }
+    }
+    Ok(Done::Clean)
+}
+
+/// `TARGET=PATH`, split at the first `=`.
+fn parse_disks(args: &[String]) -> Outcome<Vec<(String, std::path::PathBuf)>> {
+    let mut out: Vec<(String, std::path::PathBuf)> = Vec::new();
+    for a in args {
+        let (target, path) = a.split_once('=').filter(|(t, p)| !t.is_empty() && !p.is_empty()).ok_or_else(|| Failure::usage(format!("--disk {a}: write TARGET=PATH, as in vda=/tmp/vda.raw")))?;
+        if out.iter().any(|d| d.0 == target) {
+            return Err(Failure::usage(format!("--disk {target} occurs twice")));
+        }
+        let path = std::path::absolute(path).map_err(|e| Failure::usage(format!("--disk {a}: {e}")))?;
+        out.push((target.to_owned(), path));
+    }
+    Ok(out)
+}

@@ -1,0 +1,46 @@
+//! The store's knowledge of points, as the hypervisor asks for it when it decides what each disk gets.
+
+use super::saved::SavedDomain;
+use cairn_hypervisor::{CarrierRecord, PointCatalog, PointStatus};
+use cairn_store::{Point, PointState, Session, Store, format::SessionId};
+
+/// Points as of the session's B3.
+pub struct SessionCatalog<'a> {
+    store: &'a Store,
+    session: &'a Session,
+}
+
+impl<'a> SessionCatalog<'a> {
+    /// For one session.
+    pub fn new(store: &'a Store, session: &'a Session) -> Self {
+        Self { store, session }
+    }
+
+    fn saved(&self, point: &Point) -> Option<SavedDomain> {
+        match self.store.manifest(point) {
+            Ok(m) => SavedDomain::of(&m),
+            Err(e) => {
+                // Not knowing the carrier means a full compare, which is always right.
+                tracing::warn!("manifest of point {}: {e}", point.id);
+                None
+            }
+        }
+    }
+}
+
+impl PointCatalog for SessionCatalog<'_> {
+    fn status(&self, session: [u8; 16]) -> PointStatus {
+        let id = SessionId(session);
+        match self.session.points().iter().position(|p| p.id == id) {
+            Some(i) if self.session.points()[i].state() == PointState::Damaged => PointStatus::Damaged,
+            Some(i) => PointStatus::Usable { order: i as u64 },
+            None if self.session.is_forgotten(&id) => PointStatus::Forgotten,
+            None => PointStatus::NotCommitted,
+        }
+    }
+
+    fn carrier(&self, session: [u8; 16], ordinal: u32) -> Option<CarrierRecord> {
+        let point = self.session.point(&SessionId(session))?;
+        self.saved(point)?.disks.iter().find(|d| d.ordinal == ordinal).map(super::SavedDisk::carrier)
+    }
+}

@@ -1,0 +1,52 @@
+//! Domains: fitting what the hypervisor captures to what the store takes, and bringing a domain back.
+
+mod catalog;
+mod capture;
+mod recover;
+mod saved;
+mod source;
+
+pub use capture::{BackupRequest, back_up};
+pub use recover::Recovery;
+pub use saved::{SavedDisk, SavedDomain};
+
+use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
+use cairn_hypervisor::{capture::error::CaptureError, host::HostError};
+
+/// Message with all its causes, outermost first.
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(s) = source {
+        let s_text = s.to_string();
+        if !text.contains(&s_text) {
+            text.push_str(": ");
+            text.push_str(&s_text);
+        }
+        source = s.source();
+    }
+    text
+}
+
+impl From<HostError> for Failure {
+    fn from(e: HostError) -> Self {
+        let code = match &e {
+            HostError::NoDomain { .. } => NOT_FOUND,
+            HostError::TooOld { .. } => REFUSED,
+            _ => FAILED,
+        };
+        Self::new(code, chain(&e))
+    }
+}
+
+impl From<CaptureError> for Failure {
+    fn from(e: CaptureError) -> Self {
+        let code = match &e {
+            CaptureError::Busy { .. } | CaptureError::ForeignJob { .. } => BUSY,
+            CaptureError::NoSuchDisk { .. } => NOT_FOUND,
+            CaptureError::NotRunning { .. } | CaptureError::NotQuiesced { .. } | CaptureError::ScratchSpace { .. } => REFUSED,
+            _ => FAILED,
+        };
+        Self::new(code, chain(&e))
+    }
+}

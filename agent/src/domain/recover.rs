@@ -1,0 +1,110 @@
+//! Bringing a domain back: its definition under its own name or another one, NVRAM, autostart.
+//!
+//! Order: 1 refuse what cannot work (name taken, running) before a disk is written · 2 disks (the caller) · 3 NVRAM · 4 define ·
+//! 5 autostart · 6 start. If we die after 2, the disks are there and `restore --force` goes on; nothing that existed was touched.
+
+use super::{
+    chain,
+    saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDomain},
+};
+use crate::{
+    cli::{self, Common},
+    failure::{FAILED, Failure, Outcome},
+    restore::RestorePlan,
+};
+use cairn_hypervisor::{
+    Host,
+    restore_xml::{self, NewDisk, Rewrite},
+};
+use cairn_store::{Point, Store, format::manifest::Manifest};
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf};
+
+/// A domain that is about to be defined.
+pub struct Recovery {
+    host: Host,
+    name: String,
+    xml: String,
+    nvram: Option<(PathBuf, Vec<u8>)>,
+    autostart: bool,
+    force: bool,
+}
+
+impl Recovery {
+    /// Checks that it can be defined and makes its XML.
+    pub fn prepare(common: &Common, store: &Store, point: &Point, manifest: &Manifest, plan: &RestorePlan, o: &cli::Restore) -> Outcome<Self> {
+        let saved = SavedDomain::of(manifest).ok_or_else(|| Failure::usage(format!("'{}' is no domain", point.summary.name)))?;
+        let name = o.rename.clone().unwrap_or_else(|| saved.name.clone());
+        let host = Host::open(common.connect.as_deref())?;
+        refuse_taken(&host, &name, &saved, o)?;
+        let part = |n: &str| store.part(manifest, n);
+        let xml = match part(PART_INACTIVE_XML)? {
+            Some(xml) => Some(xml),
+            None => part(PART_ACTIVE_XML)?,
+        };
+        let xml = xml.and_then(|b| String::from_utf8(b).ok()).ok_or_else(|| Failure::new(crate::failure::DAMAGED, format!("point {} has no domain XML", point.id)))?;
+        let disks = plan
+            .disks
+            .iter()
+            .map(|d| NewDisk { target: d.entry.target.clone(), path: d.path.display().to_string(), format: if d.format == cli::Format::Qcow2 { "qcow2".into() } else { "raw".into() }, block_device: d.device })
+            .collect();
+        let rewrite = Rewrite { rename: o.rename.clone(), disks };
+        let rewritten = restore_xml::rewrite(&xml, &rewrite).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
+        let nvram = match (part(PART_NVRAM)?, rewritten.nvram) {
+            (Some(bytes), Some(path)) => Some((PathBuf::from(path), bytes)),
+            _ => None,
+        };
+        if let Some((path, _)) = nvram.as_ref().filter(|(p, _)| p.exists() && !o.force) {
+            return Err(Failure::refused(format!("the firmware's variables {} exist; nothing was written (--force overwrites them)", path.display())));
+        }
+        Ok(Self { host, name, xml: rewritten.xml, nvram, autostart: saved.autostart && o.rename.is_none(), force: o.force })
+    }
+
+    /// Defines it; returns its name.
+    pub fn finish(self, start: bool) -> Outcome<String> {
+        if let Some((path, bytes)) = &self.nvram {
+            write_nvram(path, bytes, self.force)?;
+        }
+        let domain = self.host.define(&self.xml)?;
+        let fail = |e: &dyn std::error::Error| Failure::new(FAILED, format!("domain {} is defined, but: {}", self.name, chain(e)));
+        if self.autostart {
+            domain.set_autostart(true).map_err(|e| fail(&e))?;
+        }
+        if start {
+            domain.start().map_err(|e| fail(&e))?;
+        }
+        Ok(self.name)
+    }
+}
+
+fn refuse_taken(host: &Host, name: &str, saved: &SavedDomain, o: &cli::Restore) -> Outcome<()> {
+    use cairn_hypervisor::host::HostError;
+    let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
+    let mut probe = vec![name];
+    if o.rename.is_none() {
+        probe.push(&saved.uuid);
+    }
+    for key in probe {
+        match host.domain(key) {
+            Err(HostError::NoDomain { .. }) => {}
+            Err(e) => return Err(e.into()),
+            Ok(d) if d.is_running().map_err(|e| fail(&e))? => {
+                return Err(Failure::refused(format!("domain {key} is running; shut it down first, or restore under another name with --as")));
+            }
+            Ok(_) if o.force && o.rename.is_none() => {}
+            Ok(_) => return Err(Failure::refused(format!("domain {key} exists; nothing was written (choose another name with --as{})", if o.rename.is_none() { ", or --force redefines it" } else { "" }))),
+        }
+    }
+    Ok(())
+}
+
+fn write_nvram(path: &std::path::Path, bytes: &[u8], force: bool) -> Outcome<()> {
+    let fail = |e: std::io::Error| Failure::new(FAILED, format!("NVRAM {}: {e}", path.display()));
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(fail)?;
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).mode(0o600);
+    if force { options.create(true).truncate(true) } else { options.create_new(true) };
+    let mut f = options.open(path).map_err(fail)?;
+    f.write_all(bytes).and_then(|()| f.sync_all()).map_err(fail)
+}

@@ -1,0 +1,96 @@
+//! What a point's manifest says of a domain: the agent's part of it. Fields are only ever added.
+
+use cairn_hypervisor::CarrierRecord;
+use cairn_store::format::manifest::Manifest;
+use serde::{Deserialize, Serialize};
+
+/// Part: XML of the running instance.
+pub const PART_ACTIVE_XML: &str = "domain-active.xml";
+/// Part: XML of the definition, with secrets.
+pub const PART_INACTIVE_XML: &str = "domain-inactive.xml";
+/// Part: the firmware's variables.
+pub const PART_NVRAM: &str = "nvram";
+
+/// A domain at its point in time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedDomain {
+    /// Always `domain`.
+    pub kind: String,
+    /// UUID.
+    pub uuid: String,
+    /// Name.
+    pub name: String,
+    /// Starts with the host.
+    pub autostart: bool,
+    /// Has a definition.
+    pub persistent: bool,
+    /// As libvirt counts versions.
+    pub libvirt_version: u32,
+    /// As libvirt counts versions.
+    pub qemu_version: u32,
+    /// How quiet the guest was.
+    pub quiesce: SavedQuiesce,
+    /// Disks of the point, by ordinal.
+    pub disks: Vec<SavedDisk>,
+    /// Disks that are not in the point.
+    pub skipped: Vec<SkippedDisk>,
+}
+
+/// How quiet the guest was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedQuiesce {
+    /// Level reached.
+    pub level: String,
+    /// How long the guest was frozen, milliseconds.
+    pub freeze_ms: u64,
+    /// File systems that were.
+    pub frozen_filesystems: u32,
+    /// Why not more.
+    pub reason: Option<String>,
+}
+
+/// A disk of the point.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedDisk {
+    /// vda.
+    pub target: String,
+    /// Position in the point.
+    pub ordinal: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Image path or device.
+    pub path: String,
+    /// raw, qcow2.
+    pub format: String,
+    /// Bitmap that the next increment may start from.
+    pub bitmap: String,
+    /// Device and inode of the image that carries it.
+    pub device_inode: Option<(u64, u64)>,
+}
+
+/// A disk that was left out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SkippedDisk {
+    /// vda.
+    pub target: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl SavedDomain {
+    /// `None` for points of images.
+    pub fn of(manifest: &Manifest) -> Option<Self> {
+        serde_json::from_value(manifest.source.clone()).ok().filter(|s: &Self| s.kind == "domain")
+    }
+    /// A disk by target.
+    pub fn disk(&self, target: &str) -> Option<&SavedDisk> {
+        self.disks.iter().find(|d| d.target == target)
+    }
+}
+
+impl SavedDisk {
+    /// For the hypervisor to find the image again.
+    pub fn carrier(&self) -> CarrierRecord {
+        CarrierRecord { size_bytes: self.size, image_path: self.path.clone(), device_inode: self.device_inode, bitmap_name: self.bitmap.clone() }
+    }
+}

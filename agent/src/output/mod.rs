@@ -1,0 +1,19 @@
+//! What people and scripts see: tables, JSON, progress bars.
+
+mod bar;
+mod json;
+mod table;
+
+pub use bar::Bar;
+pub use json::{disk_json, point_json};
+pub use table::{bytes, duration, point_table, show};
+
+/// Prints a JSON value on stdout.
+pub fn print_json(value: &serde_json::Value) {
+    println!("{value:#}");
+}
+
+/// Text of a guest or another host on a terminal: control characters are escaped.
+pub fn shown(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}

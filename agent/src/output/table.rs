@@ -1,0 +1,125 @@
+//! Tables for people.
+
+use super::shown;
+use crate::points::SHOWN_ID_DIGITS;
+use cairn_store::{
+    Point, PointState,
+    format::{
+        manifest::Manifest,
+        register::{DiskEntry, DiskMode},
+    },
+};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use jiff::{Timestamp, tz::TimeZone};
+
+/// `1.5 GiB`
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// `1.2 s`, `3:05 min`
+pub fn duration(ms: u64) -> String {
+    if ms < 60_000 { format!("{}.{} s", ms / 1000, ms % 1000 / 100) } else { format!("{}:{:02} min", ms / 60_000, ms / 1000 % 60) }
+}
+
+/// In the host's time zone.
+pub fn time(unix_ms: u64) -> String {
+    let stamp = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    stamp.map_or_else(|| "?".into(), |t| t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+fn table(header: &[&str], right: &[usize]) -> Table {
+    let mut t = Table::new();
+    t.load_style(presets::NOTHING);
+    t.set_content_arrangement(ContentArrangement::Disabled);
+    t.set_header(header.to_vec());
+    for i in right {
+        if let Some(c) = t.column_mut(*i) {
+            c.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    t
+}
+
+fn state(p: &Point) -> String {
+    let state = match p.state() {
+        PointState::Good => "good",
+        PointState::Damaged => "DAMAGED",
+        PointState::Unverified => "-",
+    };
+    if p.is_protected() { format!("{state}, protected") } else { state.into() }
+}
+
+/// `cairn list`
+pub fn point_table(points: &[&Point]) -> String {
+    let mut t = table(&["NAME", "TIME", "ID", "SIZE", "CHANGED", "STORED", "TOOK", "QUIESCE", "STATE", "TAGS"], &[3, 4, 5, 6]);
+    for p in points {
+        let s = &p.summary;
+        t.add_row([
+            shown(&s.name),
+            time(s.time_unix_ms),
+            p.id.to_string()[..SHOWN_ID_DIGITS].to_owned(),
+            bytes(s.size_bytes),
+            bytes(s.changed_bytes),
+            bytes(s.stored_bytes),
+            duration(s.duration_ms),
+            s.quiesce.clone(),
+            state(p),
+            shown(&p.tags().join(",")),
+        ]);
+    }
+    trimmed(&t)
+}
+
+/// `cairn show`
+pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest) -> String {
+    let s = &p.summary;
+    let mut out = format!("{}  {}\n", shown(&s.name), p.id);
+    let mut line = |k: &str, v: String| out.push_str(&format!("  {k:<10}{v}\n"));
+    line("time", time(s.time_unix_ms));
+    line("took", duration(s.duration_ms));
+    line("host", shown(&manifest.host));
+    line("quiesce", s.quiesce.clone());
+    line("parent", p.body.parents.first().map_or_else(|| "none".into(), |x| x.session.to_string()));
+    line("stored", bytes(s.stored_bytes));
+    line("state", state(p));
+    line("tags", shown(&p.tags().join(", ")));
+    for w in &manifest.warnings {
+        line("warning", shown(w));
+    }
+    out.push('\n');
+    let mut t = table(&["DISK", "SIZE", "READ", "CHANGED", "STORED", "MODE", "REASON"], &[1, 2, 3, 4]);
+    for d in disks {
+        let mode = match d.mode {
+            DiskMode::Full => "full",
+            DiskMode::Incremental => "incremental",
+            DiskMode::Compare => "compare",
+        };
+        t.add_row([shown(&d.target), bytes(d.size_bytes), bytes(d.read_bytes), bytes(d.changed_bytes), bytes(d.stored_bytes), mode.into(), shown(&d.reason)]);
+    }
+    out + &trimmed(&t)
+}
+
+/// No blanks at line ends.
+fn trimmed(t: &Table) -> String {
+    t.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_read_well() {
+        assert_eq!((bytes(1023), bytes(1536), bytes(8 << 30)), ("1023 B".into(), "1.5 KiB".into(), "8.0 GiB".into()));
+        assert_eq!((duration(1234), duration(185_000)), ("1.2 s".into(), "3:05 min".into()));
+        assert_eq!(shown("a\u{1b}[31mb"), "a\\u{1b}[31mb");
+    }
+}

@@ -1,0 +1,126 @@
+//! POINT on the command line: `NAME@latest`, `NAME@-1`, `NAME@2026-11-21T02:00`, `NAME@ID-PREFIX`, `NAME`, or an id prefix alone.
+
+use crate::failure::{Failure, Outcome};
+use cairn_store::Point;
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+
+/// Digits of an id prefix that stands alone.
+const BARE_PREFIX_DIGITS_MIN: usize = 8;
+/// Digits that tables show: the id's first 48 bits are its time in milliseconds.
+pub const SHOWN_ID_DIGITS: usize = 12;
+
+/// The point that a specification names.
+pub fn select<'a>(points: &'a [Point], spec: &str) -> Outcome<&'a Point> {
+    // A name may contain '@' itself; a whole name wins.
+    if let Some(latest) = of_name(points, spec).last() {
+        return Ok(latest);
+    }
+    match spec.rsplit_once('@') {
+        Some((name, which)) => of_domain(points, name, which),
+        None if is_hex(spec) && spec.len() >= BARE_PREFIX_DIGITS_MIN => by_prefix(points.iter(), spec, spec),
+        None => Err(Failure::not_found(format!("no restore point of '{spec}'; see 'cairn list'"))),
+    }
+}
+
+/// Points of one name, oldest first.
+pub fn of_name<'a>(points: &'a [Point], name: &str) -> Vec<&'a Point> {
+    points.iter().filter(|p| p.summary.name == name).collect()
+}
+
+fn of_domain<'a>(points: &'a [Point], name: &str, which: &str) -> Outcome<&'a Point> {
+    let mine = of_name(points, name);
+    if mine.is_empty() {
+        return Err(Failure::not_found(format!("no restore point of '{name}'; see 'cairn list'")));
+    }
+    let none = |why: String| Failure::not_found(format!("'{name}' has no such point: {why}; see 'cairn list {name}'"));
+    if which == "latest" {
+        return Ok(mine[mine.len() - 1]);
+    }
+    if let Some(back) = which.strip_prefix('-') {
+        let back: usize = back.parse().map_err(|_| Failure::usage(format!("'@{which}': a number follows the minus sign, as in {name}@-1")))?;
+        return mine.len().checked_sub(1 + back).map(|i| mine[i]).ok_or_else(|| none(format!("there are only {}", mine.len())));
+    }
+    if let Some(limit) = parse_time(which) {
+        let before = |p: &&&Point| i64::try_from(p.summary.time_unix_ms).is_ok_and(|ms| ms <= limit);
+        return mine.iter().rev().find(before).copied().ok_or_else(|| none(format!("none is as old as {which}")));
+    }
+    if is_hex(which) {
+        return by_prefix(mine.into_iter(), which, &format!("{name}@{which}"));
+    }
+    Err(Failure::usage(format!("'@{which}' is neither 'latest', '-N', a date such as 2026-11-21T02:00, nor an id prefix")))
+}
+
+fn by_prefix<'a>(points: impl Iterator<Item = &'a Point>, prefix: &str, spec: &str) -> Outcome<&'a Point> {
+    let prefix = prefix.to_ascii_lowercase();
+    let found: Vec<&Point> = points.filter(|p| p.id.to_string().starts_with(&prefix)).collect();
+    match found.as_slice() {
+        [] => Err(Failure::not_found(format!("no restore point '{spec}'; see 'cairn list'"))),
+        [one] => Ok(one),
+        many => {
+            let ids: Vec<String> = many.iter().take(5).map(|p| format!("{} ({})", p.id, p.summary.name)).collect();
+            Err(Failure::not_found(format!("'{spec}' fits {} points, give more digits: {}", many.len(), ids.join(", "))))
+        }
+    }
+}
+
+fn is_hex(s: &str) -> bool {
+    !s.is_empty() && s.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// A time with zone, or one of the host's zone; a date alone is its midnight. Unix milliseconds.
+fn parse_time(text: &str) -> Option<i64> {
+    if !text.contains('-') {
+        return None;
+    }
+    if let Ok(t) = text.parse::<Timestamp>() {
+        return Some(t.as_millisecond());
+    }
+    let civil: DateTime = text.parse().ok()?;
+    // "02:00" means the whole of that minute: a point of 02:00:30 is not after it.
+    let rounded = if text.len() <= 16 && text.contains('T') { civil.checked_add(jiff::Span::new().seconds(59).milliseconds(999)).ok()? } else { civil };
+    TimeZone::system().to_timestamp(rounded).ok().map(|t| t.as_millisecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_store::format::{
+        SessionId,
+        register::{Body, DiskTable, Seen, Summary},
+    };
+
+    fn point(name: &str, time: &str, n: u8) -> Point {
+        let ms = u64::try_from(time.parse::<Timestamp>().expect("time").as_millisecond()).expect("after 1970");
+        Point {
+            id: SessionId::new(ms, [n; 10]),
+            summary: Summary { name: name.into(), time_unix_ms: ms, ..Summary::default() },
+            body: Body { parents: vec![], seen: Seen::default(), disks: DiskTable::Inline(vec![]), manifest: None },
+            register_sha256: [0; 32],
+            log: vec![],
+        }
+    }
+
+    #[test]
+    fn specifications_find_their_point() {
+        let all = [
+            point("web", "2026-11-20T02:00:10Z", 1),
+            point("web", "2026-11-21T02:00:10Z", 2),
+            point("odd@name", "2026-11-21T03:00:00Z", 3),
+            point("web", "2026-11-22T02:00:10Z", 4),
+        ];
+        let pick = |spec: &str| select(&all, spec).map(|p| p.id.0[15]).map_err(|f| f.code);
+        assert_eq!(pick("web@latest"), Ok(4));
+        assert_eq!(pick("web"), Ok(4));
+        assert_eq!(pick("web@-1"), Ok(2));
+        assert_eq!(pick("web@-3"), Err(15));
+        assert_eq!(pick("web@2026-11-21T12:00:00Z"), Ok(2));
+        assert_eq!(pick("web@2026-11-19"), Err(15));
+        assert_eq!(pick("odd@name"), Ok(3));
+        assert_eq!(pick("odd@name@latest"), Ok(3));
+        assert_eq!(pick(&all[1].id.to_string()[..14]), Ok(2));
+        assert_eq!(pick(&format!("web@{}", &all[0].id.to_string()[..12])), Ok(1));
+        assert_eq!(pick("nobody@latest"), Err(15));
+        assert_eq!(pick("web@nonsense"), Err(2));
+        assert_eq!(pick("0"), Err(15));
+    }
+}

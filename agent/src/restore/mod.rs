@@ -1,0 +1,9 @@
+//! Restoring disks to files and devices: what goes where, and writing it so that nothing existing is lost and nothing half-written is
+//! taken for whole.
+
+mod plan;
+mod qcow2;
+mod write;
+
+pub use plan::{DiskPlan, Request, RestorePlan, plan};
+pub use write::write_disk;

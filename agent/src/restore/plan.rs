@@ -1,0 +1,118 @@
+//! Which disk goes where, in which format; refusals come before a byte is written.
+
+use crate::{
+    cli::Format,
+    domain::SavedDomain,
+    failure::{Failure, Outcome},
+};
+use cairn_store::{
+    Point,
+    format::{manifest::Manifest, register::DiskEntry},
+};
+use std::{
+    fs,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+/// What was asked for.
+pub struct Request<'a> {
+    /// `--disk TARGET=PATH`.
+    pub disks: Vec<(String, PathBuf)>,
+    /// `--as`.
+    pub rename: Option<&'a str>,
+    /// `--dir`.
+    pub dir: Option<&'a Path>,
+    /// `--format`.
+    pub format: Option<Format>,
+    /// `--force`.
+    pub force: bool,
+}
+
+/// One disk's way.
+#[derive(Debug)]
+pub struct DiskPlan {
+    /// The disk in the point.
+    pub entry: DiskEntry,
+    /// Where it goes.
+    pub path: PathBuf,
+    /// As what.
+    pub format: Format,
+    /// `path` is a block device.
+    pub device: bool,
+}
+
+/// All disks, and whether a domain is to be defined.
+#[derive(Debug)]
+pub struct RestorePlan {
+    /// In the point's order.
+    pub disks: Vec<DiskPlan>,
+    /// Define the domain afterwards.
+    pub define: bool,
+}
+
+/// Decides; nothing is written yet.
+pub fn plan(request: &Request<'_>, point: &Point, entries: &[DiskEntry], manifest: &Manifest) -> Outcome<RestorePlan> {
+    let saved = SavedDomain::of(manifest);
+    let define = request.rename.is_some() || request.disks.is_empty();
+    if define && saved.is_none() {
+        return Err(Failure::usage(format!("'{}' is an image, not a domain: give --disk {}=PATH", point.summary.name, entries.first().map_or("disk0", |d| &d.target))));
+    }
+    if let Some((target, _)) = request.disks.iter().find(|(t, _)| !entries.iter().any(|e| e.target == *t)) {
+        let have: Vec<&str> = entries.iter().map(|e| e.target.as_str()).collect();
+        return Err(Failure::not_found(format!("point {} has no disk '{target}', it has {}", point.id, have.join(", "))));
+    }
+    let mut disks = Vec::new();
+    for entry in entries {
+        let given = request.disks.iter().find(|d| d.0 == entry.target).map(|d| d.1.clone());
+        let original = saved.as_ref().and_then(|s| s.disk(&entry.target));
+        let format = request.format.or_else(|| original.map(|d| if d.format == "qcow2" { Format::Qcow2 } else { Format::Raw })).unwrap_or(Format::Raw);
+        let path = match given {
+            Some(path) => path,
+            None if !define => continue,
+            None => default_path(request, point, entry, original.map(|d| d.path.as_str()), format)?,
+        };
+        let device = fs::metadata(&path).is_ok_and(|m| m.file_type().is_block_device());
+        // A device is written as it is, unless qcow2 was asked for by name.
+        let format = if device && request.format.is_none() { Format::Raw } else { format };
+        if device && format == Format::Qcow2 {
+            return Err(Failure::usage(format!("{}: a device is restored raw; leave --format qcow2 away", path.display())));
+        }
+        disks.push(DiskPlan { entry: entry.clone(), path, format, device });
+    }
+    check_targets(&disks, request.force)?;
+    Ok(RestorePlan { disks, define })
+}
+
+fn default_path(request: &Request<'_>, point: &Point, entry: &DiskEntry, original: Option<&str>, format: Format) -> Outcome<PathBuf> {
+    let original = original.map(Path::new);
+    if request.rename.is_none() && request.dir.is_none() {
+        return original.map(Path::to_path_buf).ok_or_else(|| Failure::usage(format!("disk {} was no file; give --disk {}=PATH or --dir", entry.target, entry.target)));
+    }
+    let dir = request.dir.or_else(|| original.and_then(Path::parent)).ok_or_else(|| Failure::usage(format!("give --disk {}=PATH or --dir", entry.target)))?;
+    let name = request.rename.unwrap_or(&point.summary.name).replace('/', "_");
+    let dir = std::path::absolute(dir).map_err(|e| Failure::usage(format!("{}: {e}", dir.display())))?;
+    Ok(dir.join(format!("{name}-{}.{}", entry.target, if format == Format::Qcow2 { "qcow2" } else { "raw" })))
+}
+
+fn check_targets(disks: &[DiskPlan], force: bool) -> Outcome<()> {
+    for (i, d) in disks.iter().enumerate() {
+        let path = d.path.display();
+        if disks[..i].iter().any(|o| o.path == d.path) {
+            return Err(Failure::usage(format!("two disks would go to {path}")));
+        }
+        match fs::symlink_metadata(&d.path) {
+            Ok(_) if !force => return Err(Failure::refused(format!("{path} exists; nothing was written (--force overwrites it)"))),
+            Ok(m) if !d.device && !m.file_type().is_file() => return Err(Failure::refused(format!("{path} is neither a file nor a block device; nothing was written"))),
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let dir = d.path.parent().unwrap_or(Path::new("/"));
+                if !dir.is_dir() {
+                    return Err(Failure::not_found(format!("there is no folder {} to restore {} to", dir.display(), d.entry.target)));
+                }
+            }
+            Err(e) => return Err(Failure::new(crate::failure::FAILED, format!("{path}: {e}"))),
+        }
+    }
+    Ok(())
+}

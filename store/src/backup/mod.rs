@@ -1,0 +1,283 @@
+//! One backup: disks in, a committed point out.
+//!
+//! capture -> chunk -> dedupe -> seal -> pack happens in `disk` (workers) and `PackStream` (one consumer); this module orders the
+//! disks, writes manifest and register, and holds B5 to B6.
+
+mod disk;
+mod worker;
+
+use crate::{
+    BlockSource, Result, StoreError,
+    crypto::Sealer,
+    pack::PackStream,
+    point::{self, Point},
+    session::Session,
+    tree::TreeReader,
+};
+use cairn_store_format::{
+    ObjectName, SessionId,
+    limits::DISKS_MAX,
+    manifest::{Manifest, PartRef},
+    map::Ref,
+    pack::FrameKind,
+    register::{self, Body, DiskEntry, DiskMode, DiskTable, INLINE_DISKS_BYTES_MAX, Parent, RegisterKind, Summary},
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+/// How a disk is read. Bases are points of [`Session::points`] and the disk's position in them.
+#[derive(Clone, Debug)]
+pub enum Plan {
+    /// Nothing to compare with.
+    Full {
+        /// Why.
+        reason: String,
+    },
+    /// Read whole, compare with a point's disk.
+    Compare {
+        /// Why not incremental.
+        reason: String,
+        /// What to compare with.
+        base: (SessionId, usize),
+    },
+    /// Only these ranges may differ from a point's disk: sorted, disjoint bytes.
+    Incremental {
+        /// What it differs from.
+        base: (SessionId, usize),
+        /// Dirty ranges.
+        dirty: Vec<Range<u64>>,
+    },
+}
+
+/// A disk to save.
+pub struct DiskJob {
+    /// `vda`, `disk0`.
+    pub target: String,
+    /// Its content at the point in time.
+    pub source: Arc<dyn BlockSource>,
+    /// How to read it.
+    pub plan: Plan,
+}
+
+/// A blob that goes with the point (domain XML, NVRAM).
+pub struct Part {
+    /// Name in the manifest.
+    pub name: String,
+    /// Content.
+    pub bytes: Vec<u8>,
+    /// May hold secrets: sealed like data.
+    pub secret: bool,
+}
+
+/// What a point is besides its disks.
+pub struct PointInfo {
+    /// Domain or image name.
+    pub name: String,
+    /// The point in time, Unix milliseconds.
+    pub time_unix_ms: u64,
+    /// Level reached: `application`, `filesystem`, `crash`, `none`.
+    pub quiesce: String,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Warnings.
+    pub warnings: Vec<String>,
+    /// The agent's description of the source.
+    pub source: serde_json::Value,
+    /// Blobs.
+    pub parts: Vec<Part>,
+    /// Program version.
+    pub cairn_version: String,
+}
+
+/// Counters that a caller may watch while the backup runs, and the way to stop it.
+#[derive(Default)]
+pub struct Progress {
+    /// Bytes of the disks that are to be looked at.
+    pub total_bytes: AtomicU64,
+    /// Bytes looked at.
+    pub done_bytes: AtomicU64,
+    /// Bytes read from sources.
+    pub read_bytes: AtomicU64,
+    /// Bytes stored.
+    pub stored_bytes: AtomicU64,
+    /// Set to stop: the backup ends with [`StoreError::Interrupted`].
+    pub cancel: AtomicBool,
+}
+
+impl Progress {
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) { Err(StoreError::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// One disk's figures.
+#[derive(Clone, Debug)]
+pub struct DiskResult {
+    /// The entry as committed.
+    pub entry: DiskEntry,
+}
+
+/// A committed backup.
+#[derive(Clone, Debug)]
+pub struct BackupOutcome {
+    /// The new point.
+    pub id: SessionId,
+    /// Its disks.
+    pub disks: Vec<DiskResult>,
+    /// Bytes put into packs, metadata included.
+    pub stored_bytes: u64,
+}
+
+/// What was read and how much of it was new.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) read_bytes: u64,
+    pub(crate) changed_bytes: u64,
+    pub(crate) stored_bytes: u64,
+}
+
+impl Session {
+    /// Reads, stores and commits. `before_commit` runs when all is stored and durable, right before the register: the caller's last
+    /// chance to say that the capture did not hold.
+    pub fn backup(
+        self,
+        disks: &[DiskJob],
+        info: impl FnOnce() -> PointInfo,
+        progress: &Progress,
+        before_commit: impl FnOnce() -> Result<()>,
+    ) -> Result<BackupOutcome> {
+        let started = Instant::now();
+        check_disks(disks)?;
+        let store = self.store.clone();
+        let index = self.store.clone();
+        let mut stream =
+            PackStream::new(store.platform.clone(), store.keys.clone(), self.id(), Box::new(move |p| index.index.add(std::slice::from_ref(p), None)));
+        let mut parents: Vec<Parent> = Vec::new();
+        let mut entries = Vec::new();
+        for job in disks {
+            let base = self.base_of(&job.plan, &mut parents)?;
+            entries.push(self.save_disk(job, base, &mut stream, progress)?);
+        }
+        let info = info();
+        let manifest = self.save_manifest(&info, &mut stream)?;
+        let disk_table = self.disk_table(&entries, &mut stream)?;
+        stream.finish()?;
+        self.check_referenced()?;
+        before_commit()?;
+        progress.check()?;
+        let body = Body { parents, seen: self.seen, disks: disk_table, manifest: Some(manifest) };
+        let summary = summary_of(&info, &entries, stream.stored_bytes, started);
+        self.commit(&self.seal_register(&summary, &body)?)?;
+        Ok(BackupOutcome { id: self.id(), disks: entries.into_iter().map(|entry| DiskResult { entry }).collect(), stored_bytes: stream.stored_bytes })
+    }
+
+    /// The base disk of a plan; its point becomes a parent.
+    fn base_of(&self, plan: &Plan, parents: &mut Vec<Parent>) -> Result<Option<DiskEntry>> {
+        let (Plan::Compare { base, .. } | Plan::Incremental { base, .. }) = plan else { return Ok(None) };
+        let none = || StoreError::NotFound(format!("the base point {} is not in the store (any more)", base.0));
+        let point: &Point = self.point(&base.0).ok_or_else(none)?;
+        let entry = point::disks(&self.store, point)?.into_iter().nth(base.1).ok_or_else(none)?;
+        let parent = Parent { session: point.id, register_sha256: point.register_sha256 };
+        if !parents.contains(&parent) {
+            parents.push(parent);
+        }
+        Ok(Some(entry))
+    }
+
+    fn save_disk(&self, job: &DiskJob, base: Option<DiskEntry>, stream: &mut PackStream, progress: &Progress) -> Result<DiskEntry> {
+        let size_bytes = job.source.size_bytes();
+        let parent = base.as_ref().map(|b| TreeReader::new(self.store.clone(), b.root, b.size_bytes).map(Arc::new)).transpose()?;
+        let dirty = match &job.plan {
+            Plan::Incremental { dirty, .. } => Some(disk::dirty_with_resize(dirty, base.as_ref().map_or(0, |b| b.size_bytes), size_bytes)),
+            _ => None,
+        };
+        let (root, counts) = disk::save(self, &*job.source, parent, dirty.as_deref(), stream, progress).map_err(|e| match e {
+            StoreError::Block { what, source } => StoreError::Block { what: format!("disk {}: {what}", job.target), source },
+            other => other,
+        })?;
+        let (mode, reason) = match &job.plan {
+            Plan::Full { reason } => (DiskMode::Full, reason.clone()),
+            Plan::Compare { reason, .. } => (DiskMode::Compare, reason.clone()),
+            Plan::Incremental { .. } => (DiskMode::Incremental, String::new()),
+        };
+        let Counts { read_bytes, changed_bytes, stored_bytes } = counts;
+        Ok(DiskEntry { target: job.target.clone(), size_bytes, root, read_bytes, changed_bytes, stored_bytes, mode, reason })
+    }
+
+    fn save_manifest(&self, info: &PointInfo, stream: &mut PackStream) -> Result<Ref> {
+        let mut parts = BTreeMap::new();
+        for p in &info.parts {
+            let r = self.put_meta(stream, FrameKind::Blob, &p.bytes, p.secret)?;
+            parts.insert(p.name.clone(), PartRef::new(&r, p.bytes.len() as u64, p.secret));
+        }
+        let manifest = Manifest {
+            host: self.store.host.clone(),
+            cairn_version: info.cairn_version.clone(),
+            parts,
+            warnings: info.warnings.clone(),
+            source: info.source.clone(),
+        };
+        self.put_meta(stream, FrameKind::Manifest, &manifest.encode(), false)
+    }
+
+    fn disk_table(&self, entries: &[DiskEntry], stream: &mut PackStream) -> Result<DiskTable> {
+        let bytes = register::encode_disks(entries)?;
+        if bytes.len() <= INLINE_DISKS_BYTES_MAX {
+            return Ok(DiskTable::Inline(entries.to_vec()));
+        }
+        Ok(DiskTable::Frame(self.put_meta(stream, FrameKind::DiskTable, &bytes, false)?))
+    }
+
+    fn put_meta(&self, stream: &mut PackStream, kind: FrameKind, plain: &[u8], secret: bool) -> Result<Ref> {
+        if plain.len() > cairn_store_format::limits::FRAME_PLAIN_BYTES_MAX {
+            return Err(StoreError::Usage(format!("a part of the point has {} bytes, more than a frame may hold", plain.len())));
+        }
+        let id = self.store.keys.content_id(kind, 0, plain);
+        let mut sealer = Sealer::new(self.store.keys.family(), crate::tree::META_ZSTD_LEVEL);
+        let key = stream.meta_key(secret);
+        Ok(Ref { id, at: stream.put_meta(&sealer.seal(id, kind, 0, plain, key.as_ref()))? })
+    }
+
+    fn seal_register(&self, summary: &Summary, body: &Body) -> Result<Vec<u8>> {
+        let kind = RegisterKind::Manifest;
+        let seal = |part: u8, plain: &[u8]| self.store.keys.seal_small(&*self.store.platform, &register::aad(&self.id(), kind, part), plain);
+        Ok(register::encode(&self.id(), kind, &seal(1, &summary.encode()?), &seal(2, &body.encode()?))?)
+    }
+
+    /// Name of the register that a commit creates, for messages.
+    pub fn register_name(&self) -> String {
+        ObjectName::register(&self.id()).to_string()
+    }
+}
+
+fn check_disks(disks: &[DiskJob]) -> Result<()> {
+    let mut seen = HashSet::new();
+    if let Some(twice) = disks.iter().find(|d| !seen.insert(d.target.as_str())) {
+        return Err(StoreError::Usage(format!("disk {} occurs twice", twice.target)));
+    }
+    if disks.len() > DISKS_MAX { Err(StoreError::Usage(format!("{} disks are more than the {DISKS_MAX} of one point", disks.len()))) } else { Ok(()) }
+}
+
+fn summary_of(info: &PointInfo, entries: &[DiskEntry], stored_bytes: u64, started: Instant) -> Summary {
+    let sum = |f: fn(&DiskEntry) -> u64| entries.iter().map(f).sum();
+    Summary {
+        name: info.name.clone(),
+        time_unix_ms: info.time_unix_ms,
+        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        size_bytes: sum(|d| d.size_bytes),
+        read_bytes: sum(|d| d.read_bytes),
+        changed_bytes: sum(|d| d.changed_bytes),
+        stored_bytes,
+        quiesce: info.quiesce.clone(),
+        disks: entries.len() as u64,
+        warnings: info.warnings.len() as u64,
+        tags: info.tags.clone(),
+    }
+}

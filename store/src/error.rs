@@ -1,0 +1,89 @@
+//! The store's error: a small kind that callers match (the command line maps it to exit codes) with what, why and the remedy.
+
+use cairn_store_format::FormatError;
+
+/// Result of this crate.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What went wrong. Messages name the thing and, where there is one, the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no store here.
+    #[error("no store at {at}: {why}")]
+    NoStore {
+        /// Path or URL.
+        at: String,
+        /// Detail.
+        why: String,
+    },
+    /// A key is missing, wrong, or given where none belongs.
+    #[error("{0}")]
+    Key(String),
+    /// A safety rule refuses.
+    #[error("{0}")]
+    Refused(String),
+    /// No such point, disk or part.
+    #[error("{0}")]
+    NotFound(String),
+    /// Bytes of the store are damaged or missing.
+    #[error("damaged data in the store: {what}: {why}")]
+    Damaged {
+        /// Object or frame.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Another session or a GC decided this session's end.
+    #[error("session {session} was shut out by a garbage collection while it ran (its host looked dead for too long); nothing is lost, run the backup again")]
+    Fenced {
+        /// The session.
+        session: String,
+    },
+    /// Interrupted by the user.
+    #[error("interrupted")]
+    Interrupted,
+    /// Reading the source or writing the target failed.
+    #[error("{what}: {source}")]
+    Block {
+        /// Disk and place.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store's storage failed.
+    #[error("store: cannot {op} {name}: {source}")]
+    Storage {
+        /// Verb.
+        op: &'static str,
+        /// Object.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The local cache failed.
+    #[error("index cache {path}: {source} (it is only a cache: delete it and try again)")]
+    Index {
+        /// Database file.
+        path: String,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A value cannot be stored.
+    #[error("{0}")]
+    Format(#[from] FormatError),
+    /// Anything that is the caller's mistake.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl StoreError {
+    /// Shorthand for [`StoreError::Damaged`].
+    pub fn damaged(what: impl ToString, why: impl ToString) -> Self {
+        Self::Damaged { what: what.to_string(), why: why.to_string() }
+    }
+    /// Whether the store's storage is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Storage { source, .. } if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)))
+    }
+}

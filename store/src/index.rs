@@ -1,0 +1,193 @@
+//! The local index: an SQLite file that says in which pack a chunk may be. A cache: deleting it costs time only.
+//!
+//! - `chunks`: first 8 bytes of an id -> pack number (28 B a row). A hit is a hint: the caller reads the id from the pack's own footer.
+//! - `objects`: registers and point logs as read; they never change.
+//! - `files`: index files that were taken in.
+
+use crate::{Result, StoreError};
+use cairn_store_format::{Id, PackId, PackKind, SessionId, StoreId, index::IndexedPack};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Version of this database's layout; another one is thrown away.
+const LAYOUT: i64 = 1;
+/// How long to wait for another process that writes.
+const BUSY_MS: u64 = 30_000;
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS packs (number INTEGER PRIMARY KEY, session BLOB NOT NULL, seq INTEGER NOT NULL, kind INTEGER NOT NULL, UNIQUE (session, seq));
+    CREATE TABLE IF NOT EXISTS chunks (prefix INTEGER PRIMARY KEY, pack INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS objects (name TEXT PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;";
+
+/// The index of one store on this host.
+pub(crate) struct Index {
+    path: PathBuf,
+    db: Mutex<Connection>,
+}
+
+/// A look-up of its own, for one worker thread.
+pub(crate) struct IndexReader {
+    path: PathBuf,
+    db: Connection,
+}
+
+fn fail(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
+    |source| StoreError::Index { path: path.display().to_string(), source }
+}
+
+fn prefix(id: &Id) -> i64 {
+    id.prefix().cast_signed()
+}
+
+impl Index {
+    /// Opens or makes `<dir>/<store>.sqlite`; a damaged one is replaced.
+    pub(crate) fn open(dir: &Path, store: &StoreId) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(|source| StoreError::Storage { op: "create", name: dir.display().to_string(), source })?;
+        let path = dir.join(format!("{store}.sqlite"));
+        let db = match Self::connect(&path) {
+            Ok(db) => db,
+            Err(e) if is_damage(&e) => {
+                tracing::warn!("index cache {} is damaged and is made anew", path.display());
+                for suffix in ["", "-wal", "-shm"] {
+                    // What cannot be removed shows when the new file is opened.
+                    let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+                }
+                Self::connect(&path).map_err(fail(&path))?
+            }
+            Err(e) => return Err(fail(&path)(e)),
+        };
+        Ok(Self { path, db: Mutex::new(db) })
+    }
+
+    fn connect(path: &Path) -> rusqlite::Result<Connection> {
+        let db = open_connection(path)?;
+        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;")?;
+        let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+        if layout != LAYOUT {
+            db.execute_batch("BEGIN; DROP TABLE IF EXISTS packs; DROP TABLE IF EXISTS chunks; DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS objects;")?;
+            db.execute_batch(&format!("{SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
+        }
+        db.query_row("SELECT count(*) FROM (SELECT 1 FROM chunks LIMIT 1)", [], |_| Ok(()))?;
+        Ok(db)
+    }
+
+    fn db(&self) -> MutexGuard<'_, Connection> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection for one thread.
+    pub(crate) fn reader(&self) -> Result<IndexReader> {
+        Ok(IndexReader { db: open_connection(&self.path).map_err(fail(&self.path))?, path: self.path.clone() })
+    }
+
+    /// Takes in packs; `file` is the index file they came from, if any.
+    pub(crate) fn add(&self, packs: &[IndexedPack], file: Option<&str>) -> Result<()> {
+        let mut db = self.db();
+        let work = |db: &mut Connection| {
+            let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            for p in packs {
+                tx.prepare_cached("INSERT OR IGNORE INTO packs (session, seq, kind) VALUES (?1, ?2, ?3)")?.execute(params![
+                    p.pack.session.0,
+                    p.pack.seq,
+                    p.pack.kind as u8
+                ])?;
+                let number: i64 = tx
+                    .prepare_cached("SELECT number FROM packs WHERE session = ?1 AND seq = ?2")?
+                    .query_row(params![p.pack.session.0, p.pack.seq], |r| r.get(0))?;
+                let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO chunks (prefix, pack) VALUES (?1, ?2)")?;
+                for s in &p.footer.slots {
+                    insert.execute(params![prefix(&s.id), number])?;
+                }
+            }
+            if let Some(name) = file {
+                tx.prepare_cached("INSERT OR IGNORE INTO files (name) VALUES (?1)")?.execute([name])?;
+            }
+            tx.commit()
+        };
+        work(&mut db).map_err(fail(&self.path))
+    }
+
+    /// Index files taken in so far.
+    pub(crate) fn files(&self) -> Result<HashSet<String>> {
+        let db = self.db();
+        let work = || db.prepare_cached("SELECT name FROM files")?.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<HashSet<String>>>();
+        work().map_err(fail(&self.path))
+    }
+
+    /// A cached object.
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let db = self.db();
+        let work = || db.prepare_cached("SELECT bytes FROM objects WHERE name = ?1")?.query_row([name], |r| r.get(0)).optional();
+        work().map_err(fail(&self.path))
+    }
+
+    /// Keeps objects that never change.
+    pub(crate) fn keep_objects(&self, objects: &[(String, Vec<u8>)]) -> Result<()> {
+        let mut db = self.db();
+        let work = |db: &mut Connection| {
+            let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            for (name, bytes) in objects {
+                tx.prepare_cached("INSERT OR REPLACE INTO objects (name, bytes) VALUES (?1, ?2)")?.execute(params![name, bytes])?;
+            }
+            tx.commit()
+        };
+        work(&mut db).map_err(fail(&self.path))
+    }
+}
+
+impl IndexReader {
+    /// The pack that may hold an id.
+    pub(crate) fn find(&self, id: &Id) -> Result<Option<PackId>> {
+        let work = || {
+            self.db
+                .prepare_cached("SELECT p.session, p.seq, p.kind FROM chunks c JOIN packs p ON p.number = c.pack WHERE c.prefix = ?1")?
+                .query_row([prefix(id)], |r| Ok((r.get::<_, [u8; 16]>(0)?, r.get::<_, u32>(1)?, r.get::<_, u8>(2)?)))
+                .optional()
+        };
+        let row = work().map_err(fail(&self.path))?;
+        Ok(row.and_then(|(session, seq, kind)| Some(PackId { session: SessionId(session), seq, kind: PackKind::from_u8(kind).ok()? })))
+    }
+}
+
+fn open_connection(path: &Path) -> rusqlite::Result<Connection> {
+    let db = Connection::open(path)?;
+    db.busy_timeout(Duration::from_millis(BUSY_MS))?;
+    Ok(db)
+}
+
+fn is_damage(e: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(e, rusqlite::Error::SqliteFailure(f, _) if matches!(f.code, DatabaseCorrupt | NotADatabase))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_store_format::pack::{Footer, FrameKind, Slot};
+
+    #[test]
+    fn finds_what_was_added_and_survives_damage() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let store = StoreId([1; 16]);
+        let (known, unknown) = (Id([0xff; 32]), Id([3; 32]));
+        let pack = PackId { session: SessionId([2; 16]), seq: 7, kind: PackKind::Data };
+        let slot = Slot { id: known, offset: 64, stored_len: 1, kind: FrameKind::Chunk, level: 0 };
+        let indexed = IndexedPack { pack, size_bytes: 1, sha256: [0; 32], footer: Footer { slots: vec![slot], key_rows: vec![] } };
+        let index = Index::open(dir.path(), &store).expect("opens");
+        index.add(std::slice::from_ref(&indexed), Some("x/1")).expect("adds");
+        let reader = index.reader().expect("reads");
+        assert_eq!(reader.find(&known).expect("finds"), Some(pack));
+        assert_eq!(reader.find(&unknown).expect("finds nothing"), None);
+        assert!(index.files().expect("lists").contains("x/1"));
+        drop((reader, index));
+        std::fs::write(dir.path().join(format!("{store}.sqlite")), [7; 9000]).expect("damages");
+        let index = Index::open(dir.path(), &store).expect("is made anew");
+        assert_eq!(index.reader().expect("reads").find(&known).expect("is empty"), None);
+    }
+}

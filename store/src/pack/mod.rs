@@ -1,0 +1,9 @@
+//! Packs: built in memory, written whole, read by ranges.
+
+mod builder;
+mod reader;
+mod stream;
+
+pub(crate) use builder::{FinishedPack, PackBuilder};
+pub(crate) use reader::PackReader;
+pub(crate) use stream::{PackStream, Pending};

@@ -1,0 +1,235 @@
+//! A session's packs as they are filled and written: a data pack and a metadata pack in memory, one more on its way to the storage.
+
+use super::{FinishedPack, PackBuilder};
+use crate::{
+    Result, StoreError,
+    crypto::{Keys, PackKey, SealedFrame},
+    platform::{Created, Durability, Platform},
+};
+use cairn_store_format::{
+    Id, Location, ObjectName, PackId, PackKind, SessionId,
+    index::{self, IndexedPack},
+    pack::WrapScheme,
+};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, channel, sync_channel},
+    },
+    thread::JoinHandle,
+};
+
+/// An index file is published every so many packs: what a killed session stored is found again by the next.
+const PACKS_PER_INDEX_FILE: usize = 4;
+
+/// What this session stored so recently that the local index does not know it yet; shared with the workers.
+#[derive(Default)]
+pub(crate) struct Pending(Mutex<HashMap<Id, Location>>);
+
+impl Pending {
+    pub(crate) fn find(&self, id: &Id) -> Option<Location> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+    }
+    fn insert(&self, id: Id, at: Location) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, at);
+    }
+    fn forget(&self, pack: &IndexedPack) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for s in &pack.footer.slots {
+            if map.get(&s.id).is_some_and(|at| at.pack == pack.pack) {
+                map.remove(&s.id);
+            }
+        }
+    }
+}
+
+/// Fills packs and hands them to a writer thread.
+pub(crate) struct PackStream {
+    platform: Arc<dyn Platform>,
+    keys: Arc<Keys>,
+    session: SessionId,
+    next_seq: u32,
+    next_index_seq: u32,
+    data: Option<PackBuilder>,
+    meta: Option<PackBuilder>,
+    data_key: Mutex<Option<Arc<PackKey>>>,
+    meta_keys: Option<MetaKeys>,
+    pub(crate) pending: Arc<Pending>,
+    to_writer: Option<SyncSender<FinishedPack>>,
+    from_writer: Receiver<Result<IndexedPack>>,
+    writer: Option<JoinHandle<()>>,
+    in_flight: usize,
+    unpublished: Vec<IndexedPack>,
+    /// Called for every pack that is in the storage: the local index takes it in.
+    on_stored: Box<dyn FnMut(&IndexedPack) -> Result<()> + Send>,
+    pub(crate) stored_bytes: u64,
+}
+
+/// Keys of the open metadata pack: nodes under the metadata key, secrets under the data key.
+struct MetaKeys {
+    meta: Option<Arc<PackKey>>,
+    secret: Option<Arc<PackKey>>,
+}
+
+impl PackStream {
+    pub(crate) fn new(platform: Arc<dyn Platform>, keys: Arc<Keys>, session: SessionId, on_stored: Box<dyn FnMut(&IndexedPack) -> Result<()> + Send>) -> Self {
+        let (to_writer, jobs) = sync_channel::<FinishedPack>(1);
+        let (done, from_writer) = channel();
+        let storage = platform.clone();
+        let writer = std::thread::spawn(move || {
+            for pack in jobs {
+                if done.send(write_pack(&*storage, pack)).is_err() {
+                    break;
+                }
+            }
+        });
+        let data_key = Mutex::new(keys.new_pack_key(&*platform, WrapScheme::EpochData));
+        Self {
+            platform,
+            keys,
+            session,
+            next_seq: 0,
+            next_index_seq: 0,
+            data: None,
+            meta: None,
+            data_key,
+            meta_keys: None,
+            pending: Arc::default(),
+            to_writer: Some(to_writer),
+            from_writer,
+            writer: Some(writer),
+            in_flight: 0,
+            unpublished: Vec::new(),
+            on_stored,
+            stored_bytes: 0,
+        }
+    }
+
+    /// The key that workers seal chunks with now. It changes with every pack; a frame sealed just before brings its row along.
+    pub(crate) fn data_key(&self) -> Option<Arc<PackKey>> {
+        self.data_key.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Key for a frame of the open metadata pack.
+    pub(crate) fn meta_key(&mut self, secret: bool) -> Option<Arc<PackKey>> {
+        let k = self.meta_keys.get_or_insert_with(|| MetaKeys {
+            meta: self.keys.new_pack_key(&*self.platform, WrapScheme::EpochMeta),
+            secret: self.keys.new_pack_key(&*self.platform, WrapScheme::EpochData),
+        });
+        if secret { k.secret.clone() } else { k.meta.clone() }
+    }
+
+    /// Stores a chunk, unless this session did already.
+    pub(crate) fn put_chunk(&mut self, f: &SealedFrame) -> Result<(Location, bool)> {
+        if let Some(at) = self.pending.find(&f.id) {
+            return Ok((at, false));
+        }
+        if self.data.as_ref().is_some_and(|b| !b.fits(f.stored.len())) {
+            self.close_data()?;
+        }
+        let family = self.keys.family();
+        let id = self.pack_id(PackKind::Data, self.data.is_none());
+        let at = self.data.get_or_insert_with(|| PackBuilder::new(&family, id)).add(f);
+        self.pending.insert(f.id, at);
+        self.stored_bytes += f.stored.len() as u64;
+        Ok((at, true))
+    }
+
+    /// Stores a node or manifest part.
+    pub(crate) fn put_meta(&mut self, f: &SealedFrame) -> Result<Location> {
+        if self.meta.as_ref().is_some_and(|b| !b.fits(f.stored.len())) {
+            self.close_meta()?;
+        }
+        let family = self.keys.family();
+        let id = self.pack_id(PackKind::Meta, self.meta.is_none());
+        self.stored_bytes += f.stored.len() as u64;
+        Ok(self.meta.get_or_insert_with(|| PackBuilder::new(&family, id)).add(f))
+    }
+
+    fn pack_id(&mut self, kind: PackKind, new: bool) -> PackId {
+        let id = PackId { session: self.session, seq: self.next_seq, kind };
+        self.next_seq += u32::from(new);
+        id
+    }
+
+    fn close_data(&mut self) -> Result<()> {
+        let Some(b) = self.data.take() else { return Ok(()) };
+        *self.data_key.lock().unwrap_or_else(PoisonError::into_inner) = self.keys.new_pack_key(&*self.platform, WrapScheme::EpochData);
+        self.send(b.finish())
+    }
+
+    fn close_meta(&mut self) -> Result<()> {
+        self.meta_keys = None;
+        let Some(b) = self.meta.take() else { return Ok(()) };
+        self.send(b.finish())
+    }
+
+    fn send(&mut self, pack: FinishedPack) -> Result<()> {
+        self.collect(false)?;
+        let writer = self.to_writer.as_ref().expect("open until finish");
+        if writer.send(pack).is_err() {
+            self.collect(true)?;
+            return Err(StoreError::Interrupted);
+        }
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    /// Takes in what the writer finished; waits for all of it where `all`.
+    fn collect(&mut self, all: bool) -> Result<()> {
+        while self.in_flight > 0 {
+            let done = if all { self.from_writer.recv().ok() } else { self.from_writer.try_recv().ok() };
+            let Some(done) = done else { break };
+            self.in_flight -= 1;
+            let pack = done?;
+            (self.on_stored)(&pack)?;
+            self.pending.forget(&pack);
+            self.unpublished.push(pack);
+        }
+        if self.unpublished.len() >= PACKS_PER_INDEX_FILE || (all && !self.unpublished.is_empty()) {
+            let packs = std::mem::take(&mut self.unpublished);
+            let name = ObjectName::index(&self.session, self.next_index_seq);
+            self.next_index_seq += 1;
+            let bytes = index::encode(&self.session, &packs);
+            // The packs must be durable before a file that names them is.
+            self.platform.barrier()?;
+            must_be_new(&name, self.platform.create(&name, &bytes, Durability::Deferred)?)?;
+        }
+        Ok(())
+    }
+
+    /// B5's end: every pack and index file is in the storage and durable.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        self.close_data()?;
+        self.close_meta()?;
+        self.collect(true)?;
+        self.platform.barrier()
+    }
+}
+
+impl Drop for PackStream {
+    fn drop(&mut self) {
+        self.to_writer = None;
+        if let Some(w) = self.writer.take() {
+            // The writer ends by itself once its channel is closed; a panic there was already reported as a missing answer.
+            let _ = w.join();
+        }
+    }
+}
+
+fn must_be_new(name: &ObjectName, created: Created) -> Result<()> {
+    match created {
+        Created::New => Ok(()),
+        Created::Exists => Err(StoreError::damaged(name, "an object of this name exists with other content; names are never used twice")),
+    }
+}
+
+fn write_pack(platform: &dyn Platform, pack: FinishedPack) -> Result<IndexedPack> {
+    let sha256 = Sha256::digest(&pack.bytes).into();
+    for name in ObjectName::pack(&pack.pack) {
+        must_be_new(&name, platform.create(&name, &pack.bytes, Durability::Deferred)?)?;
+    }
+    Ok(IndexedPack { pack: pack.pack, size_bytes: pack.bytes.len() as u64, sha256, footer: pack.footer })
+}

@@ -1,0 +1,160 @@
+//! Many workers, one consumer, results in the order of the jobs, bounded in between.
+//!
+//! A job is started only while it is less than `window` ahead of the consumer, so memory is bounded whatever the jobs' number.
+
+use crate::{Result, StoreError};
+use std::{
+    collections::BTreeMap,
+    sync::{Condvar, Mutex, PoisonError},
+    thread,
+};
+
+struct State<I, R> {
+    jobs: I,
+    next: u64,
+    consumed: u64,
+    running: usize,
+    exhausted: bool,
+    failed: bool,
+    done: BTreeMap<u64, Result<R>>,
+}
+
+/// Runs `work` on every job with `workers` threads; `consume` sees the results on this thread in the jobs' order. The first error (in
+/// order) ends everything and is returned; jobs already started are finished and dropped.
+pub(crate) fn ordered<J, R, W>(
+    jobs: impl Iterator<Item = Result<J>> + Send,
+    workers: usize,
+    window: usize,
+    make_worker: impl Fn() -> W + Sync,
+    work: impl Fn(&mut W, J) -> Result<R> + Sync,
+    mut consume: impl FnMut(R) -> Result<()>,
+) -> Result<()>
+where
+    J: Send,
+    R: Send,
+{
+    let state = Mutex::new(State { jobs, next: 0, consumed: 0, running: 0, exhausted: false, failed: false, done: BTreeMap::new() });
+    let changed = Condvar::new();
+    thread::scope(|scope| {
+        for _ in 0..workers.max(1) {
+            scope.spawn(|| {
+                let _stop = StopOnPanic { state: &state, changed: &changed };
+                let mut worker = make_worker();
+                while let Some((seq, job)) = take(&state, &changed, window.max(1) as u64) {
+                    let result = job.and_then(|j| work(&mut worker, j));
+                    let mut s = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    s.running -= 1;
+                    s.done.insert(seq, result);
+                    changed.notify_all();
+                }
+            });
+        }
+        let outcome = drain(&state, &changed, &mut consume);
+        state.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+        changed.notify_all();
+        outcome
+    })
+}
+
+/// A worker that panics must not leave the consumer waiting.
+struct StopOnPanic<'a, I, R> {
+    state: &'a Mutex<State<I, R>>,
+    changed: &'a Condvar,
+}
+
+impl<I, R> Drop for StopOnPanic<'_, I, R> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+            self.changed.notify_all();
+        }
+    }
+}
+
+fn take<J, R>(state: &Mutex<State<impl Iterator<Item = Result<J>>, R>>, changed: &Condvar, window: u64) -> Option<(u64, Result<J>)> {
+    let mut s = state.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if s.failed || s.exhausted {
+            return None;
+        }
+        if s.next < s.consumed + window {
+            break;
+        }
+        s = changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+    }
+    let Some(job) = s.jobs.next() else {
+        s.exhausted = true;
+        changed.notify_all();
+        return None;
+    };
+    let seq = s.next;
+    s.next += 1;
+    s.running += 1;
+    Some((seq, job))
+}
+
+fn drain<I, R>(state: &Mutex<State<I, R>>, changed: &Condvar, consume: &mut impl FnMut(R) -> Result<()>) -> Result<()> {
+    loop {
+        let mut s = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = loop {
+            let at = s.consumed;
+            if let Some(r) = s.done.remove(&at) {
+                break r;
+            }
+            if s.failed {
+                return Err(StoreError::Interrupted);
+            }
+            if s.exhausted && s.consumed == s.next {
+                return Ok(());
+            }
+            s = changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(s);
+        consume(result?)?;
+        state.lock().unwrap_or_else(PoisonError::into_inner).consumed += 1;
+        changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_order_and_stops_at_the_first_error() {
+        let mut seen = Vec::new();
+        ordered(
+            (0..1000u64).map(Ok),
+            4,
+            7,
+            || (),
+            |(), j| Ok(j * 2),
+            |r| {
+                seen.push(r);
+                Ok(())
+            },
+        )
+        .expect("no error");
+        assert_eq!(seen, (0..1000).map(|j| j * 2).collect::<Vec<_>>());
+        let mut count = 0;
+        let out = ordered(
+            (0..1000u64).map(Ok),
+            4,
+            7,
+            || (),
+            |(), j| if j == 50 { Err(StoreError::Interrupted) } else { Ok(j) },
+            |_| {
+                count += 1;
+                Ok(())
+            },
+        );
+        assert!(out.is_err());
+        assert_eq!(count, 50);
+    }
+
+    #[test]
+    fn a_failing_consumer_ends_it() {
+        let out = ordered((0..100_000u64).map(Ok), 3, 4, || (), |(), j| Ok(j), |r| if r == 10 { Err(StoreError::Interrupted) } else { Ok(()) });
+        assert!(out.is_err());
+    }
+}

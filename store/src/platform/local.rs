@@ -1,0 +1,300 @@
+//! A store in a directory: local file systems, and NFS by the rules that measurements gave (probe and fresh open, `link`, no rename).
+
+use super::{Created, Durability, Platform};
+use crate::{Result, StoreError};
+use cairn_store_format::ObjectName;
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Pack files kept open for reading.
+const OPEN_FILES_MAX: usize = 64;
+/// Tries of a listing that misses its own probe.
+const PROBE_TRIES_MAX: u32 = 5;
+/// `statfs` type of NFS.
+const NFS_MAGIC: i64 = 0x6969;
+/// First characters of files that are no objects: temporary files and probes.
+const TEMPORARY: &str = ".tmp-";
+
+/// A directory as a store's storage.
+pub struct LocalPlatform {
+    root: PathBuf,
+    nfs: bool,
+    /// Folders that were made or seen, so `mkdir` is asked once each.
+    known_dirs: Mutex<HashSet<PathBuf>>,
+    /// Folders with entries that are not durable yet.
+    unsynced_dirs: Mutex<HashSet<PathBuf>>,
+    open_files: Mutex<OpenFiles>,
+}
+
+#[derive(Default)]
+struct OpenFiles {
+    files: HashMap<ObjectName, Arc<File>>,
+    order: VecDeque<ObjectName>,
+}
+
+impl LocalPlatform {
+    /// Opens a directory that exists.
+    pub fn open(root: &Path) -> Result<Self> {
+        let at = || root.display().to_string();
+        let meta = fs::metadata(root).map_err(|e| StoreError::NoStore { at: at(), why: e.to_string() })?;
+        if !meta.is_dir() {
+            return Err(StoreError::NoStore { at: at(), why: "not a directory".into() });
+        }
+        let root = root.canonicalize().map_err(|e| StoreError::NoStore { at: at(), why: e.to_string() })?;
+        let nfs = nix::sys::statfs::statfs(&root).is_ok_and(|s| s.filesystem_type().0 == NFS_MAGIC);
+        Ok(Self { root, nfs, known_dirs: Mutex::default(), unsynced_dirs: Mutex::default(), open_files: Mutex::default() })
+    }
+
+    fn path(&self, name: &ObjectName) -> PathBuf {
+        self.root.join(name.as_str())
+    }
+
+    /// Makes the folder of an object, durably, one level at a time.
+    fn ensure_dir(&self, dir: &Path) -> io::Result<()> {
+        if dir == self.root || lock(&self.known_dirs).contains(dir) {
+            return Ok(());
+        }
+        let parent = dir.parent().expect("below the root");
+        self.ensure_dir(parent)?;
+        match fs::DirBuilder::new().mode(0o700).create(dir) {
+            Ok(()) => sync_dir(parent)?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+        lock(&self.known_dirs).insert(dir.to_path_buf());
+        Ok(())
+    }
+
+    /// Order: 1 temporary file, exclusive · 2 write · 3 fdatasync · 4 close · 5 link to the final name · 6 unlink temporary ·
+    /// 7 fsync of the folder (now, or at the barrier).
+    /// If we die after 1-4: a `.tmp-` file that no listing shows and GC removes by age. After 5: the object is there; it may vanish with a
+    /// power loss until 7, which is why nothing refers to it before. After 6: the same. After 7: done.
+    /// A failed fdatasync makes the temporary file garbage: it is never synced again.
+    fn create_file(&self, name: &ObjectName, bytes: &[u8], durability: Durability) -> io::Result<Created> {
+        let target = self.path(name);
+        let dir = target.parent().expect("objects lie in folders").to_path_buf();
+        self.ensure_dir(&dir)?;
+        let (tmp, mut file) = new_temporary(&dir)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_data());
+        drop_cache(&file);
+        drop(file);
+        let linked = written.and_then(|()| link_if_absent(&tmp, &target, bytes));
+        // The temporary file is ours alone and nothing refers to it: failing to remove it costs space until GC finds it.
+        let _ = fs::remove_file(&tmp);
+        let created = linked?;
+        match durability {
+            Durability::Now => sync_dir(&dir)?,
+            Durability::Deferred => {
+                lock(&self.unsynced_dirs).insert(dir);
+            }
+        }
+        Ok(created)
+    }
+
+    fn open_file(&self, name: &ObjectName) -> io::Result<Arc<File>> {
+        let mut open = lock(&self.open_files);
+        if let Some(f) = open.files.get(name) {
+            return Ok(f.clone());
+        }
+        let file = Arc::new(File::open(self.path(name))?);
+        if open.files.len() >= OPEN_FILES_MAX
+            && let Some(oldest) = open.order.pop_front()
+        {
+            open.files.remove(&oldest);
+        }
+        open.order.push_back(name.clone());
+        open.files.insert(name.clone(), file.clone());
+        Ok(file)
+    }
+
+    /// On NFS a listing counts only if it shows a name that was made just before: the client's own change drops its cached folder.
+    fn entries(&self, dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
+        if !self.nfs {
+            return fs::read_dir(dir)?.collect();
+        }
+        for _ in 0..PROBE_TRIES_MAX {
+            let (probe, _file) = new_temporary(dir)?;
+            let entries: io::Result<Vec<_>> = fs::read_dir(dir)?.collect();
+            // A probe that stays behind is skipped by every listing.
+            let _ = fs::remove_file(&probe);
+            let entries = entries?;
+            if entries.iter().any(|e| e.path() == probe) {
+                return Ok(entries);
+            }
+        }
+        Err(io::Error::other("the listing keeps missing a file that was just made here; is this mount stale?"))
+    }
+
+    fn list_kind(&self, dir: &str, want_dirs: bool) -> Result<Vec<String>> {
+        let path = self.root.join(dir);
+        let entries = match self.entries(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(|e| storage("list", dir, e))?,
+        };
+        let mut out = Vec::new();
+        for e in entries {
+            let is_dir = e.file_type().map_err(|x| storage("list", dir, x))?.is_dir();
+            if let (true, Ok(name)) = (is_dir == want_dirs, e.file_name().into_string())
+                && !name.starts_with('.')
+            {
+                out.push(name);
+            }
+        }
+        out.sort_unstable();
+        Ok(out)
+    }
+}
+
+/// EEXIST may be the echo of our own link whose reply was lost: the bytes (they carry our nonce) tell.
+fn link_if_absent(tmp: &Path, target: &Path, bytes: &[u8]) -> io::Result<Created> {
+    match fs::hard_link(tmp, target) {
+        Ok(()) => Ok(Created::New),
+        Err(e) => match File::open(target) {
+            Ok(mut f) => {
+                let mut there = Vec::with_capacity(bytes.len());
+                f.read_to_end(&mut there)?;
+                Ok(if there == bytes { Created::New } else { Created::Exists })
+            }
+            Err(_) => Err(e),
+        },
+    }
+}
+
+fn new_temporary(dir: &Path) -> io::Result<(PathBuf, File)> {
+    loop {
+        let mut r = [0u8; 8];
+        getrandom::fill(&mut r).map_err(|e| io::Error::other(e.to_string()))?;
+        let path = dir.join(format!("{TEMPORARY}{:016x}", u64::from_le_bytes(r)));
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|f| (path, f)),
+        }
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// A backup must not push the host's working set out of the page cache.
+fn drop_cache(file: &File) {
+    // SAFETY: posix_fadvise takes a valid descriptor and touches no memory of ours; its failure is harmless.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
+/// A poisoned lock means another thread panicked between two simple updates; the maps are caches and stay usable.
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn storage(op: &'static str, name: impl ToString, source: io::Error) -> StoreError {
+    StoreError::Storage { op, name: name.to_string(), source }
+}
+
+fn none_if_missing<T>(op: &'static str, name: &ObjectName, r: io::Result<T>) -> Result<Option<T>> {
+    match r {
+        Ok(v) => Ok(Some(v)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(storage(op, name, e)),
+    }
+}
+
+impl Platform for LocalPlatform {
+    fn location(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn create(&self, name: &ObjectName, bytes: &[u8], durability: Durability) -> Result<Created> {
+        self.create_file(name, bytes, durability).map_err(|e| storage("write", name, e))
+    }
+
+    fn barrier(&self) -> Result<()> {
+        let dirs: Vec<PathBuf> = lock(&self.unsynced_dirs).drain().collect();
+        for dir in dirs {
+            sync_dir(&dir).map_err(|e| storage("sync", dir.display(), e))?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
+        let read = || {
+            let mut f = File::open(self.path(name))?;
+            let len = usize::try_from(f.metadata()?.size()).unwrap_or(usize::MAX);
+            if len > max {
+                return Err(io::Error::other(format!("{len} bytes, more than the {max} that such an object may have")));
+            }
+            let mut out = Vec::with_capacity(len);
+            (&mut f).take(max as u64).read_to_end(&mut out)?;
+            Ok(out)
+        };
+        none_if_missing("read", name, read())
+    }
+
+    fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        let read = || {
+            let f = self.open_file(name)?;
+            let mut out = vec![0; len];
+            f.read_exact_at(&mut out, offset)?;
+            Ok(out)
+        };
+        match none_if_missing("read", name, read()) {
+            Err(StoreError::Storage { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            other => other,
+        }
+    }
+
+    fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
+        // On NFS a cached "not there" is no proof; opening asks the server, and a listing was made before anyone asks for exact names.
+        none_if_missing("stat", name, File::open(self.path(name)).and_then(|f| f.metadata()).map(|m| m.size()))
+    }
+
+    fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {
+        Ok(self.list_kind(dir, false)?.iter().filter_map(|f| ObjectName::listed(dir, f)).collect())
+    }
+
+    fn list_dirs(&self, dir: &str) -> Result<Vec<String>> {
+        self.list_kind(dir, true)
+    }
+
+    fn now_unix_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn random(&self, out: &mut [u8]) {
+        getrandom::fill(out).expect("the kernel's random generator works once the system has booted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_store_format::SessionId;
+
+    #[test]
+    fn create_is_exclusive_and_leaves_no_temporary_files() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let p = LocalPlatform::open(dir.path()).expect("opens");
+        let name = ObjectName::register(&SessionId([1; 16]));
+        assert_eq!(p.create(&name, b"one", Durability::Now).expect("creates"), Created::New);
+        assert_eq!(p.create(&name, b"two", Durability::Now).expect("answers"), Created::Exists);
+        assert_eq!(p.create(&name, b"one", Durability::Deferred).expect("our own echo"), Created::New);
+        p.barrier().expect("syncs");
+        assert_eq!(p.read(&name, 10).expect("reads").expect("is there"), b"one");
+        assert!(p.read(&name, 2).is_err(), "over the limit");
+        assert_eq!(p.read_at(&name, 1, 5).expect("short"), None);
+        assert_eq!(p.list(name.dir()).expect("lists"), [name.clone()]);
+        assert_eq!(fs::read_dir(p.path(&name).parent().expect("dir")).expect("lists").count(), 1);
+        assert_eq!(p.list("nowhere").expect("empty"), []);
+    }
+}

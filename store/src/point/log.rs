@@ -1,0 +1,59 @@
+//! Writing a point's log: each entry under the next free number, by create-if-absent.
+
+use super::Point;
+use crate::{
+    Result, StoreError,
+    platform::{Created, Durability},
+    store::Store,
+};
+use cairn_store_format::{
+    ObjectName,
+    header::ObjectKind,
+    limits::{NOTE_BYTES_MAX, TAG_BYTES_MAX},
+    name::parse_numbered,
+    point_log::{Action, LogEntry},
+};
+
+/// Entries that others add at the same moment; more tries than that mean something is wrong.
+const TRIES_MAX: u32 = 1000;
+
+impl Store {
+    /// Refuses to forget the point until it is unprotected.
+    pub fn protect(&self, point: &Point, protect: bool) -> Result<()> {
+        self.append(point, if protect { Action::Protect } else { Action::Unprotect }, "")
+    }
+
+    /// Adds or removes a tag.
+    pub fn tag(&self, point: &Point, tag: &str, add: bool) -> Result<()> {
+        check_tag(tag)?;
+        self.append(point, if add { Action::Tag } else { Action::Untag }, tag)
+    }
+
+    /// Records a verification: `None` where nothing was wrong.
+    pub fn record_verdict(&self, point: &Point, damage: Option<&str>) -> Result<()> {
+        let text = damage.map_or(super::VERDICT_GOOD.to_owned(), |d| format!("damaged: {d}"));
+        self.append(point, Action::Verified, &text)
+    }
+
+    fn append(&self, point: &Point, action: Action, text: &str) -> Result<()> {
+        let store = &*self.inner;
+        let text = cairn_store_format::register::cut_text(text, NOTE_BYTES_MAX).to_owned();
+        let entry = LogEntry { action, time_unix_ms: store.platform.now_unix_ms(), host: store.host.clone(), text }.encode();
+        let dir = ObjectName::point_log(&point.id, 0);
+        let used = store.platform.list(dir.dir())?;
+        let next = used.iter().filter_map(|n| parse_numbered(n.file())).filter(|n| n.0 == point.id).map(|n| n.1 + 1).max().unwrap_or(0);
+        for n in next..next.saturating_add(TRIES_MAX) {
+            let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.id.0, n.into(), &entry)?;
+            if store.platform.create(&ObjectName::point_log(&point.id, n), &bytes, Durability::Now)? == Created::New {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Refused(format!("the log of point {} grows faster than an entry can be added", point.id)))
+    }
+}
+
+/// A tag: one word, printable, not too long.
+pub fn check_tag(tag: &str) -> Result<()> {
+    let fine = !tag.is_empty() && tag.len() <= TAG_BYTES_MAX && tag.chars().all(|c| !c.is_control() && !c.is_whitespace() && c != ',');
+    if fine { Ok(()) } else { Err(StoreError::Usage(format!("'{}' is no tag: one word of at most {TAG_BYTES_MAX} bytes without commas", tag.escape_debug()))) }
+}

@@ -1,0 +1,115 @@
+//! Restore points: listing them, what happened to them since, their manifest and parts.
+//!
+//! A point exists while `c/` holds its manifest register and neither `f/` nor its log forget it. Registers and log entries never change,
+//! so this host keeps them in its cache; which exist is always listed afresh.
+
+mod log;
+pub use log::check_tag;
+mod set;
+
+pub(crate) use set::PointSet;
+
+use crate::{
+    Result, StoreError,
+    resolve::decompressor,
+    store::{Inner, Store},
+};
+use cairn_store_format::{
+    SessionId,
+    manifest::Manifest,
+    pack::FrameKind,
+    point_log::{Action, LogEntry},
+    register::{Body, DiskEntry, DiskTable, Summary, decode_disks},
+};
+
+/// What is known about a point's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PointState {
+    /// The newest verification found nothing wrong.
+    Good,
+    /// The newest verification found damage.
+    Damaged,
+    /// Never verified.
+    Unverified,
+}
+
+/// A committed point that is not forgotten.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// Its session's id.
+    pub id: SessionId,
+    /// What `list` shows.
+    pub summary: Summary,
+    /// Parent points, roots and manifest reference.
+    pub body: Body,
+    /// SHA-256 of its register.
+    pub register_sha256: [u8; 32],
+    /// Its log, oldest first.
+    pub log: Vec<LogEntry>,
+}
+
+impl Point {
+    /// Tags given at the backup and since, less those removed.
+    pub fn tags(&self) -> Vec<String> {
+        let mut tags = self.summary.tags.clone();
+        for e in &self.log {
+            match e.action {
+                Action::Tag if !tags.contains(&e.text) => tags.push(e.text.clone()),
+                Action::Untag => tags.retain(|t| *t != e.text),
+                _ => {}
+            }
+        }
+        tags
+    }
+    /// Whether the last protect or unprotect was a protect.
+    pub fn is_protected(&self) -> bool {
+        let last = self.log.iter().rev().find(|e| matches!(e.action, Action::Protect | Action::Unprotect));
+        last.is_some_and(|e| e.action == Action::Protect)
+    }
+    /// By its newest verification.
+    pub fn state(&self) -> PointState {
+        match self.log.iter().rev().find(|e| e.action == Action::Verified) {
+            None => PointState::Unverified,
+            Some(e) if e.text == VERDICT_GOOD => PointState::Good,
+            Some(_) => PointState::Damaged,
+        }
+    }
+    /// Whether the log forgets it.
+    pub(crate) fn log_forgets(&self) -> bool {
+        self.log.iter().any(|e| e.action == Action::Forget)
+    }
+}
+
+/// Verdict text of a verification that found nothing wrong.
+pub(crate) const VERDICT_GOOD: &str = "good";
+
+impl Store {
+    /// All points, oldest first.
+    pub fn points(&self) -> Result<Vec<Point>> {
+        Ok(PointSet::load(&self.inner)?.into_live())
+    }
+
+    /// A point's disks.
+    pub fn disks(&self, point: &Point) -> Result<Vec<DiskEntry>> {
+        disks(&self.inner, point)
+    }
+
+    /// A point's manifest.
+    pub fn manifest(&self, point: &Point) -> Result<Manifest> {
+        let r = point.body.manifest.as_ref().ok_or_else(|| StoreError::damaged(format_args!("point {}", point.id), "it has no manifest"))?;
+        Ok(Manifest::decode(&self.inner.fetch(&mut decompressor(), r, FrameKind::Manifest, 0)?)?)
+    }
+
+    /// Content of a part that the manifest names; `None` where it names none so.
+    pub fn part(&self, manifest: &Manifest, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(part) = manifest.parts.get(name) else { return Ok(None) };
+        self.inner.fetch(&mut decompressor(), &part.to_ref()?, FrameKind::Blob, 0).map(Some)
+    }
+}
+
+pub(crate) fn disks(store: &Inner, point: &Point) -> Result<Vec<DiskEntry>> {
+    match &point.body.disks {
+        DiskTable::Inline(d) => Ok(d.clone()),
+        DiskTable::Frame(r) => Ok(decode_disks(&store.fetch(&mut decompressor(), r, FrameKind::DiskTable, 0)?)?),
+    }
+}

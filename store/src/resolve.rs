@@ -1,0 +1,186 @@
+//! From a reference to plain content, by the resolution rule: hint, relocations, local index, newer index files, trash, then a report.
+
+use crate::{Result, StoreError, platform::random_bytes, store::Inner};
+use cairn_store_format::{
+    Id, Location, ObjectName, PackId, gc,
+    header::ObjectKind,
+    limits::{LIST_BYTES_MAX, REGISTER_BYTES_MAX},
+    map::Ref,
+    name::parse_session,
+    pack::{FRAME_HEADER_BYTES, FrameKind},
+    register::{self, RegisterKind},
+};
+use std::collections::HashMap;
+use zstd::bulk::Decompressor;
+
+/// Old place to new place, from all relocation registers.
+pub(crate) type Relocations = HashMap<Location, Location>;
+
+/// A decompressor of one thread.
+pub(crate) fn decompressor() -> Decompressor<'static> {
+    Decompressor::new().expect("zstd needs only memory")
+}
+
+impl Inner {
+    /// Plain content of a frame.
+    pub(crate) fn fetch(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8) -> Result<Vec<u8>> {
+        match self.fetch_at(zstd, &r.at, &r.id, kind, level) {
+            Err(first @ StoreError::Damaged { .. }) => self.fetch_elsewhere(zstd, r, kind, level, first),
+            other => other,
+        }
+    }
+
+    fn fetch_at(&self, zstd: &mut Decompressor<'static>, at: &Location, id: &Id, kind: FrameKind, level: u8) -> Result<Vec<u8>> {
+        self.packs.frame_from(&ObjectName::pack(&at.pack), &self.keys, zstd, at, (*id, kind, level))
+    }
+
+    fn fetch_elsewhere(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8, first: StoreError) -> Result<Vec<u8>> {
+        tracing::warn!("{first}; looking for another copy");
+        let mut moved = Some(r.at);
+        while let Some(at) = moved.and_then(|at| self.relocation_of(&at).transpose()).transpose()? {
+            if let Ok(plain) = self.fetch_at(zstd, &at, &r.id, kind, level) {
+                return Ok(plain);
+            }
+            moved = Some(at);
+        }
+        for refresh in [false, true] {
+            if refresh {
+                self.refresh_index()?;
+            }
+            if let Some(at) = self.locate(&r.id)?.filter(|at| *at != r.at)
+                && let Ok(plain) = self.fetch_at(zstd, &at, &r.id, kind, level)
+            {
+                return Ok(plain);
+            }
+        }
+        for round in self.platform.list_dirs("trash")? {
+            let names: Vec<_> = ObjectName::pack(&r.at.pack).iter().filter_map(|n| ObjectName::trashed(&round, n)).collect();
+            if let Ok(plain) = self.packs.frame_from(&names, &self.keys, zstd, &r.at, (r.id, kind, level)) {
+                return Ok(plain);
+            }
+        }
+        self.report(&r.at, &first);
+        Err(first)
+    }
+
+    /// Whether a chunk can be had anywhere.
+    pub(crate) fn fetch_works(&self, r: &Ref) -> bool {
+        self.fetch(&mut decompressor(), r, FrameKind::Chunk, 0).is_ok()
+    }
+
+    /// Where the local index and the pack's own footer say an id is.
+    fn locate(&self, id: &Id) -> Result<Option<Location>> {
+        let Some(pack) = self.index.reader()?.find(id)? else { return Ok(None) };
+        Ok(self.locate_in(&pack, id))
+    }
+
+    /// A place counts only once the whole id was read from the pack's own footer.
+    pub(crate) fn locate_in(&self, pack: &PackId, id: &Id) -> Option<Location> {
+        let info = self.packs.info(pack).ok()?;
+        info.footer.find(id).map(|s| Location { pack: *pack, offset: s.offset, stored_len: s.stored_len })
+    }
+
+    /// B4: takes in index files that this host has not seen.
+    pub(crate) fn refresh_index(&self) -> Result<()> {
+        let known = self.index.files()?;
+        for month in self.platform.list_dirs("x")? {
+            for name in self.platform.list(&format!("x/{month}"))? {
+                if known.contains(name.as_str()) {
+                    continue;
+                }
+                let Some(bytes) = self.platform.read(&name, LIST_BYTES_MAX)? else { continue };
+                match cairn_store_format::index::decode(&bytes) {
+                    Ok((_, packs)) => self.index.add(&packs, Some(name.as_str()))?,
+                    // A damaged index file costs missed duplicates, nothing else; scrub reports it.
+                    Err(e) => tracing::warn!("index file {name}: {e}; skipped"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn relocation_of(&self, at: &Location) -> Result<Option<Location>> {
+        if let Some(map) = self.relocations.get() {
+            return Ok(map.get(at).copied());
+        }
+        let map = self.load_relocations()?;
+        Ok(self.relocations.get_or_init(|| map).get(at).copied())
+    }
+
+    fn load_relocations(&self) -> Result<Relocations> {
+        let (mut out, mut zstd) = (Relocations::new(), decompressor());
+        for month in self.platform.list_dirs("c")? {
+            for name in self.platform.list(&format!("c/{month}"))? {
+                if parse_session(name.file()).is_err() {
+                    continue;
+                }
+                let Some(bytes) = self.platform.read(&name, REGISTER_BYTES_MAX)? else { continue };
+                let Ok(reg) = register::decode(&bytes) else { continue };
+                if reg.kind != RegisterKind::Relocation {
+                    continue;
+                }
+                let body = self.keys.open_small(&name, &register::aad(&reg.session, reg.kind, 2), reg.body)?;
+                if let Some(list) = register::Body::decode(&body)?.manifest {
+                    let plain = self.fetch_at(&mut zstd, &list.at, &list.id, FrameKind::Relocation, 0)?;
+                    out.extend(gc::decode_relocations(&plain)?);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Leaves a report in `b/`, so that scrub and the next backup know. Best effort: the caller's error matters more.
+    fn report(&self, at: &Location, why: &StoreError) {
+        let report =
+            gc::Report { at: *at, text: why.to_string().chars().take(1000).collect(), host: self.host.clone(), time_unix_ms: self.platform.now_unix_ms() };
+        let id: [u8; 16] = random_bytes(&*self.platform);
+        let written = self
+            .keys
+            .small_object(&*self.platform, ObjectKind::Report, &id, 0, &report.encode())
+            .and_then(|bytes| self.platform.create(&ObjectName::report(&id), &bytes, crate::platform::Durability::Now));
+        if let Err(e) = written {
+            tracing::warn!("cannot leave a report about damaged data: {e}");
+        }
+    }
+
+    /// Chunks of one region, in order, handed to `use_chunk` one by one. Frames that lie side by side are read in one request.
+    pub(crate) fn fetch_chunks(
+        &self,
+        zstd: &mut Decompressor<'static>,
+        refs: &[(usize, Ref)],
+        mut use_chunk: impl FnMut(usize, Result<Vec<u8>>) -> Result<()>,
+    ) -> Result<()> {
+        let mut rest = refs;
+        while !rest.is_empty() {
+            let len = adjacent(rest);
+            let (group, tail) = rest.split_at(len);
+            rest = tail;
+            let (first, last) = (&group[0].1.at, &group[len - 1].1.at);
+            let bytes = (last.offset - first.offset) as usize + FRAME_HEADER_BYTES + last.stored_len as usize;
+            let name = &ObjectName::pack(&first.pack)[0];
+            let mut bytes = self.platform.read_at(name, first.offset.into(), bytes)?.unwrap_or_default();
+            for (tag, r) in group {
+                let start = (r.at.offset - first.offset) as usize;
+                let frame = bytes.get_mut(start..start + FRAME_HEADER_BYTES + r.at.stored_len as usize);
+                let plain = match frame.map(|f| self.packs.open(name, &self.keys, zstd, &r.at, (r.id, FrameKind::Chunk, 0), f)) {
+                    Some(Ok(plain)) => Ok(plain),
+                    Some(Err(StoreError::Damaged { .. })) | None => self.fetch(zstd, r, FrameKind::Chunk, 0),
+                    Some(Err(other)) => Err(other),
+                };
+                use_chunk(*tag, plain)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many of the first references lie one behind the other in one pack.
+fn adjacent(refs: &[(usize, Ref)]) -> usize {
+    1 + refs
+        .windows(2)
+        .take_while(|w| {
+            let (a, b) = (&w[0].1.at, &w[1].1.at);
+            a.pack == b.pack && u64::from(a.offset) + FRAME_HEADER_BYTES as u64 + u64::from(a.stored_len) == u64::from(b.offset)
+        })
+        .count()
+}

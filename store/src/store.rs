@@ -1,0 +1,168 @@
+//! An open store: its configuration, checked against what this host pinned, its keys, its local index.
+
+use crate::{
+    Result, StoreError,
+    crypto::{Credential, Keys, unwrap_master, verify_signature},
+    index::Index,
+    pack::PackReader,
+    platform::{LocalPlatform, Platform},
+    resolve::Relocations,
+};
+use cairn_store_format::{
+    ObjectName, StoreId,
+    config::Config,
+    header::ObjectKind,
+    ids::{parse_hex, to_hex},
+    keys::{KeyRing, KeySlot},
+    limits::SMALL_BYTES_MAX,
+    name::parse_round,
+    small,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+use zeroize::Zeroizing;
+
+/// How to open a store.
+pub struct OpenOptions {
+    /// What the caller holds; `None` for stores without encryption.
+    pub credential: Option<Credential>,
+    /// Where the local index and pins live; a cache.
+    pub state_dir: PathBuf,
+    /// This host's name, for records.
+    pub host: String,
+}
+
+/// Everything that the threads of an open store share.
+pub(crate) struct Inner {
+    pub(crate) platform: Arc<dyn Platform>,
+    pub(crate) config: Config,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) index: Index,
+    pub(crate) packs: PackReader,
+    pub(crate) relocations: OnceLock<Relocations>,
+    pub(crate) host: String,
+}
+
+/// An open store.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Store {
+    /// Opens the store in a directory.
+    pub fn open(root: &Path, options: OpenOptions) -> Result<Self> {
+        let platform: Arc<dyn Platform> = Arc::new(LocalPlatform::open(root)?);
+        let config = read_config(&*platform)?;
+        check_pin(&config, &options)?;
+        let ring = read_ring(&*platform, &config, options.credential.as_ref())?;
+        pin(&config, &options.state_dir)?;
+        let keys = Arc::new(Keys::new(config.family, &ring, config.encrypted));
+        let index = Index::open(&options.state_dir.join("index"), &config.store)?;
+        let packs = PackReader::new(platform.clone());
+        Ok(Self { inner: Arc::new(Inner { platform, config, keys, index, packs, relocations: OnceLock::new(), host: options.host }) })
+    }
+
+    /// Id of the store in a directory and whether it is encrypted, before any key is at hand. Nothing is pinned or trusted by this.
+    pub fn identify(root: &Path) -> Result<(StoreId, bool)> {
+        let config = read_config(&LocalPlatform::open(root)?)?;
+        Ok((config.store, config.encrypted))
+    }
+
+    /// The store's id.
+    pub fn id(&self) -> StoreId {
+        self.inner.config.store
+    }
+    /// Where it is.
+    pub fn location(&self) -> String {
+        self.inner.platform.location()
+    }
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+}
+
+/// The newest configuration, its signature checked by the key inside it (the pin says whether that key is the right one).
+fn read_config(platform: &dyn Platform) -> Result<Config> {
+    let none = || StoreError::NoStore { at: platform.location(), why: "there is no config/ in it; make a store with 'cairn init'".into() };
+    let newest = platform.list("config")?.into_iter().filter(|n| parse_round(n.file(), "").is_some()).max().ok_or_else(none)?;
+    let bytes = platform.read(&newest, SMALL_BYTES_MAX)?.ok_or_else(none)?;
+    let (config, signed, signature) = Config::decode(&bytes).map_err(|e| StoreError::damaged(&newest, e))?;
+    verify_signature(&config.public_key, signed, &signature)?;
+    Ok(config)
+}
+
+fn pin_path(state_dir: &Path, store: &StoreId) -> PathBuf {
+    state_dir.join("pins").join(store.to_string())
+}
+
+/// The signing key must be the one in the key file, or the one this host saw when it first opened the store.
+fn check_pin(config: &Config, options: &OpenOptions) -> Result<()> {
+    let swapped = |who: &str| {
+        StoreError::Key(format!(
+            "the store's configuration is not signed by the key that {who}; either this is another store or somebody changed it, so it is not used"
+        ))
+    };
+    if let Some(Credential::KeyFile { store, public_key, .. }) = &options.credential {
+        if *store != config.store {
+            return Err(StoreError::Key(format!("the key file belongs to store {store}, this is store {}; give the right one with --key-file", config.store)));
+        }
+        if *public_key != config.public_key {
+            return Err(swapped("the key file names"));
+        }
+    }
+    if options.credential.is_some() && !config.encrypted {
+        return Err(StoreError::Key("a key was given, but this store is not encrypted: refusing, since somebody may have put another store in its place (leave the key away if this is meant)".into()));
+    }
+    match fs::read_to_string(pin_path(&options.state_dir, &config.store)) {
+        Ok(text) if parse_hex::<32>(text.trim()).ok() != Some(config.public_key) => Err(swapped("this host has pinned")),
+        _ => Ok(()),
+    }
+}
+
+fn pin(config: &Config, state_dir: &Path) -> Result<()> {
+    let path = pin_path(state_dir, &config.store);
+    if path.exists() {
+        return Ok(());
+    }
+    let dir = path.parent().expect("pins/ is its parent");
+    fs::create_dir_all(dir).and_then(|()| fs::write(&path, to_hex(&config.public_key))).map_err(|source| StoreError::Storage {
+        op: "write",
+        name: path.display().to_string(),
+        source,
+    })
+}
+
+fn read_ring(platform: &dyn Platform, config: &Config, credential: Option<&Credential>) -> Result<KeyRing> {
+    let names = platform.list("keys")?;
+    let damaged = |e: &dyn std::fmt::Display| StoreError::damaged("keys/", e);
+    let newest = names.iter().filter_map(|n| Some((parse_round(n.file(), "ring-")?, n))).max_by_key(|r| r.0);
+    let (number, name) = newest.ok_or_else(|| damaged(&"the key ring is missing"))?;
+    let bytes = platform.read(name, SMALL_BYTES_MAX)?.ok_or_else(|| damaged(&"the key ring is missing"))?;
+    let ring = small::decode(ObjectKind::KeyRing, &bytes).map_err(|e| damaged(&e))?;
+    let aad = small::aad(ObjectKind::KeyRing, &config.store.0, number);
+    if !config.encrypted {
+        return Ok(KeyRing::decode(ring.sealed)?);
+    }
+    let master = find_master(platform, &names, credential)?;
+    let plain = Zeroizing::new(crate::crypto::open_with(&master, &aad, ring.sealed).ok_or_else(|| damaged(&"the key ring's seal does not hold"))?);
+    Ok(KeyRing::decode(&plain)?)
+}
+
+fn find_master(platform: &dyn Platform, names: &[ObjectName], credential: Option<&Credential>) -> Result<Zeroizing<[u8; 32]>> {
+    let Some(credential) = credential else {
+        return Err(StoreError::Key("this store is encrypted and no key was given; use --key-file, CAIRN_KEY_FILE or CAIRN_PASSPHRASE_FILE".into()));
+    };
+    for name in names.iter().filter(|n| n.file().starts_with("slot-")) {
+        let Some(bytes) = platform.read(name, SMALL_BYTES_MAX)? else { continue };
+        let slot = KeySlot::decode(&bytes).map_err(|e| StoreError::damaged(name, e))?;
+        if let Some(master) = unwrap_master(&slot, credential)? {
+            return Ok(master);
+        }
+    }
+    Err(StoreError::Key("this key or passphrase opens none of the store's key slots; check that it belongs to this store".into()))
+}

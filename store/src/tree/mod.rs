@@ -1,0 +1,14 @@
+//! Maps: reading the tree of a disk, building the next one from it.
+
+mod builder;
+mod reader;
+
+pub(crate) use builder::{META_ZSTD_LEVEL, TreeBuilder};
+pub(crate) use reader::{RegionAt, TreeReader, load_region};
+
+use cairn_store_format::limits::REGION_BYTES;
+
+/// Regions of a disk.
+pub(crate) const fn regions_of(size_bytes: u64) -> u64 {
+    size_bytes.div_ceil(REGION_BYTES)
+}

@@ -1,0 +1,222 @@
+//! Verifying points: all nodes and parts can be read and are what their ids say; with `data`, every chunk too.
+
+use crate::{
+    Progress, Result, StoreError, parallel,
+    point::Point,
+    resolve::decompressor,
+    store::Store,
+    tree::{RegionAt, TreeReader, load_region},
+};
+use cairn_store_format::{
+    Location, ObjectName, PackId,
+    limits::{BLOCK_BYTES, REGION_BYTES},
+    map::{Ref, Run},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError, atomic::Ordering},
+};
+use zstd::bulk::Decompressor;
+
+const WORKERS_MAX: usize = 8;
+/// Damaged ranges kept a point; beyond, only the count goes on.
+const DAMAGE_LISTED_MAX: usize = 1000;
+
+/// A range of a disk that cannot be restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Disk.
+    pub target: String,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// What a verification saw.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyReport {
+    /// Chunks checked (with `data`) or looked up.
+    pub chunks: u64,
+    /// Plain bytes of chunks that were read and proven.
+    pub bytes: u64,
+    /// What is damaged, at most 1000 entries a run.
+    pub damage: Vec<Damage>,
+    /// All damaged ranges, listed or not.
+    pub damage_count: u64,
+}
+
+/// Remembers across points what was checked, so that shared chunks are read once.
+#[derive(Default)]
+pub struct Verifier {
+    checked: Mutex<HashSet<Location>>,
+    nodes: Mutex<HashSet<Location>>,
+    packs: Mutex<HashMap<PackId, bool>>,
+}
+
+impl Store {
+    /// Verifies one point. Damage is in the report; an error means that it could not be done.
+    pub fn verify_point(&self, point: &Point, data: bool, verifier: &Verifier, progress: &Progress) -> Result<VerifyReport> {
+        let mut report = VerifyReport::default();
+        let mut meta_damage = |target: &str, e: StoreError| match e {
+            e @ StoreError::Damaged { .. } => {
+                report.damage_count += 1;
+                report.damage.push(Damage { target: target.into(), offset: 0, len: 0, why: e.to_string() });
+                Ok(())
+            }
+            other => Err(other),
+        };
+        match self.manifest(point) {
+            Ok(m) => {
+                for name in m.parts.keys() {
+                    self.part(&m, name).map(drop).or_else(|e| meta_damage(name, e))?;
+                }
+            }
+            Err(e) => meta_damage("manifest", e)?,
+        }
+        let disks = self.disks(point).or_else(|e| meta_damage("disk table", e).map(|()| Vec::new()))?;
+        for disk in &disks {
+            let tree = TreeReader::new(self.inner.clone(), disk.root, disk.size_bytes)?;
+            progress.total_bytes.fetch_add(disk.size_bytes, Ordering::Relaxed);
+            let done_before = progress.done_bytes.load(Ordering::Relaxed);
+            let check = DiskCheck { store: self, verifier, data, target: &disk.target, progress };
+            let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, WORKERS_MAX);
+            let mut broken_tree = None;
+            let regions = tree.regions().map(|r| match r {
+                Err(e @ StoreError::Damaged { .. }) => Ok(Err(e)),
+                Err(e) => Err(e),
+                Ok(r) => Ok(Ok(r)),
+            });
+            parallel::ordered(
+                regions,
+                workers,
+                workers * 2,
+                decompressor,
+                |zstd, r| check.region(zstd, r),
+                |r: RegionReport| {
+                    progress.check()?;
+                    progress.done_bytes.store(done_before + r.end.min(disk.size_bytes), Ordering::Relaxed);
+                    report.chunks += r.chunks;
+                    report.bytes += r.bytes;
+                    report.damage_count += r.damage.len() as u64;
+                    let room = DAMAGE_LISTED_MAX.saturating_sub(report.damage.len());
+                    report.damage.extend(r.damage.into_iter().take(room));
+                    broken_tree = broken_tree.take().or(r.broken_tree);
+                    Ok(())
+                },
+            )?;
+            if let Some(why) = broken_tree {
+                report.damage_count += 1;
+                report.damage.push(Damage { target: disk.target.clone(), offset: 0, len: disk.size_bytes, why });
+            }
+            progress.done_bytes.store(done_before + disk.size_bytes, Ordering::Relaxed);
+        }
+        Ok(report)
+    }
+}
+
+#[derive(Default)]
+struct RegionReport {
+    end: u64,
+    chunks: u64,
+    bytes: u64,
+    damage: Vec<Damage>,
+    broken_tree: Option<String>,
+}
+
+struct DiskCheck<'a> {
+    store: &'a Store,
+    verifier: &'a Verifier,
+    data: bool,
+    target: &'a str,
+    progress: &'a Progress,
+}
+
+impl DiskCheck<'_> {
+    fn region(&self, zstd: &mut Decompressor<'static>, region: Result<RegionAt, StoreError>) -> Result<RegionReport> {
+        self.progress.check()?;
+        let region = match region {
+            Ok(r) => r,
+            Err(e) => return Ok(RegionReport { broken_tree: Some(e.to_string()), ..RegionReport::default() }),
+        };
+        let start = region.index * REGION_BYTES;
+        let mut out = RegionReport { end: start + REGION_BYTES, ..RegionReport::default() };
+        if self.verifier.nodes.lock().unwrap_or_else(PoisonError::into_inner).contains(&region.node.at) {
+            return Ok(out);
+        }
+        let node = match load_region(&self.store.inner, zstd, &region.node) {
+            Ok(n) => n,
+            Err(e @ StoreError::Damaged { .. }) => {
+                out.damage.push(Damage { target: self.target.into(), offset: start, len: REGION_BYTES, why: e.to_string() });
+                return Ok(out);
+            }
+            Err(e) => return Err(e),
+        };
+        let mut block = 0u64;
+        let mut todo = Vec::new();
+        let mut places = Vec::new();
+        for run in &node.0 {
+            if let Run::Chunk(n, r) = run {
+                out.chunks += 1;
+                places.push((start + block * BLOCK_BYTES as u64, usize::from(*n) * BLOCK_BYTES));
+                if !self.verifier.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(&r.at) {
+                    todo.push((places.len() - 1, *r));
+                }
+            }
+            block += run.blocks() as u64;
+        }
+        if self.data {
+            self.read_chunks(zstd, &todo, &places, &mut out)?
+        } else {
+            self.look_up_chunks(&todo, &places, &mut out)?
+        }
+        if out.damage.is_empty() {
+            let mut good = self.verifier.checked.lock().unwrap_or_else(PoisonError::into_inner);
+            good.extend(todo.iter().map(|(_, r)| r.at));
+            drop(good);
+            self.verifier.nodes.lock().unwrap_or_else(PoisonError::into_inner).insert(region.node.at);
+        }
+        Ok(out)
+    }
+
+    fn read_chunks(&self, zstd: &mut Decompressor<'static>, todo: &[(usize, Ref)], places: &[(u64, usize)], out: &mut RegionReport) -> Result<()> {
+        self.store.inner.fetch_chunks(zstd, todo, |i, plain| {
+            let (offset, len) = places[i];
+            let why = match plain {
+                Ok(p) if p.len() == len => {
+                    out.bytes += len as u64;
+                    return Ok(());
+                }
+                Ok(_) => "a chunk is not as long as the map says".to_owned(),
+                Err(e @ StoreError::Damaged { .. }) => e.to_string(),
+                Err(e) => return Err(e),
+            };
+            out.damage.push(Damage { target: self.target.into(), offset, len: len as u64, why });
+            Ok(())
+        })
+    }
+
+    /// Without `data`: the pack is there and its footer names the chunk.
+    fn look_up_chunks(&self, todo: &[(usize, Ref)], places: &[(u64, usize)], out: &mut RegionReport) -> Result<()> {
+        for (i, r) in todo {
+            let there = self.store.inner.locate_in(&r.at.pack, &r.id).is_some() && self.pack_is_whole(&r.at.pack)?;
+            if !there && !self.store.inner.fetch_works(r) {
+                let (offset, len) = places[*i];
+                out.damage.push(Damage { target: self.target.into(), offset, len: len as u64, why: format!("chunk {} is not in pack {}", r.id, r.at.pack) });
+            }
+        }
+        Ok(())
+    }
+
+    fn pack_is_whole(&self, pack: &PackId) -> Result<bool> {
+        if let Some(known) = self.verifier.packs.lock().unwrap_or_else(PoisonError::into_inner).get(pack) {
+            return Ok(*known);
+        }
+        let size = self.store.inner.platform.size(&ObjectName::pack(pack)[0])?;
+        let whole = self.store.inner.packs.info(pack).is_ok_and(|i| Some(i.size_bytes) == size);
+        self.verifier.packs.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack, whole);
+        Ok(whole)
+    }
+}

@@ -1,0 +1,259 @@
+//! Keys, commit, garbage-collector objects, damage: what the protocol promises, shown on a real directory.
+
+mod common;
+
+use cairn_store::{
+    Credential, Plan, PointState, Progress, SecretKey, StoreError,
+    format::{
+        ObjectName, PackKind,
+        register::{self, RegisterKind},
+    },
+    verify::Verifier,
+};
+use common::{Lab, backup, content, full, info, point, restore};
+use std::fs;
+
+const REGION: usize = 4 << 20;
+
+#[test]
+fn every_key_opens_and_no_other_does() {
+    let lab = Lab::new();
+    for good in [
+        Credential::Passphrase("correct horse".to_owned().into()),
+        Credential::Recovery(SecretKey::from_recovery_text(&lab.recovery).expect("printed")),
+        lab.credential().expect("key file"),
+    ] {
+        lab.open_with(Some(good), "state").expect("opens");
+    }
+    let other = Lab::new();
+    for bad in [
+        Some(Credential::Passphrase("wrong".to_owned().into())),
+        other.credential(),
+        Some(Credential::Recovery(SecretKey::from_recovery_text(&other.recovery).expect("text"))),
+        None,
+    ] {
+        assert!(matches!(lab.open_with(bad, "state2").map(drop), Err(StoreError::Key(_))));
+    }
+    let clear = Lab::with(false);
+    assert!(matches!(clear.open_with(other.credential(), "s").map(drop), Err(StoreError::Key(_))), "a key for a cleartext store is refused");
+    assert!(matches!(other.open_with(lab.credential(), "s").map(drop), Err(StoreError::Key(_))));
+}
+
+#[test]
+fn a_swapped_configuration_is_refused() {
+    let lab = Lab::with(false);
+    let id = lab.open().id();
+    let other = Lab::with(false);
+    let config = |l: &Lab| l.root().join(ObjectName::config(1).as_str());
+    let mut forged = fs::read(config(&other)).expect("reads");
+    assert!(lab.open_with(None, "state").is_ok());
+    fs::write(config(&lab), &forged).expect("swaps");
+    // Another store's valid configuration is another store, never this one under a new key.
+    assert!(lab.open_with(None, "state").is_err() || lab.open_with(None, "state").is_ok_and(|s| s.id() != id));
+    forged[30] ^= 1;
+    fs::write(config(&lab), &forged).expect("damages");
+    assert!(matches!(lab.open_with(None, "state").map(drop), Err(StoreError::Damaged { .. } | StoreError::Format(_))));
+}
+
+#[test]
+fn a_fenced_session_cannot_commit_and_leaves_nothing_listed() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let session = store.begin().expect("begins");
+    let fence = register::encode(&session.id(), RegisterKind::Fence, &[], &[]).expect("small");
+    let path = lab.root().join(ObjectName::register(&session.id()).as_str());
+    fs::create_dir_all(path.parent().expect("dir")).expect("dirs");
+    fs::write(&path, fence).expect("fences");
+    let job = [cairn_store::DiskJob { target: "d".into(), source: std::sync::Arc::new(common::Mem(content(9000, 1))), plan: full() }];
+    let out = session.backup(&job, || info("x"), &Progress::default(), || Ok(()));
+    assert!(matches!(out, Err(StoreError::Fenced { .. })));
+    assert!(store.points().expect("lists").is_empty());
+}
+
+#[test]
+fn a_pack_that_vanished_after_it_was_indexed_is_caught_before_the_commit() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(2 * REGION, 5);
+    backup(&store, "a", &data, full()).expect("backs up");
+    let session = store.begin().expect("begins");
+    let packs = lab.files("d");
+    let job = [cairn_store::DiskJob { target: "d".into(), source: std::sync::Arc::new(common::Mem(data.clone())), plan: full() }];
+    // A GC on another host removes it while this session still trusts its footer cache: B5a looks again.
+    let out = session.backup(
+        &job,
+        || {
+            packs.iter().for_each(|p| fs::rename(p, p.with_extension("away")).expect("moves away"));
+            info("b")
+        },
+        &Progress::default(),
+        || Ok(()),
+    );
+    assert!(matches!(out, Err(StoreError::Damaged { .. })), "{out:?}");
+    assert_eq!(store.points().expect("lists").len(), 1);
+    // The next session finds that the pack is gone and stores everything anew.
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    let again = backup(&fresh, "c", &data, full()).expect("backs up");
+    assert_eq!(restore(&fresh, &point(&fresh, &again)).expect("restores"), data);
+}
+
+#[test]
+fn damage_is_found_reported_and_never_restored() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(2 * REGION, 6);
+    let out = backup(&store, "a", &data, full()).expect("backs up");
+    let pack = lab.files("d").remove(0);
+    let good = fs::read(&pack).expect("reads");
+    for at in [70, good.len() / 2, good.len() - 3000] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&pack, &bad).expect("damages");
+        let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+        let p = point(&fresh, &out);
+        let report = fresh.verify_point(&p, true, &Verifier::default(), &Progress::default()).expect("verifies");
+        let restored = restore(&fresh, &p);
+        if report.damage.is_empty() {
+            assert_eq!(restored.expect("an unused byte"), data, "byte {at}");
+        } else {
+            assert!(matches!(restored, Err(StoreError::Damaged { .. })), "byte {at}");
+            assert!(!lab.files("b").is_empty(), "a report is left");
+        }
+    }
+    // Truncated to nothing, and gone.
+    fs::write(&pack, b"").expect("truncates");
+    let fresh = lab.open_with(lab.credential(), "fresh2").expect("opens");
+    for data in [true, false] {
+        let p = point(&fresh, &out);
+        assert!(!fresh.verify_point(&p, data, &Verifier::default(), &Progress::default()).expect("verifies").damage.is_empty());
+    }
+}
+
+#[test]
+fn metadata_has_a_second_copy() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(REGION, 7);
+    let out = backup(&store, "a", &data, full()).expect("backs up");
+    let copies = lab.files("m");
+    assert_eq!(fs::read(&copies[0]).expect("a"), fs::read(&copies[1]).expect("b"));
+    let mut bad = fs::read(&copies[0]).expect("reads");
+    let middle = bad.len() / 2;
+    bad[64..middle].fill(0x55);
+    fs::write(&copies[0], bad).expect("damages");
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    assert_eq!(restore(&fresh, &point(&fresh, &out)).expect("restores from the other copy"), data);
+}
+
+#[test]
+fn condemned_packs_are_not_used_and_trash_is_still_readable() {
+    let lab = Lab::with(false);
+    let store = lab.open();
+    let data = content(2 * REGION, 8);
+    let first = backup(&store, "a", &data, full()).expect("backs up");
+    let packs: Vec<_> = [PackKind::Data, PackKind::Meta]
+        .into_iter()
+        .flat_map(|kind| (0..4).map(move |seq| cairn_store::format::PackId { session: first.id, seq, kind }))
+        .collect();
+    let payload = cairn_store::format::gc::encode_packs(&packs);
+    write_condemned(&lab, 1, &payload);
+    let second = backup(&store, "b", &data, full()).expect("backs up");
+    assert!(second.stored_bytes > 2 << 20, "condemned packs were deduplicated into: {} bytes stored", second.stored_bytes);
+    // Deletion on local storage is a rename into trash/: readers that are late still find everything.
+    let trash = lab.root().join("trash/1");
+    fs::create_dir_all(&trash).expect("dir");
+    for f in lab.files("d").into_iter().chain(lab.files("m")) {
+        let name = f.file_name().expect("name").to_str().expect("ascii").to_owned();
+        if name.starts_with(&first.id.to_string()) {
+            fs::rename(&f, trash.join(name)).expect("moves");
+        }
+    }
+    let late = lab.open_with(None, "late").expect("opens");
+    assert_eq!(restore(&late, &point(&late, &first)).expect("from the trash"), data);
+    assert_eq!(restore(&late, &point(&late, &second)).expect("restores"), data);
+}
+
+/// A GC's list as a store without encryption holds it: payload and its checksum.
+fn write_condemned(lab: &Lab, round: u64, payload: &[u8]) {
+    use cairn_store::format::{header::ObjectKind, small};
+    use sha2::{Digest, Sha256};
+    let aad = small::aad(ObjectKind::Condemned, &[0; 16], round);
+    let mut hash = Sha256::new();
+    hash.update((aad.len() as u64).to_le_bytes());
+    hash.update(&aad);
+    hash.update(payload);
+    let sealed = [&[0u8; 5][..], payload, &hash.finalize()[..16]].concat();
+    let object = small::encode(ObjectKind::Condemned, &[0; 16], round, &sealed).expect("small");
+    fs::write(lab.root().join(ObjectName::condemned(round).as_str()), object).expect("writes");
+}
+
+#[test]
+fn logs_tags_protection_and_forgotten_points() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let out = backup(&store, "a", &content(9000, 2), full()).expect("backs up");
+    let p = point(&store, &out);
+    store.tag(&p, "gold", true).expect("tags");
+    store.tag(&p, "old", true).expect("tags");
+    store.tag(&p, "old", false).expect("untags");
+    store.protect(&p, true).expect("protects");
+    store.record_verdict(&p, Some("vda: 3 chunks")).expect("records");
+    assert!(store.tag(&p, "two words", true).is_err());
+    let p = point(&lab.open_with(lab.credential(), "other").expect("opens"), &out);
+    assert_eq!((p.tags(), p.is_protected(), p.state()), (vec!["gold".to_owned()], true, PointState::Damaged));
+    store.protect(&p, false).expect("unprotects");
+    store.record_verdict(&p, None).expect("records");
+    let p = point(&store, &out);
+    assert_eq!((p.is_protected(), p.state()), (false, PointState::Good));
+    // A tombstone hides the point, and it cannot be a parent any more.
+    let f = lab.root().join(ObjectName::tombstone(&out.id).as_str());
+    fs::create_dir_all(f.parent().expect("dir")).expect("dirs");
+    fs::write(&f, b"").expect("forgets");
+    assert!(store.points().expect("lists").is_empty());
+    let session = store.begin().expect("begins");
+    assert!(session.is_forgotten(&out.id) && session.points().is_empty());
+    drop(session);
+    let child = backup(&store, "a", &content(9000, 3), Plan::Compare { reason: "test".into(), base: (out.id, 0) });
+    assert!(matches!(child, Err(StoreError::NotFound(_))));
+}
+
+#[test]
+fn a_register_under_another_name_or_of_another_store_is_refused() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let a = backup(&store, "a", &content(9000, 2), full()).expect("backs up");
+    let from = lab.root().join(ObjectName::register(&a.id).as_str());
+    let mut other = a.id;
+    other.0[15] ^= 1;
+    fs::copy(&from, lab.root().join(ObjectName::register(&other).as_str())).expect("replays");
+    assert!(matches!(store.points(), Err(StoreError::Damaged { .. })));
+    let second = Lab::new();
+    let to = second.root().join(ObjectName::register(&a.id).as_str());
+    fs::create_dir_all(to.parent().expect("dir")).expect("dirs");
+    fs::copy(&from, to).expect("copies");
+    assert!(matches!(second.open().points(), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn the_cache_may_vanish_be_damaged_or_rolled_back() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(3 * REGION, 4);
+    let one = backup(&store, "a", &data, full()).expect("backs up");
+    let cache = lab.dir.path().join("state/index").join(format!("{}.sqlite", store.id()));
+    drop(store);
+    let old = fs::read(&cache).expect("reads");
+    let mut newer = data.clone();
+    newer[..100_000].fill(9);
+    let two = backup(&lab.open(), "a", &newer, Plan::Compare { reason: "t".into(), base: (one.id, 0) }).expect("backs up");
+    for spoiled in [old, vec![1; 50_000], vec![]] {
+        for suffix in ["-wal", "-shm"] {
+            let _ = fs::remove_file(format!("{}{suffix}", cache.display()));
+        }
+        fs::write(&cache, spoiled).expect("spoils");
+        let store = lab.open();
+        assert_eq!(restore(&store, &point(&store, &two)).expect("restores"), newer);
+        let again = backup(&store, "b", &newer, full()).expect("backs up");
+        assert!(again.stored_bytes < 30_000, "{}", again.stored_bytes);
+    }
+}

@@ -1,0 +1,185 @@
+//! A guest agent that a hostile guest might run: it answers enough for libvirt to talk to it, then misbehaves.
+//!
+//! The real agent comes back when the imposter's time is over or it is told to leave, so that a suite can look
+//! at the guest again.
+
+use crate::domain::Domain;
+use crate::error::{Error, Result};
+use serde_json::{Value, json};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+const PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
+const WORD_PORT: &str = "org.cairn.lab.0";
+const BUFFER_BYTES: usize = 4096;
+/// More than libvirt takes for one reply (10 MiB).
+const FLOOD_BYTES: usize = 16 << 20;
+const NESTING: usize = 20_000;
+/// A command that does not end is no command.
+const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// All ways to misbehave.
+pub const MODES: [&str; 6] = [
+    "mute",
+    "mute-at-freeze",
+    "liar",
+    "garbage",
+    "flood",
+    "types",
+];
+
+/// Puts an imposter in the agent's place for `time`; the real one is back afterwards.
+///
+/// # Errors
+/// The real agent does not answer.
+pub fn install(domain: &Domain, mode: &str, time: Duration) -> Result<()> {
+    let command = format!(
+        "exec timeout {} /bin/lab-guest __lab-guest imposter {PORT} {mode}",
+        time.as_secs()
+    );
+    place(domain, &command)
+}
+
+/// No agent at all for `time`: nobody has the port open.
+///
+/// # Errors
+/// The real agent does not answer.
+pub fn remove(domain: &Domain, time: Duration) -> Result<()> {
+    place(domain, &format!("exec sleep {}", time.as_secs()))
+}
+
+/// Ends whatever stands in the agent's place, by a port of its own; the real agent comes back.
+///
+/// # Errors
+/// The domain has no such port, or nobody listens at it.
+pub fn leave(domain: &Domain) -> Result<()> {
+    let xml = domain.virsh_ok(&["dumpxml", domain.name()])?;
+    let path = xml
+        .split('\'')
+        .find(|word| word.starts_with('/') && word.ends_with(WORD_PORT));
+    let path =
+        path.ok_or_else(|| Error::answer(domain.name(), format!("has no port {WORD_PORT}")))?;
+    let mut socket = UnixStream::connect(path).map_err(Error::io("connect to", path))?;
+    socket
+        .write_all(b"leave\n")
+        .map_err(Error::io("write to", path))?;
+    // The guest looks every third of a second, and only while somebody is connected.
+    std::thread::sleep(Duration::from_secs(2));
+    Ok(())
+}
+
+fn place(domain: &Domain, command: &str) -> Result<()> {
+    // The agent has to answer this script before it is ended.
+    domain.sh(&format!("echo '{command}' > /run/agent.instead; (sleep 0.5; kill $(pidof qemu-ga)) >/dev/null 2>&1 &"))?;
+    std::thread::sleep(Duration::from_secs(2));
+    Ok(())
+}
+
+/// The imposter's life in the guest, until it is killed.
+///
+/// # Errors
+/// The port cannot be opened, or a mode that there is not.
+pub fn answer(port: &Path, mode: &str) -> Result<()> {
+    if !MODES.contains(&mode) {
+        return Err(Error::answer(mode, format!("is none of {MODES:?}")));
+    }
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(port)
+        .map_err(Error::io("open", port))?;
+    let mut pending = Vec::new();
+    loop {
+        let mut buffer = [0; BUFFER_BYTES];
+        let count = file.read(&mut buffer).map_err(Error::io("read", port))?;
+        if count == 0 {
+            // Nobody is connected at the other end.
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        }
+        pending.extend_from_slice(&buffer[..count]);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            reply(&mut file, mode, &line).map_err(Error::io("write to", port))?;
+        }
+        if pending.len() > COMMAND_BYTES_MAX {
+            pending.clear();
+        }
+    }
+}
+
+fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
+    let begin = line
+        .iter()
+        .position(|byte| *byte == b'{')
+        .unwrap_or(line.len());
+    let Ok(command) = serde_json::from_slice::<Value>(&line[begin..]) else {
+        return Ok(());
+    };
+    let name = command["execute"].as_str().unwrap_or_default();
+    let id = command["arguments"]["id"].clone();
+    match (mode, name) {
+        ("mute", _) => Ok(()),
+        (_, "guest-sync") => send(port, b"", &json!({ "return": id })),
+        (_, "guest-sync-delimited") => send(port, b"\xff", &json!({ "return": id })),
+        (
+            "mute-at-freeze",
+            "guest-fsfreeze-freeze" | "guest-fsfreeze-status" | "guest-fsfreeze-thaw",
+        ) => Ok(()),
+        ("liar" | "mute-at-freeze", _) => send(port, b"", &json!({ "return": lie(name) })),
+        ("garbage", _) => port.write_all(b"}{\"return\": \xff\xfe nothing \x00 of \x1b[2J sense\n"),
+        ("flood", _) => flood(port),
+        (_, _) => port.write_all(odd_types().as_bytes()),
+    }
+}
+
+fn send(port: &mut File, before: &[u8], value: &Value) -> std::io::Result<()> {
+    port.write_all(before)?;
+    port.write_all(format!("{value}\n").as_bytes())
+}
+
+/// What the liar says: all is well, and it froze what it never touched.
+fn lie(name: &str) -> Value {
+    let supported: Vec<Value> = [
+        "guest-fsfreeze-freeze",
+        "guest-fsfreeze-thaw",
+        "guest-fsfreeze-status",
+        "guest-get-fsinfo",
+        "guest-info",
+    ]
+    .iter()
+    .map(|command| json!({ "enabled": true, "name": command, "success-response": true }))
+    .collect();
+    match name {
+        "guest-info" => json!({ "version": "\u{1b}[31m7.2", "supported_commands": supported }),
+        "guest-fsfreeze-freeze" => json!(2),
+        "guest-fsfreeze-status" => json!("frozen"),
+        "guest-fsfreeze-thaw" => json!(0),
+        "guest-get-fsinfo" => {
+            json!([{ "name": "../../vda", "mountpoint": "/\u{1b}]0;x", "type": "ext4", "disk": [] }])
+        }
+        _ => json!({}),
+    }
+}
+
+/// One reply without an end, as long as somebody reads.
+fn flood(port: &mut File) -> std::io::Result<()> {
+    port.write_all(b"{\"return\": \"")?;
+    let piece = [b'A'; BUFFER_BYTES];
+    for _ in 0..FLOOD_BYTES / BUFFER_BYTES {
+        port.write_all(&piece)?;
+    }
+    Ok(())
+}
+
+/// Valid JSON of every wrong type, and deep.
+fn odd_types() -> String {
+    format!(
+        "{{\"return\": {{\"version\": 7, \"supported_commands\": {}{}, \"x\": 1e999999}}}}\n",
+        "[".repeat(NESTING),
+        "]".repeat(NESTING)
+    )
+}

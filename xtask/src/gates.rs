@@ -1,0 +1,217 @@
+//! `cargo xtask test`: all gates, in the order in which they are quick to fail.
+
+use crate::error::{Error, Result};
+use crate::workspace::{cargo, run_visibly};
+use crate::{licences, setup, tidy, workspace};
+use cairn_lab::lab::CAIRN_VARIABLE;
+use cairn_lab::process::exit_code;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+const USAGE: &str = "\
+usage: cargo xtask test [-- ARGUMENTS...]
+
+Runs setup, formatting, lints, tidy, licences, documentation, the release build and all tests. ARGUMENTS go to
+the test runner (cargo-nextest where it is installed, else cargo test).
+";
+/// Tests in a lab start a guest each; more at once only slow each other down.
+const TEST_THREADS: &str = "2";
+
+/// What was run, how long it took, what it said at its end.
+struct Report {
+    lines: Vec<String>,
+    start: Instant,
+}
+
+impl Report {
+    fn gate(&mut self, name: &str, run: impl FnOnce() -> Result<String>) -> Result<()> {
+        println!("\n== {name}");
+        let start = Instant::now();
+        let said =
+            run().map_err(|error| Error::failed(format!("gate {name}: {}", error.report())))?;
+        self.lines.push(format!(
+            "{name:14} ok {:6.1} s  {said}",
+            start.elapsed().as_secs_f64()
+        ));
+        Ok(())
+    }
+}
+
+/// The command.
+pub fn main(args: &[String]) -> Result<ExitCode> {
+    let extra = match args.split_first() {
+        None => &[][..],
+        Some((first, rest)) if first == "--" => rest,
+        Some((first, _)) if first == "--help" || first == "-h" => {
+            print!("{USAGE}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some((first, _)) => {
+            return Err(Error::Usage(format!(
+                "unknown argument {first:?}\n\n{USAGE}"
+            )));
+        }
+    };
+    let mut report = Report {
+        lines: Vec::new(),
+        start: Instant::now(),
+    };
+    let result = all(&mut report, extra);
+    println!(
+        "\n== summary, {:.0} s",
+        report.start.elapsed().as_secs_f64()
+    );
+    for line in &report.lines {
+        println!("{line}");
+    }
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn all(report: &mut Report, extra: &[String]) -> Result<()> {
+    report.gate("setup", || setup::install_missing().map(|()| String::new()))?;
+    report.gate("tidy", || tidy::check().map(|()| String::new()))?;
+    report.gate("format", || visibly(cargo(&["fmt", "--all", "--check"])?))?;
+    report.gate("licences", || {
+        licences::check().map(|count| format!("{count} crates"))
+    })?;
+    report.gate("clippy", || {
+        visibly(cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ])?)
+    })?;
+    report.gate("documentation", || {
+        let mut command = cargo(&["doc", "--workspace", "--no-deps", "--locked"])?;
+        command.env("RUSTDOCFLAGS", "-D warnings");
+        visibly(command)
+    })?;
+    let mut program = None;
+    report.gate("release", || {
+        program = workspace::cairn(true)?;
+        Ok(String::new())
+    })?;
+    let program = program.ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
+    let mut summary = Vec::new();
+    report.gate("tests", || {
+        let mut command = runner(extra)?;
+        command.env(CAIRN_VARIABLE, &program);
+        let done = tee(&mut command, &mut summary);
+        done.map(|()| summary.join("; "))
+    })
+}
+
+fn visibly(mut command: Command) -> Result<String> {
+    run_visibly(&mut command).map(|()| String::new())
+}
+
+fn runner(extra: &[String]) -> Result<Command> {
+    let nextest = cargo(&["nextest", "--version"])?
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let mut command = if nextest.is_ok_and(|status| status.success()) {
+        let mut command = cargo(&[
+            "nextest",
+            "run",
+            "--workspace",
+            "--locked",
+            "--no-fail-fast",
+        ])?;
+        command.args(extra);
+        command
+    } else {
+        let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast", "--"])?;
+        command.args(["--test-threads", TEST_THREADS]).args(extra);
+        command
+    };
+    command.env("CARGO_TERM_COLOR", "never");
+    Ok(command)
+}
+
+/// Runs it, passes its output on and keeps its summary lines.
+fn tee(command: &mut Command, summary: &mut Vec<String>) -> Result<()> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| Error::failed(format!("cannot start the test runner: {e}")))?;
+    let err = child
+        .stderr
+        .take()
+        .map(|pipe| std::thread::spawn(move || pass_on(pipe, std::io::stderr())));
+    let mut lines = child
+        .stdout
+        .take()
+        .map(|pipe| pass_on(pipe, std::io::stdout()))
+        .unwrap_or_default();
+    lines.extend(
+        err.and_then(|thread| thread.join().ok())
+            .unwrap_or_default(),
+    );
+    let status = child
+        .wait()
+        .map_err(|e| Error::failed(format!("cannot wait for the test runner: {e}")))?;
+    for line in &lines {
+        println!("{line}");
+    }
+    summary.extend(lines);
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::failed(format!(
+            "the test runner ended with exit code {}",
+            exit_code(status)
+        )))
+    }
+}
+
+/// Copies line by line, whatever bytes there are; gives the summary lines.
+fn pass_on(pipe: impl Read, mut to: impl Write) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while reader
+        .read_until(b'\n', &mut line)
+        .is_ok_and(|bytes| bytes > 0)
+    {
+        // Nobody reading any more is no reason to stop the tests.
+        let _ = to.write_all(&line);
+        let text = String::from_utf8_lossy(&line);
+        if is_summary(text.trim()) {
+            kept.push(text.trim().to_owned());
+        }
+        line.clear();
+    }
+    kept
+}
+
+/// nextest's "Summary [ 3.2s] 18 tests run: ..." and cargo's "test result: ok. 7 passed; ...".
+fn is_summary(line: &str) -> bool {
+    line.starts_with("Summary [") || line.starts_with("test result:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_are_kept_and_all_is_passed_on() {
+        let text = "one\n\u{20}    Summary [   0.1s] 3 tests run: 3 passed\ntest result: ok. 2 passed\n\u{7}\n";
+        let mut out = Vec::new();
+        let kept = pass_on(text.as_bytes(), &mut out);
+        assert_eq!(
+            kept,
+            [
+                "Summary [   0.1s] 3 tests run: 3 passed",
+                "test result: ok. 2 passed"
+            ]
+        );
+        assert_eq!(out, text.as_bytes());
+    }
+}
