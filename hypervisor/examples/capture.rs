@@ -153,8 +153,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 std::fs::copy(arguments.folder.join(hex(base_session)).join(format!("{}.raw", base.target)), &path)?;
                 ("incremental".to_owned(), dirty.clone())
             }
-            DiskPlan::Compare { reason, .. } => (format!("compare: {reason}"), vec![0..disk.size_bytes]),
-            DiskPlan::Full { reason } => (format!("full: {reason}"), vec![0..disk.size_bytes]),
+            DiskPlan::Compare { reason, .. } => (format!("compare: {reason}"), std::iter::once(0..disk.size_bytes).collect()),
+            DiskPlan::Full { reason } => (format!("full: {reason}"), std::iter::once(0..disk.size_bytes).collect()),
         };
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
         file.set_len(disk.size_bytes)?;

@@ -90,9 +90,14 @@ pub fn rewrite(xml: &str, change: &Rewrite) -> Result<Rewritten, RestoreXmlError
 fn identity(root: Node<'_, '_>, name: &str, edits: &mut Edits) -> Result<(), RestoreXmlError> {
     let named = child(root, "name").ok_or(RestoreXmlError::Missing("name"))?;
     edits.push((text_range(named).ok_or(RestoreXmlError::Missing("name"))?, escape(name)));
+    let uuid = new_uuid(random()?);
     if let Some(n) = child(root, "uuid") {
-        edits.push((n.range(), format!("<uuid>{}</uuid>", new_uuid(random()?))));
+        edits.push((n.range(), format!("<uuid>{uuid}</uuid>")));
     }
+    // libvirt refuses an SMBIOS uuid that differs from the domain's.
+    let system = child(root, "sysinfo").and_then(|n| child(n, "system"));
+    let entry = system.and_then(|n| n.children().find(|e| e.has_tag_name("entry") && e.attribute("name") == Some("uuid")));
+    edits.extend(entry.map(|n| (n.range(), format!("<entry name='uuid'>{uuid}</entry>"))));
     edits.extend(child(root, "genid").map(|n| (n.range(), "<genid/>".to_owned())));
     let Some(devices) = child(root, "devices") else { return Ok(()) };
     for interface in devices.children().filter(|n| n.has_tag_name("interface")) {
@@ -147,7 +152,7 @@ fn disk(node: Node<'_, '_>, new: &NewDisk, edits: &mut Edits) {
         },
         None => edits.extend(child(node, "target").map(|t| (t.range().start..t.range().start, format!("<driver name='qemu' type='{}'/>", new.format)))),
     }
-    for gone in ["backingStore", "mirror"] {
+    for gone in ["backingStore", "encryption", "mirror"] {
         edits.extend(child(node, gone).map(|n| (n.range(), String::new())));
     }
 }

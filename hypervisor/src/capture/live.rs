@@ -215,7 +215,7 @@ impl LiveCapture {
         for (chosen, plan) in chosen.iter().zip(plans) {
             let target = cairn_nbd::ConnectOptions::new(address.clone(), chosen.disk.target.clone());
             let reader = NbdDisk::connect(&handle, target, options.connections)?;
-            self.disks.push(chosen.captured(self.names, plan, Arc::new(reader))?);
+            self.disks.push(chosen.captured(&self.name, self.names, plan, Arc::new(reader))?);
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl Chosen {
         self.chain.first().expect("a chain has its top node: Nodes::chain")
     }
 
-    pub(super) fn captured(&self, names: Names, plan: DiskPlan, reader: Arc<NbdDisk>) -> Result<CapturedDisk, CaptureError> {
+    pub(super) fn captured(&self, domain: &str, names: Names, plan: DiskPlan, reader: Arc<NbdDisk>) -> Result<CapturedDisk, CaptureError> {
         let bitmap_name = names.disk(self.ordinal);
         let top = self.top();
         let carrier = CarrierRecord {
@@ -52,7 +52,7 @@ impl Chosen {
         };
         if reader.size_bytes() != top.size_bytes {
             return Err(CaptureError::Unsupported {
-                domain: String::new(),
+                domain: domain.to_owned(),
                 disk: self.disk.target.clone(),
                 problem: format!("it was resized from {} to {} bytes just now; try again", top.size_bytes, reader.size_bytes()),
             });
