@@ -5,7 +5,7 @@ mod common;
 use cairn_store::{
     Credential, Plan, PointState, Progress, SecretKey, StoreError,
     format::{
-        ObjectName, PackKind,
+        ObjectName, PackKind, SessionId,
         register::{self, RegisterKind},
     },
     verify::Verifier,
@@ -68,6 +68,10 @@ fn a_fenced_session_cannot_commit_and_leaves_nothing_listed() {
     let out = session.backup(&job, || info("x"), &Progress::default(), || Ok(()));
     assert!(matches!(out, Err(StoreError::Fenced { .. })));
     assert!(store.points().expect("lists").is_empty());
+    let good = backup(&store, "x", &content(9000, 1), full()).expect("backs up");
+    let committed = |id| store.has_committed(id).expect("reads");
+    let fenced = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()).expect("a session id");
+    assert!(committed(&good.id) && !committed(&fenced) && !committed(&SessionId([9; 16])));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     output::{self, Bar},
 };
 use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, Progress, Session, Store, point::check_tag};
-use std::{path::Path, sync::Arc};
+use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 /// Target name of an image's one disk.
 const TARGET: &str = "disk0";
@@ -20,6 +20,7 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     o.tags.iter().try_for_each(|t| check_tag(t))?;
     let store = open_store(common)?;
     let source = open_source(&o.source)?;
+    let (before, time_unix_ms) = (stamp(&o.source), now_unix_ms());
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "packs that the next backup finds again")?;
@@ -27,10 +28,10 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     let job = DiskJob { target: TARGET.into(), source: Arc::new(source), plan: plan(&session, &store, &o.name)? };
     let info = || PointInfo {
         name: o.name.clone(),
-        time_unix_ms: now_unix_ms(),
+        time_unix_ms,
         quiesce: "none".into(),
         tags: o.tags.clone(),
-        warnings: Vec::new(),
+        warnings: changed(&o.source, before).into_iter().collect(),
         source: serde_json::json!({"kind": "image", "path": o.source.display().to_string()}),
         parts: Vec::new(),
         cairn_version: env!("CARGO_PKG_VERSION").into(),
@@ -39,7 +40,22 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     let outcome = session.backup(&[job], info, &progress, || Ok(()))?;
     drop(bar);
     print_outcome(common, &store, &outcome)?;
-    Ok(Done::Clean)
+    let Some(warning) = changed(&o.source, before) else { return Ok(Done::Clean) };
+    eprintln!("cairn: warning: {warning}");
+    Ok(Done::WithWarnings)
+}
+
+/// Size, modification and change time of a file; devices keep no such record.
+type Stamp = Option<(u64, i64, i64, i64, i64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let m = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+    Some((m.size(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()))
+}
+
+/// A file that was written to while it was read is no point in time.
+fn changed(path: &Path, before: Stamp) -> Option<String> {
+    (stamp(path) != before).then(|| format!("{} changed while it was read: the point is not of one moment; save a snapshot of it instead", path.display()))
 }
 
 /// Names of points: not empty, printable, of bounded length.

@@ -35,7 +35,15 @@ impl PointCatalog for SessionCatalog<'_> {
             Some(i) if self.session.points()[i].state() == PointState::Damaged => PointStatus::Damaged,
             Some(i) => PointStatus::Usable { order: i as u64 },
             None if self.session.is_forgotten(&id) => PointStatus::Forgotten,
-            None => PointStatus::NotCommitted,
+            // Another backup may have committed it after this session looked: then its bitmap must stay, though it is no base for us.
+            None => match self.store.has_committed(&id) {
+                Ok(false) => PointStatus::NotCommitted,
+                Ok(true) => PointStatus::Unreachable,
+                Err(e) => {
+                    tracing::warn!("whether session {id} committed a point: {e}");
+                    PointStatus::Unreachable
+                }
+            },
         }
     }
 

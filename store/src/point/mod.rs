@@ -15,11 +15,12 @@ use crate::{
     store::{Inner, Store},
 };
 use cairn_store_format::{
-    SessionId,
+    ObjectName, SessionId,
+    limits::REGISTER_BYTES_MAX,
     manifest::Manifest,
     pack::FrameKind,
     point_log::{Action, LogEntry},
-    register::{Body, DiskEntry, DiskTable, Summary, decode_disks},
+    register::{self, Body, DiskEntry, DiskTable, RegisterKind, Summary, decode_disks},
 };
 
 /// What is known about a point's bytes.
@@ -87,6 +88,14 @@ impl Store {
     /// All points, oldest first.
     pub fn points(&self) -> Result<Vec<Point>> {
         Ok(PointSet::load(&self.inner)?.into_live())
+    }
+
+    /// Whether a session has committed a point by now; asked afresh, so it knows of points that a session's B3 did not see.
+    pub fn has_committed(&self, id: &SessionId) -> Result<bool> {
+        let name = ObjectName::register(id);
+        let Some(bytes) = self.inner.platform.read(&name, REGISTER_BYTES_MAX)? else { return Ok(false) };
+        let register = register::decode(&bytes).map_err(|e| StoreError::damaged(&name, e))?;
+        Ok(register.kind == RegisterKind::Manifest)
     }
 
     /// A point's disks.
