@@ -19,7 +19,10 @@ const SYSTEM_STATE: &str = "/var/lib/cairn";
 /// The directory of a store's name on the command line.
 pub fn store_path(url: &str) -> Outcome<PathBuf> {
     if let Some((scheme, _)) = url.split_once("://") {
-        return Err(Failure::new(NO_STORE, format!("'{url}': stores of kind {scheme} are not supported by this version; use a directory (an NFS mount is one)")));
+        return Err(Failure::new(
+            NO_STORE,
+            format!("'{url}': stores of kind {scheme} are not supported by this version; use a directory (an NFS mount is one)"),
+        ));
     }
     if url.is_empty() {
         return Err(Failure::usage("the store's path is empty"));
@@ -77,7 +80,9 @@ pub fn state_dir(common: &Common) -> Outcome<PathBuf> {
 
 fn user_dir(variable: &str, below_home: &str) -> Outcome<PathBuf> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    var(variable).or_else(|| Some(var("HOME")?.join(below_home))).ok_or_else(|| Failure::usage(format!("neither {variable} nor HOME is set; use --state-dir and --key-file")))
+    var(variable)
+        .or_else(|| Some(var("HOME")?.join(below_home)))
+        .ok_or_else(|| Failure::usage(format!("neither {variable} nor HOME is set; use --state-dir and --key-file")))
 }
 
 fn is_root() -> bool {

@@ -10,11 +10,7 @@ use tokio::{
 
 /// The runtime that signals and NBD connections live on.
 pub fn runtime() -> Outcome<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(FAILED, format!("cannot start threads: {e}")))
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| Failure::new(FAILED, format!("cannot start threads: {e}")))
 }
 
 /// Lets signals cancel `progress` from now on.

@@ -20,6 +20,9 @@ fn main() -> ExitCode {
     // A closed pipe (`cairn list | head`) ends the program quietly, as it does with every other tool.
     // SAFETY: setting a signal's default disposition before any thread exists.
     let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
+    // A parent that blocks signals must not make us, or the programs we start, deaf to SIGTERM and Ctrl-C.
+    // That fails for no mask that exists; and if it did, signals would be as the parent left them.
+    let _ = nix::sys::signal::SigSet::all().thread_unblock();
     let args = match cli::Cli::try_parse() {
         Ok(args) => args,
         Err(e) => {

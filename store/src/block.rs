@@ -171,7 +171,7 @@ impl BlockTarget for FileTarget {
         if unsafe { libc::fallocate(self.file.as_raw_fd(), libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE, start, len) } == 0 {
             return Ok(());
         }
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let mut at = range.start;
         while at < range.end {
             let n = (range.end - at).min(ZEROS.len() as u64);

@@ -1,6 +1,7 @@
 //! The store's error: a small kind that callers match (the command line maps it to exit codes) with what, why and the remedy.
 
 use cairn_store_format::FormatError;
+use std::fmt::Display;
 
 /// Result of this crate.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -79,8 +80,8 @@ pub enum StoreError {
 
 impl StoreError {
     /// Shorthand for [`StoreError::Damaged`].
-    pub fn damaged(what: impl ToString, why: impl ToString) -> Self {
-        Self::Damaged { what: what.to_string(), why: why.to_string() }
+    pub fn damaged(what: impl Display, why: impl Display) -> Self {
+        Self::Damaged { what: format!("{what}"), why: format!("{why}") }
     }
     /// Whether the store's storage is full.
     pub fn is_no_space(&self) -> bool {

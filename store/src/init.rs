@@ -44,6 +44,9 @@ impl Profile {
     }
 }
 
+/// Says where the key file goes, once the store's id is known.
+pub type KeyFileChooser = Box<dyn FnOnce(&StoreId) -> PathBuf>;
+
 /// What kind of store to make.
 pub struct InitOptions {
     /// Chunk sizes.
@@ -53,7 +56,7 @@ pub struct InitOptions {
     /// Seal everything (recommended).
     pub encrypted: bool,
     /// Key file to create, given the store's id; encrypted stores only.
-    pub key_file: Option<Box<dyn FnOnce(&StoreId) -> PathBuf>>,
+    pub key_file: Option<KeyFileChooser>,
     /// Passphrase slot to make besides.
     pub passphrase: Option<Zeroizing<String>>,
 }

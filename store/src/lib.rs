@@ -27,7 +27,7 @@ pub use block::{BlockSource, BlockTarget, Extent, FileSource, FileTarget};
 pub use cairn_store_format as format;
 pub use crypto::{Credential, RECOVERY_PREFIX, SecretKey};
 pub use error::{Result, StoreError};
-pub use init::{InitOptions, InitReport, Profile, init};
+pub use init::{InitOptions, InitReport, KeyFileChooser, Profile, init};
 pub use point::{Point, PointState};
 pub use session::Session;
 pub use store::{OpenOptions, Store};

@@ -168,9 +168,9 @@ impl DiskCheck<'_> {
             block += run.blocks() as u64;
         }
         if self.data {
-            self.read_chunks(zstd, &todo, &places, &mut out)?
+            self.read_chunks(zstd, &todo, &places, &mut out)?;
         } else {
-            self.look_up_chunks(&todo, &places, &mut out)?
+            self.look_up_chunks(&todo, &places, &mut out)?;
         }
         if out.damage.is_empty() {
             let mut good = self.verifier.checked.lock().unwrap_or_else(PoisonError::into_inner);

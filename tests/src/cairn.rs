@@ -49,29 +49,19 @@ impl Cairn {
     /// `CAIRN` names no program.
     pub fn new(lab: &Lab, store: &str) -> Result<Self> {
         let dir = lab.dir();
-        Ok(Self {
-            program: lab.cairn()?,
-            store: dir.join(store),
-            key: dir.join(format!("{store}.key")),
-        })
+        Ok(Self { program: lab.cairn()?, store: dir.join(store), key: dir.join(format!("{store}.key")) })
     }
 
     /// The same with another key file.
     #[must_use]
     pub fn with_key(&self, key: impl Into<PathBuf>) -> Self {
-        Self {
-            key: key.into(),
-            ..self.clone()
-        }
+        Self { key: key.into(), ..self.clone() }
     }
 
     /// The same with another store.
     #[must_use]
     pub fn with_store(&self, store: impl Into<PathBuf>) -> Self {
-        Self {
-            store: store.into(),
-            ..self.clone()
-        }
+        Self { store: store.into(), ..self.clone() }
     }
 
     /// The store's folder.
@@ -90,11 +80,7 @@ impl Cairn {
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command
-            .args(args)
-            .env("CAIRN_STORE", &self.store)
-            .env("CAIRN_KEY_FILE", &self.key)
-            .env_remove("CAIRN_PASSPHRASE_FILE");
+        command.args(args).env("CAIRN_STORE", &self.store).env("CAIRN_KEY_FILE", &self.key).env_remove("CAIRN_PASSPHRASE_FILE");
         command
     }
 
@@ -116,11 +102,7 @@ impl Cairn {
             return Ok(output.text());
         }
         let stderr = format!("{}\n{}", output.text(), output.err_text());
-        Err(Error::Command {
-            command: format!("cairn {}", args.join(" ")),
-            status: format!("exit code {}", output.code()),
-            stderr,
-        })
+        Err(Error::Command { command: format!("cairn {}", args.join(" ")), status: format!("exit code {}", output.code()), stderr })
     }
 
     /// Runs it with `--json` and reads its answer.
@@ -129,12 +111,7 @@ impl Cairn {
     /// It failed, or its output is no JSON.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let text = self.ok(&[args, &["--json"]].concat())?;
-        serde_json::from_str(&text).map_err(|e| {
-            Error::answer(
-                format!("cairn {} --json", args.join(" ")),
-                format!("{e} in {text:?}"),
-            )
-        })
+        serde_json::from_str(&text).map_err(|e| Error::answer(format!("cairn {} --json", args.join(" ")), format!("{e} in {text:?}")))
     }
 
     /// Makes store and key.
@@ -151,11 +128,10 @@ impl Cairn {
     /// # Errors
     /// It failed, or a point has no id.
     pub fn points(&self, name: &str) -> Result<Vec<String>> {
-        let list = self.json(&["list", name])?;
-        let list = list
-            .as_array()
-            .ok_or_else(|| Error::answer("cairn list --json", "is no array"))?;
-        list.iter().map(|point| text(point, "id")).collect()
+        // All of them: a name that has no point yet is an error to `list NAME`.
+        let list = self.json(&["list"])?;
+        let list = list.as_array().ok_or_else(|| Error::answer("cairn list --json", "is no array"))?;
+        list.iter().filter(|point| point["name"] == name).map(|point| text(point, "id")).collect()
     }
 
     /// One point as `show --json` has it.
@@ -172,17 +148,9 @@ impl Cairn {
     /// It failed.
     pub fn restore_raw(&self, id: &str, folder: &Path) -> Result<crate::reference::Pair> {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let pair = crate::reference::Pair {
-            vda: folder.join("vda.raw"),
-            vdb: folder.join("vdb.raw"),
-        };
-        let (vda, vdb) = (
-            format!("vda={}", pair.vda.display()),
-            format!("vdb={}", pair.vdb.display()),
-        );
-        self.ok(&[
-            "restore", id, "--disk", &vda, "--disk", &vdb, "--format", "raw",
-        ])?;
+        let pair = crate::reference::Pair { vda: folder.join("vda.raw"), vdb: folder.join("vdb.raw") };
+        let (vda, vdb) = (format!("vda={}", pair.vda.display()), format!("vdb={}", pair.vdb.display()));
+        self.ok(&["restore", id, "--disk", &vda, "--disk", &vdb, "--format", "raw"])?;
         Ok(pair)
     }
 }
@@ -192,12 +160,7 @@ impl Cairn {
 /// # Errors
 /// It is not there, or not a text.
 pub fn text(object: &Value, key: &str) -> Result<String> {
-    object[key].as_str().map(str::to_owned).ok_or_else(|| {
-        Error::answer(
-            format!("member {key:?}"),
-            format!("is missing or no text in {object}"),
-        )
-    })
+    object[key].as_str().map(str::to_owned).ok_or_else(|| Error::answer(format!("member {key:?}"), format!("is missing or no text in {object}")))
 }
 
 /// A disk of a point by its target.
@@ -205,8 +168,6 @@ pub fn text(object: &Value, key: &str) -> Result<String> {
 /// # Errors
 /// The point has no such disk.
 pub fn disk<'a>(point: &'a Value, target: &str) -> Result<&'a Value> {
-    let found = point["disks"]
-        .as_array()
-        .and_then(|disks| disks.iter().find(|disk| disk["target"] == target));
+    let found = point["disks"].as_array().and_then(|disks| disks.iter().find(|disk| disk["target"] == target));
     found.ok_or_else(|| Error::answer("point", format!("has no disk {target}: {point}")))
 }

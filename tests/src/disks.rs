@@ -18,12 +18,7 @@ const MIB: u64 = 1 << 20;
 const FILE_BYTES_MAX: u64 = 8 * MIB;
 const DEPTH_MAX: u32 = 12;
 /// In this order, until the budget is used up.
-const SOURCES: [&str; 4] = [
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/share",
-    "/usr/lib",
-    "/usr/bin",
-];
+const SOURCES: [&str; 4] = ["/usr/lib/x86_64-linux-gnu", "/usr/share", "/usr/lib", "/usr/bin"];
 const EXT4_OPTIONS: &str = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0";
 /// A file that is on each disk from the start: a restored guest is asked for it.
 pub const GREETING: &str = "greeting";
@@ -40,13 +35,7 @@ pub fn make(folder: &Path, options: &Options) -> Result<()> {
     stage(&staging, options.data_mib * MIB)?;
     let raw = folder.join("boot/vda.raw");
     file_system(&raw, "lab-a", options.vda_mib, &staging)?;
-    run_ok(
-        Command::new("qemu-img")
-            .args(["convert", "-f", "raw", "-O", "qcow2"])
-            .arg(&raw)
-            .arg(&a.path),
-        LIMIT,
-    )?;
+    run_ok(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&a.path), LIMIT)?;
     fs::remove_file(&raw).map_err(Error::io("remove", &raw))?;
     fs::remove_dir_all(&staging).map_err(Error::io("remove", &staging))?;
     let staging = folder.join("boot/vdb");
@@ -57,23 +46,7 @@ pub fn make(folder: &Path, options: &Options) -> Result<()> {
 
 fn file_system(image: &Path, label: &str, size_mib: u64, content: &Path) -> Result<()> {
     let mut command = Command::new("mke2fs");
-    command
-        .args([
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-m",
-            "0",
-            "-L",
-            label,
-            "-E",
-            EXT4_OPTIONS,
-            "-d",
-        ])
-        .arg(content)
-        .arg(image)
-        .arg(format!("{size_mib}M"));
+    command.args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", label, "-E", EXT4_OPTIONS, "-d"]).arg(content).arg(image).arg(format!("{size_mib}M"));
     run_ok(command.env("PATH", super::init::PATH), LIMIT).map(drop)
 }
 
@@ -82,11 +55,7 @@ fn stage(target: &Path, budget: u64) -> Result<()> {
     let data = target.join("data");
     fs::create_dir_all(&data).map_err(Error::io("create", &data))?;
     let greeting = target.join(GREETING);
-    fs::write(
-        &greeting,
-        "This file was on the disk before the first backup.\n",
-    )
-    .map_err(Error::io("write", &greeting))?;
+    fs::write(&greeting, "This file was on the disk before the first backup.\n").map_err(Error::io("write", &greeting))?;
     let mut left = budget;
     for source in SOURCES {
         copy_some(Path::new(source), &data, &mut left, DEPTH_MAX)?;

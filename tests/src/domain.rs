@@ -82,29 +82,15 @@ impl Domain {
     /// # Errors
     /// The domain stopped, or the limit.
     pub fn wait_agent(&self, limit: Duration) -> Result<()> {
-        wait_for(
-            &format!(
-                "answer of {}'s guest agent (console: /var/log/libvirt/lab-console.log)",
-                self.name
-            ),
-            limit,
-            POLL,
-            || {
-                if self
-                    .agent_within("guest-ping", &Value::Null, PING_S)
-                    .is_ok()
-                {
-                    return Ok(Some(()));
-                }
-                match self.state()?.as_str() {
-                    "running" => Ok(None),
-                    other => Err(Error::answer(
-                        &self.name,
-                        format!("is {other} and not running"),
-                    )),
-                }
-            },
-        )
+        wait_for(&format!("answer of {}'s guest agent (console: /var/log/libvirt/lab-console.log)", self.name), limit, POLL, || {
+            if self.agent_within("guest-ping", &Value::Null, PING_S).is_ok() {
+                return Ok(Some(()));
+            }
+            match self.state()?.as_str() {
+                "running" => Ok(None),
+                other => Err(Error::answer(&self.name, format!("is {other} and not running"))),
+            }
+        })
     }
 
     /// One QMP command through libvirt's passthrough; gives the `return` member.
@@ -112,11 +98,7 @@ impl Domain {
     /// # Errors
     /// virsh's words, or QEMU's error object.
     pub fn qmp(&self, execute: &str, arguments: &Value) -> Result<Value> {
-        let text = self.virsh_ok(&[
-            "qemu-monitor-command",
-            &self.name,
-            &order(execute, arguments),
-        ])?;
+        let text = self.virsh_ok(&["qemu-monitor-command", &self.name, &order(execute, arguments)])?;
         returned(execute, &text)
     }
 
@@ -143,13 +125,7 @@ impl Domain {
     pub fn agent_within(&self, execute: &str, arguments: &Value, limit_s: u32) -> Result<Value> {
         let limit = limit_s.to_string();
         let order = order(execute, arguments);
-        let text = self.virsh_ok(&[
-            "qemu-agent-command",
-            &self.name,
-            "--timeout",
-            &limit,
-            &order,
-        ])?;
+        let text = self.virsh_ok(&["qemu-agent-command", &self.name, "--timeout", &limit, &order])?;
         returned(execute, &text)
     }
 
@@ -159,7 +135,7 @@ impl Domain {
     /// The agent does not answer, or the script is not done after `limit`.
     pub fn exec(&self, script: &str, limit: Duration) -> Result<Exec> {
         let order = json!({ "path": "/bin/sh", "arg": ["-c", script], "env": ["PATH=/bin:/sbin"], "capture-output": true });
-        let pid = self.agent("guest-exec", &order)?["pid"].clone();
+        let pid = number("guest-exec", &self.agent("guest-exec", &order)?["pid"])?;
         wait_for(&format!("`{script}` in {}", self.name), limit, POLL, || {
             let status = self.agent("guest-exec-status", &json!({ "pid": pid }))?;
             Ok((status["exited"] == true).then_some(status))
@@ -176,11 +152,7 @@ impl Domain {
         if done.code == 0 {
             return Ok(done.stdout);
         }
-        Err(Error::Command {
-            command: format!("{script} (in {})", self.name),
-            status: format!("exit code {}", done.code),
-            stderr: done.stderr,
-        })
+        Err(Error::Command { command: format!("{script} (in {})", self.name), status: format!("exit code {}", done.code), stderr: done.stderr })
     }
 
     /// Freezes all file systems; gives how many.
@@ -188,10 +160,7 @@ impl Domain {
     /// # Errors
     /// The agent's.
     pub fn freeze(&self) -> Result<i64> {
-        number(
-            "guest-fsfreeze-freeze",
-            &self.agent("guest-fsfreeze-freeze", &Value::Null)?,
-        )
+        number("guest-fsfreeze-freeze", &self.agent("guest-fsfreeze-freeze", &Value::Null)?)
     }
 
     /// Thaws all file systems; gives how many.
@@ -199,10 +168,7 @@ impl Domain {
     /// # Errors
     /// The agent's.
     pub fn thaw(&self) -> Result<i64> {
-        number(
-            "guest-fsfreeze-thaw",
-            &self.agent("guest-fsfreeze-thaw", &Value::Null)?,
-        )
+        number("guest-fsfreeze-thaw", &self.agent("guest-fsfreeze-thaw", &Value::Null)?)
     }
 
     /// `thawed` or `frozen`.
@@ -211,10 +177,7 @@ impl Domain {
     /// The agent's.
     pub fn freeze_status(&self) -> Result<String> {
         let value = self.agent("guest-fsfreeze-status", &Value::Null)?;
-        value
-            .as_str()
-            .map(str::to_owned)
-            .ok_or_else(|| Error::answer("guest-fsfreeze-status", value.to_string()))
+        value.as_str().map(str::to_owned).ok_or_else(|| Error::answer("guest-fsfreeze-status", value.to_string()))
     }
 
     /// Starts the lock-step writer in the guest: a record every `pause_ms`, as fast as fsync allows with 0.
@@ -240,10 +203,7 @@ impl Domain {
     /// Something has a file open for writing.
     pub fn read_only(&self, on: bool) -> Result<()> {
         let mode = if on { "ro" } else { "rw" };
-        self.sh(&format!(
-            "sync && mount -o remount,{mode} /mnt/a && mount -o remount,{mode} /mnt/b"
-        ))
-        .map(drop)
+        self.sh(&format!("sync && mount -o remount,{mode} /mnt/a && mount -o remount,{mode} /mnt/b")).map(drop)
     }
 }
 
@@ -256,21 +216,15 @@ fn order(execute: &str, arguments: &Value) -> String {
 }
 
 fn returned(execute: &str, text: &str) -> Result<Value> {
-    let mut value: Value = serde_json::from_str(text)
-        .map_err(|e| Error::answer(execute, format!("{e} in {text:?}")))?;
+    let mut value: Value = serde_json::from_str(text).map_err(|e| Error::answer(execute, format!("{e} in {text:?}")))?;
     match value.get_mut("return") {
         Some(inner) => Ok(inner.take()),
-        None => Err(Error::answer(
-            execute,
-            value["error"]["desc"].as_str().unwrap_or(text),
-        )),
+        None => Err(Error::answer(execute, value["error"]["desc"].as_str().unwrap_or(text))),
     }
 }
 
 fn number(what: &str, value: &Value) -> Result<i64> {
-    value
-        .as_i64()
-        .ok_or_else(|| Error::answer(what, format!("{value} is not a number")))
+    value.as_i64().ok_or_else(|| Error::answer(what, format!("{value} is not a number")))
 }
 
 fn decode_exec(status: &Value) -> Result<Exec> {
@@ -278,13 +232,7 @@ fn decode_exec(status: &Value) -> Result<Exec> {
         let bytes = base64_decode(status[key].as_str().unwrap_or(""))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let code = status["exitcode"]
-        .as_i64()
-        .or_else(|| status["signal"].as_i64().map(|s| 128 + s));
+    let code = status["exitcode"].as_i64().or_else(|| status["signal"].as_i64().map(|s| 128 + s));
     let code = code.ok_or_else(|| Error::answer("guest-exec-status", status.to_string()))?;
-    Ok(Exec {
-        code,
-        stdout: text("out-data")?,
-        stderr: text("err-data")?,
-    })
+    Ok(Exec { code, stdout: text("out-data")?, stderr: text("err-data")? })
 }

@@ -20,12 +20,8 @@ pub fn base64_decode(text: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(body.len() * 3 / 4);
     let (mut buffer, mut bits) = (0u32, 0u32);
     for character in body.bytes() {
-        let value = ALPHABET
-            .iter()
-            .position(|c| *c == character)
-            .ok_or_else(|| bad("a character that does not belong there"))?;
-        buffer =
-            (buffer << 6) | u32::try_from(value).expect("positions in the alphabet are below 64");
+        let value = ALPHABET.iter().position(|c| *c == character).ok_or_else(|| bad("a character that does not belong there"))?;
+        buffer = (buffer << 6) | u32::try_from(value).expect("positions in the alphabet are below 64");
         bits += 6;
         if bits >= 8 {
             bits -= 8;
@@ -41,14 +37,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_rfc() {
-        for (text, plain) in [
-            ("", ""),
-            ("Zg==", "f"),
-            ("Zm8=", "fo"),
-            ("Zm9v", "foo"),
-            ("Zm9vYg==", "foob"),
-            ("Zm9vYmFy", "foobar"),
-        ] {
+        for (text, plain) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmFy", "foobar")] {
             assert_eq!(base64_decode(text).expect("valid"), plain.as_bytes());
         }
         for text in ["Zg=", "Z===", "Zm9*", "Zm9v\n"] {

@@ -57,33 +57,17 @@ pub struct Entry {
 pub fn enter(entry: Entry) -> Result<i32> {
     entry.options.check()?;
     if !nix::unistd::geteuid().is_root() {
-        return Err(Error::Missing {
-            what: "root".into(),
-            remedy: "a lab needs mount and process namespaces; run this as root".into(),
-        });
+        return Err(Error::Missing { what: "root".into(), remedy: "a lab needs mount and process namespaces; run this as root".into() });
     }
-    let signals = if entry.signals {
-        Some(Signals::block()?)
-    } else {
-        None
-    };
-    let thread = std::thread::Builder::new()
-        .name("lab".into())
-        .spawn(move || enter_here(&entry, signals.as_ref()))
-        .map_err(Error::io("start", "the lab's thread"))?;
-    thread
-        .join()
-        .unwrap_or_else(|_| Err(Error::answer("lab", "its thread panicked")))
+    let signals = if entry.signals { Some(Signals::block()?) } else { None };
+    let thread =
+        std::thread::Builder::new().name("lab".into()).spawn(move || enter_here(&entry, signals.as_ref())).map_err(Error::io("start", "the lab's thread"))?;
+    thread.join().unwrap_or_else(|_| Err(Error::answer("lab", "its thread panicked")))
 }
 
 fn enter_here(entry: &Entry, signals: Option<&Signals>) -> Result<i32> {
     let folder = Folder::create(&entry.options.base)?;
-    let order = Order {
-        folder: folder.path().to_owned(),
-        options: entry.options.clone(),
-        command: entry.command.clone(),
-        env: entry.env.clone(),
-    };
+    let order = Order { folder: folder.path().to_owned(), options: entry.options.clone(), command: entry.command.clone(), env: entry.env.clone() };
     let mut child = spawn(&entry.init, &order, entry.output.as_deref())?;
     let result = supervise(&mut child, folder.path(), signals, entry.limit);
     if result.is_err() {
@@ -96,8 +80,7 @@ fn enter_here(entry: &Entry, signals: Option<&Signals>) -> Result<i32> {
 
 fn spawn(init: &Path, order: &Order, output: Option<&Path>) -> Result<Child> {
     // Only children of this thread made from here on are in the new namespace, and there is one.
-    unshare(CloneFlags::CLONE_NEWPID)
-        .map_err(|e| Error::io("make a process namespace for", init)(e.into()))?;
+    unshare(CloneFlags::CLONE_NEWPID).map_err(|e| Error::io("make a process namespace for", init)(e.into()))?;
     let mut command = Command::new(init);
     command.arg(roles::INIT).arg(order.to_json());
     if let Some(path) = output {
@@ -116,12 +99,7 @@ fn spawn(init: &Path, order: &Order, output: Option<&Path>) -> Result<Child> {
     command.spawn().map_err(Error::io("start", init))
 }
 
-fn supervise(
-    child: &mut Child,
-    folder: &Path,
-    signals: Option<&Signals>,
-    limit: Option<Duration>,
-) -> Result<i32> {
+fn supervise(child: &mut Child, folder: &Path, signals: Option<&Signals>, limit: Option<Duration>) -> Result<i32> {
     let start = Instant::now();
     let mut ending: Option<Ending> = None;
     loop {
@@ -129,11 +107,7 @@ fn supervise(
             return Ok(ending.map_or(exit_code(status), |ending| ending.code(status)));
         }
         if let Some(limit) = limit.filter(|limit| start.elapsed() > *limit) {
-            return Err(Error::Timeout {
-                what: "the command in the lab".into(),
-                limit,
-                hint: "; the lab was killed".into(),
-            });
+            return Err(Error::Timeout { what: "the command in the lab".into(), limit, hint: "; the lab was killed".into() });
         }
         if ending.is_some_and(|ending| Instant::now() > ending.kill_at) {
             // Gone already is as good.
@@ -160,22 +134,13 @@ struct Ending {
 impl Ending {
     /// The command's own code where it had one; "ended by that signal" where we had to kill everything.
     fn code(self, status: ExitStatus) -> i32 {
-        if status.signal() == Some(Signal::SIGKILL as i32) {
-            128 + self.signal as i32
-        } else {
-            exit_code(status)
-        }
+        if status.signal() == Some(Signal::SIGKILL as i32) { 128 + self.signal as i32 } else { exit_code(status) }
     }
 }
 
 /// What a signal does: before the lab is up it ends it; Ctrl-C is the command's own affair the first time;
 /// anything sent to this process alone is passed on and starts the period of grace.
-fn answer(
-    child: &mut Child,
-    folder: &Path,
-    received: Received,
-    ending: Option<Ending>,
-) -> Option<Ending> {
+fn answer(child: &mut Child, folder: &Path, received: Received, ending: Option<Ending>) -> Option<Ending> {
     let now = Instant::now();
     let up = folder.join("up").exists();
     let patience = match (up, received.from_terminal) {
@@ -188,10 +153,7 @@ fn answer(
     };
     let kill_at = now.checked_add(patience).unwrap_or(now + FOREVER);
     let kill_at = ending.map_or(kill_at, |earlier| earlier.kill_at.min(kill_at));
-    Some(Ending {
-        signal: received.signal,
-        kill_at,
-    })
+    Some(Ending { signal: received.signal, kill_at })
 }
 
 fn pass_on(child: &Child, signal: Signal) {

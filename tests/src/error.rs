@@ -62,23 +62,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     /// Maker for `map_err` on I/O: `.map_err(Error::io("read", path))`.
-    pub fn io<'a>(
-        what: &'static str,
-        path: &'a (impl AsRef<Path> + ?Sized),
-    ) -> impl FnOnce(std::io::Error) -> Self + 'a {
-        move |source| Self::Io {
-            what,
-            path: path.as_ref().to_path_buf(),
-            source,
-        }
+    pub fn io<'a>(what: &'static str, path: &'a (impl AsRef<Path> + ?Sized)) -> impl FnOnce(std::io::Error) -> Self + 'a {
+        move |source| Self::Io { what, path: path.as_ref().to_path_buf(), source }
     }
 
     /// An answer of the wrong form.
     pub fn answer(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::Answer {
-            what: what.into(),
-            detail: detail.into(),
-        }
+        Self::Answer { what: what.into(), detail: detail.into() }
     }
 
     /// The error and its causes in one line.

@@ -32,10 +32,7 @@ pub fn moment(image: &Path, scratch: &Path) -> Result<Moment> {
     let replayed = replay(image, scratch)?;
     let check = tool("e2fsck", &["-fn".into(), replayed.display().to_string()])?;
     fs::remove_file(&replayed).map_err(Error::io("remove", &replayed))?;
-    Ok(Moment {
-        settled,
-        whole: check.code() == 0,
-    })
+    Ok(Moment { settled, whole: check.code() == 0 })
 }
 
 /// Reads a file out of a raw image, after journal replay on a copy.
@@ -54,40 +51,19 @@ pub fn read_file(image: &Path, path: &str, scratch: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// Damaged, missing, or not of one point in time.
 pub fn check_journals(vda: &Path, vdb: &Path, scratch: &Path) -> Result<(u64, u64)> {
-    journal::check_pair(
-        &read_file(vda, "/journal", scratch)?,
-        &read_file(vdb, "/journal", scratch)?,
-    )
+    journal::check_pair(&read_file(vda, "/journal", scratch)?, &read_file(vdb, "/journal", scratch)?)
 }
 
 /// A copy whose journal has been replayed.
 fn replay(image: &Path, scratch: &Path) -> Result<PathBuf> {
     fs::create_dir_all(scratch).map_err(Error::io("create", scratch))?;
     let copy = scratch.join("replayed.raw");
-    let output = run(
-        Command::new("cp")
-            .arg("--sparse=always")
-            .arg(image)
-            .arg(&copy),
-        LIMIT,
-    )?;
+    let output = run(Command::new("cp").arg("--sparse=always").arg(image).arg(&copy), LIMIT)?;
     expect_success("cp", &output)?;
-    let output = tool(
-        "e2fsck",
-        &[
-            "-p".into(),
-            "-E".into(),
-            "journal_only".into(),
-            copy.display().to_string(),
-        ],
-    )?;
+    let output = tool("e2fsck", &["-p".into(), "-E".into(), "journal_only".into(), copy.display().to_string()])?;
     // 0 nothing to do, 1 replayed (e2fsck(8)).
     if output.code() > 1 {
-        return Err(Error::Command {
-            command: "e2fsck -E journal_only".into(),
-            status: output.status.to_string(),
-            stderr: output.text() + &output.err_text(),
-        });
+        return Err(Error::Command { command: "e2fsck -E journal_only".into(), status: output.status.to_string(), stderr: output.text() + &output.err_text() });
     }
     Ok(copy)
 }
@@ -98,40 +74,20 @@ fn dump(image: &Path, path: &str, scratch: &Path) -> Result<Vec<u8>> {
     if target.exists() {
         fs::remove_file(&target).map_err(Error::io("remove", &target))?;
     }
-    let output = tool(
-        "debugfs",
-        &[
-            "-R".into(),
-            format!("dump \"{path}\" \"{}\"", target.display()),
-            image.display().to_string(),
-        ],
-    )?;
+    let output = tool("debugfs", &["-R".into(), format!("dump \"{path}\" \"{}\"", target.display()), image.display().to_string()])?;
     if output.err_text().contains("not found") || !target.exists() {
-        return Err(Error::answer(
-            image.display().to_string(),
-            format!("has no file {path}: {}", output.err_text().trim()),
-        ));
+        return Err(Error::answer(image.display().to_string(), format!("has no file {path}: {}", output.err_text().trim())));
     }
     fs::read(&target).map_err(Error::io("read", &target))
 }
 
 fn tool(name: &str, args: &[String]) -> Result<Output> {
-    run(
-        Command::new(name)
-            .args(args)
-            .env("PATH", super::init::PATH)
-            .env("LC_ALL", "C"),
-        LIMIT,
-    )
+    run(Command::new(name).args(args).env("PATH", super::init::PATH).env("LC_ALL", "C"), LIMIT)
 }
 
 fn expect_success(name: &str, output: &Output) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::Command {
-        command: name.into(),
-        status: output.status.to_string(),
-        stderr: output.err_text(),
-    })
+    Err(Error::Command { command: name.into(), status: output.status.to_string(), stderr: output.err_text() })
 }

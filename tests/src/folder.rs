@@ -38,26 +38,17 @@ impl Folder {
                 Err(error) => return Err(Error::io("create", &path)(error)),
             }
         }
-        Err(Error::answer(
-            base.display().to_string(),
-            "no free name for a lab's folder",
-        ))
+        Err(Error::answer(base.display().to_string(), "no free name for a lab's folder"))
     }
 
     fn own(path: PathBuf) -> Result<Self> {
         // Between the two lines a sweep may take the folder away; then the lock cannot be made, and that is said.
         let lock_path = path.join(LOCK);
         let file = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, errno)| Error::io("lock", &lock_path)(errno.into()))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| Error::io("lock", &lock_path)(errno.into()))?;
         // QEMU's user must be able to walk through; only `work` is open for writing.
         set_mode(&path, 0o755)?;
-        for (name, mode) in [
-            ("host", 0o755),
-            ("boot", 0o755),
-            ("log", 0o755),
-            ("work", 0o777),
-        ] {
+        for (name, mode) in [("host", 0o755), ("boot", 0o755), ("log", 0o755), ("work", 0o777)] {
             let sub = path.join(name);
             fs::create_dir(&sub).map_err(Error::io("create", &sub))?;
             set_mode(&sub, mode)?;
@@ -75,10 +66,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            eprintln!(
-                "lab: cannot remove {}: {error}; remove it by hand",
-                self.path.display()
-            );
+            eprintln!("lab: cannot remove {}: {error}; remove it by hand", self.path.display());
         }
     }
 }
@@ -88,8 +76,7 @@ impl Drop for Folder {
 /// # Errors
 /// Not ours, or gone.
 pub fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(mode))
-        .map_err(Error::io("set the mode of", path))
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
 }
 
 /// Removes folders whose makers are gone. Best effort: what cannot be removed now will be by a later lab.
@@ -97,10 +84,7 @@ fn sweep(base: &Path) {
     let Ok(entries) = fs::read_dir(base) else {
         return;
     };
-    for entry in entries
-        .flatten()
-        .filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX))
-    {
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX)) {
         let lock_path = entry.path().join(LOCK);
         // Without a lock file a folder is being made right now, or was half removed; age tells which.
         match OpenOptions::new().write(true).open(&lock_path) {
@@ -120,10 +104,7 @@ fn sweep(base: &Path) {
 
 fn older_than_an_hour(path: &Path) -> bool {
     const HOUR_S: u64 = 3600;
-    let age = fs::metadata(path)
-        .and_then(|m| m.modified())
-        .ok()
-        .and_then(|t| t.elapsed().ok());
+    let age = fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
     age.is_some_and(|age| age.as_secs() > HOUR_S)
 }
 

@@ -22,24 +22,14 @@ const NESTING: usize = 20_000;
 const COMMAND_BYTES_MAX: usize = 1 << 20;
 
 /// All ways to misbehave.
-pub const MODES: [&str; 6] = [
-    "mute",
-    "mute-at-freeze",
-    "liar",
-    "garbage",
-    "flood",
-    "types",
-];
+pub const MODES: [&str; 6] = ["mute", "mute-at-freeze", "liar", "garbage", "flood", "types"];
 
 /// Puts an imposter in the agent's place for `time`; the real one is back afterwards.
 ///
 /// # Errors
 /// The real agent does not answer.
 pub fn install(domain: &Domain, mode: &str, time: Duration) -> Result<()> {
-    let command = format!(
-        "exec timeout {} /bin/lab-guest __lab-guest imposter {PORT} {mode}",
-        time.as_secs()
-    );
+    let command = format!("exec timeout {} /bin/lab-guest __lab-guest imposter {PORT} {mode}", time.as_secs());
     place(domain, &command)
 }
 
@@ -57,15 +47,10 @@ pub fn remove(domain: &Domain, time: Duration) -> Result<()> {
 /// The domain has no such port, or nobody listens at it.
 pub fn leave(domain: &Domain) -> Result<()> {
     let xml = domain.virsh_ok(&["dumpxml", domain.name()])?;
-    let path = xml
-        .split('\'')
-        .find(|word| word.starts_with('/') && word.ends_with(WORD_PORT));
-    let path =
-        path.ok_or_else(|| Error::answer(domain.name(), format!("has no port {WORD_PORT}")))?;
+    let path = xml.split('\'').find(|word| word.starts_with('/') && word.ends_with(WORD_PORT));
+    let path = path.ok_or_else(|| Error::answer(domain.name(), format!("has no port {WORD_PORT}")))?;
     let mut socket = UnixStream::connect(path).map_err(Error::io("connect to", path))?;
-    socket
-        .write_all(b"leave\n")
-        .map_err(Error::io("write to", path))?;
+    socket.write_all(b"leave\n").map_err(Error::io("write to", path))?;
     // The guest looks every third of a second, and only while somebody is connected.
     std::thread::sleep(Duration::from_secs(2));
     Ok(())
@@ -86,11 +71,7 @@ pub fn answer(port: &Path, mode: &str) -> Result<()> {
     if !MODES.contains(&mode) {
         return Err(Error::answer(mode, format!("is none of {MODES:?}")));
     }
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(port)
-        .map_err(Error::io("open", port))?;
+    let mut file = OpenOptions::new().read(true).write(true).open(port).map_err(Error::io("open", port))?;
     let mut pending = Vec::new();
     loop {
         let mut buffer = [0; BUFFER_BYTES];
@@ -112,10 +93,7 @@ pub fn answer(port: &Path, mode: &str) -> Result<()> {
 }
 
 fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
-    let begin = line
-        .iter()
-        .position(|byte| *byte == b'{')
-        .unwrap_or(line.len());
+    let begin = line.iter().position(|byte| *byte == b'{').unwrap_or(line.len());
     let Ok(command) = serde_json::from_slice::<Value>(&line[begin..]) else {
         return Ok(());
     };
@@ -125,10 +103,7 @@ fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
         ("mute", _) => Ok(()),
         (_, "guest-sync") => send(port, b"", &json!({ "return": id })),
         (_, "guest-sync-delimited") => send(port, b"\xff", &json!({ "return": id })),
-        (
-            "mute-at-freeze",
-            "guest-fsfreeze-freeze" | "guest-fsfreeze-status" | "guest-fsfreeze-thaw",
-        ) => Ok(()),
+        ("mute-at-freeze", "guest-fsfreeze-freeze" | "guest-fsfreeze-status" | "guest-fsfreeze-thaw") => Ok(()),
         ("liar" | "mute-at-freeze", _) => send(port, b"", &json!({ "return": lie(name) })),
         ("garbage", _) => port.write_all(b"}{\"return\": \xff\xfe nothing \x00 of \x1b[2J sense\n"),
         ("flood", _) => flood(port),
@@ -143,16 +118,10 @@ fn send(port: &mut File, before: &[u8], value: &Value) -> std::io::Result<()> {
 
 /// What the liar says: all is well, and it froze what it never touched.
 fn lie(name: &str) -> Value {
-    let supported: Vec<Value> = [
-        "guest-fsfreeze-freeze",
-        "guest-fsfreeze-thaw",
-        "guest-fsfreeze-status",
-        "guest-get-fsinfo",
-        "guest-info",
-    ]
-    .iter()
-    .map(|command| json!({ "enabled": true, "name": command, "success-response": true }))
-    .collect();
+    let supported: Vec<Value> = ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status", "guest-get-fsinfo", "guest-info"]
+        .iter()
+        .map(|command| json!({ "enabled": true, "name": command, "success-response": true }))
+        .collect();
     match name {
         "guest-info" => json!({ "version": "\u{1b}[31m7.2", "supported_commands": supported }),
         "guest-fsfreeze-freeze" => json!(2),
@@ -177,9 +146,5 @@ fn flood(port: &mut File) -> std::io::Result<()> {
 
 /// Valid JSON of every wrong type, and deep.
 fn odd_types() -> String {
-    format!(
-        "{{\"return\": {{\"version\": 7, \"supported_commands\": {}{}, \"x\": 1e999999}}}}\n",
-        "[".repeat(NESTING),
-        "]".repeat(NESTING)
-    )
+    format!("{{\"return\": {{\"version\": 7, \"supported_commands\": {}{}, \"x\": 1e999999}}}}\n", "[".repeat(NESTING), "]".repeat(NESTING))
 }

@@ -48,8 +48,7 @@ impl Order {
     /// One argument of init's command line.
     #[must_use]
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self)
-            .expect("strings, paths of ours and numbers always have a JSON form")
+        serde_json::to_string(self).expect("strings, paths of ours and numbers always have a JSON form")
     }
 }
 
@@ -77,22 +76,14 @@ fn finish(result: Result<i32>) -> ExitCode {
 
 fn watch(json: &str) -> Result<i32> {
     if std::process::id() != 1 {
-        return Err(Error::answer(
-            "lab",
-            "its init must be process 1 of a namespace; use `cargo xtask lab -- COMMAND`",
-        ));
+        return Err(Error::answer("lab", "its init must be process 1 of a namespace; use `cargo xtask lab -- COMMAND`"));
     }
     let order = Order::parse(json)?;
     let signals = Signals::block()?;
     mounts::make_private(&order.folder.join("host"))?;
     let own = std::env::current_exe().map_err(Error::io("find", "this program"))?;
-    let child = Command::new(&own)
-        .args([roles::FIRST, json])
-        .spawn()
-        .map_err(Error::io("start", &own))?;
-    let pid = i32::try_from(child.id())
-        .map(Pid::from_raw)
-        .map_err(|e| Error::answer("process id", e.to_string()))?;
+    let child = Command::new(&own).args([roles::FIRST, json]).spawn().map_err(Error::io("start", &own))?;
+    let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(|e| Error::answer("process id", e.to_string()))?;
     loop {
         if let Some(code) = reap(pid)? {
             return Ok(code);
@@ -116,17 +107,9 @@ fn bring_up(json: &str) -> Result<Order> {
     // While libvirtd has its first look at QEMU, the other core makes the disks.
     let guest = order.options.guest.then(|| prepare_guest(&order));
     let version = libvirt::start(&order.folder.join("log/libvirtd.log"))?;
-    say(&format!(
-        "{version}, a libvirtd of its own in {}",
-        order.folder.display()
-    ));
+    say(&format!("{version}, a libvirtd of its own in {}", order.folder.display()));
     if let Some(prepared) = guest {
-        prepared.join().unwrap_or_else(|_| {
-            Err(Error::answer(
-                "lab",
-                "the thread that makes the disks panicked",
-            ))
-        })?;
+        prepared.join().unwrap_or_else(|_| Err(Error::answer("lab", "the thread that makes the disks panicked")))?;
         start_guest(&order)?;
         say("lab1 is up, its agent answers, /mnt/a and /mnt/b are mounted");
     }
@@ -155,16 +138,9 @@ fn start_guest(order: &Order) -> Result<()> {
 
 /// Gives this process to the command; comes back only when it cannot be started.
 fn become_command(order: &Order) -> Result<i32> {
-    let (program, args) = order
-        .command
-        .split_first()
-        .ok_or_else(|| Error::answer("lab", "no command to run"))?;
+    let (program, args) = order.command.split_first().ok_or_else(|| Error::answer("lab", "no command to run"))?;
     let mut command = Command::new(program);
-    command
-        .args(args)
-        .env("LIBVIRT_DEFAULT_URI", libvirt::URI)
-        .env("LAB_DIR", order.folder.join("work"))
-        .env(lab::FOLDER_VARIABLE, &order.folder);
+    command.args(args).env("LIBVIRT_DEFAULT_URI", libvirt::URI).env("LAB_DIR", order.folder.join("work")).env(lab::FOLDER_VARIABLE, &order.folder);
     command.envs(order.env.iter().map(|(k, v)| (k, v)));
     Err(Error::io("start", program)(command.exec()))
 }

@@ -15,13 +15,7 @@ use std::time::Duration;
 
 const INIT: &str = include_str!("../guest/init.sh");
 const WRITER: &str = include_str!("../guest/writer.sh");
-const MODULES: [&str; 5] = [
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_console",
-    "virtio_net",
-    "ext4",
-];
+const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "ext4"];
 const LIMIT: Duration = Duration::from_secs(60);
 const SETUP: &str = "run `cargo xtask setup`";
 
@@ -36,10 +30,7 @@ pub fn build(boot: &Path) -> Result<()> {
     let mut archive = Archive::default();
     archive.file("init", 0o755, INIT.as_bytes())?;
     archive.file("bin/writer", 0o755, WRITER.as_bytes())?;
-    archive.host_file(
-        "bin/busybox",
-        &find("busybox", &["/bin/busybox", "/usr/bin/busybox"])?,
-    )?;
+    archive.host_file("bin/busybox", &find("busybox", &["/bin/busybox", "/usr/bin/busybox"])?)?;
     let agent = find("qemu-ga", &["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga"])?;
     let own = std::env::current_exe().map_err(Error::io("find", "this program"))?;
     let own = strip(&own, &boot.join("lab-guest"))?;
@@ -59,57 +50,27 @@ fn newest_kernel() -> Result<(PathBuf, String)> {
     let mut found: Vec<(bool, String)> = fs::read_dir("/boot")
         .map_err(Error::io("read", "/boot"))?
         .flatten()
-        .filter_map(|entry| {
-            entry
-                .file_name()
-                .to_string_lossy()
-                .strip_prefix("vmlinuz-")
-                .map(str::to_owned)
-        })
-        .filter(|release| {
-            Path::new("/lib/modules")
-                .join(release)
-                .join("modules.dep")
-                .exists()
-        })
+        .filter_map(|entry| entry.file_name().to_string_lossy().strip_prefix("vmlinuz-").map(str::to_owned))
+        .filter(|release| Path::new("/lib/modules").join(release).join("modules.dep").exists())
         .map(|release| (release.contains("cloud"), release))
         .collect();
     found.sort();
-    let (_, release) = found
-        .pop()
-        .ok_or_else(|| missing("a kernel with its modules"))?;
-    Ok((
-        Path::new("/boot").join(format!("vmlinuz-{release}")),
-        release,
-    ))
+    let (_, release) = found.pop().ok_or_else(|| missing("a kernel with its modules"))?;
+    Ok((Path::new("/boot").join(format!("vmlinuz-{release}")), release))
 }
 
 fn missing(what: &str) -> Error {
-    Error::Missing {
-        what: what.into(),
-        remedy: SETUP.into(),
-    }
+    Error::Missing { what: what.into(), remedy: SETUP.into() }
 }
 
 fn find(name: &str, places: &[&str]) -> Result<PathBuf> {
-    places
-        .iter()
-        .map(PathBuf::from)
-        .find(|path| path.exists())
-        .ok_or_else(|| missing(name))
+    places.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| missing(name))
 }
 
 /// A copy without debug information, where `strip` is there; else the file itself.
 fn strip(program: &Path, target: &Path) -> Result<PathBuf> {
-    let done = run_ok(
-        Command::new("strip").arg("-o").arg(target).arg(program),
-        LIMIT,
-    );
-    Ok(if done.is_ok() {
-        target.to_owned()
-    } else {
-        program.to_owned()
-    })
+    let done = run_ok(Command::new("strip").arg("-o").arg(target).arg(program), LIMIT);
+    Ok(if done.is_ok() { target.to_owned() } else { program.to_owned() })
 }
 
 /// All libraries of a program, by `ldd`.
@@ -119,11 +80,7 @@ fn libraries(program: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn parse_ldd(text: &str) -> BTreeSet<String> {
-    let path = |line: &str| {
-        line.split_whitespace()
-            .find(|word| word.starts_with('/'))
-            .map(str::to_owned)
-    };
+    let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(str::to_owned);
     text.lines().filter_map(path).collect()
 }
 
@@ -131,17 +88,8 @@ fn parse_ldd(text: &str) -> BTreeSet<String> {
 fn add_modules(archive: &mut Archive, release: &str) -> Result<String> {
     let mut order = String::new();
     for module in MODULES {
-        let text = run_ok(
-            Command::new("modprobe")
-                .args(["--show-depends", "-S", release, module])
-                .env("PATH", super::init::PATH),
-            LIMIT,
-        )?;
-        for path in text
-            .lines()
-            .filter_map(|line| line.strip_prefix("insmod "))
-            .filter_map(|rest| rest.split_whitespace().next())
-        {
+        let text = run_ok(Command::new("modprobe").args(["--show-depends", "-S", release, module]).env("PATH", super::init::PATH), LIMIT)?;
+        for path in text.lines().filter_map(|line| line.strip_prefix("insmod ")).filter_map(|rest| rest.split_whitespace().next()) {
             let (name, bytes) = module_bytes(Path::new(path))?;
             if !order.lines().any(|line| line == name) {
                 archive.file(&format!("modules/{name}"), 0o644, &bytes)?;
@@ -155,19 +103,12 @@ fn add_modules(archive: &mut Archive, release: &str) -> Result<String> {
 
 /// File name without compression suffix, and the module itself.
 fn module_bytes(path: &Path) -> Result<(String, Vec<u8>)> {
-    let name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     for (suffix, tool) in [(".xz", "xz"), (".zst", "zstd"), (".gz", "gzip")] {
         if let Some(plain) = name.strip_suffix(suffix) {
             let output = crate::process::run(Command::new(tool).arg("-dc").arg(path), LIMIT)?;
             if !output.status.success() {
-                return Err(Error::Command {
-                    command: format!("{tool} -dc {}", path.display()),
-                    status: output.status.to_string(),
-                    stderr: output.err_text(),
-                });
+                return Err(Error::Command { command: format!("{tool} -dc {}", path.display()), status: output.status.to_string(), stderr: output.err_text() });
             }
             return Ok((plain.to_owned(), output.stdout));
         }
@@ -195,11 +136,7 @@ impl Archive {
     }
 
     fn file(&mut self, name: &str, mode: u32, data: &[u8]) -> Result<()> {
-        let mut parents: Vec<&Path> = Path::new(name)
-            .ancestors()
-            .skip(1)
-            .filter(|p| !p.as_os_str().is_empty())
-            .collect();
+        let mut parents: Vec<&Path> = Path::new(name).ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).collect();
         parents.reverse();
         for parent in parents {
             let parent = parent.to_string_lossy().into_owned();
@@ -215,21 +152,7 @@ impl Archive {
         let size = u32::try_from(data.len()).map_err(too_long)?;
         let name_size = u32::try_from(name.len() + 1).map_err(too_long)?;
         self.entries += 1;
-        let numbers = [
-            self.entries,
-            mode,
-            0,
-            0,
-            1,
-            0,
-            size,
-            0,
-            0,
-            0,
-            0,
-            name_size,
-            0,
-        ];
+        let numbers = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
         self.bytes.extend_from_slice(b"070701");
         for number in numbers {
             write!(self.bytes, "{number:08X}").expect("writing to memory cannot fail");
@@ -243,13 +166,11 @@ impl Archive {
     }
 
     fn pad(&mut self) {
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(ALIGN), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
     }
 
     fn finish(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, &[])
-            .expect("a short name and no data");
+        self.entry("TRAILER!!!", 0, &[]).expect("a short name and no data");
         self.bytes
     }
 }
@@ -261,10 +182,7 @@ mod tests {
     #[test]
     fn libraries_are_read_from_ldd() {
         let text = "\tlinux-vdso.so.1 (0x00007f)\n\tlibm.so.6 => /lib/x/libm.so.6 (0x00)\n\t/lib64/ld-linux-x86-64.so.2 (0x0)\n";
-        assert_eq!(
-            parse_ldd(text).into_iter().collect::<Vec<_>>(),
-            ["/lib/x/libm.so.6", "/lib64/ld-linux-x86-64.so.2"]
-        );
+        assert_eq!(parse_ldd(text).into_iter().collect::<Vec<_>>(), ["/lib/x/libm.so.6", "/lib64/ld-linux-x86-64.so.2"]);
     }
 
     #[test]
@@ -276,10 +194,7 @@ mod tests {
         let path = dir.path().join("x.cpio");
         fs::write(&path, archive.finish()).expect("written");
         let mut command = Command::new("busybox");
-        command
-            .args(["cpio", "-id", "-F"])
-            .arg(&path)
-            .current_dir(dir.path());
+        command.args(["cpio", "-id", "-F"]).arg(&path).current_dir(dir.path());
         run_ok(&mut command, LIMIT).expect("busybox unpacks it");
         assert_eq!(fs::read(dir.path().join("a/b/c")).expect("there"), b"hello");
         assert!(dir.path().join("a/d").exists());

@@ -35,11 +35,7 @@ pub fn check(journal: &[u8]) -> Result<u64> {
     let mut count = 0u64;
     for piece in journal.chunks(RECORD_BYTES) {
         if piece != record(count).as_slice() {
-            let why = if piece.len() < RECORD_BYTES {
-                "is torn"
-            } else {
-                "is damaged or out of order"
-            };
+            let why = if piece.len() < RECORD_BYTES { "is torn" } else { "is damaged or out of order" };
             return Err(Error::answer("journal", format!("record {count} {why}")));
         }
         count += 1;
@@ -56,10 +52,7 @@ pub fn check_pair(a: &[u8], b: &[u8]) -> Result<(u64, u64)> {
     if a == b || a == b + 1 {
         return Ok((a, b));
     }
-    Err(Error::answer(
-        "journals",
-        format!("disk a has {a} records and disk b has {b}: not one point in time"),
-    ))
+    Err(Error::answer("journals", format!("disk a has {a} records and disk b has {b}: not one point in time")))
 }
 
 /// splitmix64: the usual one.
@@ -75,10 +68,7 @@ fn mix(state: &mut u64) -> u64 {
 fn checksum(bytes: &[u8]) -> (u64, u64) {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     let start = 0xcbf2_9ce4_8422_2325;
-    (
-        bytes.iter().fold(start, step),
-        bytes.iter().rev().fold(start, step),
-    )
+    (bytes.iter().fold(start, step), bytes.iter().rev().fold(start, step))
 }
 
 #[cfg(test)]
@@ -94,40 +84,21 @@ mod tests {
         assert_eq!(check(&[]).expect("empty"), 0);
         assert_eq!(check(&journal(3)).expect("whole"), 3);
         assert_eq!(check_pair(&journal(3), &journal(3)).expect("equal"), (3, 3));
-        assert_eq!(
-            check_pair(&journal(4), &journal(3)).expect("one ahead"),
-            (4, 3)
-        );
+        assert_eq!(check_pair(&journal(4), &journal(3)).expect("one ahead"), (4, 3));
     }
 
     #[test]
     fn a_torn_pair_is_found() {
-        assert!(
-            check_pair(&journal(3), &journal(4)).is_err(),
-            "b can never be ahead"
-        );
-        assert!(
-            check_pair(&journal(5), &journal(3)).is_err(),
-            "a can never be two ahead"
-        );
+        assert!(check_pair(&journal(3), &journal(4)).is_err(), "b can never be ahead");
+        assert!(check_pair(&journal(5), &journal(3)).is_err(), "a can never be two ahead");
     }
 
     #[test]
     fn damage_is_found() {
         let mut bytes = journal(3);
         bytes[RECORD_BYTES + 100] ^= 1;
-        assert!(
-            check(&bytes)
-                .expect_err("a flipped bit")
-                .to_string()
-                .contains("record 1")
-        );
-        assert!(
-            check(&journal(3)[..RECORD_BYTES * 2 + 7])
-                .expect_err("torn")
-                .to_string()
-                .contains("torn")
-        );
+        assert!(check(&bytes).expect_err("a flipped bit").to_string().contains("record 1"));
+        assert!(check(&journal(3)[..RECORD_BYTES * 2 + 7]).expect_err("torn").to_string().contains("torn"));
         let mut zeroed = journal(3);
         zeroed[RECORD_BYTES * 2..].fill(0);
         assert!(check(&zeroed).is_err(), "zeros are not a record");

@@ -32,18 +32,8 @@ pub struct Disk {
 pub fn disks() -> [Disk; 2] {
     let images = Path::new(IMAGES);
     [
-        Disk {
-            target: "vda",
-            format: "qcow2",
-            path: images.join("lab1-a.qcow2"),
-            mounted: "/mnt/a",
-        },
-        Disk {
-            target: "vdb",
-            format: "raw",
-            path: images.join("lab1-b.raw"),
-            mounted: "/mnt/b",
-        },
+        Disk { target: "vda", format: "qcow2", path: images.join("lab1-a.qcow2"), mounted: "/mnt/a" },
+        Disk { target: "vdb", format: "raw", path: images.join("lab1-b.raw"), mounted: "/mnt/b" },
     ]
 }
 
@@ -69,15 +59,10 @@ impl Lab {
     /// # Errors
     /// There is none.
     pub fn here() -> Result<Self> {
-        let folder = std::env::var_os(FOLDER_VARIABLE)
-            .map(PathBuf::from)
-            .filter(|folder| folder.join("up").exists());
+        let folder = std::env::var_os(FOLDER_VARIABLE).map(PathBuf::from).filter(|folder| folder.join("up").exists());
         folder
             .map(|folder| Self { folder })
-            .ok_or_else(|| Error::Missing {
-                what: "a lab around this process".into(),
-                remedy: "run it by `cargo xtask lab -- COMMAND`".into(),
-            })
+            .ok_or_else(|| Error::Missing { what: "a lab around this process".into(), remedy: "run it by `cargo xtask lab -- COMMAND`".into() })
     }
 
     /// The lab's own folder.
@@ -103,13 +88,10 @@ impl Lab {
     /// # Errors
     /// `CAIRN` is not set or names no file.
     pub fn cairn(&self) -> Result<PathBuf> {
-        let path = std::env::var_os(CAIRN_VARIABLE)
-            .map(PathBuf::from)
-            .filter(|path| path.is_file());
+        let path = std::env::var_os(CAIRN_VARIABLE).map(PathBuf::from).filter(|path| path.is_file());
         path.ok_or_else(|| Error::Missing {
             what: "the program under test".into(),
-            remedy: "build it with `cargo build --release -p cairn`, or set CAIRN to its path"
-                .into(),
+            remedy: "build it with `cargo build --release -p cairn`, or set CAIRN to its path".into(),
         })
     }
 }

@@ -31,15 +31,10 @@ const LIBVIRTD_CONF: &str = "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nu
 pub fn start(log: &Path) -> Result<String> {
     configure(log)?;
     launch(log)?;
-    let version = wait_for(
-        "start of the lab's libvirtd",
-        START_LIMIT,
-        Duration::from_millis(20),
-        || {
-            let output = run(&mut virsh(&["version"]), CALL_LIMIT)?;
-            Ok(output.status.success().then(|| summary(&output.text())))
-        },
-    )?;
+    let version = wait_for("start of the lab's libvirtd", START_LIMIT, Duration::from_millis(20), || {
+        let output = run(&mut virsh(&["version"]), CALL_LIMIT)?;
+        Ok(output.status.success().then(|| summary(&output.text())))
+    })?;
     make_pool()?;
     Ok(version)
 }
@@ -51,48 +46,27 @@ pub fn start(log: &Path) -> Result<String> {
 pub fn launch(log: &Path) -> Result<()> {
     // Its own output goes nowhere: a background process must not hold our pipes.
     let mut command = Command::new("libvirtd");
-    command
-        .args(["-d", "-p", PID_FILE])
-        .env("PATH", super::init::PATH)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let mut starter = command.spawn().map_err(|_| Error::Missing {
-        what: "libvirtd".into(),
-        remedy: "run `cargo xtask setup`".into(),
-    })?;
+    command.args(["-d", "-p", PID_FILE]).env("PATH", super::init::PATH).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut starter = command.spawn().map_err(|_| Error::Missing { what: "libvirtd".into(), remedy: "run `cargo xtask setup`".into() })?;
     let status = wait_limit(&mut starter, "libvirtd -d", START_LIMIT)?;
     if status.success() {
         return Ok(());
     }
     let said = fs::read_to_string(log).unwrap_or_default();
-    Err(Error::Command {
-        command: "libvirtd -d".into(),
-        status: status.to_string(),
-        stderr: said,
-    })
+    Err(Error::Command { command: "libvirtd -d".into(), status: status.to_string(), stderr: said })
 }
 
 /// A virsh command on the lab's connection.
 #[must_use]
 pub fn virsh(args: &[&str]) -> Command {
     let mut command = Command::new("virsh");
-    command
-        .args(["-q", "-c", URI])
-        .args(args)
-        .env("LC_ALL", "C");
+    command.args(["-q", "-c", URI]).args(args).env("LC_ALL", "C");
     command
 }
 
 fn configure(log: &Path) -> Result<()> {
-    let libvirtd = format!(
-        "{LIBVIRTD_CONF}log_outputs = \"3:file:{}\"\n",
-        log.display()
-    );
-    for (path, text) in [
-        ("/etc/libvirt/qemu.conf", QEMU_CONF),
-        ("/etc/libvirt/libvirtd.conf", &libvirtd),
-    ] {
+    let libvirtd = format!("{LIBVIRTD_CONF}log_outputs = \"3:file:{}\"\n", log.display());
+    for (path, text) in [("/etc/libvirt/qemu.conf", QEMU_CONF), ("/etc/libvirt/libvirtd.conf", &libvirtd)] {
         fs::write(path, text).map_err(Error::io("write", path))?;
     }
     Ok(())
@@ -101,25 +75,15 @@ fn configure(log: &Path) -> Result<()> {
 fn make_pool() -> Result<()> {
     fs::create_dir_all(IMAGES).map_err(Error::io("create", IMAGES))?;
     crate::folder::set_mode(Path::new(IMAGES), 0o711)?;
-    run_ok(
-        &mut virsh(&["pool-define-as", "default", "dir", "--target", IMAGES]),
-        CALL_LIMIT,
-    )?;
+    run_ok(&mut virsh(&["pool-define-as", "default", "dir", "--target", IMAGES]), CALL_LIMIT)?;
     run_ok(&mut virsh(&["pool-start", "default"]), CALL_LIMIT)?;
     Ok(())
 }
 
 /// From `virsh version`: "libvirt 9.0.0, QEMU 7.2.22".
 fn summary(text: &str) -> String {
-    let pick = |label: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(label))
-            .map(str::trim)
-    };
-    match (
-        pick("Using library: libvirt "),
-        pick("Running hypervisor: QEMU "),
-    ) {
+    let pick = |label: &str| text.lines().find_map(|line| line.strip_prefix(label)).map(str::trim);
+    match (pick("Using library: libvirt "), pick("Running hypervisor: QEMU ")) {
         (Some(libvirt), Some(qemu)) => format!("libvirt {libvirt}, QEMU {qemu}"),
         _ => text.trim().to_owned(),
     }

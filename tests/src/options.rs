@@ -32,16 +32,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let base =
-            std::env::var_os(BASE_VARIABLE).map_or_else(|| BASE_DEFAULT.into(), PathBuf::from);
-        Self {
-            base,
-            guest: true,
-            vda_mib: 512,
-            vdb_mib: 512,
-            data_mib: 192,
-            quiet: false,
-        }
+        let base = std::env::var_os(BASE_VARIABLE).map_or_else(|| BASE_DEFAULT.into(), PathBuf::from);
+        Self { base, guest: true, vda_mib: 512, vdb_mib: 512, data_mib: 192, quiet: false }
     }
 }
 
@@ -49,13 +41,7 @@ impl Options {
     /// For suites: little data, so that a lab is up quickly and references are cheap.
     #[must_use]
     pub fn small() -> Self {
-        Self {
-            vda_mib: 128,
-            vdb_mib: 96,
-            data_mib: 24,
-            quiet: true,
-            ..Self::default()
-        }
+        Self { vda_mib: 128, vdb_mib: 96, data_mib: 24, quiet: true, ..Self::default() }
     }
 
     /// Checks the sizes.
@@ -65,21 +51,12 @@ impl Options {
     pub fn check(&self) -> Result<()> {
         for (name, mib) in [("vda", self.vda_mib), ("vdb", self.vdb_mib)] {
             if !(DISK_MIB_MIN..=DISK_MIB_MAX).contains(&mib) {
-                return Err(Error::answer(
-                    format!("size of {name}"),
-                    format!("{mib} MiB is not within {DISK_MIB_MIN} and {DISK_MIB_MAX}"),
-                ));
+                return Err(Error::answer(format!("size of {name}"), format!("{mib} MiB is not within {DISK_MIB_MIN} and {DISK_MIB_MAX}")));
             }
         }
         // A quarter stays free for journal, inode tables and what the guest writes.
         if self.data_mib > self.vda_mib * 3 / 4 {
-            return Err(Error::answer(
-                "size of the data",
-                format!(
-                    "{} MiB do not fit a vda of {} MiB",
-                    self.data_mib, self.vda_mib
-                ),
-            ));
+            return Err(Error::answer("size of the data", format!("{} MiB do not fit a vda of {} MiB", self.data_mib, self.vda_mib)));
         }
         Ok(())
     }
@@ -93,21 +70,7 @@ mod tests {
     fn sizes_are_checked() {
         assert!(Options::default().check().is_ok());
         assert!(Options::small().check().is_ok());
-        assert!(
-            Options {
-                vdb_mib: 1,
-                ..Options::default()
-            }
-            .check()
-            .is_err()
-        );
-        assert!(
-            Options {
-                data_mib: 500,
-                ..Options::default()
-            }
-            .check()
-            .is_err()
-        );
+        assert!(Options { vdb_mib: 1, ..Options::default() }.check().is_err());
+        assert!(Options { data_mib: 500, ..Options::default() }.check().is_err());
     }
 }

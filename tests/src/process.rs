@@ -52,9 +52,7 @@ impl Output {
 #[must_use]
 pub fn exit_code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// Runs `command` to its end, whatever its exit status.
@@ -63,21 +61,12 @@ pub fn exit_code(status: ExitStatus) -> i32 {
 /// Not startable, or not finished after `limit` (then it is killed).
 pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
     let name = command_line(command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(Error::io("start", command.get_program()))?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(Error::io("start", command.get_program()))?;
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
     let status = wait_limit(&mut child, &name, limit)?;
     let take = |rx: mpsc::Receiver<Vec<u8>>| rx.recv_timeout(DRAIN_LIMIT).unwrap_or_default();
-    Ok(Output {
-        status,
-        stdout: take(stdout),
-        stderr: take(stderr),
-    })
+    Ok(Output { status, stdout: take(stdout), stderr: take(stderr) })
 }
 
 /// Runs `command`; anything but exit code 0 is an error. Gives its standard output.
@@ -91,14 +80,8 @@ pub fn run_ok(command: &mut Command, limit: Duration) -> Result<String> {
     }
     let stderr = output.err_text();
     let from = stderr.len().saturating_sub(STDERR_TAIL_BYTES);
-    let from = (from..=stderr.len())
-        .find(|&i| stderr.is_char_boundary(i))
-        .unwrap_or(0);
-    Err(Error::Command {
-        command: command_line(command),
-        status: output.status.to_string(),
-        stderr: stderr[from..].trim().to_owned(),
-    })
+    let from = (from..=stderr.len()).find(|&i| stderr.is_char_boundary(i)).unwrap_or(0);
+    Err(Error::Command { command: command_line(command), status: output.status.to_string(), stderr: stderr[from..].trim().to_owned() })
 }
 
 /// Waits for a child; over the limit it is killed and reaped.
@@ -115,11 +98,7 @@ pub fn wait_limit(child: &mut Child, name: &str, limit: Duration) -> Result<Exit
             // Both may fail only because the child ended just now.
             let _ = child.kill();
             let _ = child.wait();
-            return Err(Error::Timeout {
-                what: format!("`{name}`"),
-                limit,
-                hint: "; it was killed".into(),
-            });
+            return Err(Error::Timeout { what: format!("`{name}`"), limit, hint: "; it was killed".into() });
         }
         std::thread::sleep(Duration::from_millis(POLL_MS));
     }
@@ -129,23 +108,14 @@ pub fn wait_limit(child: &mut Child, name: &str, limit: Duration) -> Result<Exit
 ///
 /// # Errors
 /// The probe's own error ends the wait; so does the limit, naming `what`.
-pub fn wait_for<T>(
-    what: &str,
-    limit: Duration,
-    every: Duration,
-    mut probe: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn wait_for<T>(what: &str, limit: Duration, every: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(value) = probe()? {
             return Ok(value);
         }
         if start.elapsed() > limit {
-            return Err(Error::Timeout {
-                what: what.into(),
-                limit,
-                hint: String::new(),
-            });
+            return Err(Error::Timeout { what: what.into(), limit, hint: String::new() });
         }
         std::thread::sleep(every);
     }
@@ -154,11 +124,7 @@ pub fn wait_for<T>(
 /// Program and arguments as a person would type them.
 #[must_use]
 pub fn command_line(command: &Command) -> String {
-    std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|s| s.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    std::iter::once(command.get_program()).chain(command.get_args()).map(|s| s.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
@@ -182,32 +148,20 @@ mod tests {
     #[test]
     fn a_hanging_program_is_killed_and_named() {
         let start = Instant::now();
-        let error = run(Command::new("sleep").arg("60"), Duration::from_millis(100))
-            .expect_err("a minute is over the limit");
+        let error = run(Command::new("sleep").arg("60"), Duration::from_millis(100)).expect_err("a minute is over the limit");
         assert!(start.elapsed() < Duration::from_secs(5));
         assert!(error.to_string().contains("sleep 60"), "{error}");
     }
 
     #[test]
     fn a_failing_program_tells_why() {
-        let error = run_ok(
-            Command::new("sh").args(["-c", "echo gone wrong >&2; exit 3"]),
-            Duration::from_secs(5),
-        )
-        .expect_err("exit 3");
+        let error = run_ok(Command::new("sh").args(["-c", "echo gone wrong >&2; exit 3"]), Duration::from_secs(5)).expect_err("exit 3");
         assert!(error.to_string().contains("gone wrong"), "{error}");
     }
 
     #[test]
     fn codes_are_those_of_a_shell() {
-        let run = |script| {
-            run(
-                Command::new("sh").args(["-c", script]),
-                Duration::from_secs(5),
-            )
-            .expect("sh runs")
-            .code()
-        };
+        let run = |script| run(Command::new("sh").args(["-c", script]), Duration::from_secs(5)).expect("sh runs").code();
         assert_eq!(run("exit 7"), 7);
         assert_eq!(run("kill -9 $$"), 137);
     }

@@ -34,10 +34,7 @@ impl Pair {
         match target {
             "vda" => Ok(&self.vda),
             "vdb" => Ok(&self.vdb),
-            _ => Err(Error::answer(
-                "reference",
-                format!("lab1 has no disk {target}"),
-            )),
+            _ => Err(Error::answer("reference", format!("lab1 has no disk {target}"))),
         }
     }
 
@@ -73,10 +70,7 @@ pub fn take(domain: &Domain, folder: &Path) -> Result<Pair> {
 /// No space, or an image is not there.
 pub fn copy_disks(folder: &Path) -> Result<Pair> {
     let [a, b] = lab::disks();
-    Ok(Pair {
-        vda: copy(&a, folder)?,
-        vdb: copy(&b, folder)?,
-    })
+    Ok(Pair { vda: copy(&a, folder)?, vdb: copy(&b, folder)? })
 }
 
 fn copy(disk: &Disk, folder: &Path) -> Result<PathBuf> {
@@ -90,14 +84,7 @@ fn copy(disk: &Disk, folder: &Path) -> Result<PathBuf> {
 /// # Errors
 /// qemu-img's words.
 pub fn raw_copy(image: &Path, format: &str, target: &Path) -> Result<()> {
-    run_ok(
-        Command::new("qemu-img")
-            .args(["convert", "-U", "-f", format, "-O", "raw"])
-            .arg(image)
-            .arg(target),
-        LIMIT,
-    )
-    .map(drop)
+    run_ok(Command::new("qemu-img").args(["convert", "-U", "-f", format, "-O", "raw"]).arg(image).arg(target), LIMIT).map(drop)
 }
 
 /// Compares two raw files byte for byte; gives the first difference in words, `None` when they are equal.
@@ -107,43 +94,21 @@ pub fn raw_copy(image: &Path, format: &str, target: &Path) -> Result<()> {
 pub fn difference(a: &Path, b: &Path) -> Result<Option<String>> {
     let open = |path: &Path| File::open(path).map_err(Error::io("open", path));
     let (mut file_a, mut file_b) = (open(a)?, open(b)?);
-    let size = |file: &File, path: &Path| {
-        file.metadata()
-            .map(|m| m.len())
-            .map_err(Error::io("look at", path))
-    };
+    let size = |file: &File, path: &Path| file.metadata().map(|m| m.len()).map_err(Error::io("look at", path));
     let (size_a, size_b) = (size(&file_a, a)?, size(&file_b, b)?);
     if size_a != size_b {
-        return Ok(Some(format!(
-            "{} has {size_a} bytes, {} has {size_b}",
-            a.display(),
-            b.display()
-        )));
+        return Ok(Some(format!("{} has {size_a} bytes, {} has {size_b}", a.display(), b.display())));
     }
     let (mut bytes_a, mut bytes_b) = (vec![0; COMPARE_BYTES], vec![0; COMPARE_BYTES]);
     let mut offset = 0;
     while offset < size_a {
-        let part =
-            usize::try_from(size_a - offset).map_or(COMPARE_BYTES, |left| left.min(COMPARE_BYTES));
-        file_a
-            .read_exact(&mut bytes_a[..part])
-            .map_err(Error::io("read", a))?;
-        file_b
-            .read_exact(&mut bytes_b[..part])
-            .map_err(Error::io("read", b))?;
+        let part = usize::try_from(size_a - offset).map_or(COMPARE_BYTES, |left| left.min(COMPARE_BYTES));
+        file_a.read_exact(&mut bytes_a[..part]).map_err(Error::io("read", a))?;
+        file_b.read_exact(&mut bytes_b[..part]).map_err(Error::io("read", b))?;
         // Whole slices first: that is fast in unoptimized builds too.
         if bytes_a[..part] != bytes_b[..part] {
-            let at = bytes_a
-                .iter()
-                .zip(&bytes_b)
-                .position(|(x, y)| x != y)
-                .unwrap_or(0);
-            return Ok(Some(format!(
-                "{} and {} differ at byte {}",
-                a.display(),
-                b.display(),
-                offset + at as u64
-            )));
+            let at = bytes_a.iter().zip(&bytes_b).position(|(x, y)| x != y).unwrap_or(0);
+            return Ok(Some(format!("{} and {} differ at byte {}", a.display(), b.display(), offset + at as u64)));
         }
         offset += part as u64;
     }
@@ -156,20 +121,13 @@ pub fn difference(a: &Path, b: &Path) -> Result<Option<String>> {
 /// qemu-img cannot read one of them.
 pub fn same_by_qemu_img(image: &Path, format: &str, reference: &Path) -> Result<bool> {
     let mut command = Command::new("qemu-img");
-    command
-        .args(["compare", "-U", "-f", format, "-F", "raw"])
-        .arg(image)
-        .arg(reference);
+    command.args(["compare", "-U", "-f", format, "-F", "raw"]).arg(image).arg(reference);
     let output = run(&mut command, LIMIT)?;
     match output.code() {
         // 0 equal, 1 different, above: an error (qemu-img(1)). A different size alone is 0 when the rest is zeros: look.
         0 => Ok(!output.text().contains("size mismatch")),
         1 => Ok(false),
-        code => Err(Error::Command {
-            command: "qemu-img compare".into(),
-            status: format!("exit code {code}"),
-            stderr: output.err_text(),
-        }),
+        code => Err(Error::Command { command: "qemu-img compare".into(), status: format!("exit code {code}"), stderr: output.err_text() }),
     }
 }
 
@@ -187,15 +145,9 @@ mod tests {
         assert_eq!(difference(&path("a"), &path("b")).expect("readable"), None);
         bytes[2_500_000] = 8;
         fs::write(path("b"), &bytes).expect("written");
-        let text = difference(&path("a"), &path("b"))
-            .expect("readable")
-            .expect("different");
+        let text = difference(&path("a"), &path("b")).expect("readable").expect("different");
         assert!(text.ends_with("byte 2500000"), "{text}");
         fs::write(path("b"), &bytes[1..]).expect("written");
-        assert!(
-            difference(&path("a"), &path("b"))
-                .expect("readable")
-                .is_some()
-        );
+        assert!(difference(&path("a"), &path("b")).expect("readable").is_some());
     }
 }

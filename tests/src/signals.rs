@@ -38,11 +38,9 @@ impl Signals {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         ENDING.iter().for_each(|signal| mask.add(*signal));
-        let system =
-            |errno: nix::Error| Error::io("block signals of", "this process")(errno.into());
+        let system = |errno: nix::Error| Error::io("block signals of", "this process")(errno.into());
         mask.thread_block().map_err(system)?;
-        let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .map_err(system)?;
+        let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(system)?;
         Ok(Self { fd })
     }
 
@@ -52,21 +50,12 @@ impl Signals {
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         // An interrupted poll is a wake-up like any other: the caller looks at its child and comes back.
         let _ = poll(&mut fds, timeout);
-        self.fd
-            .read_signal()
-            .ok()
-            .flatten()
-            .and_then(|info| decode(&info))
+        self.fd.read_signal().ok().flatten().and_then(|info| decode(&info))
     }
 }
 
 fn decode(info: &siginfo) -> Option<Received> {
     let number = i32::try_from(info.ssi_signo).ok()?;
-    let signal = Signal::try_from(number)
-        .ok()
-        .filter(|signal| ENDING.contains(signal))?;
-    Some(Received {
-        signal,
-        from_terminal: info.ssi_code == SI_KERNEL,
-    })
+    let signal = Signal::try_from(number).ok().filter(|signal| ENDING.contains(signal))?;
+    Some(Received { signal, from_terminal: info.ssi_code == SI_KERNEL })
 }

@@ -45,11 +45,7 @@ impl Suite {
     pub fn new(lab: &Lab) -> Self {
         let cairn = Cairn::new(lab, "store").expect("a program under test");
         cairn.init().expect("cairn init");
-        Self {
-            lab: lab.clone(),
-            domain: lab.domain(),
-            cairn,
-        }
+        Self { lab: lab.clone(), domain: lab.domain(), cairn }
     }
 
     /// A new name in the lab's folder.
@@ -81,27 +77,12 @@ impl Suite {
         let points = self.points();
         self.cairn.ok(args).expect("backup");
         let after = reference::take(&self.domain, &folder.join("after")).expect("reference");
-        assert_eq!(
-            before.difference(&after).expect("readable"),
-            None,
-            "the disks were to stay as they are"
-        );
+        assert_eq!(before.difference(&after).expect("readable"), None, "the disks were to stay as they are");
         std::fs::remove_dir_all(folder.join("after")).expect("our own folder");
         let now = self.points();
-        assert_eq!(
-            now.len(),
-            points.len() + 1,
-            "one new point: {now:?} after {points:?}"
-        );
-        assert_eq!(
-            now[..points.len()],
-            points,
-            "points are listed oldest first"
-        );
-        Kept {
-            id: now.last().cloned().expect("one more than before"),
-            reference: before,
-        }
+        assert_eq!(now.len(), points.len() + 1, "one new point: {now:?} after {points:?}");
+        assert_eq!(now[..points.len()], points, "points are listed oldest first");
+        Kept { id: now.last().cloned().expect("one more than before"), reference: before }
     }
 
     /// The ids of the domain's points, oldest first.
@@ -129,12 +110,7 @@ impl Suite {
     pub fn assert_restores(&self, kept: &Kept) {
         let folder = self.path(&format!("restored-{}", kept.id));
         let restored = self.cairn.restore_raw(&kept.id, &folder).expect("restore");
-        assert_eq!(
-            kept.reference.difference(&restored).expect("readable"),
-            None,
-            "point {} restores to something else",
-            kept.id
-        );
+        assert_eq!(kept.reference.difference(&restored).expect("readable"), None, "point {} restores to something else", kept.id);
         std::fs::remove_dir_all(&folder).expect("our own folder");
     }
 
@@ -146,17 +122,12 @@ impl Suite {
         let folder = self.path(&format!("moment-{id}"));
         let pair = self.cairn.restore_raw(id, &folder).expect("restore");
         let scratch = self.path("scratch");
-        let counts =
-            filesystem::check_journals(&pair.vda, &pair.vdb, &scratch).expect("one point in time");
+        let counts = filesystem::check_journals(&pair.vda, &pair.vdb, &scratch).expect("one point in time");
         let frozen = quiesce(&self.point(id)) != "crash";
         for image in [&pair.vda, &pair.vdb] {
             let moment = filesystem::moment(image, &scratch).expect("ext4");
             assert!(moment.whole, "fsck finds errors in {}", image.display());
-            assert!(
-                moment.settled || !frozen,
-                "{} is of a point that says it was frozen, and its journal is open",
-                image.display()
-            );
+            assert!(moment.settled || !frozen, "{} is of a point that says it was frozen, and its journal is open", image.display());
         }
         std::fs::remove_dir_all(&folder).expect("our own folder");
         counts
@@ -172,45 +143,25 @@ impl Suite {
             let traces = traces::look(&self.domain)?;
             let (state, frozen) = (self.domain.state()?, self.domain.freeze_status()?);
             let scratch = scratch_files();
-            let good = state == "running"
-                && frozen == "thawed"
-                && traces.only_bitmaps(TRACKERS_MAX)
-                && scratch.is_empty();
-            Ok(if good {
-                Ok(())
-            } else {
-                Err(format!(
-                    "{state}, {frozen}, {traces:?}, scratch {scratch:?}"
-                ))
-            })
+            let good = state == "running" && frozen == "thawed" && traces.only_bitmaps(TRACKERS_MAX) && scratch.is_empty();
+            Ok(if good { Ok(()) } else { Err(format!("{state}, {frozen}, {traces:?}, scratch {scratch:?}")) })
         };
         let mut last = String::new();
-        let done = wait_for(
-            "end of all that the backup left",
-            limit,
-            Duration::from_millis(200),
-            || {
-                Ok(match state() {
-                    Ok(Ok(())) => Some(()),
-                    Ok(Err(text)) => {
-                        last = text;
-                        None
-                    }
-                    Err(error) => {
-                        last = error.report();
-                        None
-                    }
-                })
-            },
-        );
-        assert!(
-            done.is_ok(),
-            "after {:.1} s the guest is not left alone: {last}",
-            start.elapsed().as_secs_f64()
-        );
-        self.domain
-            .sh("echo still here > /mnt/a/alive && sync && rm /mnt/a/alive")
-            .expect("the guest writes");
+        let done = wait_for("end of all that the backup left", limit, Duration::from_millis(200), || {
+            Ok(match state() {
+                Ok(Ok(())) => Some(()),
+                Ok(Err(text)) => {
+                    last = text;
+                    None
+                }
+                Err(error) => {
+                    last = error.report();
+                    None
+                }
+            })
+        });
+        assert!(done.is_ok(), "after {:.1} s the guest is not left alone: {last}", start.elapsed().as_secs_f64());
+        self.domain.sh("echo still here > /mnt/a/alive && sync && rm /mnt/a/alive").expect("the guest writes");
     }
 }
 
@@ -220,16 +171,8 @@ impl Suite {
 /// Another code, or an unhelpful message.
 pub fn assert_refused(output: &Output, code: i32, word: &str) -> String {
     let said = output.err_text();
-    assert_eq!(
-        output.code(),
-        code,
-        "stdout: {}\nstderr: {said}",
-        output.text()
-    );
-    assert!(
-        said.contains(word),
-        "the message should name {word:?}: {said}"
-    );
+    assert_eq!(output.code(), code, "stdout: {}\nstderr: {said}", output.text());
+    assert!(said.contains(word), "the message should name {word:?}: {said}");
     assert!(!said.contains("panicked"), "{said}");
     said
 }
@@ -241,11 +184,7 @@ pub fn assert_refused(output: &Output, code: i32, word: &str) -> String {
 #[must_use]
 pub fn quiesce(point: &Value) -> String {
     let value = &point["quiesce"];
-    value
-        .as_str()
-        .or_else(|| value["level"].as_str())
-        .unwrap_or_else(|| panic!("no quiesce in {point}"))
-        .to_owned()
+    value.as_str().or_else(|| value["level"].as_str()).unwrap_or_else(|| panic!("no quiesce in {point}")).to_owned()
 }
 
 /// The mode in which a disk of a point was read.

@@ -39,31 +39,10 @@ pub fn inside(name: &str, init: PathBuf, options: Options) -> Option<Lab> {
     // `module_path!` begins with the crate's name, which the runner's test names do not have.
     let exact = name.split_once("::").map_or(name, |(_, rest)| rest);
     let this = std::env::current_exe().expect("a running test has a path");
-    let command = [
-        &this.to_string_lossy(),
-        "--exact",
-        exact,
-        "--nocapture",
-        "--include-ignored",
-    ]
-    .map(str::to_owned);
-    let output = std::env::temp_dir().join(format!(
-        "cairn-lab-test-{}-{}.log",
-        std::process::id(),
-        exact.replace("::", "-")
-    ));
-    let env = [(crate::lab::CAIRN_VARIABLE, crate::testing::cairn(&this))]
-        .into_iter()
-        .filter_map(|(k, v)| v.map(|v| (k.to_owned(), v)));
-    let entry = Entry {
-        init,
-        options,
-        command: command.to_vec(),
-        env: env.collect(),
-        signals: false,
-        output: Some(output.clone()),
-        limit: Some(LIMIT),
-    };
+    let command = [&this.to_string_lossy(), "--exact", exact, "--nocapture", "--include-ignored"].map(str::to_owned);
+    let output = std::env::temp_dir().join(format!("cairn-lab-test-{}-{}.log", std::process::id(), exact.replace("::", "-")));
+    let env = [(crate::lab::CAIRN_VARIABLE, crate::testing::cairn(&this))].into_iter().filter_map(|(k, v)| v.map(|v| (k.to_owned(), v)));
+    let entry = Entry { init, options, command: command.to_vec(), env: env.collect(), signals: false, output: Some(output.clone()), limit: Some(LIMIT) };
     let result = enter(entry);
     let text = std::fs::read_to_string(&output).unwrap_or_default();
     // Best effort: a left-over log is no reason to fail.

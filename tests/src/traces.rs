@@ -24,10 +24,7 @@ impl Traces {
     /// True when nothing is left but at most `bitmaps_max` bitmaps (the trackers of committed points).
     #[must_use]
     pub fn only_bitmaps(&self, bitmaps_max: usize) -> bool {
-        self.exports.is_empty()
-            && self.jobs.is_empty()
-            && !self.libvirt_job
-            && self.bitmaps.len() <= bitmaps_max
+        self.exports.is_empty() && self.jobs.is_empty() && !self.libvirt_job && self.bitmaps.len() <= bitmaps_max
     }
 }
 
@@ -41,31 +38,16 @@ pub fn look(domain: &Domain) -> Result<Traces> {
         for bitmap in list(&node["dirty-bitmaps"]) {
             let name = bitmap["name"].as_str().unwrap_or_default();
             if name.starts_with(OURS) {
-                bitmaps.push((
-                    node["node-name"].as_str().unwrap_or_default().to_owned(),
-                    name.to_owned(),
-                ));
+                bitmaps.push((node["node-name"].as_str().unwrap_or_default().to_owned(), name.to_owned()));
             }
         }
     }
-    let names = |value: &Value, key: &str| {
-        list(value)
-            .iter()
-            .map(|item| item[key].as_str().unwrap_or("?").to_owned())
-            .collect()
-    };
+    let names = |value: &Value, key: &str| list(value).iter().map(|item| item[key].as_str().unwrap_or("?").to_owned()).collect();
     let exports = names(&domain.qmp("query-block-exports", &Value::Null)?, "id");
     let jobs = names(&domain.qmp("query-jobs", &Value::Null)?, "id");
     let info = domain.virsh_ok(&["domjobinfo", domain.name()])?;
-    let libvirt_job = info
-        .lines()
-        .any(|line| line.starts_with("Job type:") && !line.contains("None"));
-    Ok(Traces {
-        bitmaps,
-        exports,
-        jobs,
-        libvirt_job,
-    })
+    let libvirt_job = info.lines().any(|line| line.starts_with("Job type:") && !line.contains("None"));
+    Ok(Traces { bitmaps, exports, jobs, libvirt_job })
 }
 
 fn list(value: &Value) -> Vec<Value> {

@@ -19,10 +19,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub fn main(args: &[String]) -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args.as_slice() {
-        ["write", a, b, pause_ms] => number(pause_ms)
-            .and_then(|pause| write(Path::new(a), Path::new(b), Duration::from_millis(pause))),
-        ["noise", file, offset, length, seed] => number(offset)
-            .and_then(|offset| noise(Path::new(file), offset, number(length)?, number(seed)?)),
+        ["write", a, b, pause_ms] => number(pause_ms).and_then(|pause| write(Path::new(a), Path::new(b), Duration::from_millis(pause))),
+        ["noise", file, offset, length, seed] => number(offset).and_then(|offset| noise(Path::new(file), offset, number(length)?, number(seed)?)),
         ["imposter", port, mode] => imposter::answer(Path::new(port), mode),
         _ => Err(Error::answer("lab-guest", USAGE)),
     };
@@ -36,8 +34,7 @@ pub fn main(args: &[String]) -> ExitCode {
 }
 
 fn number(text: &str) -> Result<u64> {
-    text.parse()
-        .map_err(|e| Error::answer(text, format!("{e}; {USAGE}")))
+    text.parse().map_err(|e| Error::answer(text, format!("{e}; {USAGE}")))
 }
 
 /// Appends records to both journals for ever (until it is killed), from where they end now.
@@ -52,10 +49,7 @@ fn write(path_a: &Path, path_b: &Path, pause: Duration) -> Result<()> {
             count_a
         }
         _ => {
-            return Err(Error::answer(
-                "journals",
-                format!("a has {count_a} records and b has {count_b}: remove both to begin anew"),
-            ));
+            return Err(Error::answer("journals", format!("a has {count_a} records and b has {count_b}: remove both to begin anew")));
         }
     };
     loop {
@@ -67,38 +61,23 @@ fn write(path_a: &Path, path_b: &Path, pause: Duration) -> Result<()> {
 }
 
 fn open(path: &Path) -> Result<(File, u64)> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(Error::io("open", path))?;
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(Error::io("open", path))?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)
-        .map_err(Error::io("read", path))?;
+    file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     // Killed within a write: the torn end goes, it was never promised.
     bytes.truncate(bytes.len() - bytes.len() % RECORD_BYTES);
-    file.set_len(bytes.len() as u64)
-        .map_err(Error::io("cut", path))?;
+    file.set_len(bytes.len() as u64).map_err(Error::io("cut", path))?;
     Ok((file, journal::check(&bytes)?))
 }
 
 fn append(file: &mut File, path: &Path, number: u64) -> Result<()> {
-    file.write_all(&journal::record(number))
-        .and_then(|()| file.sync_all())
-        .map_err(Error::io("append to", path))
+    file.write_all(&journal::record(number)).and_then(|()| file.sync_all()).map_err(Error::io("append to", path))
 }
 
 /// Writes reproducible noise into a file and syncs it.
 fn noise(path: &Path, offset: u64, length: u64, seed: u64) -> Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(Error::io("open", path))?;
-    file.seek(SeekFrom::Start(offset))
-        .map_err(Error::io("seek in", path))?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(Error::io("open", path))?;
+    file.seek(SeekFrom::Start(offset)).map_err(Error::io("seek in", path))?;
     let mut left = length;
     let mut number = seed.wrapping_mul(1 << 32);
     while left > 0 {
@@ -108,8 +87,7 @@ fn noise(path: &Path, offset: u64, length: u64, seed: u64) -> Result<()> {
             number += 1;
         }
         let part = usize::try_from(left).map_or(BUFFER_BYTES, |left| left.min(BUFFER_BYTES));
-        file.write_all(&buffer[..part])
-            .map_err(Error::io("write to", path))?;
+        file.write_all(&buffer[..part]).map_err(Error::io("write to", path))?;
         left -= part as u64;
     }
     file.sync_all().map_err(Error::io("sync", path))

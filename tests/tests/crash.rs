@@ -20,13 +20,8 @@ struct Random(u64);
 
 impl Random {
     fn new() -> Self {
-        let time = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .expect("after 1970");
-        let seed = std::env::var("CAIRN_SEED")
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(time.as_secs());
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        let seed = std::env::var("CAIRN_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(time.as_secs());
         println!("seed: CAIRN_SEED={seed}");
         Self(seed)
     }
@@ -43,14 +38,7 @@ impl Random {
 }
 
 fn start(suite: &Suite, args: &[&str]) -> Child {
-    suite
-        .cairn
-        .command(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts")
+    suite.cairn.command(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
 }
 
 fn send(child: &Child, signal: Signal) {
@@ -60,10 +48,7 @@ fn send(child: &Child, signal: Signal) {
 
 /// Changes both disks a little, so that every backup has something to read.
 fn churn(suite: &Suite, number: u32) {
-    let script = format!(
-        "for d in a b; do /bin/lab-guest __lab-guest noise /mnt/$d/churn {} 3145728 {number}; done",
-        number % 4 * 1_048_576
-    );
+    let script = format!("for d in a b; do /bin/lab-guest __lab-guest noise /mnt/$d/churn {} 3145728 {number}; done", number % 4 * 1_048_576);
     suite.domain.sh(&script).expect("churn");
 }
 
@@ -71,14 +56,8 @@ fn churn(suite: &Suite, number: u32) {
 fn assert_explained(suite: &Suite, kept: &Kept) {
     let point = suite.point(&kept.id);
     for target in ["vda", "vdb"] {
-        let reason = cairn::disk(&point, target).expect("disk")["reason"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        assert!(
-            mode(&point, target) == "incremental" || !reason.is_empty(),
-            "{target} is not incremental and does not say why: {point}"
-        );
+        let reason = cairn::disk(&point, target).expect("disk")["reason"].as_str().unwrap_or_default().to_owned();
+        assert!(mode(&point, target) == "incremental" || !reason.is_empty(), "{target} is not incremental and does not say why: {point}");
     }
 }
 
@@ -112,15 +91,8 @@ lab_test!(killed_at_twenty_random_moments, Options::small(), |lab| {
         suite.assert_restores(point);
     }
     // Points of runs that were killed after their commit have no reference; all their data must be there.
-    suite
-        .cairn
-        .ok(&["verify", "--all", "--data"])
-        .expect("verify");
-    println!(
-        "{} points, {} with references",
-        suite.points().len(),
-        kept.len()
-    );
+    suite.cairn.ok(&["verify", "--all", "--data"]).expect("verify");
+    println!("{} points, {} with references", suite.points().len(), kept.len());
 });
 
 lab_test!(killed_while_the_guest_is_frozen, Options::small(), |lab| {
@@ -133,14 +105,8 @@ lab_test!(killed_while_the_guest_is_frozen, Options::small(), |lab| {
         let mut child = start(&suite, &["backup", "lab1"]);
         // Kill as soon as the guest is seen frozen, a little later each time.
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(10)
-            && child.try_wait().expect("our child").is_none()
-        {
-            if suite
-                .domain
-                .freeze_status()
-                .is_ok_and(|status| status == "frozen")
-            {
+        while begin.elapsed() < Duration::from_secs(10) && child.try_wait().expect("our child").is_none() {
+            if suite.domain.freeze_status().is_ok_and(|status| status == "frozen") {
                 hits += 1;
                 std::thread::sleep(random.within(Duration::from_millis(30)));
                 break;
@@ -164,73 +130,54 @@ fn send_if_alive(child: &mut Child) {
     }
 }
 
-lab_test!(
-    stopped_in_the_middle_the_guest_can_still_be_suspended,
-    Options {
-        data_mib: 72,
-        ..Options::small()
-    },
-    |lab| {
-        let suite = Suite::new(&lab);
-        let mut random = Random::new();
-        for number in 1..=STOPS {
-            churn(&suite, number);
-            let mut child = start(&suite, &["backup", "lab1"]);
-            wait_job(&suite, &mut child);
-            std::thread::sleep(random.within(Duration::from_millis(150)));
-            if child.try_wait().expect("our child").is_none() {
-                send(&child, Signal::SIGSTOP);
-            }
-            let mut suspend = cairn_lab::libvirt::virsh(&["suspend", "lab1"]);
-            let suspended =
-                process::run(&mut suspend, SUSPEND_LIMIT).expect("QEMU hangs in suspend");
-            assert_eq!(suspended.code(), 0, "{}", suspended.err_text());
-            suite.domain.virsh_ok(&["resume", "lab1"]).expect("resume");
-            suite.assert_left_alone(STALL_LIMIT);
-            send_if_alive(&mut child);
+lab_test!(stopped_in_the_middle_the_guest_can_still_be_suspended, Options { data_mib: 72, ..Options::small() }, |lab| {
+    let suite = Suite::new(&lab);
+    let mut random = Random::new();
+    for number in 1..=STOPS {
+        churn(&suite, number);
+        let mut child = start(&suite, &["backup", "lab1"]);
+        wait_job(&suite, &mut child);
+        std::thread::sleep(random.within(Duration::from_millis(150)));
+        if child.try_wait().expect("our child").is_none() {
+            send(&child, Signal::SIGSTOP);
         }
-        let last = suite.quiet_backup("last");
-        suite.assert_restores(&last);
-        suite
-            .cairn
-            .ok(&["verify", "--all", "--data"])
-            .expect("verify");
+        let mut suspend = cairn_lab::libvirt::virsh(&["suspend", "lab1"]);
+        let suspended = process::run(&mut suspend, SUSPEND_LIMIT).expect("QEMU hangs in suspend");
+        assert_eq!(suspended.code(), 0, "{}", suspended.err_text());
+        suite.domain.virsh_ok(&["resume", "lab1"]).expect("resume");
+        suite.assert_left_alone(STALL_LIMIT);
+        send_if_alive(&mut child);
     }
-);
+    let last = suite.quiet_backup("last");
+    suite.assert_restores(&last);
+    suite.cairn.ok(&["verify", "--all", "--data"]).expect("verify");
+});
 
 /// Waits until libvirt shows the backup's job or the backup is over.
 fn wait_job(suite: &Suite, child: &mut Child) {
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(30)
-        && child.try_wait().expect("our child").is_none()
-    {
+    while begin.elapsed() < Duration::from_secs(30) && child.try_wait().expect("our child").is_none() {
         if traces::look(&suite.domain).is_ok_and(|traces| traces.libvirt_job) {
             return;
         }
     }
 }
 
-lab_test!(
-    interrupted_by_ctrl_c_it_cleans_up_by_itself,
-    Options::small(),
-    |lab| {
-        let suite = Suite::new(&lab);
-        let first = suite.quiet_backup("first");
-        let mut random = Random::new();
-        for number in 1..=4 {
-            churn(&suite, number);
-            let mut child = start(&suite, &["backup", "lab1"]);
-            std::thread::sleep(random.within(Duration::from_millis(900)));
-            if child.try_wait().expect("our child").is_none() {
-                send(&child, Signal::SIGINT);
-            }
-            let status =
-                process::wait_limit(&mut child, "interrupted backup", Duration::from_secs(30))
-                    .expect("it ends");
-            let code = process::exit_code(status);
-            assert!(code == 130 || code == 0, "exit code {code}");
-            suite.assert_left_alone(Duration::from_secs(2));
+lab_test!(interrupted_by_ctrl_c_it_cleans_up_by_itself, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let first = suite.quiet_backup("first");
+    let mut random = Random::new();
+    for number in 1..=4 {
+        churn(&suite, number);
+        let mut child = start(&suite, &["backup", "lab1"]);
+        std::thread::sleep(random.within(Duration::from_millis(900)));
+        if child.try_wait().expect("our child").is_none() {
+            send(&child, Signal::SIGINT);
         }
-        suite.assert_restores(&first);
+        let status = process::wait_limit(&mut child, "interrupted backup", Duration::from_secs(30)).expect("it ends");
+        let code = process::exit_code(status);
+        assert!(code == 130 || code == 0, "exit code {code}");
+        suite.assert_left_alone(Duration::from_secs(2));
     }
-);
+    suite.assert_restores(&first);
+});

@@ -28,12 +28,8 @@ impl Report {
     fn gate(&mut self, name: &str, run: impl FnOnce() -> Result<String>) -> Result<()> {
         println!("\n== {name}");
         let start = Instant::now();
-        let said =
-            run().map_err(|error| Error::failed(format!("gate {name}: {}", error.report())))?;
-        self.lines.push(format!(
-            "{name:14} ok {:6.1} s  {said}",
-            start.elapsed().as_secs_f64()
-        ));
+        let said = run().map_err(|error| Error::failed(format!("gate {name}: {}", error.report())))?;
+        self.lines.push(format!("{name:14} ok {:6.1} s  {said}", start.elapsed().as_secs_f64()));
         Ok(())
     }
 }
@@ -48,20 +44,12 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Some((first, _)) => {
-            return Err(Error::Usage(format!(
-                "unknown argument {first:?}\n\n{USAGE}"
-            )));
+            return Err(Error::Usage(format!("unknown argument {first:?}\n\n{USAGE}")));
         }
     };
-    let mut report = Report {
-        lines: Vec::new(),
-        start: Instant::now(),
-    };
+    let mut report = Report { lines: Vec::new(), start: Instant::now() };
     let result = all(&mut report, extra);
-    println!(
-        "\n== summary, {:.0} s",
-        report.start.elapsed().as_secs_f64()
-    );
+    println!("\n== summary, {:.0} s", report.start.elapsed().as_secs_f64());
     for line in &report.lines {
         println!("{line}");
     }
@@ -72,20 +60,8 @@ fn all(report: &mut Report, extra: &[String]) -> Result<()> {
     report.gate("setup", || setup::install_missing().map(|()| String::new()))?;
     report.gate("tidy", || tidy::check().map(|()| String::new()))?;
     report.gate("format", || visibly(cargo(&["fmt", "--all", "--check"])?))?;
-    report.gate("licences", || {
-        licences::check().map(|count| format!("{count} crates"))
-    })?;
-    report.gate("clippy", || {
-        visibly(cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ])?)
-    })?;
+    report.gate("licences", || licences::check().map(|count| format!("{count} crates")))?;
+    report.gate("clippy", || visibly(cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?))?;
     report.gate("documentation", || {
         let mut command = cargo(&["doc", "--workspace", "--no-deps", "--locked"])?;
         command.env("RUSTDOCFLAGS", "-D warnings");
@@ -111,18 +87,9 @@ fn visibly(mut command: Command) -> Result<String> {
 }
 
 fn runner(extra: &[String]) -> Result<Command> {
-    let nextest = cargo(&["nextest", "--version"])?
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let nextest = cargo(&["nextest", "--version"])?.stdout(Stdio::null()).stderr(Stdio::null()).status();
     let mut command = if nextest.is_ok_and(|status| status.success()) {
-        let mut command = cargo(&[
-            "nextest",
-            "run",
-            "--workspace",
-            "--locked",
-            "--no-fail-fast",
-        ])?;
+        let mut command = cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])?;
         command.args(extra);
         command
     } else {
@@ -136,39 +103,16 @@ fn runner(extra: &[String]) -> Result<Command> {
 
 /// Runs it, passes its output on and keeps its summary lines.
 fn tee(command: &mut Command, summary: &mut Vec<String>) -> Result<()> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| Error::failed(format!("cannot start the test runner: {e}")))?;
-    let err = child
-        .stderr
-        .take()
-        .map(|pipe| std::thread::spawn(move || pass_on(pipe, std::io::stderr())));
-    let mut lines = child
-        .stdout
-        .take()
-        .map(|pipe| pass_on(pipe, std::io::stdout()))
-        .unwrap_or_default();
-    lines.extend(
-        err.and_then(|thread| thread.join().ok())
-            .unwrap_or_default(),
-    );
-    let status = child
-        .wait()
-        .map_err(|e| Error::failed(format!("cannot wait for the test runner: {e}")))?;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| Error::failed(format!("cannot start the test runner: {e}")))?;
+    let err = child.stderr.take().map(|pipe| std::thread::spawn(move || pass_on(pipe, std::io::stderr())));
+    let mut lines = child.stdout.take().map(|pipe| pass_on(pipe, std::io::stdout())).unwrap_or_default();
+    lines.extend(err.and_then(|thread| thread.join().ok()).unwrap_or_default());
+    let status = child.wait().map_err(|e| Error::failed(format!("cannot wait for the test runner: {e}")))?;
     for line in &lines {
         println!("{line}");
     }
     summary.extend(lines);
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::failed(format!(
-            "the test runner ended with exit code {}",
-            exit_code(status)
-        )))
-    }
+    if status.success() { Ok(()) } else { Err(Error::failed(format!("the test runner ended with exit code {}", exit_code(status)))) }
 }
 
 /// Copies line by line, whatever bytes there are; gives the summary lines.
@@ -176,10 +120,7 @@ fn pass_on(pipe: impl Read, mut to: impl Write) -> Vec<String> {
     let mut kept = Vec::new();
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
-    while reader
-        .read_until(b'\n', &mut line)
-        .is_ok_and(|bytes| bytes > 0)
-    {
+    while reader.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
         // Nobody reading any more is no reason to stop the tests.
         let _ = to.write_all(&line);
         let text = String::from_utf8_lossy(&line);
@@ -205,13 +146,7 @@ mod tests {
         let text = "one\n\u{20}    Summary [   0.1s] 3 tests run: 3 passed\ntest result: ok. 2 passed\n\u{7}\n";
         let mut out = Vec::new();
         let kept = pass_on(text.as_bytes(), &mut out);
-        assert_eq!(
-            kept,
-            [
-                "Summary [   0.1s] 3 tests run: 3 passed",
-                "test result: ok. 2 passed"
-            ]
-        );
+        assert_eq!(kept, ["Summary [   0.1s] 3 tests run: 3 passed", "test result: ok. 2 passed"]);
         assert_eq!(out, text.as_bytes());
     }
 }

@@ -32,10 +32,7 @@ struct Request {
 
 /// The command; gives the exit code of what ran in the lab.
 pub fn main(args: &[String]) -> Result<ExitCode> {
-    if args
-        .first()
-        .is_some_and(|arg| arg == "--help" || arg == "-h")
-    {
+    if args.first().is_some_and(|arg| arg == "--help" || arg == "-h") {
         print!("{USAGE}");
         return Ok(ExitCode::SUCCESS);
     }
@@ -47,27 +44,15 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
 fn run(request: Request) -> Result<i32> {
     let mut env = Vec::new();
     if let Some(path) = workspace::cairn(request.build)? {
-        env.push((
-            CAIRN_VARIABLE.to_owned(),
-            path.to_string_lossy().into_owned(),
-        ));
+        env.push((CAIRN_VARIABLE.to_owned(), path.to_string_lossy().into_owned()));
     }
     enter(request.options, request.command, env)
 }
 
 /// Runs `command` in a lab made by this program, with Ctrl-C handled.
 pub fn enter(options: Options, command: Vec<String>, env: Vec<(String, String)>) -> Result<i32> {
-    let init = std::env::current_exe()
-        .map_err(|e| Error::failed(format!("cannot find xtask's own path: {e}")))?;
-    let entry = Entry {
-        init,
-        options,
-        command,
-        env,
-        signals: true,
-        output: None,
-        limit: None,
-    };
+    let init = std::env::current_exe().map_err(|e| Error::failed(format!("cannot find xtask's own path: {e}")))?;
+    let entry = Entry { init, options, command, env, signals: true, output: None, limit: None };
     Ok(cairn_lab::enter(entry)?)
 }
 
@@ -76,10 +61,7 @@ fn parse(args: &[String]) -> Result<Request> {
     let mut build = true;
     let mut args = args.iter();
     while let Some(arg) = args.next() {
-        let mut value = || {
-            args.next()
-                .ok_or_else(|| Error::Usage(format!("{arg} needs a value\n\n{USAGE}")))
-        };
+        let mut value = || args.next().ok_or_else(|| Error::Usage(format!("{arg} needs a value\n\n{USAGE}")));
         match arg.as_str() {
             "--no-guest" => options.guest = false,
             "--no-build" => build = false,
@@ -93,27 +75,18 @@ fn parse(args: &[String]) -> Result<Request> {
                 if command.is_empty() {
                     break;
                 }
-                return Ok(Request {
-                    options,
-                    build,
-                    command,
-                });
+                return Ok(Request { options, build, command });
             }
             _ => {
-                return Err(Error::Usage(format!(
-                    "unknown option {arg:?}; the command comes after `--`\n\n{USAGE}"
-                )));
+                return Err(Error::Usage(format!("unknown option {arg:?}; the command comes after `--`\n\n{USAGE}")));
             }
         }
     }
-    Err(Error::Usage(format!(
-        "no command to run; give it after `--`\n\n{USAGE}"
-    )))
+    Err(Error::Usage(format!("no command to run; give it after `--`\n\n{USAGE}")))
 }
 
 fn mib(option: &str, text: &str) -> Result<u64> {
-    text.parse()
-        .map_err(|e| Error::Usage(format!("{option} {text:?}: {e}; give a number of MiB")))
+    text.parse().map_err(|e| Error::Usage(format!("{option} {text:?}: {e}; give a number of MiB")))
 }
 
 #[cfg(test)]
@@ -121,34 +94,19 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Request> {
-        parse(
-            &line
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>(),
-        )
+        parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
     fn options_come_before_the_command_and_its_own_are_left_alone() {
         let request = parsed("--no-build --vda 100 -- virsh list --all -- --vda 7").expect("valid");
         assert_eq!((request.build, request.options.vda_mib), (false, 100));
-        assert_eq!(
-            request.command,
-            ["virsh", "list", "--all", "--", "--vda", "7"]
-        );
+        assert_eq!(request.command, ["virsh", "list", "--all", "--", "--vda", "7"]);
     }
 
     #[test]
     fn wrong_lines_are_wrong_usage() {
-        for line in [
-            "",
-            "--",
-            "virsh list",
-            "--vda",
-            "--vda x -- true",
-            "--frobnicate -- true",
-        ] {
+        for line in ["", "--", "virsh list", "--vda", "--vda x -- true", "--frobnicate -- true"] {
             assert!(matches!(parsed(line), Err(Error::Usage(_))), "{line:?}");
         }
     }

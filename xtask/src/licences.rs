@@ -34,26 +34,14 @@ const EXCEPTIONS: [(&str, &str); 2] = [
 
 /// Checks all crates of the lock file; gives their number.
 pub fn check() -> Result<usize> {
-    let text = run_ok(
-        &mut workspace::cargo(&["metadata", "--format-version", "1", "--locked"])?,
-        METADATA_LIMIT,
-    )?;
-    let metadata: Value =
-        serde_json::from_str(&text).map_err(|e| Error::failed(format!("cargo metadata: {e}")))?;
-    let packages = metadata["packages"]
-        .as_array()
-        .ok_or_else(|| Error::failed("cargo metadata lists no packages"))?;
-    let bad: Vec<String> = packages
-        .iter()
-        .filter_map(|package| complaint(&package["name"], &package["license"]))
-        .collect();
+    let text = run_ok(&mut workspace::cargo(&["metadata", "--format-version", "1", "--locked"])?, METADATA_LIMIT)?;
+    let metadata: Value = serde_json::from_str(&text).map_err(|e| Error::failed(format!("cargo metadata: {e}")))?;
+    let packages = metadata["packages"].as_array().ok_or_else(|| Error::failed("cargo metadata lists no packages"))?;
+    let bad: Vec<String> = packages.iter().filter_map(|package| complaint(&package["name"], &package["license"])).collect();
     if bad.is_empty() {
         return Ok(packages.len());
     }
-    Err(Error::failed(format!(
-        "licences that are not on the list in xtask/src/licences.rs:\n  {}",
-        bad.join("\n  ")
-    )))
+    Err(Error::failed(format!("licences that are not on the list in xtask/src/licences.rs:\n  {}", bad.join("\n  "))))
 }
 
 fn complaint(name: &Value, licence: &Value) -> Option<String> {
@@ -61,21 +49,14 @@ fn complaint(name: &Value, licence: &Value) -> Option<String> {
     let Some(licence) = licence.as_str() else {
         return Some(format!("{name}: none stated"));
     };
-    (!EXCEPTIONS.contains(&(name, licence)) && !allows(licence))
-        .then(|| format!("{name}: {licence}"))
+    (!EXCEPTIONS.contains(&(name, licence)) && !allows(licence)).then(|| format!("{name}: {licence}"))
 }
 
 /// Whether an SPDX expression can be met by allowed licences. `/` is the old way to write OR.
 fn allows(expression: &str) -> bool {
-    let text = expression
-        .replace('(', " ( ")
-        .replace(')', " ) ")
-        .replace('/', " OR ");
+    let text = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
     let words: Vec<&str> = text.split_whitespace().collect();
-    let mut parser = Parser {
-        words: &words,
-        at: 0,
-    };
+    let mut parser = Parser { words: &words, at: 0 };
     let met = parser.either();
     met && parser.at == words.len()
 }
@@ -136,24 +117,10 @@ mod tests {
 
     #[test]
     fn expressions() {
-        for good in [
-            "MIT",
-            "MIT/Apache-2.0",
-            "GPL-3.0 OR MIT",
-            "(MIT OR Apache-2.0) AND Unicode-3.0",
-            "Apache-2.0 WITH LLVM-exception OR GPL-2.0",
-        ] {
+        for good in ["MIT", "MIT/Apache-2.0", "GPL-3.0 OR MIT", "(MIT OR Apache-2.0) AND Unicode-3.0", "Apache-2.0 WITH LLVM-exception OR GPL-2.0"] {
             assert!(allows(good), "{good}");
         }
-        for bad in [
-            "GPL-3.0",
-            "MIT AND GPL-3.0",
-            "",
-            "(MIT",
-            "MIT MIT",
-            "MIT WITH x",
-            "(MIT OR Apache-2.0) AND GPL-2.0",
-        ] {
+        for bad in ["GPL-3.0", "MIT AND GPL-3.0", "", "(MIT", "MIT MIT", "MIT WITH x", "(MIT OR Apache-2.0) AND GPL-2.0"] {
             assert!(!allows(bad), "{bad}");
         }
     }

@@ -52,9 +52,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
                 print!("{USAGE}");
                 Ok(ExitCode::SUCCESS)
             }
-            other => Err(Error::Usage(format!(
-                "there is no command {other:?}\n\n{USAGE}"
-            ))),
+            other => Err(Error::Usage(format!("there is no command {other:?}\n\n{USAGE}"))),
         },
         None => Err(Error::Usage(USAGE.to_owned())),
     }

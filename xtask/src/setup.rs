@@ -21,27 +21,15 @@ struct Need {
 }
 
 const fn need(package: &'static str, why: &'static str) -> Need {
-    Need {
-        package,
-        why,
-        instead: None,
-    }
+    Need { package, why, instead: None }
 }
 
 const fn need_or(package: &'static str, why: &'static str, instead: fn() -> bool) -> Need {
-    Need {
-        package,
-        why,
-        instead: Some(instead),
-    }
+    Need { package, why, instead: Some(instead) }
 }
 
 const NEEDS: [Need; 17] = [
-    need_or(
-        "gcc",
-        "linking, and the C parts of zstd, SQLite and ring",
-        || on_path("cc"),
-    ),
+    need_or("gcc", "linking, and the C parts of zstd, SQLite and ring", || on_path("cc")),
     need("libc6-dev", "linking"),
     need_or("pkg-config", "finding libvirt", || on_path("pkg-config")),
     need("libvirt-dev", "building against libvirt"),
@@ -54,9 +42,7 @@ const NEEDS: [Need; 17] = [
     need("kmod", "the guests' modules"),
     need("mount", "small file systems in tests"),
     need_or("linux-image-cloud-amd64", "the guests' kernel", has_kernel),
-    need_or("busybox-static", "the guests' programs", || {
-        on_path("busybox")
-    }),
+    need_or("busybox-static", "the guests' programs", || on_path("busybox")),
     need("qemu-guest-agent", "the guests' agent"),
     need("libnbd-bin", "nbdinfo, nbdcopy: NBD tests"),
     need("nbdkit", "NBD tests"),
@@ -70,9 +56,7 @@ const POLICY_TEXT: &str = "#!/bin/sh\n# Written by cairn's xtask setup for the t
 /// The command.
 pub fn main(args: &[String]) -> Result<ExitCode> {
     if let Some(arg) = args.first() {
-        return Err(Error::Usage(format!(
-            "setup takes no argument, and {arg:?} is one"
-        )));
+        return Err(Error::Usage(format!("setup takes no argument, and {arg:?} is one")));
     }
     install_missing()?;
     print_versions();
@@ -82,9 +66,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
 /// Installs what is missing; quick and silent when nothing is.
 pub fn install_missing() -> Result<()> {
     if !on_path("dpkg-query") {
-        return Err(Error::failed(
-            "setup knows Debian and its kin only: dpkg-query is not here. docs/lab.md lists what the lab needs",
-        ));
+        return Err(Error::failed("setup knows Debian and its kin only: dpkg-query is not here. docs/lab.md lists what the lab needs"));
     }
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_there(need)).collect();
     if missing.is_empty() {
@@ -100,30 +82,16 @@ pub fn install_missing() -> Result<()> {
     let _guard = PolicyGuard::place()?;
     run_visibly(apt_env(Command::new("apt-get").arg("update")))?;
     let mut install = Command::new("apt-get");
-    apt_env(
-        install
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(missing.iter().map(|need| need.package)),
-    );
-    run_visibly(&mut install).map_err(|e| {
-        Error::failed(format!(
-            "{}; see above, mend it and run `cargo xtask setup` again",
-            e.report()
-        ))
-    })?;
+    apt_env(install.args(["install", "--yes", "--no-install-recommends"]).args(missing.iter().map(|need| need.package)));
+    run_visibly(&mut install).map_err(|e| Error::failed(format!("{}; see above, mend it and run `cargo xtask setup` again", e.report())))?;
     match NEEDS.iter().find(|need| !is_there(need)) {
-        Some(need) => Err(Error::failed(format!(
-            "apt-get succeeded, but {} is still not there",
-            need.package
-        ))),
+        Some(need) => Err(Error::failed(format!("apt-get succeeded, but {} is still not there", need.package))),
         None => Ok(()),
     }
 }
 
 fn apt_env(command: &mut Command) -> &mut Command {
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("LC_ALL", "C.UTF-8")
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8")
 }
 
 fn is_there(need: &Need) -> bool {
@@ -131,41 +99,20 @@ fn is_there(need: &Need) -> bool {
 }
 
 fn installed(package: &str) -> bool {
-    let query = run_ok(
-        Command::new("dpkg-query").args([
-            "--show",
-            "--showformat",
-            "${db:Status-Status}\n",
-            package,
-        ]),
-        QUERY_LIMIT,
-    );
+    let query = run_ok(Command::new("dpkg-query").args(["--show", "--showformat", "${db:Status-Status}\n", package]), QUERY_LIMIT);
     query.is_ok_and(|text| text.lines().any(|line| line == "installed"))
 }
 
 fn on_path(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|dir| dir.join(program).is_file())
+    std::env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).is_file())
 }
 
 /// Any kernel will do that has its modules beside it.
 fn has_kernel() -> bool {
     let releases = fs::read_dir("/boot").into_iter().flatten().flatten();
-    let mut releases = releases.filter_map(|entry| {
-        entry
-            .file_name()
-            .to_string_lossy()
-            .strip_prefix("vmlinuz-")
-            .map(str::to_owned)
-    });
-    releases.any(|release| {
-        Path::new("/lib/modules")
-            .join(release)
-            .join("modules.dep")
-            .exists()
-    })
+    let mut releases = releases.filter_map(|entry| entry.file_name().to_string_lossy().strip_prefix("vmlinuz-").map(str::to_owned));
+    releases.any(|release| Path::new("/lib/modules").join(release).join("modules.dep").exists())
 }
 
 /// Keeps packages from starting services while they are installed (the admin's own policy, if any, stays).
@@ -177,20 +124,13 @@ impl PolicyGuard {
     fn place() -> Result<Self> {
         match fs::read_to_string(POLICY) {
             Ok(text) => {
-                return Ok(Self {
-                    ours: text == POLICY_TEXT,
-                });
+                return Ok(Self { ours: text == POLICY_TEXT });
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::failed(format!("cannot read {POLICY}: {error}"))),
         }
-        let write = fs::write(POLICY, POLICY_TEXT)
-            .and_then(|()| fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)));
-        write.map_err(|e| {
-            Error::failed(format!(
-                "cannot write {POLICY}: {e}; setup must run as root"
-            ))
-        })?;
+        let write = fs::write(POLICY, POLICY_TEXT).and_then(|()| fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)));
+        write.map_err(|e| Error::failed(format!("cannot write {POLICY}: {e}; setup must run as root")))?;
         Ok(Self { ours: true })
     }
 }
@@ -200,31 +140,20 @@ impl Drop for PolicyGuard {
         if self.ours
             && let Err(error) = fs::remove_file(POLICY)
         {
-            eprintln!(
-                "setup: cannot remove {POLICY}: {error}; remove it by hand, or no service will start on upgrades"
-            );
+            eprintln!("setup: cannot remove {POLICY}: {error}; remove it by hand, or no service will start on upgrades");
         }
     }
 }
 
 /// What everything here will be run with.
 pub fn print_versions() {
-    for (program, args) in [
-        ("libvirtd", ["--version"]),
-        ("virsh", ["--version"]),
-        ("qemu-system-x86_64", ["--version"]),
-        ("qemu-img", ["--version"]),
-    ] {
+    for (program, args) in [("libvirtd", ["--version"]), ("virsh", ["--version"]), ("qemu-system-x86_64", ["--version"]), ("qemu-img", ["--version"])] {
         let mut command = Command::new(program);
         command.args(args).env("PATH", cairn_lab::init::PATH);
         let text = run_ok(&mut command, QUERY_LIMIT).unwrap_or_else(|error| error.report());
         println!("  {program:20} {}", text.lines().next().unwrap_or("?"));
     }
-    let kernels = fs::read_dir("/boot")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned());
+    let kernels = fs::read_dir("/boot").into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     for kernel in kernels.filter(|name| name.starts_with("vmlinuz-")) {
         println!("  {:20} {kernel}", "guest kernel");
     }

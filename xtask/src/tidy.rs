@@ -12,9 +12,7 @@ const RUST_LINES_MAX: usize = 600;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const DEPTH_MAX: u32 = 16;
 /// Files in which white space and words are looked at.
-const TEXT: [&str; 9] = [
-    "rs", "toml", "md", "sh", "xml", "yaml", "yml", "json", "html",
-];
+const TEXT: [&str; 9] = ["rs", "toml", "md", "sh", "xml", "yaml", "yml", "json", "html"];
 /// Data that is large or odd on purpose.
 const DATA_FOLDERS: [&str; 3] = ["testdata", "corpus", "golden"];
 /// In parts, so that this file does not contain them.
@@ -38,9 +36,7 @@ const REQUIRED: [(&str, &[&str]); 5] = [
 /// The command.
 pub fn main(args: &[String]) -> Result<ExitCode> {
     if let Some(arg) = args.first() {
-        return Err(Error::Usage(format!(
-            "tidy takes no argument, and {arg:?} is one"
-        )));
+        return Err(Error::Usage(format!("tidy takes no argument, and {arg:?} is one")));
     }
     check().map(|()| ExitCode::SUCCESS)
 }
@@ -53,28 +49,16 @@ pub fn check() -> Result<()> {
         found.extend(check_file(root, &path)?);
     }
     for (name, words) in REQUIRED {
-        found.extend(check_required(
-            name,
-            words,
-            fs::read_to_string(root.join(name)).ok().as_deref(),
-        ));
+        found.extend(check_required(name, words, fs::read_to_string(root.join(name)).ok().as_deref()));
     }
-    if found.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::failed(format!(
-            "not tidy:\n  {}",
-            found.join("\n  ")
-        )))
-    }
+    if found.is_empty() { Ok(()) } else { Err(Error::failed(format!("not tidy:\n  {}", found.join("\n  ")))) }
 }
 
 fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![(root.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        let entries = fs::read_dir(&folder)
-            .map_err(|e| Error::failed(format!("cannot read {}: {e}", folder.display())))?;
+        let entries = fs::read_dir(&folder).map_err(|e| Error::failed(format!("cannot read {}: {e}", folder.display())))?;
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Ok(kind) = entry.file_type() else {
@@ -92,24 +76,13 @@ fn files(root: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn check_file(root: &Path, path: &Path) -> Result<Vec<String>> {
-    let name = path
-        .strip_prefix(root)
-        .unwrap_or(path)
-        .to_string_lossy()
-        .into_owned();
+    let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
     let is_data = name.split('/').any(|part| DATA_FOLDERS.contains(&part));
-    let size = fs::metadata(path)
-        .map_err(|e| Error::failed(format!("cannot look at {name}: {e}")))?
-        .len();
+    let size = fs::metadata(path).map_err(|e| Error::failed(format!("cannot look at {name}: {e}")))?.len();
     if size > FILE_BYTES_MAX && !is_data {
-        return Ok(vec![format!(
-            "{name}: {size} bytes; large files do not belong into the repository"
-        )]);
+        return Ok(vec![format!("{name}: {size} bytes; large files do not belong into the repository")]);
     }
-    let extension = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .unwrap_or_default();
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     if is_data || !TEXT.contains(&extension) {
         return Ok(Vec::new());
     }
@@ -123,9 +96,7 @@ fn check_text(name: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         if line.ends_with([' ', '\t', '\r']) {
-            found.push(format!(
-                "{name}:{number}: white space at the end of the line"
-            ));
+            found.push(format!("{name}:{number}: white space at the end of the line"));
         }
         for (word, why) in FORBIDDEN.iter().filter(|(word, _)| line.contains(word)) {
             found.push(format!("{name}:{number}: {word:?}: {why}"));
@@ -137,10 +108,7 @@ fn check_text(name: &str, text: &str) -> Vec<String> {
     if name.ends_with(".rs") {
         found.extend(check_rust(name, text));
     }
-    if name.ends_with("Cargo.toml")
-        && !text.contains("[workspace")
-        && !text.contains("[lints]\nworkspace = true")
-    {
+    if name.ends_with("Cargo.toml") && !text.contains("[workspace") && !text.contains("[lints]\nworkspace = true") {
         found.push(format!("{name}: `[lints] workspace = true` is missing"));
     }
     found
@@ -150,13 +118,9 @@ fn check_rust(name: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let lines = text.lines().count();
     if lines > RUST_LINES_MAX {
-        found.push(format!(
-            "{name}: {lines} lines; split it, {RUST_LINES_MAX} are the most"
-        ));
+        found.push(format!("{name}: {lines} lines; split it, {RUST_LINES_MAX} are the most"));
     }
-    let first = text
-        .lines()
-        .find(|line| !line.trim().is_empty() && !line.starts_with("#!"));
+    let first = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with("#!"));
     if !first.is_some_and(|line| line.starts_with("//!")) {
         found.push(format!("{name}: must begin with `//!`: what the module is for, its invariants, what it must not do"));
     }
@@ -166,11 +130,7 @@ fn check_rust(name: &str, text: &str) -> Vec<String> {
 fn check_required(name: &str, words: &[&str], text: Option<&str>) -> Vec<String> {
     match text {
         None => vec![format!("{name}: is missing")],
-        Some(text) => words
-            .iter()
-            .filter(|word| !text.contains(**word))
-            .map(|word| format!("{name}: {word:?} is missing"))
-            .collect(),
+        Some(text) => words.iter().filter(|word| !text.contains(**word)).map(|word| format!("{name}: {word:?} is missing")).collect(),
     }
 }
 

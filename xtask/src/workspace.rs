@@ -8,67 +8,41 @@ use std::time::Instant;
 
 /// The workspace's root: the parent of xtask's own folder.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
 }
 
 /// The target folder this program was built into (`TARGET/debug/xtask`), so that everything shares it.
 pub fn target() -> Result<PathBuf> {
-    let own = std::env::current_exe()
-        .map_err(|e| Error::failed(format!("cannot find xtask's own path: {e}")))?;
-    own.ancestors()
-        .nth(2)
-        .map(Path::to_owned)
-        .ok_or_else(|| Error::failed("xtask must be run by cargo"))
+    let own = std::env::current_exe().map_err(|e| Error::failed(format!("cannot find xtask's own path: {e}")))?;
+    own.ancestors().nth(2).map(Path::to_owned).ok_or_else(|| Error::failed("xtask must be run by cargo"))
 }
 
 /// `cargo` with the workspace's root and target folder; the cargo that runs us where there is one.
 pub fn cargo(args: &[&str]) -> Result<Command> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
-    command
-        .args(args)
-        .current_dir(root())
-        .env("CARGO_TARGET_DIR", target()?);
+    command.args(args).current_dir(root()).env("CARGO_TARGET_DIR", target()?);
     Ok(command)
 }
 
 /// Runs a program with our standard streams; anything but success is an error that names it.
 pub fn run_visibly(command: &mut Command) -> Result<()> {
     let line = command_line(command);
-    let status = command
-        .status()
-        .map_err(|e| Error::failed(format!("cannot start `{line}`: {e}")))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::failed(format!(
-            "`{line}` failed with exit code {}",
-            exit_code(status)
-        )))
-    }
+    let status = command.status().map_err(|e| Error::failed(format!("cannot start `{line}`: {e}")))?;
+    if status.success() { Ok(()) } else { Err(Error::failed(format!("`{line}` failed with exit code {}", exit_code(status)))) }
 }
 
 /// The release binary, built first unless `CAIRN` names another. `None` with `build` off and none built.
 pub fn cairn(build: bool) -> Result<Option<PathBuf>> {
     if let Some(path) = std::env::var_os(cairn_lab::lab::CAIRN_VARIABLE).map(PathBuf::from) {
-        let path = path.canonicalize().map_err(|e| {
-            Error::failed(format!(
-                "CAIRN={}: {e}; unset it to build the program",
-                path.display()
-            ))
-        })?;
+        let path = path.canonicalize().map_err(|e| Error::failed(format!("CAIRN={}: {e}; unset it to build the program", path.display())))?;
         return Ok(Some(path));
     }
     if build {
         let start = Instant::now();
         run_visibly(&mut cargo(&["build", "--release", "-p", "cairn"])?)?;
         if start.elapsed().as_secs() > 2 {
-            eprintln!(
-                "xtask: built the release binary in {} s",
-                start.elapsed().as_secs()
-            );
+            eprintln!("xtask: built the release binary in {} s", start.elapsed().as_secs());
         }
     }
     let path = target()?.join("release/cairn");

@@ -168,7 +168,8 @@ pub struct BackupImage {
     pub tags: Vec<String>,
 }
 
-const POINTS: &str = "A POINT is NAME@latest, NAME@-1 (the one before), NAME@2026-11-21T02:00 (newest not after), NAME@ID-PREFIX, or an id prefix of 8 or more digits.";
+const POINTS: &str =
+    "A POINT is NAME@latest, NAME@-1 (the one before), NAME@2026-11-21T02:00 (newest not after), NAME@ID-PREFIX, or an id prefix of 8 or more digits.";
 
 /// `cairn list`
 #[derive(Args, Debug)]
@@ -230,7 +231,9 @@ pub struct Restore {
 
 /// `cairn verify`
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  cairn verify web1@latest --data\n  cairn verify web1\n  cairn verify --all --data\n\nDamage ends in exit code 14 and is recorded in the point.")]
+#[command(
+    after_help = "Examples:\n  cairn verify web1@latest --data\n  cairn verify web1\n  cairn verify --all --data\n\nDamage ends in exit code 14 and is recorded in the point."
+)]
 pub struct Verify {
     /// A point, or a name for all its points
     #[arg(required_unless_present = "all")]

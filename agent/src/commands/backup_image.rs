@@ -73,7 +73,10 @@ fn plan(session: &Session, store: &Store, name: &str) -> Outcome<Plan> {
 /// What was committed, for people or scripts.
 pub fn print_outcome(common: &Common, store: &Store, outcome: &BackupOutcome) -> Outcome<()> {
     let points = store.points()?;
-    let p = points.iter().find(|p| p.id == outcome.id).ok_or_else(|| Failure::new(crate::failure::FAILED, format!("point {} was committed and is not listed", outcome.id)))?;
+    let p = points
+        .iter()
+        .find(|p| p.id == outcome.id)
+        .ok_or_else(|| Failure::new(crate::failure::FAILED, format!("point {} was committed and is not listed", outcome.id)))?;
     if common.json {
         output::print_json(&output::point_json(store, p)?);
         return Ok(());

@@ -7,11 +7,11 @@ use crate::{
     failure::{Failure, Outcome, WRONG_KEY},
     output,
 };
-use cairn_store::{InitOptions, InitReport, Profile};
+use cairn_store::{InitOptions, InitReport, KeyFileChooser, Profile};
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::PathBuf};
 
 /// Makes a store; prints the recovery key once.
-pub fn run(common: &Common, o: cli::Init) -> Outcome<Done> {
+pub fn run(common: &Common, o: &cli::Init) -> Outcome<Done> {
     let path = store_path(&o.url)?;
     let profile = match o.profile {
         ProfileName::Small => Profile::Small,
@@ -22,7 +22,7 @@ pub fn run(common: &Common, o: cli::Init) -> Outcome<Done> {
     if o.no_encryption && passphrase.is_some() {
         return Err(Failure::usage("--no-encryption and a passphrase exclude each other"));
     }
-    let key_file: Option<Box<dyn FnOnce(&_) -> PathBuf>> = match (&common.key_file, o.no_encryption) {
+    let key_file: Option<KeyFileChooser> = match (&common.key_file, o.no_encryption) {
         (_, true) => None,
         (Some(path), _) => {
             let path = path.clone();

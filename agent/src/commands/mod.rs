@@ -30,7 +30,7 @@ pub enum Done {
 pub fn run(cli: Cli) -> Outcome<Done> {
     let common = &cli.common;
     match cli.command {
-        Command::Init(o) => init::run(common, o),
+        Command::Init(o) => init::run(common, &o),
         Command::Backup(o) => backup::run(common, &o),
         Command::BackupImage(o) => backup_image::run(common, &o),
         Command::List(o) => list::list(common, &o),

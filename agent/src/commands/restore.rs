@@ -19,13 +19,7 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     let all = store.points()?;
     let p = points::select(&all, &o.point)?;
     let (disks, manifest) = (store.disks(p)?, store.manifest(p)?);
-    let request = Request {
-        disks: parse_disks(&o.disks)?,
-        rename: o.rename.as_deref(),
-        dir: o.dir.as_deref(),
-        format: o.format,
-        force: o.force,
-    };
+    let request = Request { disks: parse_disks(&o.disks)?, rename: o.rename.as_deref(), dir: o.dir.as_deref(), format: o.format, force: o.force };
     let plan = plan(&request, p, &disks, &manifest)?;
     let domain = match plan.define {
         true => Some(crate::domain::Recovery::prepare(common, &store, p, &manifest, &plan, o)?),
@@ -39,7 +33,9 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     let mut written = Vec::new();
     for d in &plan.disks {
         let report = write_disk(&store, d, o.force, &runtime, &progress)?;
-        written.push(serde_json::json!({"target": d.entry.target, "path": d.path.display().to_string(), "size": d.entry.size_bytes, "written": report.written_bytes}));
+        written.push(
+            serde_json::json!({"target": d.entry.target, "path": d.path.display().to_string(), "size": d.entry.size_bytes, "written": report.written_bytes}),
+        );
     }
     drop(bar);
     let domain = domain.map(|d| d.finish(o.start)).transpose()?;
@@ -60,7 +56,10 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
 fn parse_disks(args: &[String]) -> Outcome<Vec<(String, std::path::PathBuf)>> {
     let mut out: Vec<(String, std::path::PathBuf)> = Vec::new();
     for a in args {
-        let (target, path) = a.split_once('=').filter(|(t, p)| !t.is_empty() && !p.is_empty()).ok_or_else(|| Failure::usage(format!("--disk {a}: write TARGET=PATH, as in vda=/tmp/vda.raw")))?;
+        let (target, path) = a
+            .split_once('=')
+            .filter(|(t, p)| !t.is_empty() && !p.is_empty())
+            .ok_or_else(|| Failure::usage(format!("--disk {a}: write TARGET=PATH, as in vda=/tmp/vda.raw")))?;
         if out.iter().any(|d| d.0 == target) {
             return Err(Failure::usage(format!("--disk {target} occurs twice")));
         }

@@ -69,7 +69,11 @@ fn print(common: &Common, p: &Point, r: &VerifyReport, data: bool) {
     let name = format!("{} {}", output::shown(&p.summary.name), p.id);
     if r.damage_count == 0 {
         if !common.quiet {
-            let read = if data { format!("{} read and proven", output::bytes(r.bytes)) } else { "all chunks are in their packs' footers; --data reads them too".into() };
+            let read = if data {
+                format!("{} read and proven", output::bytes(r.bytes))
+            } else {
+                "all chunks are in their packs' footers; --data reads them too".into()
+            };
             println!("{name}: good, {} chunks, {read}", r.chunks);
         }
         return;

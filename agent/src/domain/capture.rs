@@ -163,7 +163,9 @@ fn store_capture(
 fn still_running(capture: &LiveCapture) -> Result<(), StoreError> {
     match capture.health() {
         Ok(Health::Running) => Ok(()),
-        Ok(Health::Died(why)) => Err(StoreError::Refused(format!("the backup job of the domain ended before its disks were read: {why}; no point was made, the next backup goes on from the last one"))),
+        Ok(Health::Died(why)) => Err(StoreError::Refused(format!(
+            "the backup job of the domain ended before its disks were read: {why}; no point was made, the next backup goes on from the last one"
+        ))),
         Err(e) => Err(StoreError::Refused(format!("whether the domain's backup job still runs cannot be told: {}; no point was made", chain(&e)))),
     }
 }
@@ -207,7 +209,15 @@ fn saved_domain(facts: &DomainFacts, capture: &LiveCapture) -> SavedDomain {
     let q = capture.quiesce();
     let disk = |d: &CapturedDisk| {
         let CarrierRecord { size_bytes, image_path, device_inode, bitmap_name } = d.carrier.clone();
-        SavedDisk { target: d.target.clone(), ordinal: d.ordinal, size: size_bytes, path: image_path, format: d.image_format.clone(), bitmap: bitmap_name, device_inode }
+        SavedDisk {
+            target: d.target.clone(),
+            ordinal: d.ordinal,
+            size: size_bytes,
+            path: image_path,
+            format: d.image_format.clone(),
+            bitmap: bitmap_name,
+            device_inode,
+        }
     };
     SavedDomain {
         kind: "domain".into(),

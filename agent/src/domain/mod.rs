@@ -1,7 +1,7 @@
 //! Domains: fitting what the hypervisor captures to what the store takes, and bringing a domain back.
 
-mod catalog;
 mod capture;
+mod catalog;
 mod recover;
 mod saved;
 mod source;

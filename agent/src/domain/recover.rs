@@ -41,11 +41,18 @@ impl Recovery {
             Some(xml) => Some(xml),
             None => part(PART_ACTIVE_XML)?,
         };
-        let xml = xml.and_then(|b| String::from_utf8(b).ok()).ok_or_else(|| Failure::new(crate::failure::DAMAGED, format!("point {} has no domain XML", point.id)))?;
+        let xml = xml
+            .and_then(|b| String::from_utf8(b).ok())
+            .ok_or_else(|| Failure::new(crate::failure::DAMAGED, format!("point {} has no domain XML", point.id)))?;
         let disks = plan
             .disks
             .iter()
-            .map(|d| NewDisk { target: d.entry.target.clone(), path: d.path.display().to_string(), format: if d.format == cli::Format::Qcow2 { "qcow2".into() } else { "raw".into() }, block_device: d.device })
+            .map(|d| NewDisk {
+                target: d.entry.target.clone(),
+                path: d.path.display().to_string(),
+                format: if d.format == cli::Format::Qcow2 { "qcow2".into() } else { "raw".into() },
+                block_device: d.device,
+            })
             .collect();
         let rewrite = Rewrite { rename: o.rename.clone(), disks };
         let rewritten = restore_xml::rewrite(&xml, &rewrite).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
@@ -91,7 +98,12 @@ fn refuse_taken(host: &Host, name: &str, saved: &SavedDomain, o: &cli::Restore) 
                 return Err(Failure::refused(format!("domain {key} is running; shut it down first, or restore under another name with --as")));
             }
             Ok(_) if o.force && o.rename.is_none() => {}
-            Ok(_) => return Err(Failure::refused(format!("domain {key} exists; nothing was written (choose another name with --as{})", if o.rename.is_none() { ", or --force redefines it" } else { "" }))),
+            Ok(_) => {
+                return Err(Failure::refused(format!(
+                    "domain {key} exists; nothing was written (choose another name with --as{})",
+                    if o.rename.is_none() { ", or --force redefines it" } else { "" }
+                )));
+            }
         }
     }
     Ok(())
@@ -104,7 +116,11 @@ fn write_nvram(path: &std::path::Path, bytes: &[u8], force: bool) -> Outcome<()>
     }
     let mut options = fs::OpenOptions::new();
     options.write(true).mode(0o600);
-    if force { options.create(true).truncate(true) } else { options.create_new(true) };
+    if force {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
     let mut f = options.open(path).map_err(fail)?;
     f.write_all(bytes).and_then(|()| f.sync_all()).map_err(fail)
 }

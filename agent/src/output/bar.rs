@@ -36,7 +36,8 @@ impl Bar {
 
 fn draw(stop: &AtomicBool, progress: &Progress, label: String) {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {msg} {eta}").expect("the template is constant and tested by use");
+    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {msg} {eta}")
+        .expect("the template is constant and tested by use");
     bar.set_style(style.progress_chars("=> "));
     bar.set_prefix(label);
     while !stop.load(Ordering::Relaxed) {

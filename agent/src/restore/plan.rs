@@ -56,7 +56,11 @@ pub fn plan(request: &Request<'_>, point: &Point, entries: &[DiskEntry], manifes
     let saved = SavedDomain::of(manifest);
     let define = request.rename.is_some() || request.disks.is_empty();
     if define && saved.is_none() {
-        return Err(Failure::usage(format!("'{}' is an image, not a domain: give --disk {}=PATH", point.summary.name, entries.first().map_or("disk0", |d| &d.target))));
+        return Err(Failure::usage(format!(
+            "'{}' is an image, not a domain: give --disk {}=PATH",
+            point.summary.name,
+            entries.first().map_or("disk0", |d| &d.target)
+        )));
     }
     if let Some((target, _)) = request.disks.iter().find(|(t, _)| !entries.iter().any(|e| e.target == *t)) {
         let have: Vec<&str> = entries.iter().map(|e| e.target.as_str()).collect();
@@ -87,7 +91,9 @@ pub fn plan(request: &Request<'_>, point: &Point, entries: &[DiskEntry], manifes
 fn default_path(request: &Request<'_>, point: &Point, entry: &DiskEntry, original: Option<&str>, format: Format) -> Outcome<PathBuf> {
     let original = original.map(Path::new);
     if request.rename.is_none() && request.dir.is_none() {
-        return original.map(Path::to_path_buf).ok_or_else(|| Failure::usage(format!("disk {} was no file; give --disk {}=PATH or --dir", entry.target, entry.target)));
+        return original
+            .map(Path::to_path_buf)
+            .ok_or_else(|| Failure::usage(format!("disk {} was no file; give --disk {}=PATH or --dir", entry.target, entry.target)));
     }
     let dir = request.dir.or_else(|| original.and_then(Path::parent)).ok_or_else(|| Failure::usage(format!("give --disk {}=PATH or --dir", entry.target)))?;
     let name = request.rename.unwrap_or(&point.summary.name).replace('/', "_");
@@ -103,7 +109,9 @@ fn check_targets(disks: &[DiskPlan], force: bool) -> Outcome<()> {
         }
         match fs::symlink_metadata(&d.path) {
             Ok(_) if !force => return Err(Failure::refused(format!("{path} exists; nothing was written (--force overwrites it)"))),
-            Ok(m) if !d.device && !m.file_type().is_file() => return Err(Failure::refused(format!("{path} is neither a file nor a block device; nothing was written"))),
+            Ok(m) if !d.device && !m.file_type().is_file() => {
+                return Err(Failure::refused(format!("{path} is neither a file nor a block device; nothing was written")));
+            }
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let dir = d.path.parent().unwrap_or(Path::new("/"));

@@ -30,7 +30,9 @@ impl Image {
         create_image(path, size_bytes)?;
         let daemon = Daemon::start(path)?;
         let options = ConnectOptions::new(Address::Unix(daemon.socket()), "target");
-        let pool = runtime.block_on(Pool::connect(options, CONNECTIONS)).map_err(|e| Failure::new(FAILED, format!("cannot write {} through qemu-storage-daemon: {e}", path.display())))?;
+        let pool = runtime
+            .block_on(Pool::connect(options, CONNECTIONS))
+            .map_err(|e| Failure::new(FAILED, format!("cannot write {} through qemu-storage-daemon: {e}", path.display())))?;
         Ok(Self { daemon, target: NbdTarget { pool, runtime: runtime.handle().clone(), size_bytes } })
     }
 

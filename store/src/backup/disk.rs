@@ -30,13 +30,13 @@ const WINDOW_EXTRA: usize = 3;
 pub(super) fn save(
     session: &Session,
     source: &dyn BlockSource,
-    parent: Option<Arc<TreeReader>>,
+    parent: Option<&Arc<TreeReader>>,
     dirty: Option<&[Range<u64>]>,
     stream: &mut PackStream,
     progress: &Progress,
 ) -> Result<(Option<Ref>, Counts)> {
     let size_bytes = source.size_bytes();
-    let mut builder = TreeBuilder::new(session.store.keys.clone(), parent.clone(), size_bytes)?;
+    let mut builder = TreeBuilder::new(session.store.keys.clone(), parent.cloned(), size_bytes)?;
     let mut counts = Counts::default();
     let looked_at = dirty.map_or(size_bytes, |d| d.iter().map(|r| r.end - r.start).sum());
     progress.total_bytes.fetch_add(looked_at, Ordering::Relaxed);
@@ -47,7 +47,7 @@ pub(super) fn save(
     let stream = std::cell::RefCell::new(stream);
     // Workers seal with the key of the pack that is open when they begin a region; they see it through this cell.
     let data_key = std::sync::RwLock::new(stream.borrow().data_key());
-    let make_worker = || Worker::new(session, source, parent.clone(), &pending, &data_key);
+    let make_worker = || Worker::new(session, source, parent.cloned(), &pending, &data_key);
     let consume = |outcome: RegionOutcome| {
         progress.check()?;
         let mut stream = stream.borrow_mut();

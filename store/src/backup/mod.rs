@@ -163,7 +163,7 @@ impl Session {
         let mut entries = Vec::new();
         for job in disks {
             let base = self.base_of(&job.plan, &mut parents)?;
-            entries.push(self.save_disk(job, base, &mut stream, progress)?);
+            entries.push(self.save_disk(job, base.as_ref(), &mut stream, progress)?);
         }
         let info = info();
         let manifest = self.save_manifest(&info, &mut stream)?;
@@ -191,14 +191,14 @@ impl Session {
         Ok(Some(entry))
     }
 
-    fn save_disk(&self, job: &DiskJob, base: Option<DiskEntry>, stream: &mut PackStream, progress: &Progress) -> Result<DiskEntry> {
+    fn save_disk(&self, job: &DiskJob, base: Option<&DiskEntry>, stream: &mut PackStream, progress: &Progress) -> Result<DiskEntry> {
         let size_bytes = job.source.size_bytes();
-        let parent = base.as_ref().map(|b| TreeReader::new(self.store.clone(), b.root, b.size_bytes).map(Arc::new)).transpose()?;
+        let parent = base.map(|b| TreeReader::new(self.store.clone(), b.root, b.size_bytes).map(Arc::new)).transpose()?;
         let dirty = match &job.plan {
-            Plan::Incremental { dirty, .. } => Some(disk::dirty_with_resize(dirty, base.as_ref().map_or(0, |b| b.size_bytes), size_bytes)),
+            Plan::Incremental { dirty, .. } => Some(disk::dirty_with_resize(dirty, base.map_or(0, |b| b.size_bytes), size_bytes)),
             _ => None,
         };
-        let (root, counts) = disk::save(self, &*job.source, parent, dirty.as_deref(), stream, progress).map_err(|e| match e {
+        let (root, counts) = disk::save(self, &*job.source, parent.as_ref(), dirty.as_deref(), stream, progress).map_err(|e| match e {
             StoreError::Block { what, source } => StoreError::Block { what: format!("disk {}: {what}", job.target), source },
             other => other,
         })?;

@@ -45,6 +45,8 @@ impl Pending {
     }
 }
 
+type OnStored = Box<dyn FnMut(&IndexedPack) -> Result<()> + Send>;
+
 /// Fills packs and hands them to a writer thread.
 pub(crate) struct PackStream {
     platform: Arc<dyn Platform>,
@@ -63,7 +65,7 @@ pub(crate) struct PackStream {
     in_flight: usize,
     unpublished: Vec<IndexedPack>,
     /// Called for every pack that is in the storage: the local index takes it in.
-    on_stored: Box<dyn FnMut(&IndexedPack) -> Result<()> + Send>,
+    on_stored: OnStored,
     pub(crate) stored_bytes: u64,
 }
 
@@ -74,7 +76,7 @@ struct MetaKeys {
 }
 
 impl PackStream {
-    pub(crate) fn new(platform: Arc<dyn Platform>, keys: Arc<Keys>, session: SessionId, on_stored: Box<dyn FnMut(&IndexedPack) -> Result<()> + Send>) -> Self {
+    pub(crate) fn new(platform: Arc<dyn Platform>, keys: Arc<Keys>, session: SessionId, on_stored: OnStored) -> Self {
         let (to_writer, jobs) = sync_channel::<FinishedPack>(1);
         let (done, from_writer) = channel();
         let storage = platform.clone();

@@ -5,6 +5,7 @@ use crate::{Result, StoreError};
 use cairn_store_format::ObjectName;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    fmt::Display,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::{
@@ -197,8 +198,8 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn storage(op: &'static str, name: impl ToString, source: io::Error) -> StoreError {
-    StoreError::Storage { op, name: name.to_string(), source }
+fn storage(op: &'static str, name: impl Display, source: io::Error) -> StoreError {
+    StoreError::Storage { op, name: format!("{name}"), source }
 }
 
 fn none_if_missing<T>(op: &'static str, name: &ObjectName, r: io::Result<T>) -> Result<Option<T>> {
@@ -293,7 +294,7 @@ mod tests {
         assert_eq!(p.read(&name, 10).expect("reads").expect("is there"), b"one");
         assert!(p.read(&name, 2).is_err(), "over the limit");
         assert_eq!(p.read_at(&name, 1, 5).expect("short"), None);
-        assert_eq!(p.list(name.dir()).expect("lists"), [name.clone()]);
+        assert_eq!(p.list(name.dir()).expect("lists"), std::slice::from_ref(&name));
         assert_eq!(fs::read_dir(p.path(&name).parent().expect("dir")).expect("lists").count(), 1);
         assert_eq!(p.list("nowhere").expect("empty"), []);
     }

@@ -35,23 +35,16 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         _ => {
-            return Err(Error::Usage(format!(
-                "unknown arguments {args:?}\n\n{USAGE}"
-            )));
+            return Err(Error::Usage(format!("unknown arguments {args:?}\n\n{USAGE}")));
         }
     };
     setup::install_missing()?;
     setup::print_versions();
-    let cairn = workspace::cairn(true)?
-        .ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
-    let own = std::env::current_exe()
-        .map_err(|e| Error::failed(format!("cannot find xtask's own path: {e}")))?;
+    let cairn = workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
+    let own = std::env::current_exe().map_err(|e| Error::failed(format!("cannot find xtask's own path: {e}")))?;
     let mut command = vec![own.to_string_lossy().into_owned(), INSIDE.to_owned()];
     command.extend(keep.then(|| KEEP.to_owned()));
-    let env = vec![(
-        CAIRN_VARIABLE.to_owned(),
-        cairn.to_string_lossy().into_owned(),
-    )];
+    let env = vec![(CAIRN_VARIABLE.to_owned(), cairn.to_string_lossy().into_owned())];
     let code = lab::enter(Options::default(), command, env)?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
@@ -73,17 +66,11 @@ pub fn inside(args: &[String]) -> Result<ExitCode> {
 }
 
 fn shell() {
-    println!(
-        "\nThe lab stays up for this shell: try `virsh list --all`, `\"$CAIRN\" list`, `ls $LAB_DIR`. It ends with `exit`."
-    );
+    println!("\nThe lab stays up for this shell: try `virsh list --all`, `\"$CAIRN\" list`, `ls $LAB_DIR`. It ends with `exit`.");
     let program = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
-    let dir = std::env::var_os("LAB_DIR")
-        .map(std::path::PathBuf::from)
-        .unwrap_or_default();
+    let dir = std::env::var_os("LAB_DIR").map(std::path::PathBuf::from).unwrap_or_default();
     let mut command = Command::new(program);
-    command
-        .env("CAIRN_STORE", dir.join(scene::STORE))
-        .env("CAIRN_KEY_FILE", dir.join(format!("{}.key", scene::STORE)));
+    command.env("CAIRN_STORE", dir.join(scene::STORE)).env("CAIRN_KEY_FILE", dir.join(format!("{}.key", scene::STORE)));
     // How the shell ended says nothing about the demo.
     let _ = command.status();
 }

@@ -39,10 +39,7 @@ pub fn play() -> Result<()> {
     let domain = lab.domain();
     let mut story = Story::begin();
     story.step("A store: deduplicated, compressed, encrypted", || {
-        let (store, key) = (
-            program.store().to_string_lossy(),
-            program.key().to_string_lossy(),
-        );
+        let (store, key) = (program.store().to_string_lossy(), program.key().to_string_lossy());
         cairn(&program, &["init", &store, "--key-file", &key])?;
         tell("from here on CAIRN_STORE and CAIRN_KEY_FILE name the two");
         Ok(())
@@ -51,50 +48,30 @@ pub fn play() -> Result<()> {
         domain.sh(DAY_ONE)?;
         backup(&lab, &program, &domain, 1, "full")
     })?;
-    let second = story.step(
-        "The guest writes, deletes (TRIM) and zeroes; the second backup reads what changed",
-        || {
-            domain.sh(DAY_TWO)?;
-            backup(&lab, &program, &domain, 2, "incremental")
-        },
-    )?;
-    let busy = story.step(
-        "A third backup while the guest writes to both disks without a pause",
-        || busy_backup(&program, &domain),
-    )?;
+    let second = story.step("The guest writes, deletes (TRIM) and zeroes; the second backup reads what changed", || {
+        domain.sh(DAY_TWO)?;
+        backup(&lab, &program, &domain, 2, "incremental")
+    })?;
+    let busy = story.step("A third backup while the guest writes to both disks without a pause", || busy_backup(&program, &domain))?;
     story.step("What there is", || cairn(&program, &["list"]).map(drop))?;
-    story.step(
-        "Restore the first two points and compare every byte with references that qemu-img took",
-        || {
-            compare(&lab, &program, "first", &first)?;
-            compare(&lab, &program, "second", &second)?;
-            compare_qcow2(&lab, &program, &second)
-        },
-    )?;
-    story.step(
-        "Restore the point of the busy guest: both disks of one moment, file systems clean",
-        || {
-            let pair = restore(&lab, &program, "busy", &busy)?;
-            one_moment(&lab, &pair)
-        },
-    )?;
-    story.step(
-        "Boot the restored domain under another name and read a file in it",
-        || boot_copy(&lab, &program, &second.id),
-    )?;
-    story.step(
-        "Clean up: the copy goes; the lab ends with its libvirt, guest and folder",
-        || guest_is_untouched(&domain),
-    )?;
+    story.step("Restore the first two points and compare every byte with references that qemu-img took", || {
+        compare(&lab, &program, "first", &first)?;
+        compare(&lab, &program, "second", &second)?;
+        compare_qcow2(&lab, &program, &second)
+    })?;
+    story.step("Restore the point of the busy guest: both disks of one moment, file systems clean", || {
+        let pair = restore(&lab, &program, "busy", &busy)?;
+        one_moment(&lab, &pair)
+    })?;
+    story.step("Boot the restored domain under another name and read a file in it", || boot_copy(&lab, &program, &second.id))?;
+    story.step("Clean up: the copy goes; the lab ends with its libvirt, guest and folder", || guest_is_untouched(&domain))?;
     story.end();
     Ok(())
 }
 
 fn backup(lab: &Lab, program: &Cairn, domain: &Domain, number: usize, mode: &str) -> Result<Point> {
     let folder = lab.dir().join(format!("reference-{number}"));
-    let reference = with_reference(domain, &folder, || {
-        cairn(program, &["backup", domain.name()]).map(drop)
-    })?;
+    let reference = with_reference(domain, &folder, || cairn(program, &["backup", domain.name()]).map(drop))?;
     tell("reference by qemu-img before and after the backup: equal");
     let id = newest_point(program, domain, number, mode)?;
     guest_is_untouched(domain)?;
@@ -111,62 +88,27 @@ fn busy_backup(program: &Cairn, domain: &Domain) -> Result<String> {
 
 fn restore(lab: &Lab, program: &Cairn, name: &str, id: &str) -> Result<Pair> {
     let folder = lab.dir().join(format!("restored-{name}"));
-    std::fs::create_dir_all(&folder)
-        .map_err(|e| Error::failed(format!("cannot create {}: {e}", folder.display())))?;
-    let pair = Pair {
-        vda: folder.join("vda.raw"),
-        vdb: folder.join("vdb.raw"),
-    };
-    let (vda, vdb) = (
-        format!("vda={}", pair.vda.display()),
-        format!("vdb={}", pair.vdb.display()),
-    );
-    cairn(
-        program,
-        &[
-            "restore", id, "--disk", &vda, "--disk", &vdb, "--format", "raw",
-        ],
-    )?;
+    std::fs::create_dir_all(&folder).map_err(|e| Error::failed(format!("cannot create {}: {e}", folder.display())))?;
+    let pair = Pair { vda: folder.join("vda.raw"), vdb: folder.join("vdb.raw") };
+    let (vda, vdb) = (format!("vda={}", pair.vda.display()), format!("vdb={}", pair.vdb.display()));
+    cairn(program, &["restore", id, "--disk", &vda, "--disk", &vdb, "--format", "raw"])?;
     Ok(pair)
 }
 
 fn compare(lab: &Lab, program: &Cairn, name: &str, point: &Point) -> Result<()> {
     let restored = restore(lab, program, name, &point.id)?;
-    equal(
-        &point.reference,
-        &restored,
-        &format!("the {name} point does not restore to what it was"),
-    )?;
-    let bytes: u64 = [&restored.vda, &restored.vdb]
-        .iter()
-        .filter_map(|path| path.metadata().ok())
-        .map(|meta| meta.len())
-        .sum();
-    tell(&format!(
-        "{name} point: {bytes} bytes restored, every one equal"
-    ));
+    equal(&point.reference, &restored, &format!("the {name} point does not restore to what it was"))?;
+    let bytes: u64 = [&restored.vda, &restored.vdb].iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len()).sum();
+    tell(&format!("{name} point: {bytes} bytes restored, every one equal"));
     let _ = std::fs::remove_dir_all(lab.dir().join(format!("restored-{name}")));
     Ok(())
 }
 
 fn compare_qcow2(lab: &Lab, program: &Cairn, point: &Point) -> Result<()> {
     let path = lab.dir().join("restored.qcow2");
-    cairn(
-        program,
-        &[
-            "restore",
-            &point.id,
-            "--disk",
-            &format!("vda={}", path.display()),
-            "--format",
-            "qcow2",
-        ],
-    )?;
+    cairn(program, &["restore", &point.id, "--disk", &format!("vda={}", path.display()), "--format", "qcow2"])?;
     if !reference::same_by_qemu_img(&path, "qcow2", &point.reference.vda)? {
-        return Err(Error::failed(format!(
-            "qemu-img compare: {} differs from its reference",
-            path.display()
-        )));
+        return Err(Error::failed(format!("qemu-img compare: {} differs from its reference", path.display())));
     }
     tell("the same as qcow2: qemu-img compare finds them identical");
     let _ = std::fs::remove_file(&path);
@@ -175,35 +117,20 @@ fn compare_qcow2(lab: &Lab, program: &Cairn, point: &Point) -> Result<()> {
 
 fn boot_copy(lab: &Lab, program: &Cairn, id: &str) -> Result<()> {
     let (vda, vdb) = (lab.dir().join("lab2-a.qcow2"), lab.dir().join("lab2-b.raw"));
-    let (vda, vdb) = (
-        format!("vda={}", vda.display()),
-        format!("vdb={}", vdb.display()),
-    );
-    cairn(
-        program,
-        &["restore", id, "--as", COPY, "--disk", &vda, "--disk", &vdb],
-    )?;
+    let (vda, vdb) = (format!("vda={}", vda.display()), format!("vdb={}", vdb.display()));
+    cairn(program, &["restore", id, "--as", COPY, "--disk", &vda, "--disk", &vdb])?;
     let copy = Domain::new(COPY);
     copy.start(BOOT_LIMIT)?;
     tell(&format!("{COPY} is up beside {}", lab.domain().name()));
-    let text = copy.sh(
-        "cat /mnt/a/second-day && cmp /mnt/a/second-day /mnt/b/second-day && cat /mnt/a/greeting",
-    )?;
+    let text = copy.sh("cat /mnt/a/second-day && cmp /mnt/a/second-day /mnt/b/second-day && cat /mnt/a/greeting")?;
     if !text.starts_with("Written on the second day.") {
-        return Err(Error::failed(format!(
-            "{COPY} has other files than it should: {text:?}"
-        )));
+        return Err(Error::failed(format!("{COPY} has other files than it should: {text:?}")));
     }
-    tell(&format!(
-        "{COPY}:/mnt/a/second-day says: {}",
-        text.lines().next().unwrap_or_default()
-    ));
+    tell(&format!("{COPY}:/mnt/a/second-day says: {}", text.lines().next().unwrap_or_default()));
     for query in ["domuuid", "domiflist"] {
         let of = |name: &str| copy.virsh_ok(&[query, name]);
         if of(COPY)? == of(lab.domain().name())? {
-            return Err(Error::failed(format!(
-                "`virsh {query}` gives the same for {COPY} and its origin"
-            )));
+            return Err(Error::failed(format!("`virsh {query}` gives the same for {COPY} and its origin")));
         }
     }
     copy.virsh_ok(&["destroy", COPY])?;

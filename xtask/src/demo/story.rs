@@ -14,10 +14,7 @@ pub struct Story {
 impl Story {
     /// Begins.
     pub fn begin() -> Self {
-        Self {
-            start: Instant::now(),
-            steps: 0,
-        }
+        Self { start: Instant::now(), steps: 0 }
     }
 
     /// One step: its title, what it does, its time.
@@ -32,11 +29,7 @@ impl Story {
 
     /// The last line before the verdict.
     pub fn end(&self) {
-        println!(
-            "\n{} steps in {:.0} s, nothing differed",
-            self.steps,
-            self.start.elapsed().as_secs_f64()
-        );
+        println!("\n{} steps in {:.0} s, nothing differed", self.steps, self.start.elapsed().as_secs_f64());
     }
 }
 
@@ -47,13 +40,7 @@ pub fn tell(text: &str) {
 
 /// Runs the program, shows the command and what it said; anything but success is the end.
 pub fn cairn(program: &Cairn, args: &[&str]) -> Result<Output> {
-    println!(
-        "   $ cairn {}",
-        args.iter()
-            .map(|arg| quoted(arg))
-            .collect::<Vec<_>>()
-            .join(" ")
-    );
+    println!("   $ cairn {}", args.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" "));
     let start = Instant::now();
     let output = program.run(args)?;
     for line in output.text().lines().chain(output.err_text().lines()) {
@@ -64,10 +51,7 @@ pub fn cairn(program: &Cairn, args: &[&str]) -> Result<Output> {
             println!("     ({:.2} s)", start.elapsed().as_secs_f64());
             Ok(output)
         }
-        code => Err(Error::failed(format!(
-            "`cairn {}` ended with exit code {code}",
-            args.join(" ")
-        ))),
+        code => Err(Error::failed(format!("`cairn {}` ended with exit code {code}", args.join(" ")))),
     }
 }
 
@@ -77,9 +61,5 @@ fn quoted(arg: &str) -> String {
         Ok(dir) if !dir.is_empty() => arg.replace(&dir, "$LAB_DIR"),
         _ => arg.to_owned(),
     };
-    if arg.contains(|c: char| c.is_whitespace() || c == '\'') {
-        format!("'{}'", arg.replace('\'', "'\\''"))
-    } else {
-        arg
-    }
+    if arg.contains(|c: char| c.is_whitespace() || c == '\'') { format!("'{}'", arg.replace('\'', "'\\''")) } else { arg }
 }
