@@ -15,11 +15,13 @@ use crate::qmp::bitmaps::{BitmapAction, transaction};
 use crate::qmp::exports;
 use crate::qmp::nodes::Nodes;
 
-/// How long an aborted job may take to end. QEMU is quick; but libvirt handles a domain's events one after the other, and one that came while
-/// the backup ran (a port of the guest opened or closed: an agent restarted) waits 30 s for a lock that the backup holds (docs/capture.md).
+/// How long an aborted job may take to end. QEMU needs milliseconds, but libvirt handles its events one by one, and a guest port that opens or
+/// closes during a backup (an agent that restarts) holds that queue up for its 30 s job lock, each time (docs/capture.md).
 pub const JOB_END_LIMIT: Duration = Duration::from_secs(75);
 /// How long a bitmap may stay busy after its export and job are gone.
 pub const BITMAP_FREE_LIMIT: Duration = Duration::from_secs(5);
+/// Between two requests to abort.
+const ABORT_INTERVAL: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Name of the socket in every backup of ours; it tells our jobs from others'.
@@ -72,11 +74,15 @@ fn remove_exports(domain: &Domain) -> Result<(), CaptureError> {
 /// [`CaptureError::Stuck`], libvirt's.
 pub fn end_job(domain: &Domain) -> Result<(), CaptureError> {
     let start = Instant::now();
-    let mut aborted = false;
+    let mut last_abort: Option<Instant> = None;
     while domain.backup_xml()?.is_some_and(|xml| is_ours(&xml)) {
-        if !aborted {
-            // "no job is active" is what we want; anything else shows in the wait.
-            aborted = domain.abort_job().inspect_err(|error| tracing::debug!(%error, "abort")).is_ok();
+        // Again and again: an abort that meets a job in its beginning is accepted and has no effect, when whoever began it was killed meanwhile.
+        if last_abort.is_none_or(|at| at.elapsed() > ABORT_INTERVAL) {
+            last_abort = Some(Instant::now());
+            if let Err(error) = domain.abort_job() {
+                // "no job is active" is what we want; anything else shows in the wait.
+                tracing::debug!(%error, "abort");
+            }
         }
         if start.elapsed() > JOB_END_LIMIT {
             return Err(CaptureError::Stuck { what: "the backup job".to_owned(), limit: JOB_END_LIMIT });

@@ -296,6 +296,6 @@ mod tests {
     fn a_grown_disk_is_dirty_behind_its_old_end() {
         assert_eq!(with_tail(vec![0..10, 20..30], 25, 40), vec![0..10, 20..40]);
         assert_eq!(with_tail(vec![0..10, 20..30], 40, 28), vec![0..10, 20..28]);
-        assert_eq!(with_tail(vec![30..35, 40..41], 10, 20), [10..20]);
+        assert_eq!(with_tail(vec![0..5, 30..35], 10, 20), [0..5, 10..20]);
     }
 }

@@ -25,7 +25,7 @@ pub const SCRATCH_PERCENT_MAX: u64 = 80;
 /// A thaw through libvirt.
 const THAW_LIMIT: Duration = Duration::from_secs(3);
 /// A clean-up: end of the job, exports, bitmaps.
-const CLEAN_UP_LIMIT: Duration = Duration::from_secs(60);
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(120);
 /// From SIGKILL to the end of the process.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
