@@ -24,7 +24,7 @@ pub struct Common {
     /// The store: a directory
     #[arg(long, global = true, env = "CAIRN_STORE", value_name = "PATH")]
     pub store: Option<String>,
-    /// Key file (init creates it; default: <store id>.key below /etc/cairn/keys, or the user's configuration folder)
+    /// Key file (init creates it; default: STORE-ID.key below /etc/cairn/keys, or the user's configuration folder)
     #[arg(long, global = true, env = "CAIRN_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// File whose first line is the passphrase

@@ -2,12 +2,12 @@
 //!
 //! | step | what | where |
 //! |---|---|---|
-//! | 1 | lock, versions, running jobs, sweep, plan, scratch, agent asked | [`super::preflight`] |
+//! | 1 | lock, versions, running jobs, sweep, plan, scratch, agent asked | `preflight` |
 //! | 2 | one transaction adds bitmap N+1 on every disk | here |
 //! | 3 | guard · freeze · BackupBegin · thaw | here |
-//! | 4 | one transaction adds the frozen copy E and merges N of the whole chain into it | [`super::dirty`] |
-//! | 5 | live nodes exported with E | [`super::dirty`] |
-//! | 6 | dirty ranges from the live export, everything else from the scratch export | [`super::dirty`], [`super::nbd_disk`] |
+//! | 4 | one transaction adds the frozen copy E and merges N of the whole chain into it | `dirty` |
+//! | 5 | live nodes exported with E | `dirty` |
+//! | 6 | dirty ranges from the live export, everything else from the scratch export | `dirty`, `nbd_disk` |
 //! | 7 | the caller reads, stores and commits | caller |
 //! | 8 | clients · exports · abort · wait · bitmaps · scratch | [`super::cleanup`] |
 //! | 9 | sweep | [`super::sweep`] |

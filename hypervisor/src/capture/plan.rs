@@ -45,7 +45,7 @@ pub trait PointCatalog {
     fn carrier(&self, session: [u8; 16], ordinal: u32) -> Option<CarrierRecord>;
 }
 
-/// Why a disk is read in full. All but [`FullReason::NoPoint`] have a point to compare with.
+/// Why a disk is read in full. A disk that another point knows can be compared with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FullReason {
     /// No bitmap of this store on it: first backup, new disk, replaced disk, or a bitmap that died with QEMU.
