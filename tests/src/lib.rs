@@ -6,7 +6,7 @@
 //!
 //! - outside: [`enter::enter`] makes the namespace and runs a command in it; `lab_test!` does it for a test
 //! - inside: [`lab::Lab::here`] gives the folders and the domain, [`domain::Domain`] talks to guest and QEMU
-//! - oracles: [`reference`], [`journal`], [`filesystem`]: independent of Cairn's own code, and must stay so
+//! - oracles: [`mod@reference`], [`journal`], [`filesystem`]: independent of Cairn's own code, and must stay so
 //!
 //! This crate links no system library; it drives `virsh`, `qemu-img` and `debugfs` as programs.
 
