@@ -1,13 +1,36 @@
 //! POINT on the command line: `NAME@latest`, `NAME@-1`, `NAME@2026-11-21T02:00`, `NAME@ID-PREFIX`, `NAME`, or an id prefix alone.
 
 use crate::failure::{Failure, Outcome};
-use cairn_store::Point;
+use cairn_store::{Point, point::check_tag};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
 /// Digits of an id prefix that stands alone.
 const BARE_PREFIX_DIGITS_MIN: usize = 8;
 /// Digits that tables show: the id's first 48 bits are its time in milliseconds.
 pub const SHOWN_ID_DIGITS: usize = 12;
+
+/// Tags given at a backup lie in the point's summary, which has little room; more can be added to the point.
+const FIRST_TAGS_BYTES_MAX: usize = 100;
+/// What each tag takes besides its text.
+const TAG_FIELD_BYTES: usize = 6;
+
+/// Names of points: not empty, printable, of bounded length. Checked before anything is read, since nothing could be committed under another.
+pub fn check_name(name: &str) -> Outcome<()> {
+    const MAX: usize = cairn_store::format::limits::NAME_BYTES_MAX;
+    if name.is_empty() || name.len() > MAX || name.chars().any(char::is_control) {
+        return Err(Failure::usage(format!("'{}' cannot be a name: 1 to {MAX} bytes without control characters", name.escape_debug())));
+    }
+    Ok(())
+}
+
+/// Tags of a new point.
+pub fn check_tags(tags: &[String]) -> Outcome<()> {
+    tags.iter().try_for_each(|t| check_tag(t))?;
+    if tags.iter().map(|t| t.len() + TAG_FIELD_BYTES).sum::<usize>() > FIRST_TAGS_BYTES_MAX {
+        return Err(Failure::usage("these are too many tags for a new point; give some now and add the others with 'cairn tag'"));
+    }
+    Ok(())
+}
 
 /// The point that a specification names.
 pub fn select<'a>(points: &'a [Point], spec: &str) -> Outcome<&'a Point> {

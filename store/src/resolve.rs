@@ -13,6 +13,9 @@ use cairn_store_format::{
 use std::collections::HashMap;
 use zstd::bulk::Decompressor;
 
+/// Frames read in one request begin within so many bytes; a region of incompressible chunks is 4 MiB.
+const GROUP_BYTES_MAX: u32 = 5 << 20;
+
 /// Old place to new place, from all relocation registers.
 pub(crate) type Relocations = HashMap<Location, Location>;
 
@@ -176,11 +179,13 @@ impl Inner {
 
 /// How many of the first references lie one behind the other in one pack.
 fn adjacent(refs: &[(usize, Ref)]) -> usize {
+    let start = refs[0].1.at.offset;
     1 + refs
         .windows(2)
         .take_while(|w| {
             let (a, b) = (&w[0].1.at, &w[1].1.at);
-            a.pack == b.pack && u64::from(a.offset) + FRAME_HEADER_BYTES as u64 + u64::from(a.stored_len) == u64::from(b.offset)
+            let fits = b.offset.saturating_sub(start) < GROUP_BYTES_MAX;
+            fits && a.pack == b.pack && u64::from(a.offset) + FRAME_HEADER_BYTES as u64 + u64::from(a.stored_len) == u64::from(b.offset)
         })
         .count()
 }

@@ -111,9 +111,11 @@ impl Session {
                         "a pack that known chunks lie in is missing or has another size; the backup was not committed, run it again",
                     ));
                 }
+                // Another process on this host may have told us of its pack before its barrier.
+                self.store.platform.cover(&name);
             }
         }
-        Ok(())
+        self.store.platform.barrier()
     }
 
     /// B6: the one create that makes the point exist.

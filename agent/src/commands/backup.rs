@@ -8,15 +8,16 @@ use crate::{
     failure::{Failure, Outcome},
     interrupt,
     output::{self, Bar},
+    points::{check_name, check_tags},
 };
 use cairn_hypervisor::{Domain, Host};
-use cairn_store::{Progress, Store, point::check_tag};
+use cairn_store::{Progress, Store};
 use std::{process::ExitCode, sync::Arc, time::Duration};
 use tokio::runtime::Runtime;
 
 /// One domain after the other; a failure of one does not keep the others from being saved.
 pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
-    o.tags.iter().try_for_each(|t| check_tag(t))?;
+    check_tags(&o.tags)?;
     if !o.disks.is_empty() && (o.all || o.domains.len() > 1) {
         return Err(Failure::usage("--disk goes with one domain"));
     }
@@ -61,6 +62,7 @@ fn select(host: &Host, o: &cli::Backup) -> Outcome<Vec<(String, Domain)>> {
 }
 
 fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Domain, _runtime: &Runtime, progress: &Arc<Progress>) -> Outcome<Done> {
+    check_name(&domain.name().map_err(|e| Failure::new(crate::failure::FAILED, e.to_string()))?)?;
     let request = BackupRequest {
         store,
         domain,

@@ -7,8 +7,9 @@ use crate::{
     failure::{Failure, NOT_FOUND, Outcome},
     interrupt,
     output::{self, Bar},
+    points::{check_name, check_tags},
 };
-use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, Progress, Session, Store, point::check_tag};
+use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, Progress, Session, Store};
 use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 /// Target name of an image's one disk.
@@ -17,7 +18,7 @@ const TARGET: &str = "disk0";
 /// Takes a point of a file or device.
 pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     check_name(&o.name)?;
-    o.tags.iter().try_for_each(|t| check_tag(t))?;
+    check_tags(&o.tags)?;
     let store = open_store(common)?;
     let source = open_source(&o.source)?;
     let (before, time_unix_ms) = (stamp(&o.source), now_unix_ms());
@@ -56,15 +57,6 @@ fn stamp(path: &Path) -> Stamp {
 /// A file that was written to while it was read is no point in time.
 fn changed(path: &Path, before: Stamp) -> Option<String> {
     (stamp(path) != before).then(|| format!("{} changed while it was read: the point is not of one moment; save a snapshot of it instead", path.display()))
-}
-
-/// Names of points: not empty, printable, of bounded length.
-pub fn check_name(name: &str) -> Outcome<()> {
-    const MAX: usize = cairn_store::format::limits::NAME_BYTES_MAX;
-    if name.is_empty() || name.len() > MAX || name.chars().any(char::is_control) {
-        return Err(Failure::usage(format!("'{}' cannot be a name: 1 to {MAX} bytes without control characters", name.escape_debug())));
-    }
-    Ok(())
 }
 
 fn open_source(path: &Path) -> Outcome<FileSource> {

@@ -107,13 +107,15 @@ impl Daemon {
         text.trim().chars().take(500).collect()
     }
 
-    /// SIGTERM makes it flush and close its images.
+    /// SIGTERM makes it flush and close its images. One that lands on another of its threads only sets a flag and does not wake the main
+    /// loop (QEMU 7.2), so it is sent until it has effect.
     fn stop(mut self) -> Outcome<()> {
         let fail = |why: String| Failure::new(FAILED, format!("qemu-storage-daemon: {why}"));
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).map_err(|e| fail(e.to_string()))?);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).map_err(|e| fail(e.to_string()))?;
         let deadline = Instant::now() + Duration::from_millis(DAEMON_WAIT_MS_MAX);
         loop {
+            // Our own child, not waited for yet: the number is still its own.
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).map_err(|e| fail(e.to_string()))?;
             match self.child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
                 Ok(Some(status)) => return Err(fail(format!("it ended with {status}: {}", self.stderr()))),

@@ -2,6 +2,8 @@
 
 use crate::{
     FormatError,
+    error::at_most,
+    limits::{FRAME_STORED_BYTES_MAX, PACK_BYTES_MAX},
     wire::{Put, Reader},
 };
 use std::{fmt, str::FromStr};
@@ -180,7 +182,14 @@ impl Location {
     }
     /// Reads what `encode` wrote.
     pub fn decode(r: &mut Reader<'_>) -> Result<Self, FormatError> {
-        Ok(Self { pack: PackId::decode(r)?, offset: r.u32()?, stored_len: r.u32()? })
+        let (pack, offset, stored_len) = (PackId::decode(r)?, r.u32()?, r.u32()?);
+        Self { pack, offset, stored_len }.checked()
+    }
+    /// A place that a pack can have: readers allocate by it.
+    pub fn checked(self) -> Result<Self, FormatError> {
+        at_most("location", self.stored_len.into(), FRAME_STORED_BYTES_MAX as u64)?;
+        at_most("location", self.offset.into(), PACK_BYTES_MAX as u64)?;
+        Ok(self)
     }
 }
 

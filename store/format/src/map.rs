@@ -213,7 +213,7 @@ impl Hints {
         let mut out = Vec::with_capacity(count);
         for _ in 0..count {
             let pack = *packs.get(usize::from(r.u16()?)).ok_or(FormatError::invalid(WHAT, "no such pack"))?;
-            out.push(Location { pack, offset: r.u32()?, stored_len: r.u32()? });
+            out.push(Location { pack, offset: r.u32()?, stored_len: r.u32()? }.checked()?);
         }
         r.finish()?;
         Ok(out)

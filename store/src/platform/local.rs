@@ -5,7 +5,6 @@ use crate::{Result, StoreError};
 use cairn_store_format::ObjectName;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    fmt::Display,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::{
@@ -54,6 +53,19 @@ impl LocalPlatform {
         let root = root.canonicalize().map_err(|e| StoreError::NoStore { at: at(), why: e.to_string() })?;
         let nfs = nix::sys::statfs::statfs(&root).is_ok_and(|s| s.filesystem_type().0 == NFS_MAGIC);
         Ok(Self { root, nfs, known_dirs: Mutex::default(), unsynced_dirs: Mutex::default(), open_files: Mutex::default() })
+    }
+
+    /// An error that names the whole path: an admin looks for it on the file system.
+    fn failed(&self, op: &'static str, name: &str, source: io::Error) -> StoreError {
+        StoreError::Storage { op, name: self.root.join(name).display().to_string(), source }
+    }
+
+    fn none_if_missing<T>(&self, op: &'static str, name: &ObjectName, r: io::Result<T>) -> Result<Option<T>> {
+        match r {
+            Ok(v) => Ok(Some(v)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.failed(op, name.as_str(), e)),
+        }
     }
 
     fn path(&self, name: &ObjectName) -> PathBuf {
@@ -124,7 +136,12 @@ impl LocalPlatform {
             return fs::read_dir(dir)?.collect();
         }
         for _ in 0..PROBE_TRIES_MAX {
-            let (probe, _file) = new_temporary(dir)?;
+            let (probe, _file) = match new_temporary(dir) {
+                Ok(made) => made,
+                // A mount that this host cannot write to: it can restore from it, and no session could begin here anyway.
+                Err(e) if matches!(e.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => return fs::read_dir(dir)?.collect(),
+                Err(e) => return Err(e),
+            };
             let entries: io::Result<Vec<_>> = fs::read_dir(dir)?.collect();
             // A probe that stays behind is skipped by every listing.
             let _ = fs::remove_file(&probe);
@@ -140,11 +157,11 @@ impl LocalPlatform {
         let path = self.root.join(dir);
         let entries = match self.entries(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(|e| storage("list", dir, e))?,
+            other => other.map_err(|e| self.failed("list", dir, e))?,
         };
         let mut out = Vec::new();
         for e in entries {
-            let is_dir = e.file_type().map_err(|x| storage("list", dir, x))?.is_dir();
+            let is_dir = e.file_type().map_err(|x| self.failed("list", dir, x))?.is_dir();
             if let (true, Ok(name)) = (is_dir == want_dirs, e.file_name().into_string())
                 && !name.starts_with('.')
             {
@@ -198,33 +215,33 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn storage(op: &'static str, name: impl Display, source: io::Error) -> StoreError {
-    StoreError::Storage { op, name: format!("{name}"), source }
-}
-
-fn none_if_missing<T>(op: &'static str, name: &ObjectName, r: io::Result<T>) -> Result<Option<T>> {
-    match r {
-        Ok(v) => Ok(Some(v)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(storage(op, name, e)),
-    }
-}
-
 impl Platform for LocalPlatform {
     fn location(&self) -> String {
         self.root.display().to_string()
     }
 
     fn create(&self, name: &ObjectName, bytes: &[u8], durability: Durability) -> Result<Created> {
-        self.create_file(name, bytes, durability).map_err(|e| storage("write", name, e))
+        self.create_file(name, bytes, durability).map_err(|e| self.failed("write", name.as_str(), e))
     }
 
     fn barrier(&self) -> Result<()> {
-        let dirs: Vec<PathBuf> = lock(&self.unsynced_dirs).drain().collect();
-        for dir in dirs {
-            sync_dir(&dir).map_err(|e| storage("sync", dir.display(), e))?;
+        let mut dirs: Vec<PathBuf> = lock(&self.unsynced_dirs).drain().collect();
+        while let Some(dir) = dirs.last() {
+            if let Err(e) = sync_dir(dir) {
+                let failed = self.failed("sync", &dir.display().to_string(), e);
+                // What is not durable stays owed: a later barrier must not succeed over it.
+                lock(&self.unsynced_dirs).extend(dirs);
+                return Err(failed);
+            }
+            dirs.pop();
         }
         Ok(())
+    }
+
+    fn cover(&self, name: &ObjectName) {
+        if let Some(dir) = self.path(name).parent() {
+            lock(&self.unsynced_dirs).insert(dir.to_path_buf());
+        }
     }
 
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
@@ -238,7 +255,7 @@ impl Platform for LocalPlatform {
             (&mut f).take(max as u64).read_to_end(&mut out)?;
             Ok(out)
         };
-        none_if_missing("read", name, read())
+        self.none_if_missing("read", name, read())
     }
 
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
@@ -248,7 +265,7 @@ impl Platform for LocalPlatform {
             f.read_exact_at(&mut out, offset)?;
             Ok(out)
         };
-        match none_if_missing("read", name, read()) {
+        match self.none_if_missing("read", name, read()) {
             Err(StoreError::Storage { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             other => other,
         }
@@ -256,7 +273,7 @@ impl Platform for LocalPlatform {
 
     fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
         // On NFS a cached "not there" is no proof; opening asks the server, and a listing was made before anyone asks for exact names.
-        none_if_missing("stat", name, File::open(self.path(name)).and_then(|f| f.metadata()).map(|m| m.size()))
+        self.none_if_missing("stat", name, File::open(self.path(name)).and_then(|f| f.metadata()).map(|m| m.size()))
     }
 
     fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {

@@ -37,7 +37,9 @@ pub trait Platform: Send + Sync {
     fn location(&self) -> String;
     /// Create-if-absent.
     fn create(&self, name: &ObjectName, bytes: &[u8], durability: Durability) -> Result<Created>;
-    /// Makes all earlier creates durable.
+    /// The next barrier also covers this object of another session: its name may not have reached stable storage yet.
+    fn cover(&self, name: &ObjectName);
+    /// Makes all earlier creates, and what was covered, durable.
     fn barrier(&self) -> Result<()>;
     /// The whole object, at most `max` bytes; `None` where it does not exist.
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>>;
