@@ -13,6 +13,8 @@ use std::path::Path;
 use std::time::Duration;
 
 const PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
+/// The guest looks every third of a second, but may be slow.
+const LEAVE_LIMIT: Duration = Duration::from_secs(30);
 const WORD_PORT: &str = "org.cairn.lab.0";
 const BUFFER_BYTES: usize = 4096;
 /// More than libvirt takes for one reply (10 MiB).
@@ -51,8 +53,13 @@ pub fn leave(domain: &Domain) -> Result<()> {
     let path = path.ok_or_else(|| Error::answer(domain.name(), format!("has no port {WORD_PORT}")))?;
     let mut socket = UnixStream::connect(path).map_err(Error::io("connect to", path))?;
     socket.write_all(b"leave\n").map_err(Error::io("write to", path))?;
-    // The guest looks every third of a second, and only while somebody is connected.
-    std::thread::sleep(Duration::from_secs(2));
+    // The connection must last until the guest has read: what is under way when it ends is lost.
+    socket.set_read_timeout(Some(LEAVE_LIMIT)).map_err(Error::io("set a time limit on", path))?;
+    let mut said = [0; 5];
+    socket.read_exact(&mut said).map_err(Error::io("hear that the imposter is gone from", path))?;
+    if said != *b"gone\n" {
+        return Err(Error::answer(WORD_PORT, format!("said {said:?}")));
+    }
     Ok(())
 }
 
