@@ -98,8 +98,8 @@ fn request(stream: &mut UnixStream) -> Request {
 fn send_chunk(stream: &mut UnixStream, cookie: u64, done: bool, kind: u16, payload: &[u8]) {
     let length = u32::try_from(payload.len()).expect("short");
     let header = ChunkHeader { flags: u16::from(done), kind, cookie, length };
-    stream.write_all(&header.encode()).expect("chunk");
-    stream.write_all(payload).expect("payload");
+    // A client that has seen the lie already is gone: its side of the test judges, not this one.
+    stream.write_all(&[&header.encode()[..], payload].concat()).ok();
 }
 
 fn data(offset: u64, bytes: &[u8]) -> Vec<u8> {
