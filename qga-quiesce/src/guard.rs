@@ -1,7 +1,8 @@
 //! What the guard decides. No I/O and no clock of its own: events and times come in, verdicts go out; actions are a trait.
 //!
-//! Invariants: an announced freeze is thawed before anything else is done; the job is dead before anything of it is taken away; nothing is
-//! given up before [`CLEAN_UP_LIMIT`].
+//! Invariants: an announced freeze is thawed before anything else is done; a job that lives is not killed for a freeze that takes too long (a
+//! thawed guest is what matters, and the job's proof will fail by itself); the job is dead before anything of it is taken away; nothing is given
+//! up before [`CLEAN_UP_LIMIT`].
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -43,8 +44,6 @@ pub enum Reason {
     JobGone,
     /// No sign of life.
     Stalled,
-    /// The guest was frozen for too long.
-    FrozenTooLong,
     /// Scratch would run out, and the guest's own writes would then fail.
     ScratchFull,
 }
@@ -54,7 +53,6 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::JobGone => "the backup process ended",
             Self::Stalled => "the backup process gave no sign of life",
-            Self::FrozenTooLong => "the guest was frozen for too long",
             Self::ScratchFull => "the scratch space is nearly full",
         })
     }
@@ -65,8 +63,12 @@ impl fmt::Display for Reason {
 pub enum Verdict {
     /// Go on watching.
     Watch,
+    /// Thaw the guest, and go on watching.
+    Thaw,
     /// Go.
     Leave,
+    /// The backup has ended, but no thaw is certain: let go of the domain and go on thawing.
+    Linger,
     /// End the backup.
     End(Reason),
 }
@@ -76,6 +78,7 @@ pub enum Verdict {
 pub struct Watch {
     last_beat: Instant,
     frozen_since: Option<Instant>,
+    next_thaw: Option<Instant>,
     freeze_limit: Duration,
     committed: bool,
 }
@@ -84,13 +87,19 @@ impl Watch {
     /// Begins now.
     #[must_use]
     pub fn new(now: Instant, freeze_limit: Duration) -> Self {
-        Self { last_beat: now, frozen_since: None, freeze_limit, committed: false }
+        Self { last_beat: now, frozen_since: None, next_thaw: None, freeze_limit, committed: false }
     }
 
     /// A freeze was announced and no thaw is certain.
     #[must_use]
     pub fn may_be_frozen(&self) -> bool {
         self.frozen_since.is_some()
+    }
+
+    /// The guest is thawed for certain.
+    pub fn thawed(&mut self) {
+        self.frozen_since = None;
+        self.next_thaw = None;
     }
 
     /// The point exists.
@@ -102,6 +111,7 @@ impl Watch {
     /// Takes in what happened.
     pub fn on(&mut self, event: Event, now: Instant) -> Verdict {
         match event {
+            Event::Dismissed if self.may_be_frozen() => return Verdict::Linger,
             Event::Dismissed => return Verdict::Leave,
             Event::JobGone => return Verdict::End(Reason::JobGone),
             Event::ScratchFull => return Verdict::End(Reason::ScratchFull),
@@ -109,20 +119,27 @@ impl Watch {
             Event::Committed => self.committed = true,
             Event::Freeze => {
                 self.last_beat = now;
+                self.next_thaw = Some(now + call_limit(self.freeze_limit));
                 self.frozen_since.get_or_insert(now);
             }
-            Event::Thawed => self.frozen_since = None,
+            Event::Thawed => self.thawed(),
             Event::Tick => {}
-        }
-        let frozen_limit = self.freeze_limit.saturating_sub(THAW_RESERVE).max(Duration::from_secs(1));
-        if self.frozen_since.is_some_and(|since| now.duration_since(since) >= frozen_limit) {
-            return Verdict::End(Reason::FrozenTooLong);
         }
         if now.duration_since(self.last_beat) >= STALL_LIMIT {
             return Verdict::End(Reason::Stalled);
         }
+        if self.next_thaw.is_some_and(|next| now >= next) {
+            self.next_thaw = Some(now + RETRY_PAUSE);
+            return Verdict::Thaw;
+        }
         Verdict::Watch
     }
+}
+
+/// How long the job's own freeze call may take, and when the guard begins to thaw: the freeze limit less one thaw.
+#[must_use]
+pub fn call_limit(freeze_limit: Duration) -> Duration {
+    freeze_limit.saturating_sub(THAW_RESERVE).max(Duration::from_secs(1))
 }
 
 /// What the guard can do. Each call is bounded in time.
@@ -185,7 +202,13 @@ mod tests {
         let mut watch = Watch::new(start, Duration::from_secs(10));
         watch.on(Event::Freeze, start);
         assert_eq!(watch.on(Event::Beat, at(start, 6900)), Verdict::Watch);
-        assert_eq!(watch.on(Event::Beat, at(start, 7000)), Verdict::End(Reason::FrozenTooLong));
+        assert_eq!(watch.on(Event::Beat, at(start, 7000)), Verdict::Thaw);
+        assert_eq!(watch.on(Event::Tick, at(start, 7500)), Verdict::Watch);
+        assert_eq!(watch.on(Event::Tick, at(start, 8000)), Verdict::Thaw, "again, until it is certain");
+        assert_eq!(watch.on(Event::Dismissed, at(start, 8100)), Verdict::Linger);
+        watch.thawed();
+        assert_eq!(watch.on(Event::Tick, at(start, 9900)), Verdict::Watch);
+        assert_eq!(watch.on(Event::Dismissed, at(start, 9950)), Verdict::Leave);
         let mut thawed = Watch::new(start, Duration::from_secs(10));
         thawed.on(Event::Freeze, start);
         thawed.on(Event::Thawed, at(start, 100));

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use cairn_nbd::Address;
 use cairn_quiesce::freeze::frozen;
+use cairn_quiesce::guard::call_limit;
 use cairn_quiesce::level::FREEZE_LIMIT_DEFAULT;
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::{QuiesceLevel, QuiescePolicy, QuiesceReport};
@@ -131,6 +132,8 @@ pub struct LiveCapture {
     nodes: Vec<String>,
     skipped: Vec<(String, SkipReason)>,
     quiesce: QuiesceReport,
+    /// No freeze was sent, or its thaw is certain.
+    thawed: bool,
     guard: Option<GuardLink>,
     runtime: Option<tokio::runtime::Runtime>,
     ended: bool,
@@ -174,6 +177,7 @@ impl LiveCapture {
             nodes: preflight.chosen.iter().map(|chosen| chosen.top().name.clone()).collect(),
             skipped: preflight.skipped.clone(),
             quiesce: QuiesceReport::crash("not asked for"),
+            thawed: true,
             guard: None,
             runtime: None,
             ended: false,
@@ -274,10 +278,12 @@ impl LiveCapture {
         let record_failed = |source| CaptureError::File { action: "record the freeze in", path: records.to_owned(), source };
         record::open(records, &uuid).map_err(record_failed)?;
         guard.freeze_begins()?;
-        let outcome = frozen(&self.domain, probe, options.freeze_limit, || self.domain.backup_begin(&xml, flags));
+        self.thawed = false;
+        let outcome = frozen(&self.domain, probe, call_limit(options.freeze_limit), || self.domain.backup_begin(&xml, flags));
         if outcome.is_thawed {
             record::close(records, &uuid).map_err(record_failed)?;
             guard.thawed()?;
+            self.thawed = true;
         }
         self.quiesce = outcome.report;
         Ok(outcome.value?)
@@ -361,7 +367,7 @@ impl LiveCapture {
             }
         });
         if let Some(guard) = self.guard.take() {
-            guard.dismiss();
+            guard.dismiss(self.thawed);
         }
         result
     }

@@ -100,12 +100,20 @@ impl GuardLink {
         !matches!(child.try_wait(), Ok(None))
     }
 
-    /// The backup has ended and nothing is left of it.
-    pub fn dismiss(mut self) {
+    /// The backup has ended and nothing is left of it. Without a certain thaw (`thawed`) the guard stays by itself to go on with that.
+    pub fn dismiss(mut self, thawed: bool) {
         if let Err(error) = self.say(message::DISMISS) {
             tracing::warn!(%error, "the guard was gone before the backup ended");
         }
         self.stop_beats();
+        if !thawed {
+            tracing::warn!("the guest's agent did not confirm that the guest is thawed; the guard goes on thawing for ten minutes");
+            // It answers once it has let go of the domain's lock.
+            if let Err(error) = self.await_ready() {
+                tracing::warn!(%error, "guard");
+            }
+            return;
+        }
         let start = Instant::now();
         while !self.has_ended() {
             if start.elapsed() > EXIT_LIMIT {

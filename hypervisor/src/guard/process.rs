@@ -125,11 +125,37 @@ impl<'a> Guard<'a> {
             match verdict {
                 Verdict::Watch => {}
                 Verdict::Leave => return Ok(()),
+                Verdict::Thaw => {
+                    if self.thaw() {
+                        watch.thawed();
+                    }
+                }
+                Verdict::Linger => {
+                    self.linger(&input);
+                    return Ok(());
+                }
                 Verdict::End(reason) => {
                     tracing::warn!(%reason, domain = %self.config.domain, "guard: ending the backup");
                     return if end(&watch, self) { Ok(()) } else { Err(reason.to_string()) };
                 }
             }
+        }
+    }
+
+    /// The backup is over and its job may go, but the agent has not confirmed a thaw: a freeze that was sent may still complete. The lock is
+    /// given back; whoever works on the domain next and sees it thawed closes the record, and that ends this.
+    fn linger(&mut self, input: &std::fs::File) {
+        let let_go = std::fs::File::options().write(true).open("/dev/null").and_then(|null| Ok(rustix::stdio::dup2_stdout(null)?));
+        if let Err(error) = let_go {
+            tracing::error!(%error, "guard: the domain's lock is kept until the guest is thawed");
+        }
+        answer(input);
+        let start = Instant::now();
+        while start.elapsed() < cairn_quiesce::guard::CLEAN_UP_LIMIT && record::is_open(Path::new(RECORD_DIR_DEFAULT), &self.config.domain) {
+            if self.thaw() {
+                return;
+            }
+            std::thread::sleep(cairn_quiesce::guard::RETRY_PAUSE);
         }
     }
 
@@ -289,11 +315,27 @@ fn thaw_child(config: &GuardConfig) -> ExitCode {
     }
 }
 
+fn is_of_this_backup(config: &GuardConfig, name: &BitmapName) -> bool {
+    name.store8 == config.store8 && name.session == config.session
+}
+
+/// What the job would have done after its commit: its frozen copies go, and so do older bitmaps of this store on the nodes that it captured.
+fn finish_committed(config: &GuardConfig, domain: &crate::domain::Domain) -> Result<(), crate::capture::error::CaptureError> {
+    let is_new = |name: &BitmapName| is_of_this_backup(config, name) && matches!(name.role, Role::Disk(_));
+    let nodes = crate::qmp::nodes::Nodes::query(domain)?;
+    let named = |bitmap: &crate::qmp::nodes::Bitmap| bitmap.name.as_deref().unwrap_or_default().parse::<BitmapName>().ok();
+    let captured: Vec<String> =
+        nodes.bitmaps().filter(|(_, _, bitmap)| named(bitmap).is_some_and(|n| is_new(&n))).map(|(node, _, _)| node.to_owned()).collect();
+    cleanup::run(domain, &config.scratch_folder, &|node, name| {
+        let superseded = name.store8 == config.store8 && captured.iter().any(|c| c == node);
+        !is_new(name) && (superseded || is_of_this_backup(config, name))
+    })
+}
+
 fn clean_up_child(config: &GuardConfig, keep_bitmaps: bool) -> ExitCode {
-    let of_this_backup = |name: &BitmapName| name.store8 == config.store8 && name.session == config.session;
-    let remove = |_: &str, name: &BitmapName| of_this_backup(name) && !(keep_bitmaps && matches!(name.role, Role::Disk(_)));
     let result = match domain_of(config) {
-        Ok(Some(domain)) => cleanup::run(&domain, &config.scratch_folder, &remove),
+        Ok(Some(domain)) if keep_bitmaps => finish_committed(config, &domain),
+        Ok(Some(domain)) => cleanup::run(&domain, &config.scratch_folder, &|_, name| is_of_this_backup(config, name)),
         Ok(None) => scratch::remove(&config.scratch_folder),
         Err(code) => return code,
     };
