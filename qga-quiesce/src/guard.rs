@@ -102,6 +102,11 @@ impl Watch {
         self.next_thaw = None;
     }
 
+    /// A thaw was tried in vain and ended at `now`: what the job has said meanwhile is heard before the next one.
+    pub fn thaw_failed(&mut self, now: Instant) {
+        self.next_thaw = Some(now + RETRY_PAUSE);
+    }
+
     /// The point exists.
     #[must_use]
     pub fn is_committed(&self) -> bool {
@@ -129,7 +134,6 @@ impl Watch {
             return Verdict::End(Reason::Stalled);
         }
         if self.next_thaw.is_some_and(|next| now >= next) {
-            self.next_thaw = Some(now + RETRY_PAUSE);
             return Verdict::Thaw;
         }
         Verdict::Watch
@@ -203,6 +207,7 @@ mod tests {
         watch.on(Event::Freeze, start);
         assert_eq!(watch.on(Event::Beat, at(start, 6900)), Verdict::Watch);
         assert_eq!(watch.on(Event::Beat, at(start, 7000)), Verdict::Thaw);
+        watch.thaw_failed(at(start, 7000));
         assert_eq!(watch.on(Event::Tick, at(start, 7500)), Verdict::Watch);
         assert_eq!(watch.on(Event::Tick, at(start, 8000)), Verdict::Thaw, "again, until it is certain");
         assert_eq!(watch.on(Event::Dismissed, at(start, 8100)), Verdict::Linger);

@@ -74,6 +74,8 @@ fn socket() -> std::io::Result<std::fs::File> {
 struct Guard<'a> {
     config: &'a GuardConfig,
     job: OwnedFd,
+    /// A thaw failed and that was said.
+    alarmed: bool,
 }
 
 fn watch(config: &GuardConfig) -> ExitCode {
@@ -109,7 +111,7 @@ impl<'a> Guard<'a> {
         if getppid() != Some(pid) {
             return Err(format!("process {pid:?} is not the one that started this guard"));
         }
-        Ok(Self { config, job })
+        Ok(Self { config, job, alarmed: false })
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -128,6 +130,8 @@ impl<'a> Guard<'a> {
                 Verdict::Thaw => {
                     if self.thaw() {
                         watch.thawed();
+                    } else {
+                        watch.thaw_failed(Instant::now());
                     }
                 }
                 Verdict::Linger => {
@@ -145,8 +149,13 @@ impl<'a> Guard<'a> {
     /// The backup is over and its job may go, but the agent has not confirmed a thaw: a freeze that was sent may still complete. The lock is
     /// given back; whoever works on the domain next and sees it thawed closes the record, and that ends this.
     fn linger(&mut self, input: &std::fs::File) {
-        let let_go = std::fs::File::options().write(true).open("/dev/null").and_then(|null| Ok(rustix::stdio::dup2_stdout(null)?));
-        if let Err(error) = let_go {
+        // Standard output is the lock; whoever reads the job's standard error waits for its end, and must not wait for us.
+        let let_go = || -> std::io::Result<()> {
+            let null = std::fs::File::options().write(true).open("/dev/null")?;
+            rustix::stdio::dup2_stdout(&null)?;
+            Ok(rustix::stdio::dup2_stderr(&null)?)
+        };
+        if let Err(error) = let_go() {
             tracing::error!(%error, "guard: the domain's lock is kept until the guest is thawed");
         }
         answer(input);
@@ -216,8 +225,8 @@ impl Actions for Guard<'_> {
         };
         if thawed {
             close_record(&self.config.domain);
-        } else {
-            tracing::error!(domain = %self.config.domain, "guard: the guest may still be frozen; trying again");
+        } else if !std::mem::replace(&mut self.alarmed, true) {
+            tracing::error!(domain = %self.config.domain, "guard: the guest may still be frozen; trying again until its agent answers");
         }
         thawed
     }
