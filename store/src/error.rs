@@ -63,7 +63,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The local cache failed.
-    #[error("index cache {path}: {source} (it is only a cache: delete it and try again)")]
+    #[error("index cache {path}: {source} (it is only a cache: try again; if this stays, delete it)")]
     Index {
         /// Database file.
         path: String,

@@ -29,6 +29,17 @@ const SCHEMA: &str = "
 pub(crate) struct Index {
     path: PathBuf,
     db: Mutex<Connection>,
+    /// A folder of this process alone, where the host's own cannot be used.
+    temporary: Option<PathBuf>,
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.temporary {
+            // What stays in a temporary folder is the system's to clear.
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
 }
 
 /// A look-up of its own, for one worker thread.
@@ -37,8 +48,30 @@ pub(crate) struct IndexReader {
     db: Connection,
 }
 
+/// A database that turns out to be damaged while it is used is dropped at the next opening.
 fn fail(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
-    |source| StoreError::Index { path: path.display().to_string(), source }
+    |source| {
+        if is_damage(&source) {
+            // If even the mark cannot be made, the message says what to delete.
+            let _ = std::fs::write(damage_mark(path), b"");
+        }
+        StoreError::Index { path: path.display().to_string(), source }
+    }
+}
+
+fn damage_mark(path: &Path) -> PathBuf {
+    path.with_extension("damaged")
+}
+
+fn nanos() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos())
+}
+
+fn remove_database(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        // What cannot be removed shows when the new file is opened.
+        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+    }
 }
 
 fn prefix(id: &Id) -> i64 {
@@ -50,19 +83,42 @@ impl Index {
     pub(crate) fn open(dir: &Path, store: &StoreId) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|source| StoreError::Storage { op: "create", name: dir.display().to_string(), source })?;
         let path = dir.join(format!("{store}.sqlite"));
+        if damage_mark(&path).exists() {
+            tracing::warn!("index cache {} was found damaged and is made anew", path.display());
+            remove_database(&path);
+            // A mark that stays costs the cache once more.
+            let _ = std::fs::remove_file(damage_mark(&path));
+        }
         let db = match Self::connect(&path) {
             Ok(db) => db,
             Err(e) if is_damage(&e) => {
                 tracing::warn!("index cache {} is damaged and is made anew", path.display());
-                for suffix in ["", "-wal", "-shm"] {
-                    // What cannot be removed shows when the new file is opened.
-                    let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
-                }
+                remove_database(&path);
                 Self::connect(&path).map_err(fail(&path))?
             }
             Err(e) => return Err(fail(&path)(e)),
         };
-        Ok(Self { path, db: Mutex::new(db) })
+        Ok(Self { path, db: Mutex::new(db), temporary: None })
+    }
+
+    /// The host's index; where that cannot be written (full, read-only, broken) one for this process alone, which costs time only.
+    pub(crate) fn open_or_temporary(dir: &Path, store: &StoreId) -> Result<Self> {
+        let error = match Self::open(dir, store).and_then(|index| index.probe().map(|()| index)) {
+            Ok(index) => return Ok(index),
+            Err(e) => e,
+        };
+        tracing::warn!("{error}; this run works without the host's index");
+        let private = std::env::temp_dir().join(format!("cairn-index-{}-{:x}", std::process::id(), nanos()));
+        let mut index = Self::open(&private, store)?;
+        index.temporary = Some(private);
+        Ok(index)
+    }
+
+    /// Whether it can be written to and its pages hold together where it matters.
+    fn probe(&self) -> Result<()> {
+        let result =
+            self.db().execute_batch("BEGIN IMMEDIATE; INSERT OR REPLACE INTO files (name) VALUES ('probe'); DELETE FROM files WHERE name = 'probe'; COMMIT;");
+        result.map_err(fail(&self.path))
     }
 
     fn connect(path: &Path) -> rusqlite::Result<Connection> {

@@ -12,10 +12,11 @@ use crate::{
     store::{Inner, Store},
 };
 use cairn_store_format::{
-    ObjectName, PackId, SessionId,
-    gc::{SessionKind, SessionRecord, decode_packs},
+    Location, ObjectName, PackId, SessionId,
+    gc::{Report, SessionKind, SessionRecord, decode_packs},
     header::ObjectKind,
-    limits::LIST_BYTES_MAX,
+    ids::parse_hex,
+    limits::{LIST_BYTES_MAX, SMALL_BYTES_MAX},
     name::parse_round,
     register::{self, RegisterKind, Seen},
 };
@@ -39,6 +40,8 @@ pub struct Session {
     id: SessionId,
     /// D of B2: packs that a GC may delete; nothing may come to depend on them.
     pub(crate) condemned: HashSet<PackId>,
+    /// Places that a reader reported as damaged: nothing new may come to depend on them.
+    pub(crate) bad: HashSet<Location>,
     points: PointSet,
     pub(crate) seen: Seen,
     /// Packs of other sessions that chunks were deduplicated into, with the size their footer was read at; checked again in B5a.
@@ -75,9 +78,10 @@ impl Session {
         // B3: only now points are looked at, with fresh lists of c/ and f/.
         let points = PointSet::load(&store)?;
         let seen = seen_of(&points);
-        // B4: the index, up to date.
+        // B4: the index, up to date, less what is reported as bad.
         store.refresh_index()?;
-        Ok(Self { store, id, condemned, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false), beats })
+        let bad = list_bad(&store)?;
+        Ok(Self { store, id, condemned, bad, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false), beats })
     }
 
     /// The session's id: the id of the point that it may commit.
@@ -196,6 +200,20 @@ fn list_condemned(store: &Inner) -> Result<HashSet<PackId>> {
     for round in names.iter().filter_map(|n| parse_round(n.file(), "condemned-")) {
         let pardoned: HashSet<PackId> = list_of("pardon-", ObjectKind::Pardon, round)?.into_iter().collect();
         out.extend(list_of("condemned-", ObjectKind::Condemned, round)?.into_iter().filter(|p| !pardoned.contains(p)));
+    }
+    Ok(out)
+}
+
+/// All places in `b/`. A report that cannot be read says nothing.
+fn list_bad(store: &Inner) -> Result<HashSet<Location>> {
+    let mut out = HashSet::new();
+    for name in store.platform.list("b")? {
+        let (Ok(id), Some(bytes)) = (parse_hex::<16>(name.file()), store.platform.read(&name, SMALL_BYTES_MAX)?) else { continue };
+        let report = store.keys.open_object(&name, ObjectKind::Report, &id, 0, &bytes).and_then(|plain| Ok(Report::decode(&plain)?));
+        match report {
+            Ok(r) => drop(out.insert(r.at)),
+            Err(e) => tracing::warn!("{e}; the report is skipped"),
+        }
     }
     Ok(out)
 }

@@ -20,6 +20,7 @@ use cairn_store_format::{
 };
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -59,9 +60,12 @@ impl Store {
         let config = read_config(&*platform)?;
         check_pin(&config, &options)?;
         let ring = read_ring(&*platform, &config, options.credential.as_ref())?;
-        pin(&config, &options.state_dir)?;
+        if let Err(e) = pin(&config, &options.state_dir) {
+            // Nothing local may keep a host from restoring.
+            tracing::warn!("the store's signing key is not pinned on this host: {e}");
+        }
         let keys = Arc::new(Keys::new(config.family, &ring, config.encrypted));
-        let index = Index::open(&options.state_dir.join("index"), &config.store)?;
+        let index = Index::open_or_temporary(&options.state_dir.join("index"), &config.store)?;
         let packs = PackReader::new(platform.clone());
         Ok(Self { inner: Arc::new(Inner { platform, config, keys, index, packs, relocations: OnceLock::new(), host: options.host }) })
     }
@@ -119,22 +123,27 @@ fn check_pin(config: &Config, options: &OpenOptions) -> Result<()> {
         return Err(StoreError::Key("a key was given, but this store is not encrypted: refusing, since somebody may have put another store in its place (leave the key away if this is meant)".into()));
     }
     match fs::read_to_string(pin_path(&options.state_dir, &config.store)) {
-        Ok(text) if parse_hex::<32>(text.trim()).ok() != Some(config.public_key) => Err(swapped("this host has pinned")),
+        // An empty file is a pin that a full disk or a power loss kept from being written.
+        Ok(text) if !text.trim().is_empty() && parse_hex::<32>(text.trim()).ok() != Some(config.public_key) => Err(swapped("this host has pinned")),
         _ => Ok(()),
     }
 }
 
-fn pin(config: &Config, state_dir: &Path) -> Result<()> {
+/// Order: 1 temporary file, written and synced · 2 rename. A pin is whole or not there.
+fn pin(config: &Config, state_dir: &Path) -> std::io::Result<()> {
     let path = pin_path(state_dir, &config.store);
-    if path.exists() {
+    if fs::metadata(&path).is_ok_and(|m| m.len() > 0) {
         return Ok(());
     }
-    let dir = path.parent().expect("pins/ is its parent");
-    fs::create_dir_all(dir).and_then(|()| fs::write(&path, to_hex(&config.public_key))).map_err(|source| StoreError::Storage {
-        op: "write",
-        name: path.display().to_string(),
-        source,
-    })
+    fs::create_dir_all(path.parent().expect("pins/ is its parent"))?;
+    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    let mut file = fs::File::create(&temporary)?;
+    let written = file.write_all(to_hex(&config.public_key).as_bytes()).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, &path));
+    if written.is_err() {
+        // It is ours alone; the error above matters more.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
 
 fn read_ring(platform: &dyn Platform, config: &Config, credential: Option<&Credential>) -> Result<KeyRing> {

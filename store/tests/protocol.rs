@@ -134,6 +134,32 @@ fn damage_is_found_reported_and_never_restored() {
 }
 
 #[test]
+fn the_next_backup_stores_again_what_is_gone_or_reported() {
+    let lab = Lab::new();
+    let data = content(3 * REGION, 11);
+    let first = backup(&lab.open(), "a", &data, full()).expect("backs up");
+    // Gone: a compare with that very point must not trust its places.
+    for pack in lab.files("d") {
+        fs::rename(&pack, lab.dir.path().join(pack.file_name().expect("name"))).expect("moves away");
+    }
+    let store = lab.open_with(lab.credential(), "s2").expect("opens");
+    let second = backup(&store, "a", &data, Plan::Compare { reason: "t".into(), base: (first.id, 0) }).expect("backs up");
+    assert_eq!(restore(&store, &point(&store, &second)).expect("all of it is there again"), data);
+    // Damaged and reported by a reader: neither the parent's place nor the index's is used again.
+    let pack = lab.files("d").remove(0);
+    let mut bytes = fs::read(&pack).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&pack, bytes).expect("damages");
+    let store = lab.open_with(lab.credential(), "s3").expect("opens");
+    assert!(restore(&store, &point(&store, &second)).is_err());
+    for plan in [Plan::Compare { reason: "t".into(), base: (second.id, 0) }, full()] {
+        let healed = backup(&store, "b", &data, plan).expect("backs up");
+        assert_eq!(restore(&store, &point(&store, &healed)).expect("restores"), data);
+    }
+}
+
+#[test]
 fn metadata_has_a_second_copy() {
     let lab = Lab::new();
     let store = lab.open();

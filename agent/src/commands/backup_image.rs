@@ -9,7 +9,7 @@ use crate::{
     output::{self, Bar},
     points::{check_name, check_tags},
 };
-use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, Progress, Session, Store};
+use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store};
 use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 /// Target name of an image's one disk.
@@ -68,10 +68,10 @@ pub fn now_unix_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
-/// The newest point of this name that has the disk is compared with.
+/// The newest point of this name that is not known to be damaged is compared with: what is compared with a damaged one would inherit its damage.
 fn plan(session: &Session, store: &Store, name: &str) -> Outcome<Plan> {
-    let newest: Option<&Point> = session.points().iter().rfind(|p| p.summary.name == name);
-    let Some(p) = newest else { return Ok(Plan::Full { reason: "first backup".into() }) };
+    let newest: Option<&Point> = session.points().iter().rfind(|p| p.summary.name == name && p.state() != PointState::Damaged);
+    let Some(p) = newest else { return Ok(Plan::Full { reason: "no undamaged point of this name".into() }) };
     match store.disks(p)?.iter().position(|d| d.target == TARGET) {
         Some(i) => Ok(Plan::Compare { reason: "an image has no dirty bitmap".into(), base: (p.id, i) }),
         None => Ok(Plan::Full { reason: "the newest point of this name is of a domain".into() }),

@@ -18,7 +18,7 @@ use cairn_hypervisor::{
     guard::link::GuardCommand,
 };
 use cairn_quiesce::{QuiesceLevel, QuiescePolicy};
-use cairn_store::{BackupOutcome, DiskJob, Part, Plan, Point, PointInfo, Progress, Session, Store, StoreError, format::SessionId};
+use cairn_store::{BackupOutcome, DiskJob, Part, Plan, Point, PointInfo, PointState, Progress, Session, Store, StoreError, format::SessionId};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// What to back up and how.
@@ -174,21 +174,26 @@ fn disk_job(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk) -> O
     let base = |session: [u8; 16], ordinal: u32| (SessionId(session), ordinal as usize);
     let plan = match &d.plan {
         DiskPlan::Incremental { base_session, base_ordinal, dirty } => Plan::Incremental { base: base(*base_session, *base_ordinal), dirty: dirty.clone() },
-        DiskPlan::Compare { reason, base: Some((session, ordinal)) } => Plan::Compare { reason: reason.to_string(), base: base(*session, *ordinal) },
-        DiskPlan::Compare { reason, base: None } | DiskPlan::Full { reason } => compare_with_newest(store, session, uuid, d, &reason.to_string())?,
+        DiskPlan::Compare { reason, base: Some((id, ordinal)) } if session.point(&SessionId(*id)).is_some_and(|p| p.state() != PointState::Damaged) => {
+            Plan::Compare { reason: reason.to_string(), base: base(*id, *ordinal) }
+        }
+        DiskPlan::Compare { reason, .. } | DiskPlan::Full { reason } => compare_with_newest(store, session, uuid, d, &reason.to_string())?,
     };
     Ok(DiskJob { target: d.target.clone(), source: Arc::new(CapturedSource(d.reader.clone())), plan })
 }
 
-/// The newest point of the same domain that has a disk of this target: comparing stores no less, but finds what is unchanged without the
-/// index and inherits its map.
+/// The newest undamaged point of the same domain that has a disk of this target: comparing stores no less, but finds what is unchanged without
+/// the index and inherits its map.
 fn compare_with_newest(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk, reason: &str) -> Outcome<Plan> {
-    let mine = |p: &&Point| store.manifest(p).ok().and_then(|m| SavedDomain::of(&m)).is_some_and(|s| s.uuid == uuid);
-    let Some(p) = session.points().iter().rev().find(mine) else { return Ok(Plan::Full { reason: "first backup of this domain".into() }) };
-    Ok(match store.disks(p)?.iter().position(|e| e.target == d.target) {
-        Some(i) => Plan::Compare { reason: reason.into(), base: (p.id, i) },
-        None => Plan::Full { reason: "new disk".into() },
-    })
+    let mine = |p: &&Point| p.state() != PointState::Damaged && store.manifest(p).ok().and_then(|m| SavedDomain::of(&m)).is_some_and(|s| s.uuid == uuid);
+    let mut known = false;
+    for p in session.points().iter().rev().filter(mine) {
+        known = true;
+        if let Some(i) = store.disks(p)?.iter().position(|e| e.target == d.target) {
+            return Ok(Plan::Compare { reason: reason.into(), base: (p.id, i) });
+        }
+    }
+    Ok(Plan::Full { reason: if known { "new disk" } else { "no undamaged point of this domain" }.into() })
 }
 
 fn warnings(r: &BackupRequest<'_>, capture: &LiveCapture) -> Vec<String> {

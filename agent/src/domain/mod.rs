@@ -42,7 +42,7 @@ impl From<HostError> for Failure {
 impl From<CaptureError> for Failure {
     fn from(e: CaptureError) -> Self {
         let code = match &e {
-            CaptureError::Busy { .. } | CaptureError::ForeignJob { .. } => BUSY,
+            CaptureError::Busy { .. } | CaptureError::ForeignJob { .. } | CaptureError::Changed { .. } => BUSY,
             CaptureError::NoSuchDisk { .. } => NOT_FOUND,
             CaptureError::NotRunning { .. } | CaptureError::NotQuiesced { .. } | CaptureError::ScratchSpace { .. } => REFUSED,
             _ => FAILED,

@@ -65,6 +65,14 @@ pub enum CaptureError {
         /// Why and what to do.
         problem: String,
     },
+    /// The image chain is another one than pre-flight saw.
+    #[error("disk {disk} of domain {domain:?} got another image chain while the backup began (a snapshot, a commit?); nothing was saved, try again")]
+    Changed {
+        /// Name.
+        domain: String,
+        /// Target.
+        disk: String,
+    },
     /// Quiesce was required.
     #[error("domain {domain:?} was not quiesced, which the policy requires: {reason}")]
     NotQuiesced {

@@ -43,6 +43,7 @@ use crate::guard::config::GuardConfig;
 use crate::guard::link::{GuardCommand, GuardLink};
 use crate::host::LIBVIRT_PRESERVE_SHUTDOWN;
 use crate::qmp::bitmaps::{BitmapAction, GRANULARITY_BYTES, transaction};
+use crate::qmp::nodes::Nodes;
 
 /// Threads for socket work; reading threads are the caller's.
 const RUNTIME_THREADS: usize = 2;
@@ -206,6 +207,7 @@ impl LiveCapture {
         self.add_bitmaps(chosen)?;
         self.guard = Some(self.start_guard(options)?);
         self.instant(options, probe, chosen, socket)?;
+        self.same_chains(chosen)?;
         if options.quiesce == QuiescePolicy::Require && self.quiesce.level == QuiesceLevel::Crash {
             let reason = self.quiesce.reason.clone().unwrap_or_default();
             return Err(CaptureError::NotQuiesced { domain: self.name.clone(), reason });
@@ -287,6 +289,21 @@ impl LiveCapture {
         }
         self.quiesce = outcome.report;
         Ok(outcome.value?)
+    }
+
+    /// Between pre-flight and the job's begin nothing keeps others from a snapshot, a commit or another image; from the begin on libvirt does.
+    /// A chain that changed in between has nodes whose bitmaps would be missed: such a point would lack writes.
+    fn same_chains(&self, chosen: &[Chosen]) -> Result<(), CaptureError> {
+        let nodes = Nodes::query(&self.domain)?;
+        for chosen in chosen {
+            let now = nodes.chain(&chosen.disk)?;
+            let same = now.len() == chosen.chain.len() && now.iter().zip(&chosen.chain).all(|(a, b)| a.name == b.name && a.filename == b.filename);
+            let tracked = now.first().is_some_and(|top| top.bitmaps.iter().any(|b| b.name.as_deref() == Some(&self.names.disk(chosen.ordinal)) && b.recording));
+            if !same || !tracked {
+                return Err(CaptureError::Changed { domain: self.name.clone(), disk: chosen.disk.target.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// The disks, in the order of their ordinals.

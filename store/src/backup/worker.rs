@@ -1,7 +1,7 @@
 //! A worker's part: read a region, cut, hash, look up, seal. And the consumer's: give the new frames their place.
 
 use crate::{
-    BlockSource, Result,
+    BlockSource, Result, StoreError,
     chunk::{Cutter, Dirty, NewRun, RegionReader},
     crypto::{Keys, PackKey, SealedFrame, Sealer},
     index::IndexReader,
@@ -35,8 +35,10 @@ enum OutRun {
 pub(super) struct RegionOutcome {
     pub(super) region: u64,
     runs: Vec<OutRun>,
-    /// The parent's node of this region, and its id.
+    /// The parent's node of this region, where it can be read.
     old: Option<Ref>,
+    /// A chunk of the parent's was damaged or gone and has another place now.
+    healed: bool,
     pub(super) read_bytes: u64,
     pub(super) changed_bytes: u64,
     pub(super) looked_at_bytes: u64,
@@ -82,16 +84,23 @@ impl<'a> Worker<'a> {
             Some(p) => p.region_ref(&mut self.zstd, job.region)?,
             None => None,
         };
-        let old_runs = match (&self.parent, &old) {
-            (Some(p), Some(r)) => p.region(&mut self.zstd, r)?.0,
-            _ => Vec::new(),
+        let (old_runs, readable) = match (&self.parent, &old) {
+            (Some(p), Some(r)) => match p.region(&mut self.zstd, r) {
+                Ok(region) => (region.0, true),
+                // The parent's node is damaged, but the source has it all: this region is read whole and its node written anew.
+                Err(StoreError::Damaged { .. }) => (Vec::new(), false),
+                Err(e) => return Err(e),
+            },
+            _ => (Vec::new(), true),
         };
         let start = job.region * REGION_BYTES;
-        let (new, read_bytes) = self.reader.walk(self.source, start, &old_runs, &job.dirty)?;
+        let dirty = if readable { &job.dirty } else { &Dirty::All };
+        let (new, read_bytes) = self.reader.walk(self.source, start, &old_runs, dirty)?;
         let mut out = RegionOutcome {
             region: job.region,
             runs: Vec::with_capacity(new.len()),
-            old,
+            old: old.filter(|_| readable),
+            healed: false,
             read_bytes,
             changed_bytes: 0,
             looked_at_bytes: looked_at(job, self.source.size_bytes()),
@@ -104,20 +113,24 @@ impl<'a> Worker<'a> {
                     Run::Chunk(n, r) => OutRun::Known(*n, *r),
                     Run::Zero(n) => OutRun::Zero(*n),
                 },
-                NewRun::New(range) => self.chunk(range, &old_places, &mut out.changed_bytes)?,
+                NewRun::New(range) => self.chunk(range, &old_places, &mut out.changed_bytes, &mut out.healed)?,
             };
             out.runs.push(run);
         }
         Ok(out)
     }
 
-    fn chunk(&mut self, range: std::ops::Range<usize>, old: &OldPlaces, changed_bytes: &mut u64) -> Result<OutRun> {
+    fn chunk(&mut self, range: std::ops::Range<usize>, old: &OldPlaces, changed_bytes: &mut u64, healed: &mut bool) -> Result<OutRun> {
         let content = self.reader.content(&range);
         let n = blocks(range.len());
         let id = self.session.store.keys.content_id(FrameKind::Chunk, 0, content);
-        // Unchanged at its place: the parent's reference, which needs no check (the parent is committed and not forgotten).
+        // Unchanged at its place: the parent's reference. The parent is committed and not forgotten, so no GC takes it; but it was read again
+        // here, and what is known to be damaged or gone is stored anew while the content is at hand.
         if let Some(r) = old.at(range.start, n).filter(|r| r.id == id) {
-            return Ok(OutRun::Known(n, r));
+            if self.session.store.locate_in(&r.at.pack, &id) == Some(r.at) && !self.session.bad.contains(&r.at) {
+                return Ok(OutRun::Known(n, r));
+            }
+            *healed = true;
         }
         *changed_bytes += content.len() as u64;
         if let Some(at) = self.pending.find(&id) {
@@ -139,10 +152,14 @@ impl<'a> Worker<'a> {
         // A pack that cannot be read is a missed duplicate, no more.
         let Ok(info) = self.session.store.packs.info(&pack) else { return Ok(None) };
         let Some(slot) = info.footer.find(id) else { return Ok(None) };
+        let at = Location { pack, offset: slot.offset, stored_len: slot.stored_len };
+        if self.session.bad.contains(&at) {
+            return Ok(None);
+        }
         if pack.session != self.session.id() {
             self.session.referenced.lock().unwrap_or_else(PoisonError::into_inner).insert(pack, info.size_bytes);
         }
-        Ok(Some(Location { pack, offset: slot.offset, stored_len: slot.stored_len }))
+        Ok(Some(at))
     }
 }
 
@@ -196,7 +213,8 @@ impl RegionOutcome {
             return Ok(None);
         }
         let id = keys.content_id(FrameKind::Node, 0, &region_canonical(&region));
-        if let Some(old) = self.old.filter(|o| o.id == id) {
+        // A healed chunk lies elsewhere now: the node is written anew, with its hint.
+        if let Some(old) = self.old.filter(|o| o.id == id && !self.healed) {
             return Ok(Some(old));
         }
         let mut sealer = Sealer::new(keys.family(), META_ZSTD_LEVEL);

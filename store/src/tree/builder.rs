@@ -85,7 +85,8 @@ impl TreeBuilder {
         for (i, node) in open.changed {
             children[i] = node;
         }
-        let same = old.as_ref().is_some_and(|b| b.0.iter().zip(&children).all(|(a, b)| a.map(|r| r.id) == b.map(|r| r.id)));
+        // With their hints: a healed node has the old id at another place.
+        let same = old.as_ref().is_some_and(|b| b.0 == children);
         let inherited = match (&self.parent, same) {
             (Some(p), true) if level <= p.level => p.node(&mut self.zstd, level, open.index)?,
             _ => None,
