@@ -90,7 +90,7 @@ fn is_hex(s: &str) -> bool {
     !s.is_empty() && s.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// A time with zone, or one of the host's zone; a date alone is its midnight. Unix milliseconds.
+/// A time with zone, or one of the host's zone, as far as it is said: a date alone is the whole day. Unix milliseconds.
 fn parse_time(text: &str) -> Option<i64> {
     if !text.contains('-') {
         return None;
@@ -99,8 +99,15 @@ fn parse_time(text: &str) -> Option<i64> {
         return Some(t.as_millisecond());
     }
     let civil: DateTime = text.parse().ok()?;
-    // "02:00" means the whole of that minute: a point of 02:00:30 is not after it.
-    let rounded = if text.len() <= 16 && text.contains('T') { civil.checked_add(jiff::Span::new().seconds(59).milliseconds(999)).ok()? } else { civil };
+    // What is not said is the whole of it: "02:00" is not before 02:00:30, and a second, as `list` prints it, not before its milliseconds.
+    let said_ms = match (text.contains('.'), text.contains([':', 'T', ' ']), text.matches(':').count()) {
+        (true, ..) => 0,
+        (_, false, _) => 24 * 3_600_000 - 1,
+        (_, true, 0) => 3_600_000 - 1,
+        (_, true, 1) => 60_000 - 1,
+        _ => 999,
+    };
+    let rounded = civil.checked_add(jiff::Span::new().milliseconds(said_ms)).ok()?;
     TimeZone::system().to_timestamp(rounded).ok().map(|t| t.as_millisecond())
 }
 
@@ -124,6 +131,18 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_as_long_as_it_is_said() {
+        let at = |text: &str| parse_time(text).expect("a time");
+        let base = at("2026-11-21T02:00:10.000");
+        assert_eq!(at("2026-11-21T02:00:10") - base, 999, "the second that list prints");
+        assert_eq!(at("2026-11-21 02:00:10") - base, 999);
+        assert_eq!(at("2026-11-21 02:00"), at("2026-11-21T02:00"));
+        assert_eq!(at("2026-11-21T02:00") - base, 49_999);
+        assert_eq!(at("2026-11-21") - at("2026-11-21T00:00:00.000"), 86_399_999);
+        assert_eq!(parse_time("latest"), None);
+    }
+
+    #[test]
     fn specifications_find_their_point() {
         let all = [
             point("web", "2026-11-20T02:00:10Z", 1),
@@ -138,6 +157,7 @@ mod tests {
         assert_eq!(pick("web@-3"), Err(15));
         assert_eq!(pick("web@2026-11-21T12:00:00Z"), Ok(2));
         assert_eq!(pick("web@2026-11-19"), Err(15));
+        assert_eq!(pick("web@2026-11-25"), Ok(4));
         assert_eq!(pick("odd@name"), Ok(3));
         assert_eq!(pick("odd@name@latest"), Ok(3));
         assert_eq!(pick(&all[1].id.to_string()[..14]), Ok(2));

@@ -98,11 +98,12 @@ pub fn init(root: &Path, options: InitOptions) -> Result<InitReport> {
     } else {
         plain.to_vec()
     };
-    write(&platform, &ObjectName::key_ring(1), &small::encode(ObjectKind::KeyRing, &config.store.0, 1, &sealed)?)?;
+    let ring_object = small::encode(ObjectKind::KeyRing, &config.store.0, 1, &sealed)?;
+    ObjectName::key_ring(1).iter().try_for_each(|name| write(&platform, name, &ring_object))?;
     let mut bytes = config.encode_unsigned();
     let (_, signature) = sign(&ring.signing_seed, &bytes);
     bytes.extend_from_slice(&signature);
-    write(&platform, &ObjectName::config(1), &bytes)?;
+    ObjectName::config(1).iter().try_for_each(|name| write(&platform, name, &bytes))?;
     Ok(report)
 }
 

@@ -10,7 +10,7 @@ use cairn_store_format::{
     pack::{FRAME_HEADER_BYTES, FrameKind},
     register::{self, RegisterKind},
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::PoisonError};
 use zstd::bulk::Decompressor;
 
 /// Frames read in one request begin within so many bytes; a region of incompressible chunks is 4 MiB.
@@ -38,7 +38,12 @@ impl Inner {
     }
 
     fn fetch_elsewhere(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8, first: StoreError) -> Result<Vec<u8>> {
-        tracing::warn!("{first}; looking for another copy");
+        // A pack that is lost as a whole is one finding, however many chunks lie in it.
+        let lost = self.packs.info(&r.at.pack).is_err();
+        let new = !lost || self.lost_packs.lock().unwrap_or_else(PoisonError::into_inner).insert(r.at.pack);
+        if new {
+            tracing::warn!("{first}; looking for another copy");
+        }
         let mut moved = Some(r.at);
         while let Some(at) = moved.and_then(|at| self.relocation_of(&at).transpose()).transpose()? {
             if let Ok(plain) = self.fetch_at(zstd, &at, &r.id, kind, level) {
@@ -62,7 +67,9 @@ impl Inner {
                 return Ok(plain);
             }
         }
-        self.report(&r.at, &first);
+        if new {
+            self.report(&r.at, &first);
+        }
         Err(first)
     }
 

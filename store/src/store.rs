@@ -9,20 +9,21 @@ use crate::{
     resolve::Relocations,
 };
 use cairn_store_format::{
-    ObjectName, StoreId,
+    ObjectName, PackId, StoreId,
     config::Config,
     header::ObjectKind,
     ids::{parse_hex, to_hex},
     keys::{KeyRing, KeySlot},
     limits::SMALL_BYTES_MAX,
-    name::parse_round,
+    name::parse_copy,
     small,
 };
 use std::{
+    collections::HashSet,
     fs,
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
 };
 use zeroize::Zeroizing;
 
@@ -44,6 +45,8 @@ pub(crate) struct Inner {
     pub(crate) index: Index,
     pub(crate) packs: PackReader,
     pub(crate) relocations: OnceLock<Relocations>,
+    /// Packs that cannot be opened at all and were reported by this process: one report for all their chunks.
+    pub(crate) lost_packs: Mutex<HashSet<PackId>>,
     pub(crate) host: String,
 }
 
@@ -67,7 +70,9 @@ impl Store {
         let keys = Arc::new(Keys::new(config.family, &ring, config.encrypted));
         let index = Index::open_or_temporary(&options.state_dir.join("index"), &config.store)?;
         let packs = PackReader::new(platform.clone());
-        Ok(Self { inner: Arc::new(Inner { platform, config, keys, index, packs, relocations: OnceLock::new(), host: options.host }) })
+        Ok(Self {
+            inner: Arc::new(Inner { platform, config, keys, index, packs, relocations: OnceLock::new(), lost_packs: Mutex::default(), host: options.host }),
+        })
     }
 
     /// Id of the store in a directory and whether it is encrypted, before any key is at hand. Nothing is pinned or trusted by this.
@@ -90,14 +95,35 @@ impl Store {
     }
 }
 
-/// The newest configuration, its signature checked by the key inside it (the pin says whether that key is the right one).
+/// The newest configuration, its signature checked by the key inside it (the pin says whether that key is the right one). It lies there twice.
 fn read_config(platform: &dyn Platform) -> Result<Config> {
-    let none = || StoreError::NoStore { at: platform.location(), why: "there is no config/ in it; make a store with 'cairn init'".into() };
-    let newest = platform.list("config")?.into_iter().filter(|n| parse_round(n.file(), "").is_some()).max().ok_or_else(none)?;
-    let bytes = platform.read(&newest, SMALL_BYTES_MAX)?.ok_or_else(none)?;
-    let (config, signed, signature) = Config::decode(&bytes).map_err(|e| StoreError::damaged(&newest, e))?;
-    verify_signature(&config.public_key, signed, &signature)?;
-    Ok(config)
+    let none = || StoreError::NoStore {
+        at: platform.location(),
+        why: "there is no config/ in it; is its file system mounted? A new store is made with 'cairn init'".into(),
+    };
+    let names = platform.list("config")?;
+    let newest = names.iter().filter_map(|n| parse_copy(n.file(), "")).max().ok_or_else(none)?;
+    first_whole(&names, newest, "", |name| {
+        let bytes = platform.read(name, SMALL_BYTES_MAX)?.ok_or_else(none)?;
+        let (config, signed, signature) = Config::decode(&bytes).map_err(|e| StoreError::damaged(name, e))?;
+        verify_signature(&config.public_key, signed, &signature)?;
+        Ok(config)
+    })
+}
+
+/// The first of an object's copies that is whole; else the first one's error.
+fn first_whole<T>(names: &[ObjectName], number: u64, prefix: &str, read: impl Fn(&ObjectName) -> Result<T>) -> Result<T> {
+    let mut first = None;
+    for name in names.iter().filter(|n| parse_copy(n.file(), prefix) == Some(number)) {
+        match read(name) {
+            Ok(v) => return Ok(v),
+            Err(e) => {
+                tracing::warn!("{e}; trying the other copy");
+                first = first.or(Some(e));
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| StoreError::damaged(format_args!("{prefix}{number}"), "both copies are missing")))
 }
 
 fn pin_path(state_dir: &Path, store: &StoreId) -> PathBuf {
@@ -149,17 +175,16 @@ fn pin(config: &Config, state_dir: &Path) -> std::io::Result<()> {
 fn read_ring(platform: &dyn Platform, config: &Config, credential: Option<&Credential>) -> Result<KeyRing> {
     let names = platform.list("keys")?;
     let damaged = |e: &dyn std::fmt::Display| StoreError::damaged("keys/", e);
-    let newest = names.iter().filter_map(|n| Some((parse_round(n.file(), "ring-")?, n))).max_by_key(|r| r.0);
-    let (number, name) = newest.ok_or_else(|| damaged(&"the key ring is missing"))?;
-    let bytes = platform.read(name, SMALL_BYTES_MAX)?.ok_or_else(|| damaged(&"the key ring is missing"))?;
-    let ring = small::decode(ObjectKind::KeyRing, &bytes).map_err(|e| damaged(&e))?;
+    let number = names.iter().filter_map(|n| parse_copy(n.file(), "ring-")).max().ok_or_else(|| damaged(&"the key ring is missing"))?;
     let aad = small::aad(ObjectKind::KeyRing, &config.store.0, number);
-    if !config.encrypted {
-        return Ok(KeyRing::decode(ring.sealed)?);
-    }
-    let master = find_master(platform, &names, credential)?;
-    let plain = Zeroizing::new(crate::crypto::open_with(&master, &aad, ring.sealed).ok_or_else(|| damaged(&"the key ring's seal does not hold"))?);
-    Ok(KeyRing::decode(&plain)?)
+    let master = if config.encrypted { Some(find_master(platform, &names, credential)?) } else { None };
+    first_whole(&names, number, "ring-", |name| {
+        let bytes = platform.read(name, SMALL_BYTES_MAX)?.ok_or_else(|| damaged(&"the key ring is missing"))?;
+        let ring = small::decode(ObjectKind::KeyRing, &bytes).map_err(|e| StoreError::damaged(name, e))?;
+        let Some(master) = &master else { return Ok(KeyRing::decode(ring.sealed)?) };
+        let plain = crate::crypto::open_with(master, &aad, ring.sealed).ok_or_else(|| StoreError::damaged(name, "its seal does not hold"))?;
+        Ok(KeyRing::decode(&Zeroizing::new(plain))?)
+    })
 }
 
 fn find_master(platform: &dyn Platform, names: &[ObjectName], credential: Option<&Credential>) -> Result<Zeroizing<[u8; 32]>> {

@@ -8,8 +8,8 @@ use crate::{
     tree::{RegionAt, TreeReader, load_region},
 };
 use cairn_store_format::{
-    Location, ObjectName, PackId,
-    limits::{BLOCK_BYTES, REGION_BYTES},
+    Location, ObjectName, PackId, PackKind,
+    limits::{BLOCK_BYTES, PACK_BYTES_MAX, REGION_BYTES},
     map::{Ref, Run},
 };
 use std::{
@@ -51,9 +51,27 @@ pub struct VerifyReport {
 /// Remembers across points what was checked, so that shared chunks are read once.
 #[derive(Default)]
 pub struct Verifier {
-    checked: Mutex<HashSet<Location>>,
+    /// One bit a frame: its slot in its pack's footer.
+    checked: Mutex<HashMap<PackId, Vec<u64>>>,
     nodes: Mutex<HashSet<Location>>,
     packs: Mutex<HashMap<PackId, bool>>,
+    /// Metadata packs whose two copies were compared.
+    twins: Mutex<HashSet<PackId>>,
+}
+
+impl Verifier {
+    fn is_checked(&self, pack: &PackId, slot: usize) -> bool {
+        let map = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        map.get(pack).and_then(|bits| bits.get(slot / 64)).is_some_and(|word| word >> (slot % 64) & 1 == 1)
+    }
+    fn check(&self, pack: PackId, slot: usize) {
+        let mut map = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let bits = map.entry(pack).or_default();
+        if bits.len() <= slot / 64 {
+            bits.resize(slot / 64 + 1, 0);
+        }
+        bits[slot / 64] |= 1 << (slot % 64);
+    }
 }
 
 impl Store {
@@ -146,6 +164,11 @@ impl DiskCheck<'_> {
         if self.verifier.nodes.lock().unwrap_or_else(PoisonError::into_inner).contains(&region.node.at) {
             return Ok(out);
         }
+        if self.data
+            && let Some(why) = self.compare_twins(&region.node.at.pack)?
+        {
+            out.damage.push(Damage { target: self.target.into(), offset: start, len: 0, why });
+        }
         let node = match load_region(&self.store.inner, zstd, &region.node) {
             Ok(n) => n,
             Err(e @ StoreError::Damaged { .. }) => {
@@ -161,7 +184,7 @@ impl DiskCheck<'_> {
             if let Run::Chunk(n, r) = run {
                 out.chunks += 1;
                 places.push((start + block * BLOCK_BYTES as u64, usize::from(*n) * BLOCK_BYTES));
-                if !self.verifier.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(&r.at) {
+                if !self.slot(r).is_some_and(|slot| self.verifier.is_checked(&r.at.pack, slot)) {
                     todo.push((places.len() - 1, *r));
                 }
             }
@@ -173,12 +196,31 @@ impl DiskCheck<'_> {
             self.look_up_chunks(&todo, &places, &mut out)?;
         }
         if out.damage.is_empty() {
-            let mut good = self.verifier.checked.lock().unwrap_or_else(PoisonError::into_inner);
-            good.extend(todo.iter().map(|(_, r)| r.at));
-            drop(good);
+            for (_, r) in &todo {
+                if let Some(slot) = self.slot(r) {
+                    self.verifier.check(r.at.pack, slot);
+                }
+            }
             self.verifier.nodes.lock().unwrap_or_else(PoisonError::into_inner).insert(region.node.at);
         }
         Ok(out)
+    }
+
+    /// Where a chunk stands in its pack's footer, if it stands there.
+    fn slot(&self, r: &Ref) -> Option<usize> {
+        let info = self.store.inner.packs.info(&r.at.pack).ok()?;
+        info.footer.slots.binary_search_by(|s| s.id.cmp(&r.id)).ok().filter(|i| info.footer.slots[*i].offset == r.at.offset)
+    }
+
+    /// A metadata pack lies there twice; that the other copy would do is no reason to leave a bad one unmentioned.
+    fn compare_twins(&self, pack: &PackId) -> Result<Option<String>> {
+        if pack.kind != PackKind::Meta || !self.verifier.twins.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack) {
+            return Ok(None);
+        }
+        let read = |name: &ObjectName| self.store.inner.platform.read(name, PACK_BYTES_MAX);
+        let names = ObjectName::pack(pack);
+        let (a, b) = (read(&names[0])?, read(&names[1])?);
+        Ok((a.is_none() || a != b).then(|| format!("the copies {} and {} are not the same; one of them still serves", names[0], names[1])))
     }
 
     fn read_chunks(&self, zstd: &mut Decompressor<'static>, todo: &[(usize, Ref)], places: &[(u64, usize)], out: &mut RegionReport) -> Result<()> {

@@ -44,14 +44,14 @@ fn a_swapped_configuration_is_refused() {
     let lab = Lab::with(false);
     let id = lab.open().id();
     let other = Lab::with(false);
-    let config = |l: &Lab| l.root().join(ObjectName::config(1).as_str());
-    let mut forged = fs::read(config(&other)).expect("reads");
+    let configs = |l: &Lab| ObjectName::config(1).map(|name| l.root().join(name.as_str()));
+    let mut forged = fs::read(&configs(&other)[0]).expect("reads");
     assert!(lab.open_with(None, "state").is_ok());
-    fs::write(config(&lab), &forged).expect("swaps");
+    configs(&lab).iter().for_each(|c| fs::write(c, &forged).expect("swaps"));
     // Another store's valid configuration is another store, never this one under a new key.
     assert!(lab.open_with(None, "state").is_err() || lab.open_with(None, "state").is_ok_and(|s| s.id() != id));
     forged[30] ^= 1;
-    fs::write(config(&lab), &forged).expect("damages");
+    configs(&lab).iter().for_each(|c| fs::write(c, &forged).expect("damages"));
     assert!(matches!(lab.open_with(None, "state").map(drop), Err(StoreError::Damaged { .. } | StoreError::Format(_))));
 }
 
@@ -256,12 +256,51 @@ fn a_register_under_another_name_or_of_another_store_is_refused() {
     let mut other = a.id;
     other.0[15] ^= 1;
     fs::copy(&from, lab.root().join(ObjectName::register(&other).as_str())).expect("replays");
-    assert!(matches!(store.points(), Err(StoreError::Damaged { .. })));
+    let (points, damaged) = store.points_from_storage().expect("lists");
+    assert_eq!((points.len(), damaged.len()), (1, 1), "the replayed one is refused, the good one is still there");
+    assert_eq!(store.points().expect("lists").len(), 1);
     let second = Lab::new();
     let to = second.root().join(ObjectName::register(&a.id).as_str());
     fs::create_dir_all(to.parent().expect("dir")).expect("dirs");
     fs::copy(&from, to).expect("copies");
-    assert!(matches!(second.open().points(), Err(StoreError::Damaged { .. })));
+    assert!(second.open().points().expect("lists").is_empty());
+}
+
+#[test]
+fn what_a_store_hangs_on_lies_there_twice() {
+    for copy in [0, 1] {
+        let lab = Lab::new();
+        for name in [&ObjectName::config(1)[copy], &ObjectName::key_ring(1)[copy]] {
+            let path = lab.root().join(name.as_str());
+            let mut bytes = fs::read(&path).expect("reads");
+            bytes[40] ^= 1;
+            fs::write(&path, bytes).expect("damages");
+        }
+        let store = lab.open();
+        let out = backup(&store, "a", &content(9000, 1), full()).expect("backs up");
+        assert_eq!(restore(&store, &point(&store, &out)).expect("restores"), content(9000, 1));
+    }
+}
+
+#[test]
+fn one_bad_register_or_log_entry_hides_nothing_else() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(100_000, 2);
+    let (a, b) = (backup(&store, "a", &data, full()).expect("backs up"), backup(&store, "b", &data, full()).expect("backs up"));
+    store.tag(&point(&store, &b), "gold", true).expect("tags");
+    let register = lab.root().join(ObjectName::register(&a.id).as_str());
+    let mut bytes = fs::read(&register).expect("reads");
+    bytes[100] ^= 1;
+    fs::write(&register, bytes).expect("damages");
+    fs::write(lab.root().join(ObjectName::point_log(&b.id, 1).as_str()), b"").expect("an empty entry");
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    let points = fresh.points().expect("lists");
+    assert_eq!(points.len(), 1);
+    assert_eq!(points[0].tags(), ["gold"]);
+    assert_eq!(restore(&fresh, &points[0]).expect("restores"), data);
+    assert_eq!(store.points().expect("from the cache").len(), 2, "this host still knows it");
+    assert_eq!(store.points_from_storage().expect("lists").1.len(), 2, "and verify sees the damage");
 }
 
 #[test]

@@ -133,7 +133,7 @@ pub struct Backup {
     /// All running domains
     #[arg(long, conflicts_with = "domains")]
     pub all: bool,
-    /// Only this disk, by target (vda) or path; may be repeated
+    /// Only this disk, by target (vda); may be repeated
     #[arg(long = "disk", value_name = "TARGET")]
     pub disks: Vec<String>,
     /// Whether the guest's file systems must be frozen

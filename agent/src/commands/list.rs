@@ -12,7 +12,7 @@ use cairn_store::Point;
 /// Points, oldest first.
 pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
     let store = open_store(common)?;
-    let all = store.points()?;
+    let (all, damaged) = store.points_and_damage()?;
     let chosen: Vec<&Point> = match &o.name {
         None => all.iter().collect(),
         Some(name) => points::of_name(&all, name),
@@ -28,7 +28,8 @@ pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
     } else {
         println!("{}", output::point_table(&chosen));
     }
-    Ok(Done::Clean)
+    damaged.iter().for_each(|d| eprintln!("cairn: warning: {d}; a point may be missing above, see 'cairn verify --all'"));
+    Ok(if damaged.is_empty() { Done::Clean } else { Done::WithWarnings })
 }
 
 /// One point with its disks, warnings and source.

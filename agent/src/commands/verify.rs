@@ -21,7 +21,7 @@ const PRINTED_MAX: usize = 10;
 /// Checks points; damage ends in exit code 14 and is recorded.
 pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     let store = open_store(common)?;
-    let all = store.points()?;
+    let (all, unreadable) = store.points_from_storage()?;
     let chosen: Vec<&Point> = match &o.what {
         None => all.iter().collect(),
         Some(name) if !points::of_name(&all, name).is_empty() => points::of_name(&all, name),
@@ -43,11 +43,12 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     }
     drop(bar);
     if common.json {
-        output::print_json(&reports.iter().map(|(p, r)| json(p, r)).collect::<Vec<_>>().into());
+        output::print_json(&reports.iter().map(|(p, r)| json(p, r, o.data)).collect::<Vec<_>>().into());
     } else {
         reports.iter().for_each(|(p, r)| print(common, p, r, o.data));
     }
-    let damaged = reports.iter().any(|(_, r)| r.damage_count > 0);
+    unreadable.iter().for_each(|d| eprintln!("cairn: {d}"));
+    let damaged = !unreadable.is_empty() || reports.iter().any(|(_, r)| r.damage_count > 0);
     Ok(if damaged { Done::Code(DAMAGED) } else { Done::Clean })
 }
 
@@ -61,10 +62,10 @@ fn record(store: &Store, p: &Point, data: bool, report: &VerifyReport) -> Outcom
     Ok(())
 }
 
-fn json(p: &Point, r: &VerifyReport) -> serde_json::Value {
+fn json(p: &Point, r: &VerifyReport, data: bool) -> serde_json::Value {
     let damage: Vec<_> = r.damage.iter().map(|d| serde_json::json!({"target": d.target, "offset": d.offset, "length": d.len, "why": d.why})).collect();
     serde_json::json!({
-        "id": p.id.to_string(), "name": p.summary.name, "good": r.damage_count == 0, "chunks": r.chunks, "bytes": r.bytes, "damage_count": r.damage_count, "damage": damage,
+        "id": p.id.to_string(), "name": p.summary.name, "good": r.damage_count == 0, "data": data, "chunks": r.chunks, "bytes": r.bytes, "damage_count": r.damage_count, "damage": damage,
     })
 }
 

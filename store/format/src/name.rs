@@ -21,17 +21,17 @@ impl ObjectName {
     pub fn file(&self) -> &str {
         self.0.rsplit_once('/').map_or(&self.0, |p| p.1)
     }
-    /// `config/<n>`
-    pub fn config(n: u32) -> Self {
-        Self(format!("config/{n:08}"))
+    /// `config/<n>.a` and `.b`, the same twice: nothing else tells what a store is.
+    pub fn config(n: u32) -> [Self; 2] {
+        ["a", "b"].map(|copy| Self(format!("config/{n:08}.{copy}")))
     }
     /// `keys/slot-<kid>`
     pub fn key_slot(kid: &str) -> Self {
         Self(format!("keys/slot-{kid}"))
     }
-    /// `keys/ring-<n>`
-    pub fn key_ring(n: u32) -> Self {
-        Self(format!("keys/ring-{n:08}"))
+    /// `keys/ring-<n>.a` and `.b`, the same twice: without it nothing can be read.
+    pub fn key_ring(n: u32) -> [Self; 2] {
+        ["a", "b"].map(|copy| Self(format!("keys/ring-{n:08}.{copy}")))
     }
     /// Copies of a pack: one for data, `.a` and `.b` for metadata.
     pub fn pack(pack: &PackId) -> Vec<Self> {
@@ -109,9 +109,15 @@ pub fn parse_numbered(file: &str) -> Option<(SessionId, u32)> {
     Some((sid.parse().ok()?, n.parse().ok()?))
 }
 
-/// `<prefix><number>` (`config/`, `ring-`, `condemned-`).
+/// `<prefix><number>` (`condemned-`).
 pub fn parse_round(file: &str, prefix: &str) -> Option<u64> {
     file.strip_prefix(prefix)?.parse().ok()
+}
+
+/// `<prefix><number>.a` or `.b` (`config/`, `ring-`).
+pub fn parse_copy(file: &str, prefix: &str) -> Option<u64> {
+    let number = file.strip_suffix(".a").or_else(|| file.strip_suffix(".b"))?;
+    parse_round(number, prefix)
 }
 
 impl fmt::Display for ObjectName {

@@ -85,9 +85,25 @@ impl Point {
 pub(crate) const VERDICT_GOOD: &str = "good";
 
 impl Store {
-    /// All points, oldest first.
+    /// All points, oldest first. Registers that cannot be read are left out, with a warning: they must not hide the others.
     pub fn points(&self) -> Result<Vec<Point>> {
-        Ok(PointSet::load(&self.inner)?.into_live())
+        let (points, damaged) = self.points_and_damage()?;
+        damaged.iter().for_each(|d| tracing::warn!("{d}; 'cairn verify --all' tells more"));
+        Ok(points)
+    }
+
+    /// All points, oldest first, and what of registers and logs cannot be read.
+    pub fn points_and_damage(&self) -> Result<(Vec<Point>, Vec<String>)> {
+        let mut set = PointSet::load(&self.inner)?;
+        let damaged = std::mem::take(&mut set.damaged);
+        Ok((set.into_live(), damaged))
+    }
+
+    /// All points as they lie in the store now, past this host's cache, and what of their registers and logs cannot be read.
+    pub fn points_from_storage(&self) -> Result<(Vec<Point>, Vec<String>)> {
+        let mut set = PointSet::load_from_storage(&self.inner)?;
+        let damaged = std::mem::take(&mut set.damaged);
+        Ok((set.into_live(), damaged))
     }
 
     /// Whether a session has committed a point by now; asked afresh, so it knows of points that a session's B3 did not see.

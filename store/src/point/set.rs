@@ -18,6 +18,8 @@ const CACHE_BATCH: usize = 1000;
 
 /// All registers of a store, read.
 pub(crate) struct PointSet {
+    /// Registers and log entries that cannot be read, and why: they must not hide the others.
+    pub(crate) damaged: Vec<String>,
     live: Vec<Point>,
     forgotten: HashSet<SessionId>,
     registers: BTreeSet<SessionId>,
@@ -26,7 +28,17 @@ pub(crate) struct PointSet {
 impl PointSet {
     /// Lists `f/` before `c/`'s contents are judged: a forget that completed before is seen.
     pub(crate) fn load(store: &Inner) -> Result<Self> {
-        let mut cache = CachedReader { store, fresh: Vec::new() };
+        Self::read(store, true)
+    }
+
+    /// The same without the cache: what lies in the store now.
+    pub(crate) fn load_from_storage(store: &Inner) -> Result<Self> {
+        Self::read(store, false)
+    }
+
+    fn read(store: &Inner, cached: bool) -> Result<Self> {
+        let mut cache = CachedReader { store, cached, fresh: Vec::new() };
+        let mut damaged = Vec::new();
         let registers = list_months(store, "c")?;
         let mut forgotten: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
         let mut logs: BTreeMap<SessionId, Vec<(u32, ObjectName)>> = BTreeMap::new();
@@ -42,8 +54,8 @@ impl PointSet {
             if forgotten.contains(&id) {
                 continue;
             }
-            let Some(mut point) = read_register(store, &mut cache, &name, &id)? else { continue };
-            point.log = read_log(store, &mut cache, &id, logs.remove(&id).unwrap_or_default())?;
+            let Some(mut point) = or_damaged(read_register(store, &mut cache, &name, &id), &mut damaged)?.flatten() else { continue };
+            point.log = read_log(store, &mut cache, &id, logs.remove(&id).unwrap_or_default(), &mut damaged)?;
             if point.log_forgets() {
                 forgotten.insert(id);
             } else {
@@ -52,7 +64,7 @@ impl PointSet {
         }
         cache.keep()?;
         live.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
-        Ok(Self { live, forgotten, registers: ids })
+        Ok(Self { damaged, live, forgotten, registers: ids })
     }
 
     pub(crate) fn live(&self) -> &[Point] {
@@ -78,19 +90,34 @@ fn list_months(store: &Inner, root: &str) -> Result<Vec<ObjectName>> {
     Ok(out)
 }
 
+/// Damage of one object is noted; any other failure ends the listing.
+fn or_damaged<T>(result: Result<T>, damaged: &mut Vec<String>) -> Result<Option<T>> {
+    match result {
+        Ok(v) => Ok(Some(v)),
+        Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
+            damaged.push(e.to_string());
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// Reads objects that never change, through the cache.
 struct CachedReader<'a> {
     store: &'a Inner,
+    cached: bool,
     fresh: Vec<(String, Vec<u8>)>,
 }
 
 impl CachedReader<'_> {
     fn read(&mut self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
-        if let Some(bytes) = self.store.index.object(name.as_str())? {
+        if self.cached
+            && let Some(bytes) = self.store.index.object(name.as_str())?
+        {
             return Ok(Some(bytes));
         }
         let bytes = self.store.platform.read(name, max)?;
-        if let Some(b) = &bytes {
+        if let Some(b) = bytes.as_ref().filter(|_| self.cached) {
             self.fresh.push((name.as_str().to_owned(), b.clone()));
             if self.fresh.len() >= CACHE_BATCH {
                 self.keep()?;
@@ -123,13 +150,19 @@ fn read_register(store: &Inner, cache: &mut CachedReader<'_>, name: &ObjectName,
     Ok(Some(Point { id: *id, summary, body, register_sha256: Sha256::digest(&bytes).into(), log: Vec::new() }))
 }
 
-fn read_log(store: &Inner, cache: &mut CachedReader<'_>, id: &SessionId, mut names: Vec<(u32, ObjectName)>) -> Result<Vec<LogEntry>> {
+fn read_log(
+    store: &Inner,
+    cache: &mut CachedReader<'_>,
+    id: &SessionId,
+    mut names: Vec<(u32, ObjectName)>,
+    damaged: &mut Vec<String>,
+) -> Result<Vec<LogEntry>> {
     names.sort_unstable_by_key(|n| n.0);
     let mut out = Vec::with_capacity(names.len());
     for (n, name) in names {
         let Some(bytes) = cache.read(&name, SMALL_BYTES_MAX)? else { continue };
-        let plain = store.keys.open_object(&name, ObjectKind::PointLog, &id.0, n.into(), &bytes)?;
-        out.push(LogEntry::decode(&plain)?);
+        let entry = store.keys.open_object(&name, ObjectKind::PointLog, &id.0, n.into(), &bytes).and_then(|plain| Ok(LogEntry::decode(&plain)?));
+        out.extend(or_damaged(entry, damaged)?);
     }
     Ok(out)
 }
