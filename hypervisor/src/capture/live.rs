@@ -300,6 +300,7 @@ impl LiveCapture {
             let same = now.len() == chosen.chain.len() && now.iter().zip(&chosen.chain).all(|(a, b)| a.name == b.name && a.filename == b.filename);
             let tracked = now.first().is_some_and(|top| top.bitmaps.iter().any(|b| b.name.as_deref() == Some(&self.names.disk(chosen.ordinal)) && b.recording));
             if !same || !tracked {
+                tracing::debug!(before = ?chosen.chain, ?now, tracked, "image chain");
                 return Err(CaptureError::Changed { domain: self.name.clone(), disk: chosen.disk.target.clone() });
             }
         }

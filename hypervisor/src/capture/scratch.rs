@@ -4,7 +4,7 @@
 //! sweep finds what a crash left. A full scratch gives the guest ENOSPC, so space is checked first and watched by the guard.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,10 +40,14 @@ impl Scratch {
     pub fn prepare(dir: &Path, uuid: &str, disk_bytes: u64) -> Result<Self, CaptureError> {
         let folder = folder_of(dir, uuid);
         remove(&folder)?;
-        // Traversable for QEMU's user, listable only for us.
-        fs::DirBuilder::new().recursive(true).mode(0o711).create(&folder).map_err(failed("create", &folder))?;
+        // Traversable for QEMU's user, listable only for us. A folder that is there already stays as it is (it may be /tmp), and only the last
+        // part of a path is made: a mistyped one must not put the scratch on the root file system.
         for path in [dir, &folder] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o711)).map_err(failed("set the mode of", path))?;
+            match fs::DirBuilder::new().create(path) {
+                Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o711)).map_err(failed("set the mode of", path))?,
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path == dir => {}
+                Err(e) => return Err(failed("create", path)(e)),
+            }
         }
         let free_bytes = free_bytes(&folder)?;
         let needed_bytes = disk_bytes.min(FREE_BYTES_MIN);

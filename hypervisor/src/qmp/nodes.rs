@@ -147,7 +147,10 @@ impl Nodes {
             }
             let node = self.node_of(top, current, chain.is_empty());
             let node = node.ok_or_else(|| NodesError::NoNode { target: disk.target.clone(), filename: current.filename.clone() })?;
-            chain.push(node);
+            // While a job runs its filter stands on top and shows what it filters as its backing image: the same node twice.
+            if chain.last().is_none_or(|last: &ChainNode| last.name != node.name) {
+                chain.push(node);
+            }
             image = current.backing.as_deref();
         }
         Ok(chain)
