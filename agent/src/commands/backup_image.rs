@@ -70,8 +70,10 @@ pub fn now_unix_ms() -> u64 {
 
 /// The newest point of this name that is not known to be damaged is compared with: what is compared with a damaged one would inherit its damage.
 fn plan(session: &Session, store: &Store, name: &str) -> Outcome<Plan> {
-    let newest: Option<&Point> = session.points().iter().rfind(|p| p.summary.name == name && p.state() != PointState::Damaged);
-    let Some(p) = newest else { return Ok(Plan::Full { reason: "no undamaged point of this name".into() }) };
+    let mut mine = session.points().iter().rev().filter(|p| p.summary.name == name).peekable();
+    let first = mine.peek().is_none();
+    let newest: Option<&Point> = mine.find(|p| p.state() != PointState::Damaged);
+    let Some(p) = newest else { return Ok(Plan::Full { reason: if first { "first backup" } else { "no undamaged point of this name" }.into() }) };
     match store.disks(p)?.iter().position(|d| d.target == TARGET) {
         Some(i) => Ok(Plan::Compare { reason: "an image has no dirty bitmap".into(), base: (p.id, i) }),
         None => Ok(Plan::Full { reason: "the newest point of this name is of a domain".into() }),

@@ -185,15 +185,19 @@ fn disk_job(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk) -> O
 /// The newest undamaged point of the same domain that has a disk of this target: comparing stores no less, but finds what is unchanged without
 /// the index and inherits its map.
 fn compare_with_newest(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk, reason: &str) -> Outcome<Plan> {
-    let mine = |p: &&Point| p.state() != PointState::Damaged && store.manifest(p).ok().and_then(|m| SavedDomain::of(&m)).is_some_and(|s| s.uuid == uuid);
-    let mut known = false;
+    let mine = |p: &&Point| store.manifest(p).ok().and_then(|m| SavedDomain::of(&m)).is_some_and(|s| s.uuid == uuid);
+    let mut why_full = "first backup of this domain";
     for p in session.points().iter().rev().filter(mine) {
-        known = true;
+        if p.state() == PointState::Damaged {
+            why_full = "no undamaged point of this disk";
+            continue;
+        }
+        why_full = "new disk";
         if let Some(i) = store.disks(p)?.iter().position(|e| e.target == d.target) {
             return Ok(Plan::Compare { reason: reason.into(), base: (p.id, i) });
         }
     }
-    Ok(Plan::Full { reason: if known { "new disk" } else { "no undamaged point of this domain" }.into() })
+    Ok(Plan::Full { reason: why_full.into() })
 }
 
 fn warnings(r: &BackupRequest<'_>, capture: &LiveCapture) -> Vec<String> {
