@@ -1,6 +1,6 @@
 //! What others do to a domain's images around a backup.
 
-use cairn_lab::suite::{Suite, mode};
+use cairn_lab::suite::Suite;
 use cairn_lab::{Options, lab_test};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
@@ -36,8 +36,10 @@ lab_test!(a_snapshot_while_the_backup_begins_is_noticed, Options::small(), |lab|
     assert_eq!(output.status.code(), Some(BUSY), "{said}");
     assert!(said.contains("image chain"), "{said}");
     assert_eq!(suite.points().len(), 1, "no point came of it");
+    // References read the original images, so the overlays go back into them first.
+    for target in ["vda", "vdb"] {
+        suite.domain.virsh_ok(&["blockcommit", "lab1", target, "--active", "--pivot", "--wait"]).expect("blockcommit");
+    }
     let after = suite.quiet_backup("after");
     suite.assert_restores(&after);
-    let point = suite.point(&after.id);
-    assert_eq!(mode(&point, "vdb"), "compare", "a raw disk under a new overlay has a node without a bitmap");
 });
