@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::workspace::run_visibly;
 use cairn_lab::process::run_ok;
-use cairn_lab::signals::Signals;
+use cairn_lab::signals::{Signals, with_empty_mask};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -77,8 +77,14 @@ pub fn install_missing() -> Result<()> {
     for need in &missing {
         println!("  {:24} {}", need.package, need.why);
     }
-    // A Ctrl-C reaches apt-get, which ends in order; we stay to take the guard away again.
-    let _signals = Signals::block()?;
+    // A Ctrl-C reaches apt-get, which ends in order; we stay to take the guard away again, and end then.
+    let signals = Signals::block()?;
+    let result = install(&missing);
+    signals.release()?;
+    result
+}
+
+fn install(missing: &[&Need]) -> Result<()> {
     let _guard = PolicyGuard::place()?;
     run_visibly(apt_env(Command::new("apt-get").arg("update")))?;
     let mut install = Command::new("apt-get");
@@ -91,7 +97,7 @@ pub fn install_missing() -> Result<()> {
 }
 
 fn apt_env(command: &mut Command) -> &mut Command {
-    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8")
+    with_empty_mask(command).env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8")
 }
 
 fn is_there(need: &Need) -> bool {
