@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::workspace::run_visibly;
+use cairn_lab::initramfs::static_busybox;
 use cairn_lab::process::run_ok;
 use cairn_lab::signals::{Signals, with_empty_mask};
 use std::fs;
@@ -42,7 +43,7 @@ const NEEDS: [Need; 17] = [
     need("kmod", "the guests' modules"),
     need("mount", "small file systems in tests"),
     need_or("linux-image-cloud-amd64", "the guests' kernel", has_kernel),
-    need_or("busybox-static", "the guests' programs", || on_path("busybox")),
+    need_or("busybox-static", "the guests' programs, without libraries (replaces busybox)", || static_busybox().is_ok()),
     need("qemu-guest-agent", "the guests' agent"),
     need("libnbd-bin", "nbdinfo, nbdcopy: NBD tests"),
     need("nbdkit", "NBD tests"),
