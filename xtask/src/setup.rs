@@ -4,6 +4,7 @@
 //! not named to apt (it could ask for another version); no daemon of the user is started or restarted.
 
 use crate::error::{Error, Result};
+use crate::say::say;
 use crate::workspace::run_visibly;
 use cairn_lab::initramfs::static_busybox;
 use cairn_lab::process::run_ok;
@@ -71,12 +72,12 @@ pub fn install_missing() -> Result<()> {
     }
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_there(need)).collect();
     if missing.is_empty() {
-        println!("setup: all {} packages are there", NEEDS.len());
+        say!("setup: all {} packages are there", NEEDS.len());
         return Ok(());
     }
-    println!("setup: installing");
+    say!("setup: installing");
     for need in &missing {
-        println!("  {:24} {}", need.package, need.why);
+        say!("  {:24} {}", need.package, need.why);
     }
     // A Ctrl-C reaches apt-get, which ends in order; we stay to take the guard away again, and end then.
     let signals = Signals::block()?;
@@ -158,10 +159,10 @@ pub fn print_versions() {
         let mut command = Command::new(program);
         command.args(args).env("PATH", cairn_lab::init::PATH);
         let text = run_ok(&mut command, QUERY_LIMIT).unwrap_or_else(|error| error.report());
-        println!("  {program:20} {}", text.lines().next().unwrap_or("?"));
+        say!("  {program:20} {}", text.lines().next().unwrap_or("?"));
     }
     let kernels = fs::read_dir("/boot").into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     for kernel in kernels.filter(|name| name.starts_with("vmlinuz-")) {
-        println!("  {:20} {kernel}", "guest kernel");
+        say!("  {:20} {kernel}", "guest kernel");
     }
 }
