@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::say::say;
 use crate::workspace::{cargo, run_visibly};
-use crate::{licences, setup, tidy, workspace};
+use crate::{licences, setup, tidy, toolchain, workspace};
 use cairn_lab::lab::CAIRN_VARIABLE;
 use cairn_lab::process::exit_code;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -58,7 +58,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
 }
 
 fn all(report: &mut Report, extra: &[String]) -> Result<()> {
-    report.gate("setup", || setup::install_missing().map(|()| String::new()))?;
+    report.gate("setup", || setup::install_missing().and_then(|()| toolchain::complete()).map(|()| String::new()))?;
     report.gate("tidy", || tidy::check().map(|()| String::new()))?;
     report.gate("format", || visibly(cargo(&["fmt", "--all", "--check"])?))?;
     report.gate("licences", || licences::check().map(|count| format!("{count} crates")))?;

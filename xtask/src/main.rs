@@ -10,6 +10,7 @@ mod licences;
 mod say;
 mod setup;
 mod tidy;
+mod toolchain;
 mod workspace;
 
 use error::{Error, Result};
