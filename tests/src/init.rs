@@ -8,7 +8,7 @@ use crate::domain::Domain;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::process::exit_code;
-use crate::signals::Signals;
+use crate::signals::{Signals, with_empty_mask};
 use crate::{disks, initramfs, lab, libvirt, mounts, roles};
 use nix::sys::signal::kill;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -82,7 +82,8 @@ fn watch(json: &str) -> Result<i32> {
     let signals = Signals::block()?;
     mounts::make_private(&order.folder.join("host"))?;
     let own = std::env::current_exe().map_err(Error::io("find", "this program"))?;
-    let child = Command::new(&own).args([roles::FIRST, json]).spawn().map_err(Error::io("start", &own))?;
+    // The command, libvirtd and its QEMUs are this child's: Ctrl-C and SIGTERM must reach them.
+    let child = with_empty_mask(Command::new(&own).args([roles::FIRST, json])).spawn().map_err(Error::io("start", &own))?;
     let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(|e| Error::answer("process id", e.to_string()))?;
     loop {
         if let Some(code) = reap(pid)? {

@@ -30,7 +30,7 @@ pub fn build(boot: &Path) -> Result<()> {
     let mut archive = Archive::default();
     archive.file("init", 0o755, INIT.as_bytes())?;
     archive.file("bin/writer", 0o755, WRITER.as_bytes())?;
-    archive.host_file("bin/busybox", &find("busybox", &["/bin/busybox", "/usr/bin/busybox"])?)?;
+    archive.host_file("bin/busybox", &static_busybox()?)?;
     let agent = find("qemu-ga", &["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga"])?;
     let own = std::env::current_exe().map_err(Error::io("find", "this program"))?;
     let own = strip(&own, &boot.join("lab-guest"))?;
@@ -65,6 +65,21 @@ fn missing(what: &str) -> Error {
 
 fn find(name: &str, places: &[&str]) -> Result<PathBuf> {
     places.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| missing(name))
+}
+
+/// The busybox that guests are made of: one that needs no libraries, since it is the first program of the guest.
+///
+/// # Errors
+/// There is none, or it is linked dynamically (Debian's package `busybox`), and what to do.
+pub fn static_busybox() -> Result<PathBuf> {
+    let path = find("busybox", &["/bin/busybox", "/usr/bin/busybox"])?;
+    if crate::elf::is_static(&path)? {
+        return Ok(path);
+    }
+    Err(Error::Missing {
+        what: format!("a static busybox ({} is linked dynamically and cannot start a guest)", path.display()),
+        remedy: format!("{SETUP}; it installs Debian's busybox-static in place of busybox"),
+    })
 }
 
 /// A copy without debug information, where `strip` is there; else the file itself.

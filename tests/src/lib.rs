@@ -13,6 +13,7 @@
 pub mod cairn;
 pub mod disks;
 pub mod domain;
+pub mod elf;
 pub mod encoding;
 pub mod enter;
 pub mod error;

@@ -1,8 +1,9 @@
 //! `cargo xtask test`: all gates, in the order in which they are quick to fail.
 
 use crate::error::{Error, Result};
+use crate::say::say;
 use crate::workspace::{cargo, run_visibly};
-use crate::{licences, setup, tidy, workspace};
+use crate::{licences, setup, tidy, toolchain, workspace};
 use cairn_lab::lab::CAIRN_VARIABLE;
 use cairn_lab::process::exit_code;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,7 +27,7 @@ struct Report {
 
 impl Report {
     fn gate(&mut self, name: &str, run: impl FnOnce() -> Result<String>) -> Result<()> {
-        println!("\n== {name}");
+        say!("\n== {name}");
         let start = Instant::now();
         let said = run().map_err(|error| Error::failed(format!("gate {name}: {}", error.report())))?;
         self.lines.push(format!("{name:14} ok {:6.1} s  {said}", start.elapsed().as_secs_f64()));
@@ -40,7 +41,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
         None => &[][..],
         Some((first, rest)) if first == "--" => rest,
         Some((first, _)) if first == "--help" || first == "-h" => {
-            print!("{USAGE}");
+            say!("{}", USAGE.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
         Some((first, _)) => {
@@ -49,15 +50,15 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
     };
     let mut report = Report { lines: Vec::new(), start: Instant::now() };
     let result = all(&mut report, extra);
-    println!("\n== summary, {:.0} s", report.start.elapsed().as_secs_f64());
+    say!("\n== summary, {:.0} s", report.start.elapsed().as_secs_f64());
     for line in &report.lines {
-        println!("{line}");
+        say!("{line}");
     }
     result.map(|()| ExitCode::SUCCESS)
 }
 
 fn all(report: &mut Report, extra: &[String]) -> Result<()> {
-    report.gate("setup", || setup::install_missing().map(|()| String::new()))?;
+    report.gate("setup", || setup::install_missing().and_then(|()| toolchain::complete()).map(|()| String::new()))?;
     report.gate("tidy", || tidy::check().map(|()| String::new()))?;
     report.gate("format", || visibly(cargo(&["fmt", "--all", "--check"])?))?;
     report.gate("licences", || licences::check().map(|count| format!("{count} crates")))?;
@@ -109,7 +110,7 @@ fn tee(command: &mut Command, summary: &mut Vec<String>) -> Result<()> {
     lines.extend(err.and_then(|thread| thread.join().ok()).unwrap_or_default());
     let status = child.wait().map_err(|e| Error::failed(format!("cannot wait for the test runner: {e}")))?;
     for line in &lines {
-        println!("{line}");
+        say!("{line}");
     }
     summary.extend(lines);
     if status.success() { Ok(()) } else { Err(Error::failed(format!("the test runner ended with exit code {}", exit_code(status)))) }

@@ -1,6 +1,7 @@
 //! `cargo xtask lab -- COMMAND...`: any command inside a lab.
 
 use crate::error::{Error, Result};
+use crate::say::say;
 use crate::workspace;
 use cairn_lab::lab::CAIRN_VARIABLE;
 use cairn_lab::{Entry, Options};
@@ -33,7 +34,7 @@ struct Request {
 /// The command; gives the exit code of what ran in the lab.
 pub fn main(args: &[String]) -> Result<ExitCode> {
     if args.first().is_some_and(|arg| arg == "--help" || arg == "-h") {
-        print!("{USAGE}");
+        say!("{}", USAGE.trim_end());
         return Ok(ExitCode::SUCCESS);
     }
     let request = parse(args)?;

@@ -7,11 +7,14 @@ mod error;
 mod gates;
 mod lab;
 mod licences;
+mod say;
 mod setup;
 mod tidy;
+mod toolchain;
 mod workspace;
 
 use error::{Error, Result};
+use say::say;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -49,7 +52,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
             "tidy" => tidy::main(rest),
             demo::INSIDE => demo::inside(rest),
             "help" | "--help" | "-h" => {
-                print!("{USAGE}");
+                say!("{}", USAGE.trim_end());
                 Ok(ExitCode::SUCCESS)
             }
             other => Err(Error::Usage(format!("there is no command {other:?}\n\n{USAGE}"))),

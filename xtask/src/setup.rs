@@ -4,9 +4,11 @@
 //! not named to apt (it could ask for another version); no daemon of the user is started or restarted.
 
 use crate::error::{Error, Result};
+use crate::say::say;
 use crate::workspace::run_visibly;
+use cairn_lab::initramfs::static_busybox;
 use cairn_lab::process::run_ok;
-use cairn_lab::signals::Signals;
+use cairn_lab::signals::{Signals, with_empty_mask};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -42,7 +44,7 @@ const NEEDS: [Need; 17] = [
     need("kmod", "the guests' modules"),
     need("mount", "small file systems in tests"),
     need_or("linux-image-cloud-amd64", "the guests' kernel", has_kernel),
-    need_or("busybox-static", "the guests' programs", || on_path("busybox")),
+    need_or("busybox-static", "the guests' programs, without libraries (replaces busybox)", || static_busybox().is_ok()),
     need("qemu-guest-agent", "the guests' agent"),
     need("libnbd-bin", "nbdinfo, nbdcopy: NBD tests"),
     need("nbdkit", "NBD tests"),
@@ -70,15 +72,21 @@ pub fn install_missing() -> Result<()> {
     }
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_there(need)).collect();
     if missing.is_empty() {
-        println!("setup: all {} packages are there", NEEDS.len());
+        say!("setup: all {} packages are there", NEEDS.len());
         return Ok(());
     }
-    println!("setup: installing");
+    say!("setup: installing");
     for need in &missing {
-        println!("  {:24} {}", need.package, need.why);
+        say!("  {:24} {}", need.package, need.why);
     }
-    // A Ctrl-C reaches apt-get, which ends in order; we stay to take the guard away again.
-    let _signals = Signals::block()?;
+    // A Ctrl-C reaches apt-get, which ends in order; we stay to take the guard away again, and end then.
+    let signals = Signals::block()?;
+    let result = install(&missing);
+    signals.release()?;
+    result
+}
+
+fn install(missing: &[&Need]) -> Result<()> {
     let _guard = PolicyGuard::place()?;
     run_visibly(apt_env(Command::new("apt-get").arg("update")))?;
     let mut install = Command::new("apt-get");
@@ -91,7 +99,7 @@ pub fn install_missing() -> Result<()> {
 }
 
 fn apt_env(command: &mut Command) -> &mut Command {
-    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8")
+    with_empty_mask(command).env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8")
 }
 
 fn is_there(need: &Need) -> bool {
@@ -151,10 +159,10 @@ pub fn print_versions() {
         let mut command = Command::new(program);
         command.args(args).env("PATH", cairn_lab::init::PATH);
         let text = run_ok(&mut command, QUERY_LIMIT).unwrap_or_else(|error| error.report());
-        println!("  {program:20} {}", text.lines().next().unwrap_or("?"));
+        say!("  {program:20} {}", text.lines().next().unwrap_or("?"));
     }
     let kernels = fs::read_dir("/boot").into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     for kernel in kernels.filter(|name| name.starts_with("vmlinuz-")) {
-        println!("  {:20} {kernel}", "guest kernel");
+        say!("  {:20} {kernel}", "guest kernel");
     }
 }

@@ -8,6 +8,7 @@ mod scene;
 mod story;
 
 use crate::error::{Error, Result};
+use crate::say::say;
 use crate::{lab, setup, workspace};
 use cairn_lab::Options;
 use cairn_lab::lab::CAIRN_VARIABLE;
@@ -31,7 +32,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
         [] => false,
         [arg] if arg == KEEP => true,
         [arg] if arg == "--help" || arg == "-h" => {
-            print!("{USAGE}");
+            say!("{}", USAGE.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
         _ => {
@@ -54,19 +55,19 @@ pub fn inside(args: &[String]) -> Result<ExitCode> {
     let keep = args.first().is_some_and(|arg| arg == KEEP);
     let result = scene::play();
     if let Err(error) = &result {
-        println!("\ndemo: FAILED: {}", error.report());
+        say!("\ndemo: FAILED: {}", error.report());
     }
     if keep {
         shell();
     }
     if result.is_ok() {
-        println!("demo: ok");
+        say!("demo: ok");
     }
     Ok(ExitCode::from(u8::from(result.is_err())))
 }
 
 fn shell() {
-    println!("\nThe lab stays up for this shell: try `virsh list --all`, `\"$CAIRN\" list`, `ls $LAB_DIR`. It ends with `exit`.");
+    say!("\nThe lab stays up for this shell: try `virsh list --all`, `\"$CAIRN\" list`, `ls $LAB_DIR`. It ends with `exit`.");
     let program = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
     let dir = std::env::var_os("LAB_DIR").map(std::path::PathBuf::from).unwrap_or_default();
     let mut command = Command::new(program);

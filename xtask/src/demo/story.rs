@@ -1,6 +1,7 @@
 //! How the demo tells what it does: numbered steps, the commands as one would type them, times.
 
 use crate::error::{Error, Result};
+use crate::say::say;
 use cairn_lab::Cairn;
 use cairn_lab::process::Output;
 use std::time::Instant;
@@ -20,35 +21,35 @@ impl Story {
     /// One step: its title, what it does, its time.
     pub fn step<T>(&mut self, title: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
         self.steps += 1;
-        println!("\n{}. {title}", self.steps);
+        say!("\n{}. {title}", self.steps);
         let start = Instant::now();
         let value = act()?;
-        println!("   [{:.1} s]", start.elapsed().as_secs_f64());
+        say!("   [{:.1} s]", start.elapsed().as_secs_f64());
         Ok(value)
     }
 
     /// The last line before the verdict.
     pub fn end(&self) {
-        println!("\n{} steps in {:.0} s, nothing differed", self.steps, self.start.elapsed().as_secs_f64());
+        say!("\n{} steps in {:.0} s, nothing differed", self.steps, self.start.elapsed().as_secs_f64());
     }
 }
 
 /// A line of explanation.
 pub fn tell(text: &str) {
-    println!("   {text}");
+    say!("   {text}");
 }
 
 /// Runs the program, shows the command and what it said; anything but success is the end.
 pub fn cairn(program: &Cairn, args: &[&str]) -> Result<Output> {
-    println!("   $ cairn {}", args.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" "));
+    say!("   $ cairn {}", args.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" "));
     let start = Instant::now();
     let output = program.run(args)?;
     for line in output.text().lines().chain(output.err_text().lines()) {
-        println!("     {line}");
+        say!("     {line}");
     }
     match output.code() {
         0 => {
-            println!("     ({:.2} s)", start.elapsed().as_secs_f64());
+            say!("     ({:.2} s)", start.elapsed().as_secs_f64());
             Ok(output)
         }
         code => Err(Error::failed(format!("`cairn {}` ended with exit code {code}", args.join(" ")))),
