@@ -83,8 +83,17 @@ lab_test!(nothing_existing_is_overwritten_without_force, Options::small(), |lab|
     assert_eq!(cairn_lab::reference::difference(&path, &point.reference.vda).expect("readable"), None);
     // The images of a running domain, even with --force.
     let used = format!("vda={}", cairn_lab::lab::disks()[0].path.display());
-    let output = suite.cairn.run(&["restore", &point.id, "--disk", &used]).expect("it ends");
-    assert_eq!(output.code(), cairn::REFUSED, "{}", output.err_text());
+    for more in [&[][..], &["--force"]] {
+        let output = suite.cairn.run(&[&["restore", &point.id, "--disk", &used][..], more].concat()).expect("it ends");
+        assert_refused(&output, cairn::REFUSED, "nothing was written");
+    }
+    // The same by another name, with no libvirt to ask: QEMU's own image lock is enough.
+    let link = suite.path("same-image");
+    fs::hard_link(&cairn_lab::lab::disks()[0].path, &link).expect("linked");
+    let used = format!("vda={}", link.display());
+    let output = suite.cairn.run(&["-c", "qemu+unix:///system?socket=/no/such/socket", "restore", &point.id, "--disk", &used, "--force"]).expect("it ends");
+    assert_refused(&output, cairn::REFUSED, "in use by a running QEMU");
+    fs::remove_file(&link).expect("removed");
     let output = suite.cairn.run(&["restore", &point.id, "--as", "lab1"]).expect("it ends");
     assert_eq!(output.code(), cairn::REFUSED, "{}", output.err_text());
     let (store, key) = (suite.cairn.store().to_string_lossy(), suite.path("second.key").to_string_lossy().into_owned());

@@ -8,7 +8,7 @@ use crate::{
     interrupt,
     output::{self, Bar},
     points,
-    restore::{Request, plan, write_disk},
+    restore::{Request, plan, refuse_in_use, write_disk},
 };
 use cairn_store::Progress;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     let (disks, manifest) = (store.disks(p)?, store.manifest(p)?);
     let request = Request { disks: parse_disks(&o.disks)?, rename: o.rename.as_deref(), dir: o.dir.as_deref(), format: o.format, force: o.force };
     let plan = plan(&request, p, &disks, &manifest)?;
+    refuse_in_use(&plan, common.connect.as_deref())?;
     let domain = match plan.define {
         true => Some(crate::domain::Recovery::prepare(common, &store, p, &manifest, &plan, o)?),
         false if o.start => return Err(Failure::usage("--start needs a domain: leave --disk away, or give --as NAME")),
