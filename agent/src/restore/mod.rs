@@ -2,10 +2,11 @@
 //! taken for whole.
 
 mod in_use;
+mod partial;
 mod plan;
 mod qcow2;
 mod write;
 
 pub use in_use::refuse_in_use;
 pub use plan::{DiskPlan, Request, RestorePlan, plan};
-pub use write::write_disk;
+pub use write::write_disks;
