@@ -26,10 +26,18 @@ fn main() -> ExitCode {
     let args = match cli::Cli::try_parse() {
         Ok(args) => args,
         Err(e) => {
-            let wrong = e.use_stderr();
-            // Nothing is left to do where the terminal is gone.
-            let _ = e.print();
-            return ExitCode::from(if wrong { failure::USAGE } else { 0 });
+            if !e.use_stderr() {
+                // Help or version; nothing is left to do where the terminal is gone.
+                let _ = e.print();
+                return ExitCode::SUCCESS;
+            }
+            if wants_json(std::env::args_os()) {
+                failure::Failure::usage(e.render().to_string().trim().trim_start_matches("error: ")).print(true);
+            } else {
+                // As above.
+                let _ = e.print();
+            }
+            return ExitCode::from(failure::USAGE);
         }
     };
     start_log(args.common.verbose);
@@ -45,9 +53,26 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether `--json` is among arguments that could not be parsed; after `--` it is no option.
+fn wants_json(args: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    args.take_while(|a| a != "--").any(|a| a == "--json")
+}
+
 /// Log lines go to stderr: warnings by default, more with `-v`, or as `CAIRN_LOG` says.
 fn start_log(verbose: u8) {
     let default = ["warn", "info", "debug", "trace"][usize::from(verbose.min(3))];
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().with_ansi(false).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_seen_among_wrong_arguments() {
+        let wants = |line: &str| wants_json(line.split(' ').map(Into::into));
+        assert!(wants("cairn frobnicate --json") && wants("cairn --json backup --nonsense"));
+        assert!(!wants("cairn frobnicate") && !wants("cairn list -- --json"));
+    }
 }

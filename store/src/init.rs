@@ -22,6 +22,9 @@ use std::{
 };
 use zeroize::Zeroizing;
 
+/// What ext4 and its kin make in the root of a new file system.
+const LOST_AND_FOUND: &str = "lost+found";
+
 /// Chunk sizes by name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Profile {
@@ -71,7 +74,7 @@ pub struct InitReport {
     pub key_file: Option<PathBuf>,
 }
 
-/// Makes a store in a directory that does not exist or is empty.
+/// Makes a store in a directory that does not exist or is empty but for `lost+found`.
 pub fn init(root: &Path, options: InitOptions) -> Result<InitReport> {
     prepare_dir(root)?;
     let platform = LocalPlatform::open(root)?;
@@ -110,7 +113,8 @@ pub fn init(root: &Path, options: InitOptions) -> Result<InitReport> {
 fn prepare_dir(root: &Path) -> Result<()> {
     let fail = |source| StoreError::Storage { op: "create", name: root.display().to_string(), source };
     match fs::read_dir(root) {
-        Ok(mut entries) => match entries.next() {
+        // A file system of its own comes with this one folder. An entry that cannot be read is none that may be ignored.
+        Ok(entries) => match entries.into_iter().find(|e| !e.as_ref().is_ok_and(|e| e.file_name() == LOST_AND_FOUND)) {
             None => Ok(()),
             Some(_) if root.join("config").exists() => Err(StoreError::Refused(format!("{} is a store already; nothing was changed", root.display()))),
             Some(_) => Err(StoreError::Refused(format!(
@@ -151,5 +155,19 @@ fn write(platform: &dyn Platform, name: &ObjectName, bytes: &[u8]) -> Result<()>
     match platform.create(name, bytes, Durability::Now)? {
         Created::New => Ok(()),
         Created::Exists => Err(StoreError::Refused(format!("{name} exists already; somebody else is making a store here"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_system_is_empty() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        fs::create_dir(dir.path().join(LOST_AND_FOUND)).expect("creates");
+        assert!(prepare_dir(dir.path()).is_ok());
+        fs::write(dir.path().join("photo.jpg"), "x").expect("writes");
+        assert!(matches!(prepare_dir(dir.path()), Err(StoreError::Refused(_))));
     }
 }

@@ -39,6 +39,15 @@ lab_test!(restored_files_are_sparse_and_the_origin_name_comes_back, Options::sma
     for disk in cairn_lab::lab::disks() {
         std::fs::remove_file(disk.path).expect("removed");
     }
+    // Another machine has taken its name: that one is not touched, and no disk is written either.
+    let other = "<domain type='qemu'><name>lab1</name><memory unit='MiB'>64</memory><os><type arch='x86_64'>hvm</type></os></domain>";
+    let xml = suite.path("other.xml");
+    std::fs::write(&xml, other).expect("written");
+    suite.domain.virsh_ok(&["define", &xml.to_string_lossy()]).expect("define");
+    let output = suite.cairn.run(&["restore", &point.id, "--force"]).expect("it ends");
+    cairn_lab::suite::assert_refused(&output, cairn_lab::cairn::REFUSED, "virsh undefine");
+    assert!(cairn_lab::lab::disks().iter().all(|disk| !disk.path.exists()));
+    suite.domain.virsh_ok(&["undefine", "lab1"]).expect("undefine");
     suite.cairn.ok(&["restore", &point.id]).expect("restore");
     suite.domain.start(BOOT_LIMIT).expect("it boots");
     suite.domain.sh("cat /mnt/a/greeting /mnt/b/greeting").expect("files");

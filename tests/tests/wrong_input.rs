@@ -47,6 +47,26 @@ lab_test!(errors_are_json_where_json_is_asked_for, Options::small(), |lab| {
     let object: serde_json::Value = serde_json::from_str(last).or_else(|_| serde_json::from_str(&text)).expect("an object on stderr");
     assert!(object.is_object() && text.contains("no-such-domain"), "{text}");
     assert_eq!(suite.cairn.json(&["list"]).expect("list"), serde_json::json!([]));
+    let output = suite.cairn.run(&["frobnicate", "--json"]).expect("it ends");
+    assert_eq!(output.code(), cairn::USAGE);
+    let object: serde_json::Value = serde_json::from_str(&output.err_text()).expect("one object");
+    assert_eq!(object["error"]["kind"], "usage", "{object}");
+});
+
+lab_test!(one_missing_domain_keeps_no_other_from_being_saved, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    for names in [["no-such-domain", "lab1"], ["lab1", "no-such-domain"]] {
+        let before = suite.points().len();
+        let output = suite.cairn.run(&["backup", names[0], names[1]]).expect("it ends");
+        assert_refused(&output, cairn::NOT_FOUND, "no-such-domain");
+        assert_eq!(suite.points().len(), before + 1, "lab1 was saved");
+    }
+    let output = suite.cairn.run(&["backup", "no-such-domain", "lab1", "--json"]).expect("it ends");
+    assert_refused(&output, cairn::NOT_FOUND, "no-such-domain");
+    let made: serde_json::Value = serde_json::from_str(&output.text()).expect("one array");
+    assert_eq!(made.as_array().expect("an array").len(), 1, "{made}");
+    assert_eq!(made[0]["name"], "lab1");
+    suite.assert_left_alone(Duration::from_secs(5));
 });
 
 lab_test!(a_wrong_key_opens_nothing, Options::small(), |lab| {
@@ -83,8 +103,27 @@ lab_test!(nothing_existing_is_overwritten_without_force, Options::small(), |lab|
     assert_eq!(cairn_lab::reference::difference(&path, &point.reference.vda).expect("readable"), None);
     // The images of a running domain, even with --force.
     let used = format!("vda={}", cairn_lab::lab::disks()[0].path.display());
-    let output = suite.cairn.run(&["restore", &point.id, "--disk", &used]).expect("it ends");
-    assert_eq!(output.code(), cairn::REFUSED, "{}", output.err_text());
+    for more in [&[][..], &["--force"]] {
+        let output = suite.cairn.run(&[&["restore", &point.id, "--disk", &used][..], more].concat()).expect("it ends");
+        assert_refused(&output, cairn::REFUSED, "nothing was written");
+    }
+    // With no libvirt to ask, QEMU's own image lock is enough: raw (vdb) takes it as well as qcow2.
+    for (target, disk) in ["vda", "vdb"].into_iter().zip(cairn_lab::lab::disks()) {
+        let used = format!("{target}={}", disk.path.display());
+        let nowhere = ["-c", "qemu+unix:///system?socket=/no/such/socket", "restore", &point.id, "--disk", &used, "--force"];
+        assert_refused(&suite.cairn.run(&nowhere).expect("it ends"), cairn::REFUSED, "in use by a running QEMU");
+    }
+    // Where one disk cannot be restored, none is.
+    let (first, second) = (suite.path("first.raw"), suite.path("second.raw"));
+    fs::write(suite.path("second.raw.cairn-partial"), "of another restore").expect("written");
+    let (a, b) = (format!("vda={}", first.display()), format!("vdb={}", second.display()));
+    let output = suite.cairn.run(&["restore", &point.id, "--disk", &a, "--disk", &b, "--format", "raw"]).expect("it ends");
+    assert_refused(&output, cairn::REFUSED, "second.raw.cairn-partial");
+    assert!(!first.exists() && !second.exists() && !suite.path("first.raw.cairn-partial").exists());
+    assert_eq!(fs::read(suite.path("second.raw.cairn-partial")).expect("there"), b"of another restore");
+    // Names that cannot be defined are known before anything is written.
+    let output = suite.cairn.run(&["restore", &point.id, "--as", "a/b", "--disk", &a]).expect("it ends");
+    assert_refused(&output, cairn::USAGE, "a/b");
     let output = suite.cairn.run(&["restore", &point.id, "--as", "lab1"]).expect("it ends");
     assert_eq!(output.code(), cairn::REFUSED, "{}", output.err_text());
     let (store, key) = (suite.cairn.store().to_string_lossy(), suite.path("second.key").to_string_lossy().into_owned());

@@ -11,11 +11,10 @@ use crate::{
     points::{check_name, check_tags},
 };
 use cairn_hypervisor::{Domain, Host};
-use cairn_store::{Progress, Store};
+use cairn_store::{BackupOutcome, Progress, Store};
 use std::{process::ExitCode, sync::Arc, time::Duration};
-use tokio::runtime::Runtime;
 
-/// One domain after the other; a failure of one does not keep the others from being saved.
+/// One domain after the other; a failure of one, or its absence, does not keep the others from being saved.
 pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
     check_tags(&o.tags)?;
     if !o.disks.is_empty() && (o.all || o.domains.len() > 1) {
@@ -24,44 +23,80 @@ pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
     let store = open_store(common)?;
     let host = Host::open(common.connect.as_deref())?;
     host.check_versions()?;
-    let domains = select(&host, o)?;
+    let names = if o.all { running(&host)? } else { o.domains.clone() };
+    let many = o.all || names.len() > 1;
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "a backup job of the domain, which the guard ends within seconds")?;
-    let (mut done, mut failed) = (Done::Clean, None);
-    for (name, domain) in &domains {
-        match one(common, o, &store, name, domain, &runtime, &progress) {
-            Ok(Done::Clean) => {}
-            Ok(other) => done = other,
-            Err(f) if f.code == crate::failure::INTERRUPTED || domains.len() == 1 => return Err(f),
+    let (mut done, mut saved, mut failed) = (Done::Clean, Vec::new(), Vec::new());
+    for name in &names {
+        let outcome = host.domain(name).map_err(Failure::from).and_then(|domain| one(common, o, &store, name, &domain, &progress));
+        match outcome {
+            Ok((point, warned)) => {
+                saved.push(point);
+                done = if warned { Done::WithWarnings } else { done };
+                report(common, &store, &saved, many)?;
+            }
+            Err(f) if !many => return Err(f),
             Err(f) => {
                 let f = Failure::new(f.code, format!("{}: {}", output::shown(name), f.message));
-                f.print(common.json);
-                failed = Some(f);
+                if !common.json {
+                    f.print(false);
+                }
+                let last = f.code == crate::failure::INTERRUPTED;
+                failed.push(f);
+                if last {
+                    break;
+                }
             }
         }
     }
-    match failed {
+    if common.json && many {
+        output::print_json(&saved.iter().map(|s| point_value(&store, s)).collect::<Outcome<serde_json::Value>>()?);
+    }
+    match summary(&failed, names.len(), common.json) {
         None => Ok(done),
-        Some(f) => Err(Failure::new(f.code, format!("not all of {} domains were saved, see above", domains.len()))),
+        Some(f) => Err(f),
     }
 }
 
-fn select(host: &Host, o: &cli::Backup) -> Outcome<Vec<(String, Domain)>> {
-    let name_of = |d: &Domain| d.name().map_err(|e| Failure::new(crate::failure::FAILED, e.to_string()));
-    if !o.all {
-        return o.domains.iter().map(|n| Ok((n.clone(), host.domain(n)?))).collect();
+/// One point at a time, but for scripts that asked for several: they get one array at the end.
+fn report(common: &Common, store: &Store, saved: &[BackupOutcome], many: bool) -> Outcome<()> {
+    match saved.last() {
+        Some(outcome) if !(common.json && many) => print_outcome(common, store, outcome),
+        _ => Ok(()),
     }
+}
+
+fn point_value(store: &Store, saved: &BackupOutcome) -> Outcome<serde_json::Value> {
+    let points = store.points()?;
+    let p = points.iter().find(|p| p.id == saved.id);
+    let p = p.ok_or_else(|| Failure::new(crate::failure::FAILED, format!("point {} was committed and is not listed", saved.id)))?;
+    output::point_json(store, p)
+}
+
+/// What is said at the end. People have read each failure already; scripts get one object, so it holds them all.
+fn summary(failed: &[Failure], asked_count: usize, json: bool) -> Option<Failure> {
+    let last = failed.last()?;
+    let each: Vec<&str> = failed.iter().map(|f| f.message.as_str()).collect();
+    let why = if json { each.join("; ") } else { "see above".to_owned() };
+    Some(Failure::new(last.code, format!("{} of {asked_count} domains were not saved: {why}", failed.len())))
+}
+
+/// Names of the domains that run.
+fn running(host: &Host) -> Outcome<Vec<String>> {
+    let fail = |e: &dyn std::error::Error| Failure::new(crate::failure::FAILED, e.to_string());
     let mut out = Vec::new();
     for d in host.domains()? {
-        if d.is_running().map_err(|e| Failure::new(crate::failure::FAILED, e.to_string()))? {
-            out.push((name_of(&d)?, d));
+        if d.is_running().map_err(|e| fail(&e))? {
+            out.push(d.name().map_err(|e| fail(&e))?);
         }
     }
     if out.is_empty() { Err(Failure::not_found("no domain is running on this host")) } else { Ok(out) }
 }
 
-fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Domain, _runtime: &Runtime, progress: &Arc<Progress>) -> Outcome<Done> {
+/// The point, and whether there were warnings, which are printed.
+fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Domain, progress: &Arc<Progress>) -> Outcome<(BackupOutcome, bool)> {
     check_name(&domain.name().map_err(|e| Failure::new(crate::failure::FAILED, e.to_string()))?)?;
     let request = BackupRequest {
         store,
@@ -75,15 +110,28 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
     let bar = Bar::start(common, name, progress);
     let (outcome, warnings) = back_up(&request, progress)?;
     drop(bar);
-    print_outcome(common, store, &outcome)?;
     for w in &warnings {
         eprintln!("cairn: warning: {}", output::shown(w));
     }
-    Ok(if warnings.is_empty() { Done::Clean } else { Done::WithWarnings })
+    Ok((outcome, !warnings.is_empty()))
 }
 
 /// The process that watches a backup; see the hypervisor's guard.
 pub fn guard() -> Outcome<Done> {
     let code: ExitCode = cairn_hypervisor::guard::main();
     Ok(if code == ExitCode::SUCCESS { Done::Clean } else { Done::Code(crate::failure::FAILED) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_saved_is_named() {
+        assert!(summary(&[], 2, true).is_none());
+        let failed = [Failure::new(1, "web1: no space"), Failure::not_found("nosuch: there is no such domain")];
+        let f = summary(&failed, 3, true).expect("a failure");
+        assert_eq!(f.code, crate::failure::NOT_FOUND);
+        assert!(f.message.starts_with("2 of 3") && f.message.contains("web1: no space") && f.message.contains("nosuch"), "{}", f.message);
+    }
 }

@@ -4,23 +4,25 @@ use super::Done;
 use crate::{
     cli::{self, Common},
     context::open_store,
-    failure::{Failure, Outcome},
+    failure::{Failure, INTERRUPTED, Outcome},
     interrupt,
     output::{self, Bar},
     points,
-    restore::{Request, plan, write_disk},
+    restore::{Request, plan, refuse_in_use, write_disks},
 };
 use cairn_store::Progress;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 /// Writes disks, and defines the domain where that is asked for.
 pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
+    o.rename.as_deref().map_or(Ok(()), check_new_name)?;
     let store = open_store(common)?;
     let all = store.points()?;
     let p = points::select(&all, &o.point)?;
     let (disks, manifest) = (store.disks(p)?, store.manifest(p)?);
     let request = Request { disks: parse_disks(&o.disks)?, rename: o.rename.as_deref(), dir: o.dir.as_deref(), format: o.format, force: o.force };
     let plan = plan(&request, p, &disks, &manifest)?;
+    refuse_in_use(&plan, common.connect.as_deref())?;
     let domain = match plan.define {
         true => Some(crate::domain::Recovery::prepare(common, &store, p, &manifest, &plan, o)?),
         false if o.start => return Err(Failure::usage("--start needs a domain: leave --disk away, or give --as NAME")),
@@ -30,14 +32,14 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "a file that ends in .cairn-partial")?;
     let bar = Bar::start(common, "restore", &progress);
-    let mut written = Vec::new();
-    for d in &plan.disks {
-        let report = write_disk(&store, d, o.force, &runtime, &progress)?;
-        written.push(
-            serde_json::json!({"target": d.entry.target, "path": d.path.display().to_string(), "size": d.entry.size_bytes, "written": report.written_bytes}),
-        );
-    }
+    let reports = write_disks(&store, &plan, o.force, &runtime, &progress).map_err(|f| interrupted(f, &progress))?;
     drop(bar);
+    let written: Vec<_> = plan
+        .disks
+        .iter()
+        .zip(&reports)
+        .map(|(d, r)| serde_json::json!({"target": d.entry.target, "path": d.path.display().to_string(), "size": d.entry.size_bytes, "written": r.written_bytes}))
+        .collect();
     let domain = domain.map(|d| d.finish(o.start)).transpose()?;
     if common.json {
         output::print_json(&serde_json::json!({"id": p.id.to_string(), "name": p.summary.name, "disks": written, "domain": domain}));
@@ -50,6 +52,22 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         }
     }
     Ok(Done::Clean)
+}
+
+/// After Ctrl-C whatever went wrong did so because of it.
+fn interrupted(f: Failure, progress: &Progress) -> Failure {
+    if progress.cancel.load(Ordering::SeqCst) { Failure::new(INTERRUPTED, f.message) } else { f }
+}
+
+/// A name that libvirt could not define is wrong usage, and is known before anything is written.
+fn check_new_name(name: &str) -> Outcome<()> {
+    if name.trim().is_empty() {
+        return Err(Failure::usage("--as wants a name that is not empty"));
+    }
+    if name.chars().any(|c| c == '/' || c.is_control()) {
+        return Err(Failure::usage(format!("--as {}: a domain's name has no '/' and no control characters", output::shown(name))));
+    }
+    Ok(())
 }
 
 /// `TARGET=PATH`, split at the first `=`.
@@ -67,4 +85,26 @@ fn parse_disks(args: &[String]) -> Outcome<Vec<(String, std::path::PathBuf)>> {
         out.push((target.to_owned(), path));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_cannot_be_defined_are_wrong_usage() {
+        for wrong in ["", " ", "a/b", "../x", "a\nb"] {
+            assert_eq!(check_new_name(wrong).expect_err(wrong).code, crate::failure::USAGE);
+        }
+        assert!(check_new_name("web 1 (restored)").is_ok());
+    }
+
+    #[test]
+    fn after_ctrl_c_every_failure_is_an_interruption() {
+        let progress = Progress::default();
+        let code = |p: &Progress| interrupted(Failure::new(crate::failure::FAILED, "qemu-storage-daemon ended"), p).code;
+        assert_eq!(code(&progress), crate::failure::FAILED);
+        progress.cancel.store(true, Ordering::SeqCst);
+        assert_eq!(code(&progress), INTERRUPTED);
+    }
 }

@@ -97,16 +97,33 @@ fn refuse_taken(host: &Host, name: &str, saved: &SavedDomain, o: &cli::Restore) 
             Ok(d) if d.is_running().map_err(|e| fail(&e))? => {
                 return Err(Failure::refused(format!("domain {key} is running; shut it down first, or restore under another name with --as")));
             }
-            Ok(_) if o.force && o.rename.is_none() => {}
-            Ok(_) => {
-                return Err(Failure::refused(format!(
-                    "domain {key} exists; nothing was written (choose another name with --as{})",
-                    if o.rename.is_none() { ", or --force redefines it" } else { "" }
-                )));
+            Ok(d) if o.rename.is_none() => {
+                let (uuid, found) = (d.uuid().map_err(|e| fail(&e))?, d.name().map_err(|e| fail(&e))?);
+                refuse_other(&uuid, &found, saved)?;
+                if !o.force {
+                    return Err(Failure::refused(format!(
+                        "domain {found} exists; nothing was written (choose another name with --as, or --force redefines it)"
+                    )));
+                }
             }
+            Ok(_) => return Err(Failure::refused(format!("domain {key} exists; nothing was written (choose another name with --as)"))),
         }
     }
     Ok(())
+}
+
+/// libvirt redefines a domain only if name and UUID are both the saved ones; with one of them it fails, and by then disks were replaced.
+fn refuse_other(uuid: &str, name: &str, saved: &SavedDomain) -> Outcome<()> {
+    if uuid.eq_ignore_ascii_case(&saved.uuid) && name == saved.name {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "there is a domain {} with UUID {uuid} on this host, but the saved one is {} with UUID {}; nothing was written, and --force does not help \
+         (remove the other one with `virsh undefine {uuid}` if it is not needed, or restore under another name with --as)",
+        crate::output::shown(name),
+        crate::output::shown(&saved.name),
+        saved.uuid
+    )))
 }
 
 fn write_nvram(path: &std::path::Path, bytes: &[u8], force: bool) -> Outcome<()> {
@@ -123,4 +140,26 @@ fn write_nvram(path: &std::path::Path, bytes: &[u8], force: bool) -> Outcome<()>
     };
     let mut f = options.open(path).map_err(fail)?;
     f.write_all(bytes).and_then(|()| f.sync_all()).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_saved_domain_itself_is_redefined() {
+        let uuid = "1a2b3c4d-0000-4000-8000-000000000001";
+        let saved: SavedDomain = serde_json::from_value(serde_json::json!({
+            "kind": "domain", "uuid": uuid, "name": "web1", "autostart": false, "persistent": true, "libvirt_version": 9_000_000,
+            "qemu_version": 7_002_000, "quiesce": {"level": "crash", "freeze_ms": 0, "frozen_filesystems": 0, "reason": null},
+            "disks": [], "skipped": []
+        }))
+        .expect("a manifest's record");
+        assert!(refuse_other(&uuid.to_uppercase(), "web1", &saved).is_ok());
+        let other = "1a2b3c4d-0000-4000-8000-000000000002";
+        let refused = refuse_other(other, "web1", &saved).expect_err("another machine of that name");
+        assert_eq!(refused.code, crate::failure::REFUSED);
+        assert!(refused.message.contains(other) && refused.message.contains("virsh undefine"), "{}", refused.message);
+        assert!(refuse_other(uuid, "web1-old", &saved).is_err(), "it was renamed");
+    }
 }

@@ -11,9 +11,14 @@ use cairn_store::{
 };
 use std::{
     fs,
-    os::unix::fs::FileTypeExt,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
+
+/// Where devices are.
+const DEV: &str = "/dev";
+/// Shared memory: a place for files, and known not to last.
+const DEV_SHM: &str = "/dev/shm";
 
 /// What was asked for.
 pub struct Request<'a> {
@@ -101,11 +106,37 @@ fn default_path(request: &Request<'_>, point: &Point, entry: &DiskEntry, origina
     Ok(dir.join(format!("{name}-{}.{}", entry.target, if format == Format::Qcow2 { "qcow2" } else { "raw" })))
 }
 
+/// A file among the devices is a mistyped or missing device: it would fill the host's memory, and the restored disk be gone at the next boot.
+fn refuse_device_folder(path: &Path) -> Outcome<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let real = fs::canonicalize(parent).unwrap_or_else(|_| parent.to_path_buf());
+    let below_dev = real.starts_with(DEV) && !real.starts_with(DEV_SHM);
+    if !below_dev && !is_device_fs(&real) {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "{} is not a block device, and what is written below {DEV} is lost; nothing was written (make or activate the device first, as with \
+         `lvcreate` or `vgchange -ay`, or give a path of a file elsewhere)",
+        path.display()
+    )))
+}
+
+/// The host's devices under another name, such as the /dev of a system that is being rescued.
+fn is_device_fs(dir: &Path) -> bool {
+    let dev = |p: &Path| fs::metadata(p).map(|m| m.dev()).ok();
+    let devices = dev(Path::new(DEV));
+    // In some containers /dev is a plain folder of the root file system.
+    devices.is_some() && devices != dev(Path::new("/")) && devices == dev(dir)
+}
+
 fn check_targets(disks: &[DiskPlan], force: bool) -> Outcome<()> {
     for (i, d) in disks.iter().enumerate() {
         let path = d.path.display();
         if disks[..i].iter().any(|o| o.path == d.path) {
             return Err(Failure::usage(format!("two disks would go to {path}")));
+        }
+        if !d.device {
+            refuse_device_folder(&d.path)?;
         }
         match fs::symlink_metadata(&d.path) {
             Ok(_) if !force => return Err(Failure::refused(format!("{path} exists; nothing was written (--force overwrites it)"))),
@@ -123,4 +154,23 @@ fn check_targets(disks: &[DiskPlan], force: bool) -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_among_devices_is_refused() {
+        for wrong in ["/dev/no-such-disk", "/dev/no-such-group/volume", "/dev/../dev/x"] {
+            let f = refuse_device_folder(Path::new(wrong)).expect_err(wrong);
+            assert_eq!(f.code, crate::failure::REFUSED);
+            assert!(f.message.contains(wrong) && f.message.contains("lvcreate"), "{}", f.message);
+        }
+        let dir = tempfile::tempdir().expect("temp dir");
+        std::os::unix::fs::symlink("/dev", dir.path().join("link")).expect("links");
+        assert!(refuse_device_folder(&dir.path().join("link/x")).is_err(), "by another name");
+        assert!(refuse_device_folder(&dir.path().join("x")).is_ok());
+        assert!(refuse_device_folder(Path::new("/dev/shm/x")).is_ok());
+    }
 }

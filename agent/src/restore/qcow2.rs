@@ -6,15 +6,18 @@ use cairn_store::BlockTarget;
 use std::{
     io,
     ops::Range,
-    os::unix::fs::DirBuilderExt,
+    os::unix::{fs::DirBuilderExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{self, Command, Stdio},
     time::{Duration, Instant},
 };
 use tokio::runtime::{Handle, Runtime};
 
-/// How long the daemon may take to open its socket, or to end.
-const DAEMON_WAIT_MS_MAX: u64 = 15_000;
+/// How long the daemon may take to open its socket.
+const DAEMON_START_MS_MAX: u64 = 15_000;
+/// How long one write or flush, making the image, or the daemon's end may take: all wait for the disk, and a slow one with a full cache needs
+/// minutes. A daemon that dies ends the wait at once.
+const DISK_WAIT_MS_MAX: u64 = 600_000;
 const POLL_MS: u64 = 20;
 const CONNECTIONS: usize = 4;
 
@@ -29,7 +32,8 @@ impl Image {
     pub fn create(path: &Path, size_bytes: u64, runtime: &Runtime) -> Outcome<Self> {
         create_image(path, size_bytes)?;
         let daemon = Daemon::start(path)?;
-        let options = ConnectOptions::new(Address::Unix(daemon.socket()), "target");
+        let mut options = ConnectOptions::new(Address::Unix(daemon.socket()), "target");
+        options.limits.reply = Duration::from_millis(DISK_WAIT_MS_MAX);
         let pool = runtime
             .block_on(Pool::connect(options, CONNECTIONS))
             .map_err(|e| Failure::new(FAILED, format!("cannot write {} through qemu-storage-daemon: {e}", path.display())))?;
@@ -49,10 +53,58 @@ impl Image {
 }
 
 fn create_image(path: &Path, size_bytes: u64) -> Outcome<()> {
-    let out = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=off"]).arg(path).arg(size_bytes.to_string()).output();
     let fail = |why: String| Failure::new(FAILED, format!("qemu-img create {}: {why}", path.display()));
-    let out = out.map_err(|e| fail(format!("{e} (is qemu-utils installed?)")))?;
-    if out.status.success() { Ok(()) } else { Err(fail(String::from_utf8_lossy(&out.stderr).trim().to_owned())) }
+    let mut command = Command::new("qemu-img");
+    command.args(["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=off"]).arg(path).arg(size_bytes.to_string());
+    let mut child = Child::spawn(command).map_err(|e| fail(format!("{e} (is qemu-utils installed?)")))?;
+    let deadline = Instant::now() + Duration::from_millis(DISK_WAIT_MS_MAX);
+    loop {
+        match child.0.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(fail(format!("it ended with {status}: {}", child.stderr()))),
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(POLL_MS)),
+            Ok(None) => return Err(fail(format!("it did not end in {} minutes", DISK_WAIT_MS_MAX / 60_000))),
+            Err(e) => return Err(fail(e.to_string())),
+        }
+    }
+}
+
+/// A QEMU tool that works for us. Ctrl-C at the terminal is for us alone: a tool that died of it would turn an orderly end into an error.
+/// It never outlives us, however we end.
+struct Child(process::Child);
+
+impl Child {
+    fn spawn(mut command: Command) -> io::Result<Self> {
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let parent = nix::unistd::getpid();
+        let tie = move || {
+            // The signal comes when the thread that spawns ends: that is the main thread, which restores disks one after the other.
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            // Too late, if we ended in between.
+            if nix::unistd::getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        };
+        // SAFETY: between fork and exec only prctl and getppid are called: both are plain system calls without locks or memory.
+        unsafe { command.pre_exec(tie) };
+        Ok(Self(command.spawn()?))
+    }
+
+    /// What it said before it ended; for a message only.
+    fn stderr(&mut self) -> String {
+        let mut text = String::new();
+        if let Some(pipe) = self.0.stderr.as_mut() {
+            // What it said is for the message only.
+            let _ = io::Read::read_to_string(pipe, &mut text);
+        }
+        text.trim().chars().take(500).collect()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // After a failure; one that ended is not there any more, and was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 struct Daemon {
@@ -69,22 +121,18 @@ impl Daemon {
             "file": {"driver": "file", "filename": image.display().to_string(), "discard": "unmap"}});
         let export = serde_json::json!({"type": "nbd", "id": "target", "node-name": "target", "name": "target", "writable": true});
         let server = serde_json::json!({"addr": {"type": "unix", "path": dir.join("nbd").display().to_string()}});
-        let child = Command::new("qemu-storage-daemon")
-            .args(["--blockdev", &file.to_string(), "--nbd-server", &server.to_string(), "--export", &export.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn();
-        let child = child.map_err(|e| {
+        let mut command = Command::new("qemu-storage-daemon");
+        command.args(["--blockdev", &file.to_string(), "--nbd-server", &server.to_string(), "--export", &export.to_string()]);
+        let child = Child::spawn(command).map_err(|e| {
             // An empty folder of ours; nothing else knows it.
             let _ = std::fs::remove_dir(&dir);
             fail(format!("{e} (it is in Debian's qemu-utils or qemu-system-common)"))
         })?;
         let mut daemon = Self { child, dir };
-        let deadline = Instant::now() + Duration::from_millis(DAEMON_WAIT_MS_MAX);
+        let deadline = Instant::now() + Duration::from_millis(DAEMON_START_MS_MAX);
         while !daemon.socket().exists() {
-            if let Ok(Some(status)) = daemon.child.try_wait() {
-                return Err(fail(format!("it ended with {status}: {}", daemon.stderr())));
+            if let Ok(Some(status)) = daemon.child.0.try_wait() {
+                return Err(fail(format!("it ended with {status}: {}", daemon.child.stderr())));
             }
             if Instant::now() > deadline {
                 return Err(fail("it opened no socket in time".into()));
@@ -98,27 +146,18 @@ impl Daemon {
         self.dir.join("nbd")
     }
 
-    fn stderr(&mut self) -> String {
-        let mut text = String::new();
-        if let Some(pipe) = self.child.stderr.as_mut() {
-            // What it said is for the message only.
-            let _ = io::Read::read_to_string(pipe, &mut text);
-        }
-        text.trim().chars().take(500).collect()
-    }
-
     /// SIGTERM makes it flush and close its images. One that lands on another of its threads only sets a flag and does not wake the main
     /// loop (QEMU 7.2), so it is sent until it has effect.
     fn stop(mut self) -> Outcome<()> {
         let fail = |why: String| Failure::new(FAILED, format!("qemu-storage-daemon: {why}"));
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).map_err(|e| fail(e.to_string()))?);
-        let deadline = Instant::now() + Duration::from_millis(DAEMON_WAIT_MS_MAX);
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.0.id()).map_err(|e| fail(e.to_string()))?);
+        let deadline = Instant::now() + Duration::from_millis(DISK_WAIT_MS_MAX);
         loop {
             // Our own child, not waited for yet: the number is still its own.
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).map_err(|e| fail(e.to_string()))?;
-            match self.child.try_wait() {
+            match self.child.0.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => return Err(fail(format!("it ended with {status}: {}", self.stderr()))),
+                Ok(Some(status)) => return Err(fail(format!("it ended with {status}: {}", self.child.stderr()))),
                 Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(POLL_MS)),
                 Ok(None) => return Err(fail("it did not end in time; the image may be incomplete".into())),
                 Err(e) => return Err(fail(e.to_string())),
@@ -129,9 +168,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // After a failure; a daemon that ended is not there any more.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Names of ours that nobody else has; the daemon itself goes with its `Child`.
         let _ = std::fs::remove_file(self.socket());
         let _ = std::fs::remove_dir(&self.dir);
     }

@@ -1,87 +1,97 @@
-//! Writing one disk.
+//! Writing the disks of a restore: all of them or, as far as files go, none.
 //!
-//! Order for files: 1 `PATH.cairn-partial`, exclusive · 2 content · 3 fsync · 4 rename to PATH (refusing to replace unless forced) ·
-//! 5 fsync of the folder. If we die before 4, PATH is what it was; a partial file says so by its name and is removed on any error.
+//! Order: 1 `PATH.cairn-partial` of every file, exclusive · 2 content of every file · 3 fsync · 4 block devices, in place · 5 rename of
+//! every file to PATH (refusing to replace unless forced), each followed by an fsync of its folder. If we die before 5, every PATH is what
+//! it was; partial files say so by their name and are removed on any error. Devices cannot be taken back, so they wait until every file is
+//! whole. An error within 5 names the disks that are in place already.
 
-use super::{DiskPlan, qcow2};
+use super::{DiskPlan, RestorePlan, partial::Partial, qcow2};
 use crate::{
     cli::Format,
     failure::{FAILED, Failure, Outcome},
 };
-use cairn_store::{BlockTarget, FileTarget, Progress, Store, restore::RestoreReport};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use std::{
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-};
+use cairn_store::{BlockTarget, FileTarget, Progress, Store, StoreError, restore::RestoreReport};
+use std::{io, ops::Range, path::Path};
 use tokio::runtime::Runtime;
 
-/// Restores a disk to where its plan says.
-pub fn write_disk(store: &Store, d: &DiskPlan, force: bool, runtime: &Runtime, progress: &Progress) -> Outcome<RestoreReport> {
-    if d.device {
-        let target = FileTarget::open_device(&d.path, d.entry.size_bytes).map_err(|e| failed("open", &d.path, &e))?;
-        return Ok(store.restore_disk(&d.entry, &target, progress)?);
+/// Restores all disks to where the plan says; reports are in the plan's order.
+pub fn write_disks(store: &Store, plan: &RestorePlan, force: bool, runtime: &Runtime, progress: &Progress) -> Outcome<Vec<RestoreReport>> {
+    let partials = plan.disks.iter().map(|d| if d.device { Ok(None) } else { Partial::new(&d.path).map(Some) }).collect::<Outcome<Vec<_>>>()?;
+    let mut reports: Vec<Option<RestoreReport>> = plan.disks.iter().map(|_| None).collect();
+    for (i, d) in plan.disks.iter().enumerate() {
+        if let Some(partial) = &partials[i] {
+            reports[i] = Some(write_file(store, d, partial, runtime, progress)?);
+        }
     }
-    let partial = Partial::new(&d.path)?;
+    for (i, d) in plan.disks.iter().enumerate().filter(|(_, d)| d.device) {
+        reports[i] = Some(write_device(store, d, progress)?);
+    }
+    if progress.cancel.load(std::sync::atomic::Ordering::SeqCst) {
+        return Err(StoreError::Interrupted.into());
+    }
+    name_all(partials.into_iter().flatten().collect(), force)?;
+    Ok(reports.into_iter().flatten().collect())
+}
+
+fn write_file(store: &Store, d: &DiskPlan, partial: &Partial, runtime: &Runtime, progress: &Progress) -> Outcome<RestoreReport> {
     let report = match d.format {
         Format::Raw => {
-            let target = FileTarget::create_new(&partial.path, d.entry.size_bytes).map_err(|e| failed("create", &partial.path, &e))?;
-            restore_to(store, d, &target, progress)?
+            partial.set_len(d.entry.size_bytes)?;
+            let target = FileTarget::open_device(partial.path(), d.entry.size_bytes).map_err(|e| failed("open", partial.path(), &e))?;
+            store.restore_disk(&d.entry, &Fresh(target), progress)?
         }
         Format::Qcow2 => {
-            let image = qcow2::Image::create(&partial.path, d.entry.size_bytes, runtime)?;
-            let report = restore_to(store, d, image.target(), progress)?;
+            let image = qcow2::Image::create(partial.path(), d.entry.size_bytes, runtime)?;
+            let report = store.restore_disk(&d.entry, image.target(), progress)?;
             image.close()?;
             report
         }
     };
-    partial.finish(&d.path, force)?;
+    partial.sync()?;
     Ok(report)
 }
 
-fn restore_to(store: &Store, d: &DiskPlan, target: &dyn BlockTarget, progress: &Progress) -> Outcome<RestoreReport> {
-    Ok(store.restore_disk(&d.entry, target, progress)?)
+fn write_device(store: &Store, d: &DiskPlan, progress: &Progress) -> Outcome<RestoreReport> {
+    let target = FileTarget::open_device(&d.path, d.entry.size_bytes).map_err(|e| failed("open", &d.path, &e))?;
+    Ok(store.restore_disk(&d.entry, &target, progress)?)
 }
 
-fn failed(what: &str, path: &Path, e: &io::Error) -> Failure {
+fn name_all(partials: Vec<Partial>, force: bool) -> Outcome<()> {
+    let mut named: Vec<String> = Vec::new();
+    for partial in partials {
+        let target = partial.target().display().to_string();
+        partial.finish(force).map_err(|f| match named.as_slice() {
+            [] => f,
+            done => Failure::new(f.code, format!("{} (already in place, and whole: {})", f.message, done.join(", "))),
+        })?;
+        named.push(target);
+    }
+    Ok(())
+}
+
+/// What could not be done to which path.
+pub(super) fn failed(what: &str, path: &Path, e: &io::Error) -> Failure {
     let hint = if e.raw_os_error() == Some(nix::libc::EBUSY) { " (it is mounted or in use)" } else { "" };
     Failure::new(FAILED, format!("cannot {what} {}: {e}{hint}", path.display()))
 }
 
-/// A file under a name that says it is not whole; removed unless finished.
-struct Partial {
-    path: PathBuf,
-}
+/// A file that we just made and that reads as zero: what is zero need not be written, so it stays sparse.
+struct Fresh(FileTarget);
 
-impl Partial {
-    fn new(path: &Path) -> Outcome<Self> {
-        let mut name = path.file_name().ok_or_else(|| Failure::usage(format!("{} names no file", path.display())))?.to_owned();
-        name.push(".cairn-partial");
-        let partial = path.with_file_name(name);
-        match fs::symlink_metadata(&partial) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self { path: partial }),
-            Ok(_) => Err(Failure::refused(format!("{} is left from a restore that broke off, or one is running; remove it if none is", partial.display()))),
-            Err(e) => Err(failed("look at", &partial, &e)),
-        }
+impl BlockTarget for Fresh {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
     }
-
-    fn finish(self, path: &Path, force: bool) -> Outcome<()> {
-        let flags = if force { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
-        let renamed = match renameat2(AT_FDCWD, &self.path, AT_FDCWD, path, flags) {
-            // File systems without the flag: link refuses to replace just as well; drop() removes the other name.
-            Err(nix::errno::Errno::EINVAL) => fs::hard_link(&self.path, path),
-            other => other.map_err(io::Error::from),
-        };
-        renamed.map_err(|e| failed("give the restored disk its name", path, &e))?;
-        let dir = path.parent().unwrap_or(Path::new("/"));
-        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed("sync", dir, &e))
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, buf)
     }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // After a finished restore the name is gone already.
-        let _ = fs::remove_file(&self.path);
+    fn zero(&self, range: Range<u64>) -> io::Result<()> {
+        self.0.zero(range)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+    fn starts_zeroed(&self) -> bool {
+        true
     }
 }
