@@ -2,11 +2,13 @@
 //!
 //! Every call has a limit. Answers are parsed as JSON values and checked where they are used.
 
+use crate::console;
 use crate::encoding::base64_decode;
 use crate::error::{Error, Result};
 use crate::libvirt::{CALL_LIMIT, virsh};
 use crate::process::{Output, run, run_ok, wait_for};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Duration;
 
 const AGENT_CALL_S: u32 = 20;
@@ -80,16 +82,21 @@ impl Domain {
     /// Waits until the agent answers.
     ///
     /// # Errors
-    /// The domain stopped, or the limit.
+    /// The domain stopped, or the limit; both with the end of its console.
     pub fn wait_agent(&self, limit: Duration) -> Result<()> {
-        wait_for(&format!("answer of {}'s guest agent (console: /var/log/libvirt/lab-console.log)", self.name), limit, POLL, || {
+        let console = || console::hint(Path::new(console::LOG));
+        let answered = wait_for(&format!("answer of {}'s guest agent", self.name), limit, POLL, || {
             if self.agent_within("guest-ping", &Value::Null, PING_S).is_ok() {
                 return Ok(Some(()));
             }
             match self.state()?.as_str() {
                 "running" => Ok(None),
-                other => Err(Error::answer(&self.name, format!("is {other} and not running"))),
+                other => Err(Error::answer(&self.name, format!("is {other} and not running{}", console()))),
             }
+        });
+        answered.map_err(|error| match error {
+            Error::Timeout { what, limit, hint } => Error::Timeout { what, limit, hint: hint + &console() },
+            other => other,
         })
     }
 

@@ -11,6 +11,7 @@
 //! This crate links no system library; it drives `virsh`, `qemu-img` and `debugfs` as programs.
 
 pub mod cairn;
+pub mod console;
 pub mod disks;
 pub mod domain;
 pub mod elf;
