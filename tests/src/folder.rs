@@ -42,7 +42,7 @@ impl Folder {
     }
 
     fn own(path: PathBuf) -> Result<Self> {
-        // Between the two lines a sweep may take the folder away; then the lock cannot be made, and that is said.
+        // Between the two lines the lock is free: a sweep leaves so young a lock alone.
         let lock_path = path.join(LOCK);
         let file = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| Error::io("lock", &lock_path)(errno.into()))?;
@@ -88,24 +88,27 @@ fn sweep(base: &Path) {
         let lock_path = entry.path().join(LOCK);
         // Without a lock file a folder is being made right now, or was half removed; age tells which.
         match OpenOptions::new().write(true).open(&lock_path) {
-            Ok(file) => {
+            Ok(file) if older_than(&lock_path, YOUNG_S) => {
                 if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                     let _ = fs::remove_dir_all(entry.path());
                     drop(lock);
                 }
             }
-            Err(_) if older_than_an_hour(&entry.path()) => {
+            Err(_) if older_than(&entry.path(), HOUR_S) => {
                 let _ = fs::remove_dir_all(entry.path());
             }
-            Err(_) => {}
+            _ => {}
         }
     }
 }
 
-fn older_than_an_hour(path: &Path) -> bool {
-    const HOUR_S: u64 = 3600;
+/// A lock file this young may not be locked yet.
+const YOUNG_S: u64 = 10;
+const HOUR_S: u64 = 3600;
+
+fn older_than(path: &Path, seconds: u64) -> bool {
     let age = fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-    age.is_some_and(|age| age.as_secs() > HOUR_S)
+    age.is_some_and(|age| age.as_secs() > seconds)
 }
 
 /// Unique enough for a name that is then created exclusively.
@@ -126,10 +129,14 @@ mod tests {
         let alive = Folder::create(base.path()).expect("first lab");
         let dead = base.path().join("cairn-lab.dead");
         fs::create_dir(&dead).expect("made");
-        fs::write(dead.join(LOCK), b"").expect("written");
+        let lock = File::create(dead.join(LOCK)).expect("made");
+        lock.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(60)).expect("old");
+        let young = base.path().join("cairn-lab.young");
+        fs::create_dir(&young).expect("made");
+        fs::write(young.join(LOCK), b"").expect("written");
         let second = Folder::create(base.path()).expect("second lab");
         assert!(alive.path().exists() && second.path().exists());
-        assert!(!dead.exists());
+        assert!(!dead.exists() && young.exists(), "a lab that is being made is left alone");
         let path = second.path().to_owned();
         drop(second);
         assert!(!path.exists());

@@ -40,18 +40,21 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         .zip(&reports)
         .map(|(d, r)| serde_json::json!({"target": d.entry.target, "path": d.path.display().to_string(), "size": d.entry.size_bytes, "written": r.written_bytes}))
         .collect();
+    let missing = domain.as_ref().map(|d| d.missing.clone()).unwrap_or_default();
     let domain = domain.map(|d| d.finish(o.start)).transpose()?;
     if common.json {
-        output::print_json(&serde_json::json!({"id": p.id.to_string(), "name": p.summary.name, "disks": written, "domain": domain}));
+        output::print_json(&serde_json::json!({"id": p.id.to_string(), "name": p.summary.name, "disks": written, "domain": domain, "missing": missing}));
     } else if !common.quiet {
         for d in &plan.disks {
-            println!("{}: {} restored to {}", output::shown(&d.entry.target), output::bytes(d.entry.size_bytes), d.path.display());
+            let format = if d.format == cli::Format::Qcow2 { "qcow2" } else { "raw" };
+            println!("{}: {} restored to {} ({format})", output::shown(&d.entry.target), output::bytes(d.entry.size_bytes), d.path.display());
         }
         if let Some(name) = &domain {
             println!("domain {} defined{}", output::shown(name), if o.start { " and started" } else { "" });
         }
     }
-    Ok(Done::Clean)
+    missing.iter().for_each(|m| eprintln!("cairn: warning: {}", output::shown(m)));
+    Ok(if missing.is_empty() { Done::Clean } else { Done::WithWarnings })
 }
 
 /// After Ctrl-C whatever went wrong did so because of it.

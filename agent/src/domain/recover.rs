@@ -27,6 +27,8 @@ pub struct Recovery {
     nvram: Option<(PathBuf, Vec<u8>)>,
     autostart: bool,
     force: bool,
+    /// Disks of the domain that the point does not have, for people.
+    pub missing: Vec<String>,
 }
 
 impl Recovery {
@@ -63,7 +65,8 @@ impl Recovery {
         if let Some((path, _)) = nvram.as_ref().filter(|(p, _)| p.exists() && !o.force) {
             return Err(Failure::refused(format!("the firmware's variables {} exist; nothing was written (--force overwrites them)", path.display())));
         }
-        Ok(Self { host, name, xml: rewritten.xml, nvram, autostart: saved.autostart && o.rename.is_none(), force: o.force })
+        let autostart = saved.autostart && o.rename.is_none();
+        Ok(Self { host, name, xml: rewritten.xml, nvram, autostart, force: o.force, missing: missing(&saved, o.rename.is_some()) })
     }
 
     /// Defines it; returns its name.
@@ -81,6 +84,14 @@ impl Recovery {
         }
         Ok(self.name)
     }
+}
+
+/// What a point lacks of its domain: media that are never saved are no loss, disks that were left out are.
+fn missing(saved: &SavedDomain, renamed: bool) -> Vec<String> {
+    const NO_LOSS: [&str; 4] = ["CD-ROM", "floppy", "read-only", "no medium"];
+    let then = if renamed { "the new domain does not have it" } else { "the domain refers to it as it did; it must be there before the domain can start" };
+    let lost = saved.skipped.iter().filter(|s| !NO_LOSS.contains(&s.reason.as_str()));
+    lost.map(|s| format!("disk {} is not in this point ({}): {then}", s.target, s.reason)).collect()
 }
 
 fn refuse_taken(host: &Host, name: &str, saved: &SavedDomain, o: &cli::Restore) -> Outcome<()> {
