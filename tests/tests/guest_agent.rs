@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 /// Some calls of the agent may time out one after the other; a backup takes no minutes for that.
 const BACKUP_LIMIT: Duration = Duration::from_secs(90);
-/// How long a misbehaving agent stays: longer than a backup may take.
-const AWAY: Duration = Duration::from_secs(100);
+/// How long a misbehaving agent stays unless it is told to leave: longer than the backups of a test may take.
+const AWAY: Duration = Duration::from_secs(300);
 const BACK_LIMIT: Duration = Duration::from_secs(120);
 
 /// Backs up with a bad agent; the point must not claim a freeze, and must be of one moment all the same.

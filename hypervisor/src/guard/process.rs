@@ -22,6 +22,8 @@ use crate::host::{Host, HostError};
 const TICK: Duration = Duration::from_millis(150);
 /// Share of scratch space, in per cent of what is used and free, at which a backup is ended.
 pub const SCRATCH_PERCENT_MAX: u64 = 80;
+/// Between two thaws of a guard that lingers: libvirt goes on with a call for 8 s after its caller was given up, and calls must not pile up in it.
+const LINGER_PAUSE: Duration = Duration::from_secs(10);
 /// A thaw through libvirt.
 const THAW_LIMIT: Duration = Duration::from_secs(3);
 /// A clean-up: end of the job, exports, bitmaps.
@@ -164,7 +166,7 @@ impl<'a> Guard<'a> {
             if self.thaw() {
                 return;
             }
-            std::thread::sleep(cairn_quiesce::guard::RETRY_PAUSE);
+            std::thread::sleep(LINGER_PAUSE);
         }
     }
 
