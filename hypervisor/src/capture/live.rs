@@ -204,8 +204,9 @@ impl LiveCapture {
         chosen: &[Chosen],
         socket: &std::path::Path,
     ) -> Result<(), CaptureError> {
-        self.add_bitmaps(chosen)?;
+        // Before step 2: from here on a job that dies leaves nothing, its new bitmaps included.
         self.guard = Some(self.start_guard(options)?);
+        self.add_bitmaps(chosen)?;
         self.instant(options, probe, chosen, socket)?;
         self.same_chains(chosen)?;
         if options.quiesce == QuiescePolicy::Require && self.quiesce.level == QuiesceLevel::Crash {
