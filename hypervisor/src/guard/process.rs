@@ -24,8 +24,6 @@ const TICK: Duration = Duration::from_millis(150);
 pub const SCRATCH_PERCENT_MAX: u64 = 80;
 /// Between two thaws of a guard that lingers: libvirt goes on with a call for 8 s after its caller was given up, and calls must not pile up in it.
 const LINGER_PAUSE: Duration = Duration::from_secs(10);
-/// How long a call that libvirt had taken from the killed job may still take.
-const LATE_CALL: Duration = Duration::from_secs(1);
 /// A thaw through libvirt.
 const THAW_LIMIT: Duration = Duration::from_secs(3);
 /// A clean-up: end of the job, exports, bitmaps.
@@ -348,14 +346,7 @@ fn finish_committed(config: &GuardConfig, domain: &crate::domain::Domain) -> Res
 fn clean_up_child(config: &GuardConfig, keep_bitmaps: bool) -> ExitCode {
     let result = match domain_of(config) {
         Ok(Some(domain)) if keep_bitmaps => finish_committed(config, &domain),
-        Ok(Some(domain)) => {
-            let clean = || cleanup::run(&domain, &config.scratch_folder, &|_, name| is_of_this_backup(config, name));
-            // libvirt finishes a call of a job that was killed in the middle of it: what that call added shows a moment later.
-            clean().and_then(|()| {
-                std::thread::sleep(LATE_CALL);
-                clean()
-            })
-        }
+        Ok(Some(domain)) => cleanup::run(&domain, &config.scratch_folder, &|_, name| is_of_this_backup(config, name)),
         Ok(None) => scratch::remove(&config.scratch_folder),
         Err(code) => return code,
     };
