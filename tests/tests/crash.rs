@@ -64,12 +64,10 @@ fn assert_explained(suite: &Suite, kept: &Kept) {
 lab_test!(killed_at_twenty_random_moments, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let mut random = Random::new();
-    let begin = Instant::now();
     let mut kept = vec![suite.quiet_backup("first")];
     churn(&suite, 0);
     let begin_incremental = Instant::now();
     kept.push(suite.quiet_backup("second"));
-    let _ = begin;
     // Somewhat longer than a backup, so that the moments after the commit are among them.
     let span = begin_incremental.elapsed();
     for number in 1..=KILLS {

@@ -3,8 +3,8 @@
 //! | step | what | where |
 //! |---|---|---|
 //! | 1 | lock, versions, running jobs, sweep, plan, scratch, agent asked | `preflight` |
-//! | 2 | one transaction adds bitmap N+1 on every disk | here |
-//! | 3 | guard · freeze · BackupBegin · thaw | here |
+//! | 2 | guard · one transaction adds bitmap N+1 on every disk | here |
+//! | 3 | freeze · BackupBegin · thaw · chains are still pre-flight's | here |
 //! | 4 | one transaction adds the frozen copy E and merges N of the whole chain into it | `dirty` |
 //! | 5 | live nodes exported with E | `dirty` |
 //! | 6 | dirty ranges from the live export, everything else from the scratch export | `dirty`, `nbd_disk` |
@@ -12,7 +12,7 @@
 //! | 8 | clients · exports · abort · wait · bitmaps · scratch | [`super::cleanup`] |
 //! | 9 | sweep | [`super::sweep`] |
 //!
-//! If we die: before 2, nothing is there but scratch. After 2, N+1 records beside N and the sweep removes it. From 3 on the guard thaws, ends
+//! If we die: before 2, nothing is there but scratch, which the next sweep removes. From 2 on the guard thaws, ends
 //! the job and removes E, N+1 and scratch; without a guard the next sweep does. N loses nothing at any step, because nothing is taken from
 //! it before the commit.
 
