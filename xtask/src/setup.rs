@@ -89,13 +89,23 @@ pub fn install_missing() -> Result<()> {
 fn install(missing: &[&Need]) -> Result<()> {
     let _guard = PolicyGuard::place()?;
     run_visibly(apt_env(Command::new("apt-get").arg("update")))?;
-    let mut install = Command::new("apt-get");
-    apt_env(install.args(["install", "--yes", "--no-install-recommends"]).args(missing.iter().map(|need| need.package)));
-    run_visibly(&mut install).map_err(|e| Error::failed(format!("{}; see above, mend it and run `cargo xtask setup` again", e.report())))?;
+    apt_install(missing)?;
+    // apt may have removed a package that was installed from elsewhere and broke the release's own (a newer qemu-utils beside the release's
+    // qemu-system-common): it is installed now as the release has it.
+    let removed: Vec<&Need> = NEEDS.iter().filter(|need| !is_there(need)).collect();
+    if !removed.is_empty() {
+        apt_install(&removed)?;
+    }
     match NEEDS.iter().find(|need| !is_there(need)) {
         Some(need) => Err(Error::failed(format!("apt-get succeeded, but {} is still not there", need.package))),
         None => Ok(()),
     }
+}
+
+fn apt_install(needs: &[&Need]) -> Result<()> {
+    let mut install = Command::new("apt-get");
+    apt_env(install.args(["install", "--yes", "--no-install-recommends"]).args(needs.iter().map(|need| need.package)));
+    run_visibly(&mut install).map_err(|e| Error::failed(format!("{}; see above, mend it and run `cargo xtask setup` again", e.report())))
 }
 
 fn apt_env(command: &mut Command) -> &mut Command {
