@@ -77,13 +77,17 @@ pub struct InitReport {
 /// Makes a store in a directory that does not exist or is empty but for `lost+found`.
 pub fn init(root: &Path, options: InitOptions) -> Result<InitReport> {
     prepare_dir(root)?;
-    let platform = LocalPlatform::open(root)?;
+    init_on(&LocalPlatform::open(root)?, options)
+}
+
+/// Makes a store on an empty platform.
+pub fn init_on(platform: &dyn Platform, options: InitOptions) -> Result<InitReport> {
     let (profile, chunks) = options.profile.sizes();
-    let ring = new_ring(&platform);
+    let ring = new_ring(platform);
     let (public_key, _) = sign(&ring.signing_seed, b"");
     let config = Config {
-        store: StoreId(random_bytes(&platform)),
-        family: FamilyId(random_bytes(&platform)),
+        store: StoreId(random_bytes(platform)),
+        family: FamilyId(random_bytes(platform)),
         created_unix_ms: platform.now_unix_ms(),
         encrypted: options.encrypted,
         profile: profile.into(),
@@ -95,18 +99,18 @@ pub fn init(root: &Path, options: InitOptions) -> Result<InitReport> {
     let aad = small::aad(ObjectKind::KeyRing, &config.store.0, 1);
     let mut report = InitReport { store: config.store, recovery_key: None, key_file: None };
     let sealed = if options.encrypted {
-        let master = SecretKey::random(&platform);
-        (report.key_file, report.recovery_key) = write_slots(&platform, &config, &master, options)?;
-        seal_with(&master.0, &platform, &aad, &plain)
+        let master = SecretKey::random(platform);
+        (report.key_file, report.recovery_key) = write_slots(platform, &config, &master, options)?;
+        seal_with(&master.0, platform, &aad, &plain)
     } else {
         plain.to_vec()
     };
     let ring_object = small::encode(ObjectKind::KeyRing, &config.store.0, 1, &sealed)?;
-    ObjectName::key_ring(1).iter().try_for_each(|name| write(&platform, name, &ring_object))?;
+    ObjectName::key_ring(1).iter().try_for_each(|name| write(platform, name, &ring_object))?;
     let mut bytes = config.encode_unsigned();
     let (_, signature) = sign(&ring.signing_seed, &bytes);
     bytes.extend_from_slice(&signature);
-    ObjectName::config(1).iter().try_for_each(|name| write(&platform, name, &bytes))?;
+    ObjectName::config(1).iter().try_for_each(|name| write(platform, name, &bytes))?;
     Ok(report)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A job is started only while it is less than `window` ahead of the consumer, so memory is bounded whatever the jobs' number.
 
-use crate::{Result, StoreError};
+use crate::{Result, StoreError, platform::Platform};
 use std::{
     collections::BTreeMap,
     sync::{Condvar, Mutex, PoisonError},
@@ -19,10 +19,16 @@ struct State<I, R> {
     done: BTreeMap<u64, Result<R>>,
 }
 
-/// Runs `work` on every job with `workers` threads; `consume` sees the results on this thread in the jobs' order. The first error (in
+/// Threads for a job: one a core, at least `min`, at most `max`; 0 where the platform wants all on the calling thread.
+pub(crate) fn workers(platform: &dyn Platform, min: usize, max: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    if platform.single_threaded() { 0 } else { cores.max(min).min(max) }
+}
+
+/// Runs `work` on every job with `workers` threads, or on this one where `workers` is 0; `consume` sees the results on this thread in the jobs' order. The first error (in
 /// order) ends everything and is returned; jobs already started are finished and dropped.
 pub(crate) fn ordered<J, R, W>(
-    jobs: impl Iterator<Item = Result<J>> + Send,
+    mut jobs: impl Iterator<Item = Result<J>> + Send,
     workers: usize,
     window: usize,
     make_worker: impl Fn() -> W + Sync,
@@ -33,10 +39,14 @@ where
     J: Send,
     R: Send,
 {
+    if workers == 0 {
+        let mut worker = make_worker();
+        return jobs.try_for_each(|job| consume(work(&mut worker, job?)?));
+    }
     let state = Mutex::new(State { jobs, next: 0, consumed: 0, running: 0, exhausted: false, failed: false, done: BTreeMap::new() });
     let changed = Condvar::new();
     thread::scope(|scope| {
-        for _ in 0..workers.max(1) {
+        for _ in 0..workers {
             scope.spawn(|| {
                 let _stop = StopOnPanic { state: &state, changed: &changed };
                 let mut worker = make_worker();

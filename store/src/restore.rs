@@ -33,7 +33,7 @@ impl Store {
         progress.total_bytes.fetch_add(disk.size_bytes, Ordering::Relaxed);
         let restore = DiskRestore { store: self, disk, target, progress };
         let regions = TreeReader::new(self.inner.clone(), disk.root, disk.size_bytes)?.regions();
-        let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, WORKERS_MAX);
+        let workers = parallel::workers(&*self.inner.platform, 2, WORKERS_MAX);
         let (mut report, mut at) = (RestoreReport::default(), 0);
         parallel::ordered(
             regions,

@@ -7,17 +7,17 @@
 use crate::{
     Result, StoreError,
     crypto::Keys,
+    gc::Doomed,
     platform::{Created, Durability, Platform, random_bytes},
     point::{Point, PointSet},
     store::{Inner, Store},
 };
 use cairn_store_format::{
     Location, ObjectName, PackId, SessionId,
-    gc::{Report, SessionKind, SessionRecord, decode_packs},
+    gc::{Report, SessionKind, SessionRecord},
     header::ObjectKind,
     ids::parse_hex,
-    limits::{LIST_BYTES_MAX, SMALL_BYTES_MAX},
-    name::parse_round,
+    limits::SMALL_BYTES_MAX,
     register::{self, RegisterKind, Seen},
 };
 use sha2::{Digest, Sha256};
@@ -39,7 +39,7 @@ pub struct Session {
     pub(crate) store: Arc<Inner>,
     id: SessionId,
     /// D of B2: packs that a GC may delete; nothing may come to depend on them.
-    pub(crate) condemned: HashSet<PackId>,
+    pub(crate) condemned: Doomed,
     /// Places that a reader reported as damaged: nothing new may come to depend on them.
     pub(crate) bad: HashSet<Location>,
     points: PointSet,
@@ -67,14 +67,20 @@ impl Session {
         let platform = &*store.platform;
         let id = SessionId::new(platform.now_unix_ms(), random_bytes(platform));
         // B1: the record, durable.
-        let record = SessionRecord { kind: SessionKind::Backup, host: store.host.clone(), started_unix_ms: platform.now_unix_ms(), pins: Vec::new() };
+        let record = SessionRecord {
+            kind: SessionKind::Backup,
+            host: store.host.clone(),
+            started_unix_ms: platform.now_unix_ms(),
+            pins: Vec::new(),
+            process: platform.process(),
+        };
         let bytes = store.keys.small_object(platform, ObjectKind::Session, &id.0, 0, &record.encode())?;
         if platform.create(&ObjectName::session(&id), &bytes, Durability::Now)? == Created::Exists {
             return Err(StoreError::Refused(format!("session id {id} was drawn twice; is the random generator broken?")));
         }
         let beats = Some(Beats::start(store.platform.clone(), store.keys.clone(), id));
         // B2: fresh list of gc/.
-        let condemned = list_condemned(&store)?;
+        let condemned = Doomed::of(&store, &store.platform.list("gc")?)?;
         // B3: only now points are looked at, with fresh lists of c/ and f/.
         let points = PointSet::load(&store)?;
         let seen = seen_of(&points);
@@ -186,22 +192,6 @@ impl Beats {
             let _ = t.join();
         }
     }
-}
-
-/// D: the union over all rounds of what was condemned and not pardoned in that round.
-fn list_condemned(store: &Inner) -> Result<HashSet<PackId>> {
-    let names = store.platform.list("gc")?;
-    let list_of = |prefix: &str, kind: ObjectKind, round: u64| -> Result<Vec<PackId>> {
-        let Some(name) = names.iter().find(|n| parse_round(n.file(), prefix) == Some(round)) else { return Ok(Vec::new()) };
-        let Some(bytes) = store.platform.read(name, LIST_BYTES_MAX)? else { return Ok(Vec::new()) };
-        Ok(decode_packs(&store.keys.open_object(name, kind, &[0; 16], round, &bytes)?)?)
-    };
-    let mut out = HashSet::new();
-    for round in names.iter().filter_map(|n| parse_round(n.file(), "condemned-")) {
-        let pardoned: HashSet<PackId> = list_of("pardon-", ObjectKind::Pardon, round)?.into_iter().collect();
-        out.extend(list_of("condemned-", ObjectKind::Condemned, round)?.into_iter().filter(|p| !pardoned.contains(p)));
-    }
-    Ok(out)
 }
 
 /// All places in `b/`. A report that cannot be read says nothing.

@@ -59,7 +59,11 @@ pub struct Store {
 impl Store {
     /// Opens the store in a directory.
     pub fn open(root: &Path, options: OpenOptions) -> Result<Self> {
-        let platform: Arc<dyn Platform> = Arc::new(LocalPlatform::open(root)?);
+        Self::open_on(Arc::new(LocalPlatform::open(root)?), options)
+    }
+
+    /// Opens the store that lies on a platform.
+    pub fn open_on(platform: Arc<dyn Platform>, options: OpenOptions) -> Result<Self> {
         let config = read_config(&*platform)?;
         check_pin(&config, &options)?;
         let ring = read_ring(&*platform, &config, options.credential.as_ref())?;

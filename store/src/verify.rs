@@ -100,7 +100,7 @@ impl Store {
             progress.total_bytes.fetch_add(disk.size_bytes, Ordering::Relaxed);
             let done_before = progress.done_bytes.load(Ordering::Relaxed);
             let check = DiskCheck { store: self, verifier, data, target: &disk.target, progress };
-            let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, WORKERS_MAX);
+            let workers = parallel::workers(&*self.inner.platform, 2, WORKERS_MAX);
             let mut broken_tree = None;
             let regions = tree.regions().map(|r| match r {
                 Err(e @ StoreError::Damaged { .. }) => Ok(Err(e)),

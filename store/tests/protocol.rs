@@ -185,7 +185,7 @@ fn condemned_packs_are_not_used_and_trash_is_still_readable() {
         .into_iter()
         .flat_map(|kind| (0..4).map(move |seq| cairn_store::format::PackId { session: first.id, seq, kind }))
         .collect();
-    let payload = cairn_store::format::gc::encode_packs(&packs);
+    let payload = cairn_store::format::gc::Condemned { host: "h".into(), process: String::new(), time_unix_ms: 1, packs }.encode();
     write_condemned(&lab, 1, &payload);
     let second = backup(&store, "b", &data, full()).expect("backs up");
     assert!(second.stored_bytes > 2 << 20, "condemned packs were deduplicated into: {} bytes stored", second.stored_bytes);

@@ -29,13 +29,18 @@ pub struct SessionRecord {
     pub started_unix_ms: u64,
     /// Points it pins (readers).
     pub pins: Vec<SessionId>,
+    /// The process that runs it, as its host names it; empty where unknown. Another process of that host can tell whether it is gone.
+    pub process: String,
 }
+
+/// Names of processes, bytes.
+const PROCESS_BYTES_MAX: usize = 255;
 
 impl SessionRecord {
     /// TLV bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = TlvWriter::new();
-        w.bytes(1, &[self.kind as u8]).text(2, &self.host).u64(3, self.started_unix_ms);
+        w.bytes(1, &[self.kind as u8]).text(2, &self.host).u64(3, self.started_unix_ms).text(5, &self.process);
         for p in &self.pins {
             w.bytes(4, &p.0);
         }
@@ -52,19 +57,18 @@ impl SessionRecord {
             _ => return Err(FormatError::invalid(WHAT, "unknown kind")),
         };
         let pins = t.all(4).map(|v| crate::tlv::exact(WHAT, v).map(SessionId)).collect::<Result<_, _>>()?;
-        Ok(Self { kind, host: t.text(2, 255)?, started_unix_ms: t.u64(3)?, pins })
+        let process = t.get(5).map_or(Ok(String::new()), |v| crate::tlv::text(WHAT, v, PROCESS_BYTES_MAX))?;
+        Ok(Self { kind, host: t.text(2, 255)?, started_unix_ms: t.u64(3)?, pins, process })
     }
 }
 
-/// Encodes a list of packs (condemned, pardoned).
-pub fn encode_packs(packs: &[PackId]) -> Vec<u8> {
+fn encode_packs(packs: &[PackId]) -> Vec<u8> {
     let mut out = Vec::with_capacity(packs.len() * PackId::BYTES);
     packs.iter().for_each(|p| p.encode(&mut out));
     out
 }
 
-/// Decodes a list of packs.
-pub fn decode_packs(bytes: &[u8]) -> Result<Vec<PackId>, FormatError> {
+fn decode_packs(bytes: &[u8]) -> Result<Vec<PackId>, FormatError> {
     let mut r = Reader::new("pack list", bytes);
     let mut out = Vec::with_capacity(bytes.len() / PackId::BYTES);
     while r.left() > 0 {
@@ -72,6 +76,74 @@ pub fn decode_packs(bytes: &[u8]) -> Result<Vec<PackId>, FormatError> {
     }
     Ok(out)
 }
+
+/// `gc/condemned-<round>` (G4): packs that nothing new may come to depend on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Condemned {
+    /// Host of the collection.
+    pub host: String,
+    /// Its process, as in [`SessionRecord::process`].
+    pub process: String,
+    /// When it was published, Unix milliseconds.
+    pub time_unix_ms: u64,
+    /// The candidates.
+    pub packs: Vec<PackId>,
+}
+
+impl Condemned {
+    /// TLV bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = TlvWriter::new();
+        w.text(1, &self.host).text(2, &self.process).u64(3, self.time_unix_ms).bytes(4, &encode_packs(&self.packs));
+        w.finish()
+    }
+    /// Decodes TLV bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let t = Tlv::parse("condemned list", bytes)?;
+        Ok(Self { host: t.text(1, 255)?, process: t.text(2, PROCESS_BYTES_MAX)?, time_unix_ms: t.u64(3)?, packs: decode_packs(t.need(4)?)? })
+    }
+}
+
+/// `gc/pardon-<round>` (G7): the register that decides a round. Created once, never removed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Pardon {
+    /// The round is given up: nothing of it is deleted.
+    All,
+    /// These candidates are referenced after all; the others are deleted.
+    Packs(Vec<PackId>),
+}
+
+impl Pardon {
+    /// TLV bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = TlvWriter::new();
+        match self {
+            Self::All => w.bytes(1, &[1]),
+            Self::Packs(packs) => w.bytes(1, &[0]).bytes(2, &encode_packs(packs)),
+        };
+        w.finish()
+    }
+    /// Decodes TLV bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        const WHAT: &str = "pardon";
+        let t = Tlv::parse(WHAT, bytes)?;
+        match t.array(1)? {
+            [0] => Ok(Self::Packs(decode_packs(t.need(2)?)?)),
+            [1] => Ok(Self::All),
+            _ => Err(FormatError::invalid(WHAT, "unknown form")),
+        }
+    }
+    /// Whether a candidate of the round is spared.
+    pub fn spares(&self, pack: &PackId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Packs(packs) => packs.contains(pack),
+        }
+    }
+}
+
+/// Payload of the last `gc/beat-<sid>-<n>` of a reader that is done; other beats are empty.
+pub const BEAT_ENDED: &[u8] = b"ended";
 
 /// A frame's move: old place, new place. The list is the plain content of a frame of kind `Relocation`.
 pub fn encode_relocations(moves: &[(Location, Location)]) -> Vec<u8> {
@@ -132,11 +204,17 @@ mod tests {
 
     #[test]
     fn round_trips() {
-        let s = SessionRecord { kind: SessionKind::Read, host: "h".into(), started_unix_ms: 1, pins: vec![SessionId([2; 16])] };
+        let s = SessionRecord { kind: SessionKind::Read, host: "h".into(), started_unix_ms: 1, pins: vec![SessionId([2; 16])], process: "p".into() };
         assert_eq!(SessionRecord::decode(&s.encode()).expect("own"), s);
         let packs = [PackId { session: SessionId([1; 16]), seq: 2, kind: PackKind::Data }; 3];
         assert_eq!(decode_packs(&encode_packs(&packs)).expect("own"), packs);
         assert!(decode_packs(&encode_packs(&packs)[1..]).is_err());
+        let c = Condemned { host: "h".into(), process: "p".into(), time_unix_ms: 7, packs: packs.to_vec() };
+        assert_eq!(Condemned::decode(&c.encode()).expect("own"), c);
+        for p in [Pardon::All, Pardon::Packs(packs.to_vec()), Pardon::Packs(vec![])] {
+            assert_eq!(Pardon::decode(&p.encode()).expect("own"), p);
+        }
+        assert!(Pardon::All.spares(&packs[0]) && !Pardon::Packs(vec![]).spares(&packs[0]));
         let at = Location { pack: packs[0], offset: 3, stored_len: 4 };
         assert_eq!(decode_relocations(&encode_relocations(&[(at, at)])).expect("own"), [(at, at)]);
         let r = Report { at, text: "seal".into(), host: "h".into(), time_unix_ms: 1 };

@@ -32,8 +32,12 @@ pub const FRAME_STORED_BYTES_MAX: usize = FRAME_PLAIN_BYTES_MAX + 64;
 pub const REGISTER_BYTES_MAX: usize = 4096;
 /// Sealed summary at the register's start, bytes.
 pub const SUMMARY_SEALED_BYTES_MAX: usize = 512;
+/// What is left of it for the summary itself: scheme, epoch, nonce and tag take 45.
+pub const SUMMARY_PLAIN_BYTES_MAX: usize = SUMMARY_SEALED_BYTES_MAX - 45;
 /// Name of a domain or image, bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 200;
+/// Host name in a register, bytes; longer ones are cut.
+pub const HOST_BYTES_MAX: usize = 64;
 /// One tag, bytes.
 pub const TAG_BYTES_MAX: usize = 64;
 /// A note, bytes.

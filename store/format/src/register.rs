@@ -9,7 +9,10 @@ use crate::{
     error::at_most,
     header::{HEADER_BYTES, ObjectKind, check_header, put_header},
     ids::Location,
-    limits::{DISK_BYTES_MAX, DISKS_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX, REGISTER_BYTES_MAX, SUMMARY_SEALED_BYTES_MAX, TAG_BYTES_MAX, TARGET_BYTES_MAX},
+    limits::{
+        DISK_BYTES_MAX, DISKS_MAX, HOST_BYTES_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX, REGISTER_BYTES_MAX, SUMMARY_PLAIN_BYTES_MAX, SUMMARY_SEALED_BYTES_MAX,
+        TAG_BYTES_MAX, TARGET_BYTES_MAX,
+    },
     map::Ref,
     tlv::{Tlv, TlvWriter},
     wire::{Put, Reader, check_crc, put_crc},
@@ -121,6 +124,8 @@ pub struct Summary {
     pub warnings: u64,
     /// Tags given at the backup.
     pub tags: Vec<String>,
+    /// Host that took it, at most 64 bytes; retention counts each host's points of a name apart.
+    pub host: String,
 }
 
 impl Summary {
@@ -135,7 +140,13 @@ impl Summary {
             at_most("tag", tag.len() as u64, TAG_BYTES_MAX as u64)?;
             w.text(11, tag);
         }
-        Ok(w.finish())
+        let without_host = w.finish();
+        let mut w = TlvWriter::new();
+        w.text(12, cut_text(&self.host, HOST_BYTES_MAX));
+        let host = w.finish();
+        // A long name with many tags is worth more than the host's.
+        let room = !self.host.is_empty() && without_host.len() + host.len() <= SUMMARY_PLAIN_BYTES_MAX;
+        Ok(if room { [without_host, host].concat() } else { without_host })
     }
     /// Decodes TLV bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
@@ -152,6 +163,7 @@ impl Summary {
             disks: t.u64(9)?,
             warnings: t.u64_or(10, 0)?,
             tags: t.texts(11, TAG_BYTES_MAX)?,
+            host: t.get(12).map_or(Ok(String::new()), |v| crate::tlv::text("register summary", v, HOST_BYTES_MAX))?,
         })
     }
 }

@@ -41,8 +41,7 @@ pub(super) fn save(
     let looked_at = dirty.map_or(size_bytes, |d| d.iter().map(|r| r.end - r.start).sum());
     progress.total_bytes.fetch_add(looked_at, Ordering::Relaxed);
     let jobs = jobs(size_bytes, dirty);
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let workers = cores.max(source.parallel()).clamp(1, WORKERS_MAX);
+    let workers = parallel::workers(&*session.store.platform, source.parallel(), WORKERS_MAX);
     let pending = stream.pending.clone();
     let stream = std::cell::RefCell::new(stream);
     // Workers seal with the key of the pack that is open when they begin a region; they see it through this cell.

@@ -173,7 +173,7 @@ impl Session {
         before_commit()?;
         progress.check()?;
         let body = Body { parents, seen: self.seen, disks: disk_table, manifest: Some(manifest) };
-        let summary = summary_of(&info, &entries, stream.stored_bytes, started);
+        let summary = summary_of(&self.store.host, &info, &entries, stream.stored_bytes, started);
         self.commit(&self.seal_register(&summary, &body)?)?;
         Ok(BackupOutcome { id: self.id(), disks: entries.into_iter().map(|entry| DiskResult { entry }).collect(), stored_bytes: stream.stored_bytes })
     }
@@ -265,7 +265,7 @@ fn check_disks(disks: &[DiskJob]) -> Result<()> {
     if disks.len() > DISKS_MAX { Err(StoreError::Usage(format!("{} disks are more than the {DISKS_MAX} of one point", disks.len()))) } else { Ok(()) }
 }
 
-fn summary_of(info: &PointInfo, entries: &[DiskEntry], stored_bytes: u64, started: Instant) -> Summary {
+fn summary_of(host: &str, info: &PointInfo, entries: &[DiskEntry], stored_bytes: u64, started: Instant) -> Summary {
     let sum = |f: fn(&DiskEntry) -> u64| entries.iter().map(f).sum();
     Summary {
         name: info.name.clone(),
@@ -279,5 +279,6 @@ fn summary_of(info: &PointInfo, entries: &[DiskEntry], stored_bytes: u64, starte
         disks: entries.len() as u64,
         warnings: info.warnings.len() as u64,
         tags: info.tags.clone(),
+        host: host.to_owned(),
     }
 }

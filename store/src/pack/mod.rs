@@ -3,6 +3,7 @@
 mod builder;
 mod reader;
 mod stream;
+mod writer;
 
 pub(crate) use builder::{FinishedPack, PackBuilder};
 pub(crate) use reader::PackReader;

@@ -1,24 +1,22 @@
 //! A session's packs as they are filled and written: a data pack and a metadata pack in memory, one more on its way to the storage.
 
-use super::{FinishedPack, PackBuilder};
+use super::{
+    FinishedPack, PackBuilder,
+    writer::{PackWriter, must_be_new},
+};
 use crate::{
     Result, StoreError,
     crypto::{Keys, PackKey, SealedFrame},
-    platform::{Created, Durability, Platform},
+    platform::{Durability, Platform},
 };
 use cairn_store_format::{
     Id, Location, ObjectName, PackId, PackKind, SessionId,
     index::{self, IndexedPack},
     pack::WrapScheme,
 };
-use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, channel, sync_channel},
-    },
-    thread::JoinHandle,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// An index file is published every so many packs: what a killed session stored is found again by the next.
@@ -59,10 +57,7 @@ pub(crate) struct PackStream {
     data_key: Mutex<Option<Arc<PackKey>>>,
     meta_keys: Option<MetaKeys>,
     pub(crate) pending: Arc<Pending>,
-    to_writer: Option<SyncSender<FinishedPack>>,
-    from_writer: Receiver<Result<IndexedPack>>,
-    writer: Option<JoinHandle<()>>,
-    in_flight: usize,
+    writer: PackWriter,
     unpublished: Vec<IndexedPack>,
     /// Called for every pack that is in the storage: the local index takes it in.
     on_stored: OnStored,
@@ -77,18 +72,9 @@ struct MetaKeys {
 
 impl PackStream {
     pub(crate) fn new(platform: Arc<dyn Platform>, keys: Arc<Keys>, session: SessionId, on_stored: OnStored) -> Self {
-        let (to_writer, jobs) = sync_channel::<FinishedPack>(1);
-        let (done, from_writer) = channel();
-        let storage = platform.clone();
-        let writer = std::thread::spawn(move || {
-            for pack in jobs {
-                if done.send(write_pack(&*storage, pack)).is_err() {
-                    break;
-                }
-            }
-        });
         let data_key = Mutex::new(keys.new_pack_key(&*platform, WrapScheme::EpochData));
         Self {
+            writer: PackWriter::new(platform.clone()),
             platform,
             keys,
             session,
@@ -99,10 +85,6 @@ impl PackStream {
             data_key,
             meta_keys: None,
             pending: Arc::default(),
-            to_writer: Some(to_writer),
-            from_writer,
-            writer: Some(writer),
-            in_flight: 0,
             unpublished: Vec::new(),
             on_stored,
             stored_bytes: 0,
@@ -170,22 +152,17 @@ impl PackStream {
 
     fn send(&mut self, pack: FinishedPack) -> Result<()> {
         self.collect(false)?;
-        let writer = self.to_writer.as_ref().expect("open until finish");
-        if writer.send(pack).is_err() {
+        if !self.writer.send(pack) {
             self.collect(true)?;
             return Err(StoreError::Interrupted);
         }
-        self.in_flight += 1;
         Ok(())
     }
 
     /// Takes in what the writer finished; waits for all of it where `all`.
     fn collect(&mut self, all: bool) -> Result<()> {
-        while self.in_flight > 0 {
-            let done = if all { self.from_writer.recv().ok() } else { self.from_writer.try_recv().ok() };
-            let Some(done) = done else { break };
-            self.in_flight -= 1;
-            let pack = done?;
+        while let Some(written) = self.writer.written(all) {
+            let pack = written?;
             (self.on_stored)(&pack)?;
             self.pending.forget(&pack);
             self.unpublished.push(pack);
@@ -209,29 +186,4 @@ impl PackStream {
         self.collect(true)?;
         self.platform.barrier()
     }
-}
-
-impl Drop for PackStream {
-    fn drop(&mut self) {
-        self.to_writer = None;
-        if let Some(w) = self.writer.take() {
-            // The writer ends by itself once its channel is closed; a panic there was already reported as a missing answer.
-            let _ = w.join();
-        }
-    }
-}
-
-fn must_be_new(name: &ObjectName, created: Created) -> Result<()> {
-    match created {
-        Created::New => Ok(()),
-        Created::Exists => Err(StoreError::damaged(name, "an object of this name exists with other content; names are never used twice")),
-    }
-}
-
-fn write_pack(platform: &dyn Platform, pack: FinishedPack) -> Result<IndexedPack> {
-    let sha256 = Sha256::digest(&pack.bytes).into();
-    for name in ObjectName::pack(&pack.pack) {
-        must_be_new(&name, platform.create(&name, &pack.bytes, Durability::Deferred)?)?;
-    }
-    Ok(IndexedPack { pack: pack.pack, size_bytes: pack.bytes.len() as u64, sha256, footer: pack.footer })
 }

@@ -1,12 +1,13 @@
-//! The world as the store sees it: objects by name, a clock, randomness. One trait, so that a simulator can take its place.
+//! The world as the store sees it: objects by name, clocks, randomness, processes. One trait, so that a simulator can take its place.
 //!
 //! Contract of [`Platform`]:
 //! - `create` is create-if-absent, decided by the storage itself; an object is there whole or not at all.
 //! - `Durability::Now` has reached stable storage on return; `Deferred` has once a later `barrier` returned.
 //! - `list` shows every create that completed before it was asked for.
-//! - Nothing here deletes or replaces an object.
+//! - Nothing here deletes or replaces an object. What deletes is [`Deleting`], which only garbage collection asks for.
 
 mod local;
+mod process;
 
 pub use local::LocalPlatform;
 
@@ -53,8 +54,38 @@ pub trait Platform: Send + Sync {
     fn list_dirs(&self, dir: &str) -> Result<Vec<String>>;
     /// Unix time, milliseconds.
     fn now_unix_ms(&self) -> u64;
+    /// A clock that never goes back and runs while the host sleeps, milliseconds; it begins anew with each boot.
+    fn monotonic_ms(&self) -> u64;
+    /// Names the boot that [`Platform::monotonic_ms`] counts from.
+    fn boot(&self) -> String;
+    /// Waits.
+    fn sleep_ms(&self, ms: u64);
     /// Fills with cryptographically strong random bytes.
     fn random(&self, out: &mut [u8]);
+    /// Names this process so that another one on the same host can ask [`Platform::is_gone`].
+    fn process(&self) -> String;
+    /// Whether that process has certainly ended. Processes of other hosts are never certain.
+    fn is_gone(&self, process: &str) -> bool;
+    /// Whether all work is done on the calling thread, so that each run has the same order of operations.
+    fn single_threaded(&self) -> bool {
+        false
+    }
+    /// The right to delete, where this storage and these credentials give it.
+    fn deleting(&self) -> Option<&dyn Deleting>;
+}
+
+/// What garbage collection may do besides. A name that was deleted is never created again.
+pub trait Deleting: Send + Sync {
+    /// Takes a pack's copy out of use: local storage moves it to `trash/<round>/`, others delete it. `false` where it is not there (any more).
+    fn discard(&self, name: &ObjectName, round: u64) -> Result<bool>;
+    /// Deletes an object for good. `false` where it is not there.
+    fn delete(&self, name: &ObjectName) -> Result<bool>;
+    /// Deletes temporary files of a folder that were last written `age_ms_min` ago or earlier; returns their number.
+    fn delete_temporaries(&self, dir: &str, age_ms_min: u64) -> Result<u64>;
+    /// Deletes a folder if it is empty.
+    fn delete_empty_dir(&self, dir: &str) -> Result<()>;
+    /// When something was last added to or taken from a folder, Unix milliseconds by the storage's clock; `None` where it is not there.
+    fn dir_modified_unix_ms(&self, dir: &str) -> Result<Option<u64>>;
 }
 
 /// `N` random bytes.
