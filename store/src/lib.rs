@@ -8,6 +8,7 @@ mod backup;
 mod block;
 mod chunk;
 mod crypto;
+mod damage;
 mod error;
 mod gc;
 mod index;
@@ -29,6 +30,7 @@ pub use backup::{BackupOutcome, DiskJob, DiskResult, Part, Plan, PointInfo, Prog
 pub use block::{BlockSource, BlockTarget, Extent, FileSource, FileTarget};
 pub use cairn_store_format as format;
 pub use crypto::{Credential, RECOVERY_PREFIX, SecretKey};
+pub use damage::Damage;
 pub use error::{Result, StoreError};
 pub use gc::{GcOptions, GcReport};
 pub use init::{InitOptions, InitReport, KeyFileChooser, Profile, init, init_on};
