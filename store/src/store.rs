@@ -109,7 +109,7 @@ impl Store {
 }
 
 /// The newest configuration, its signature checked by the key inside it (the pin says whether that key is the right one). It lies there twice.
-fn read_config(platform: &dyn Platform) -> Result<Config> {
+pub(crate) fn read_config(platform: &dyn Platform) -> Result<Config> {
     let none = || StoreError::NoStore {
         at: platform.location(),
         why: "there is no config/ in it; is its file system mounted? A new store is made with 'cairn init'".into(),
