@@ -19,6 +19,8 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     let store = open_store(common)?;
     let all = store.points()?;
     let p = points::select(&all, &o.point)?;
+    // Whoever forgets it from here on does not take its data from under this restore.
+    let _pin = store.pin(&[p.id])?;
     let (disks, manifest) = (store.disks(p)?, store.manifest(p)?);
     let request = Request { disks: parse_disks(&o.disks)?, rename: o.rename.as_deref(), dir: o.dir.as_deref(), format: o.format, force: o.force };
     let plan = plan(&request, p, &disks, &manifest)?;

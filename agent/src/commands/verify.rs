@@ -10,7 +10,7 @@ use crate::{
     points,
 };
 use cairn_store::{
-    Point, Progress, Store,
+    Point, Progress, Store, StoreError,
     verify::{Verifier, VerifyReport},
 };
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use std::sync::Arc;
 /// Damaged ranges printed a point; JSON has them all.
 const PRINTED_MAX: usize = 10;
 
-/// Checks points; damage ends in exit code 14 and is recorded.
+/// Checks points; damage ends in exit code 14 and is recorded. Each is pinned while it is read, and not for longer: a verification of a whole store
+/// may take days, and must not keep the space of all that is forgotten meanwhile.
 pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     let store = open_store(common)?;
     let (all, unreadable) = store.points_from_storage()?;
@@ -31,9 +32,18 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "nothing")?;
     let bar = Bar::start(common, "verify", &progress);
-    let verifier = Verifier::default();
-    let mut reports = Vec::new();
+    let verifier = Verifier::new(&store)?;
+    let (mut reports, mut forgotten) = (Vec::new(), None);
     for p in chosen {
+        let _pin = match store.pin(&[p.id]) {
+            Ok(pin) => pin,
+            // What was forgotten since the list was made is no damage; where nothing else was asked for, it is the answer.
+            Err(e @ StoreError::NotFound(_)) => {
+                forgotten = Some(e);
+                continue;
+            }
+            Err(e) => return Err(e.into()),
+        };
         let report = store.verify_point(p, o.data, &verifier, &progress)?;
         if let Err(e) = record(&store, p, o.data, &report) {
             // What was found matters more than the note about it: the store may be mounted read-only.
@@ -42,6 +52,9 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
         reports.push((p, report));
     }
     drop(bar);
+    if let (true, true, Some(e)) = (reports.is_empty(), o.what.is_some(), forgotten) {
+        return Err(e.into());
+    }
     if common.json {
         output::print_json(&reports.iter().map(|(p, r)| json(p, r, o.data)).collect::<Vec<_>>().into());
     } else {
