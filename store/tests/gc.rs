@@ -2,7 +2,7 @@
 
 mod common;
 
-use cairn_store::{DiskJob, GcOptions, GcReport, Plan, Progress, Store, StoreError};
+use cairn_store::{DiskJob, GcOptions, GcReport, Plan, Progress, Store, StoreError, verify::Verifier};
 use common::{Lab, Mem, backup, content, full, info, point, restore};
 use std::{fs, sync::Arc};
 
@@ -167,8 +167,12 @@ fn thin_packs_are_moved_together_and_old_hints_still_lead_there() {
         assert_eq!(a_packs, 0, "the thin pack is gone");
         for host in ["state", "another"] {
             let open = lab.open_with(lab.credential(), host).expect("opens");
-            assert_eq!(restore(&open, &point(&open, &b)).expect("restores"), data);
+            let b = point(&open, &b);
+            assert_eq!(restore(&open, &b).expect("restores"), data);
+            let verified = open.verify_point(&b, true, &Verifier::new(&open).expect("reads reports"), &Progress::default()).expect("verifies");
+            assert!(verified.damage.is_empty(), "what was moved is no damage: {:?}", verified.damage);
         }
+        assert!(lab.files("b").is_empty(), "and nobody reported any");
         // The next point inherits nodes whose hints lead to the old place.
         let c = backup(&store, "a", &data, Plan::Compare { reason: "t".into(), base: (b.id, 0) }).expect("backs up");
         assert!(c.stored_bytes < 100_000, "{} stored", c.stored_bytes);
