@@ -8,7 +8,7 @@ use crate::{
     interrupt, output, points,
     retention::{Candidate, Rules, reasons, simulate},
 };
-use cairn_store::{GcOptions, GcReport, Point, Progress, Store};
+use cairn_store::{GcOptions, GcReport, Point, Progress, Store, StoreError};
 use jiff::{Span, Timestamp, Unit, tz::TimeZone};
 use serde_json::json;
 use std::sync::Arc;
@@ -72,9 +72,21 @@ fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "packs that a garbage collection removes")?;
-    let outcome = store.unforget(p, &progress)?;
+    let outcome = store.unforget(p, &progress).map_err(|e| taken(p, e))?;
     super::backup_image::print_outcome(common, store, &outcome)?;
     Ok(Done::Clean)
+}
+
+/// A forgotten point that cannot be read any more is what a collection leaves, and no damage.
+fn taken(p: &Point, e: StoreError) -> Failure {
+    match e {
+        StoreError::Damaged { .. } => Failure::not_found(format!(
+            "point {} of {} cannot be taken back: its data is not all there any more, a garbage collection has taken it; nothing was committed ({e})",
+            p.id,
+            output::shown(&p.summary.name)
+        )),
+        other => other.into(),
+    }
 }
 
 /// Applies retention rules.
