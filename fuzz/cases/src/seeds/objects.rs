@@ -4,7 +4,7 @@ use super::{Seed, seed};
 use cairn_store_format::{
     FamilyId, Id, Location, ObjectName, PackId, PackKind, SessionId, StoreId,
     config::{ChunkSizes, Config},
-    gc::{self, Condemned, Pardon, Report, SessionRecord},
+    gc::{self, Condemned, Pardon, Report, SessionRecord, Spared},
     header::ObjectKind,
     index::{self, IndexedPack},
     keys::{EpochKeys, KeyRing, KeySlot, SlotKind},
@@ -207,8 +207,8 @@ fn collection() -> Vec<Seed> {
     vec![
         seed("store_gc", "session", record.encode()),
         seed("store_gc", "condemned", condemned.encode()),
-        seed("store_gc", "pardon-all", Pardon::All.encode()),
-        seed("store_gc", "pardon", Pardon::Packs(packs).encode()),
+        seed("store_gc", "pardon-all", Pardon { list_sha256: [1; 32], spared: Spared::All }.encode()),
+        seed("store_gc", "pardon", Pardon { list_sha256: [2; 32], spared: Spared::Packs(packs.into_iter().collect()) }.encode()),
         seed("store_gc", "relocations", gc::encode_relocations(&[(from, to), (to, from)])),
         seed("store_gc", "report", report.encode()),
         seed("store_tlv", "record", fields),
