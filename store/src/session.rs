@@ -22,7 +22,7 @@ use cairn_store_format::{
 };
 use sha2::{Digest, Sha256};
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -45,8 +45,9 @@ pub struct Session {
     points: PointSet,
     pub(crate) seen: Seen,
     /// Packs of other sessions that chunks were deduplicated into, with the size their footer was read at; checked again in B5a.
-    pub(crate) referenced: Mutex<std::collections::HashMap<PackId, u64>>,
+    pub(crate) referenced: Mutex<BTreeMap<PackId, u64>>,
     decided: AtomicBool,
+    /// None where the platform wants all work on the calling thread.
     beats: Option<Beats>,
 }
 
@@ -78,7 +79,7 @@ impl Session {
         if platform.create(&ObjectName::session(&id), &bytes, Durability::Now)? == Created::Exists {
             return Err(StoreError::Refused(format!("session id {id} was drawn twice; is the random generator broken?")));
         }
-        let beats = Some(Beats::start(store.platform.clone(), store.keys.clone(), id));
+        let beats = (!platform.single_threaded()).then(|| Beats::start(store.platform.clone(), store.keys.clone(), id));
         // B2: fresh list of gc/.
         let condemned = Doomed::of(&store, &store.platform.list("gc")?)?;
         // B3: only now points are looked at, with fresh lists of c/ and f/.
@@ -121,7 +122,7 @@ impl Session {
                         "a pack that known chunks lie in is missing or has another size; the backup was not committed, run it again",
                     ));
                 }
-                // Another process on this host may have told us of its pack before its barrier.
+                // Whoever told us of it had a barrier before; one more costs next to nothing and trusts nobody.
                 self.store.platform.cover(&name);
             }
         }
