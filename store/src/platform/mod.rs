@@ -8,6 +8,8 @@
 
 mod local;
 mod process;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 
 pub use local::LocalPlatform;
 
