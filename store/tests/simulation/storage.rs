@@ -129,7 +129,7 @@ fn a_link_on_its_way_arrives_after_its_sender_died() {
         for _ in 0..300 {
             assert!(other.size(&session(9)).expect("asks").is_some());
         }
-        assert_eq!(other.size(&session(1)).expect("asks"), Some(1), "seed {seed}");
+        assert_eq!(other.list("gc").expect("lists").len(), 2, "seed {seed}");
     }
     assert!(late > 8, "{late} of 16 were late");
 }
@@ -142,4 +142,17 @@ fn clocks_of_hosts_differ() {
     assert!(clocks[0] + YEAR_MS as u64 == clocks[1] && clocks[1] + YEAR_MS as u64 == clocks[2]);
     world.advance_ms(5000);
     assert!(world.process(world.host(0)).now_unix_ms() >= clocks[1] + 5000);
+}
+
+#[test]
+fn an_nfs_host_may_go_on_missing_what_it_missed_until_it_lists() {
+    let world = World::new(StorageKind::Nfs, 1);
+    let (here, there) = (world.process(world.host(0)), world.process(world.host(0)));
+    there.create(&session(9), b"folder", Durability::Now).expect("creates");
+    assert_eq!(here.size(&session(1)).expect("asks"), None);
+    there.create(&session(1), b"x", Durability::Now).expect("creates");
+    let seen: Vec<bool> = (0..32).map(|_| here.size(&session(1)).expect("asks").is_some()).collect();
+    assert!(seen.contains(&true) && seen.contains(&false), "{seen:?}");
+    assert_eq!(here.list("gc").expect("lists").len(), 2);
+    assert!((0..32).all(|_| here.read(&session(1), 1).expect("reads").is_some()));
 }

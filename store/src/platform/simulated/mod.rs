@@ -25,7 +25,7 @@ use disk::{Disk, Node};
 use schedule::Schedule;
 use std::{
     any::Any,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
@@ -115,6 +115,8 @@ struct State {
     /// Creates that have not returned yet, by process: a listing may or may not show them.
     unanswered: BTreeMap<String, usize>,
     in_flight: Vec<InFlight>,
+    /// Names that a host asked for in vain: an NFS client may go on saying so until it lists or changes the folder.
+    missed: BTreeSet<(usize, String)>,
     trace_hash: u64,
     trace: VecDeque<String>,
     /// Operations of the process that is recorded.
@@ -158,6 +160,7 @@ impl World {
             rates: Rates::default(),
             unanswered: BTreeMap::new(),
             in_flight: Vec::new(),
+            missed: BTreeSet::new(),
             trace_hash: seed,
             trace: VecDeque::new(),
             recording: None,
@@ -276,6 +279,7 @@ impl State {
 
     fn power_loss(&mut self, kind: StorageKind, host: usize, survival: Survival) {
         self.note(format!("power loss of host {host}, {survival:?}"));
+        self.missed.retain(|m| m.0 != host);
         for p in 0..self.processes.len() {
             if self.processes[p].host == host {
                 self.end(p);
@@ -288,6 +292,17 @@ impl State {
             self.disk.power_loss(survival, &mut self.rng);
             self.in_flight.clear();
         }
+    }
+
+    /// Whether this host's cache of what is not there answers instead of the server.
+    fn misses(&mut self, host: usize, name: &str) -> bool {
+        let asked_before = self.missed.contains(&(host, name.to_owned()));
+        asked_before && self.rng.chance_ppm(500_000)
+    }
+
+    /// A host listed or changed a folder: its cache of it is gone.
+    fn looked_afresh(&mut self, host: usize, dir: &str) {
+        self.missed.retain(|(h, name)| *h != host || disk::parent(name) != dir);
     }
 
     /// Requests of dead processes that reach the server now.

@@ -4,7 +4,7 @@
 //! Before each step another actor may move, and a fault may come up; see [`SimulatedPlatform::enter`].
 
 use super::{
-    BEGIN_UNIX_MS, Fault, IN_FLIGHT_OPERATIONS_MAX, InFlight, OPERATIONS_MAX, OpKind, Operation, State, World,
+    BEGIN_UNIX_MS, Fault, IN_FLIGHT_OPERATIONS_MAX, InFlight, OPERATIONS_MAX, OpKind, Operation, State, StorageKind, World,
     disk::{Node, TEMPORARY, parent},
     end_this_process,
 };
@@ -149,6 +149,19 @@ impl SimulatedPlatform {
         outcome
     }
 
+    /// A file, as this host sees it: on NFS it may go on missing one that it missed before.
+    fn look<T>(&self, kind: OpKind, name: &ObjectName, use_file: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
+        let nfs = self.world.kind == StorageKind::Nfs;
+        self.step(kind, name.as_str(), |s| {
+            let host = s.processes[self.number].host;
+            if nfs && (s.misses(host, name.as_str()) || s.disk.file(name.as_str()).is_err()) {
+                s.missed.insert((host, name.as_str().to_owned()));
+                return Err(io::Error::from_raw_os_error(libc::ENOENT));
+            }
+            use_file(s.disk.file(name.as_str())?)
+        })
+    }
+
     fn make_dir(&self, dir: &str) -> io::Result<()> {
         if dir.is_empty() || self.own().known_dirs.contains(dir) {
             return Ok(());
@@ -186,7 +199,11 @@ impl SimulatedPlatform {
             Ok(mut s) => format!("{dir}/{TEMPORARY}{:016x}", s.processes[self.number].rng.next_u64()),
             Err(e) => return (String::new(), Err(e)),
         };
-        let written = self.step(OpKind::Write, &tmp, |s| s.disk.write_new(&tmp, bytes, s.now_ms));
+        let written = self.step(OpKind::Write, &tmp, |s| {
+            let host = s.processes[self.number].host;
+            s.looked_afresh(host, dir);
+            s.disk.write_new(&tmp, bytes, s.now_ms)
+        });
         (tmp, written)
     }
 
@@ -254,6 +271,8 @@ impl SimulatedPlatform {
     /// Names of a folder. What another process has linked and not answered for yet may or may not be there.
     fn listed(&self, dir: &str, want_dirs: bool) -> Result<Vec<String>> {
         let list = |s: &mut State| {
+            let host = s.processes[self.number].host;
+            s.looked_afresh(host, dir);
             let State { disk, unanswered, rng, .. } = s;
             if !disk.is_dir(dir) {
                 return Err(io::Error::from_raw_os_error(libc::ENOENT));
@@ -300,27 +319,25 @@ impl Platform for SimulatedPlatform {
     }
 
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
-        let read = |s: &mut State| {
-            let bytes = s.disk.file(name.as_str())?;
+        let read = |bytes: &[u8]| {
             if bytes.len() > max {
                 return Err(io::Error::other(format!("{} bytes, more than the {max} that such an object may have", bytes.len())));
             }
             Ok(bytes.to_vec())
         };
-        Self::gone_is("read", name.as_str(), self.step(OpKind::Read, name.as_str(), read))
+        Self::gone_is("read", name.as_str(), self.look(OpKind::Read, name, read))
     }
 
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
-        let read = |s: &mut State| {
-            let bytes = s.disk.file(name.as_str())?;
+        let read = |bytes: &[u8]| {
             let start = usize::try_from(offset).ok().filter(|&o| o <= bytes.len());
             Ok(start.and_then(|o| bytes.get(o..o.checked_add(len)?)).map(<[u8]>::to_vec))
         };
-        Ok(Self::gone_is("read", name.as_str(), self.step(OpKind::Read, name.as_str(), read))?.flatten())
+        Ok(Self::gone_is("read", name.as_str(), self.look(OpKind::Read, name, read))?.flatten())
     }
 
     fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
-        let size = self.step(OpKind::Stat, name.as_str(), |s| s.disk.file(name.as_str()).map(|b| b.len() as u64));
+        let size = self.look(OpKind::Stat, name, |bytes| Ok(bytes.len() as u64));
         Self::gone_is("stat", name.as_str(), size)
     }
 
