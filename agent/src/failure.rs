@@ -85,6 +85,7 @@ impl From<StoreError> for Failure {
             StoreError::NotFound(_) => NOT_FOUND,
             StoreError::Damaged { .. } | StoreError::Format(_) => DAMAGED,
             StoreError::Usage(_) => USAGE,
+            StoreError::Busy(_) => BUSY,
             StoreError::Interrupted => INTERRUPTED,
             _ => FAILED,
         };

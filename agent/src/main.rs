@@ -12,6 +12,7 @@ mod interrupt;
 mod output;
 mod points;
 mod restore;
+mod retention;
 
 use clap::Parser;
 use std::process::ExitCode;

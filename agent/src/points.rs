@@ -1,7 +1,10 @@
 //! POINT on the command line: `NAME@latest`, `NAME@-1`, `NAME@2026-11-21T02:00`, `NAME@ID-PREFIX`, `NAME`, or an id prefix alone.
 
-use crate::failure::{Failure, Outcome};
-use cairn_store::{Point, point::check_tag};
+use crate::{
+    failure::{Failure, Outcome},
+    retention::calendar_tags,
+};
+use cairn_store::{Point, Session, point::check_tag};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
 /// Digits of an id prefix that stands alone.
@@ -10,7 +13,7 @@ const BARE_PREFIX_DIGITS_MIN: usize = 8;
 pub const SHOWN_ID_DIGITS: usize = 12;
 
 /// Tags given at a backup lie in the point's summary, which has little room; more can be added to the point.
-const FIRST_TAGS_BYTES_MAX: usize = 100;
+const FIRST_TAGS_BYTES_MAX: usize = 90;
 /// What each tag takes besides its text.
 const TAG_FIELD_BYTES: usize = 6;
 
@@ -30,6 +33,13 @@ pub fn check_tags(tags: &[String]) -> Outcome<()> {
         return Err(Failure::usage("these are too many tags for a new point; give some now and add the others with 'cairn tag'"));
     }
     Ok(())
+}
+
+/// The tags that were asked for, and those that the calendar gives.
+pub fn with_calendar_tags(session: &Session, name: &str, time_unix_ms: u64, asked: &[String]) -> Vec<String> {
+    let mut tags = asked.to_vec();
+    tags.extend(calendar_tags(session.points(), name, time_unix_ms, &TimeZone::system()).into_iter().filter(|t| !asked.contains(t)));
+    tags
 }
 
 /// The point that a specification names.

@@ -41,6 +41,9 @@ pub enum StoreError {
         /// The session.
         session: String,
     },
+    /// Somebody else is at work; later it can be done.
+    #[error("{0}")]
+    Busy(String),
     /// Interrupted by the user.
     #[error("interrupted")]
     Interrupted,

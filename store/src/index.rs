@@ -3,6 +3,7 @@
 //! - `chunks`: first 8 bytes of an id -> pack number (28 B a row). A hit is a hint: the caller reads the id from the pack's own footer.
 //! - `objects`: registers and point logs as read; they never change.
 //! - `files`: index files that were taken in.
+//! - `watched`: for how long this host has seen something stay as it is.
 
 use crate::{Result, StoreError};
 use cairn_store_format::{Id, PackId, PackKind, SessionId, StoreId, index::IndexedPack};
@@ -15,7 +16,7 @@ use std::{
 };
 
 /// Version of this database's layout; another one is thrown away.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 /// How long to wait for another process that writes.
 const BUSY_MS: u64 = 30_000;
 
@@ -23,7 +24,9 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS packs (number INTEGER PRIMARY KEY, session BLOB NOT NULL, seq INTEGER NOT NULL, kind INTEGER NOT NULL, UNIQUE (session, seq));
     CREATE TABLE IF NOT EXISTS chunks (prefix INTEGER PRIMARY KEY, pack INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS objects (name TEXT PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;";
+    CREATE TABLE IF NOT EXISTS objects (name TEXT PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS watched (name TEXT PRIMARY KEY, value INTEGER NOT NULL, boot TEXT NOT NULL, at_ms INTEGER NOT NULL, unchanged_ms INTEGER NOT NULL)
+        WITHOUT ROWID;";
 
 /// The index of one store on this host.
 pub(crate) struct Index {
@@ -126,7 +129,7 @@ impl Index {
         db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;")?;
         let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
         if layout != LAYOUT {
-            db.execute_batch("BEGIN; DROP TABLE IF EXISTS packs; DROP TABLE IF EXISTS chunks; DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS objects;")?;
+            db.execute_batch("BEGIN; DROP TABLE IF EXISTS packs; DROP TABLE IF EXISTS chunks; DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS objects; DROP TABLE IF EXISTS watched;")?;
             db.execute_batch(&format!("{SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
         }
         db.query_row("SELECT count(*) FROM (SELECT 1 FROM chunks LIMIT 1)", [], |_| Ok(()))?;
@@ -174,6 +177,35 @@ impl Index {
         let db = self.db();
         let work = || db.prepare_cached("SELECT name FROM files")?.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<HashSet<String>>>();
         work().map_err(fail(&self.path))
+    }
+
+    /// For how long `name` has had `value`, as far as this host's observations reach: time passes only between two looks during one boot.
+    pub(crate) fn unchanged_ms(&self, name: &str, value: i64, boot: &str, now_ms: u64) -> Result<u64> {
+        let mut db = self.db();
+        let now = i64::try_from(now_ms).unwrap_or(i64::MAX);
+        let work = |db: &mut Connection| {
+            let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let before: Option<(i64, String, i64, i64)> = tx
+                .prepare_cached("SELECT value, boot, at_ms, unchanged_ms FROM watched WHERE name = ?1")?
+                .query_row([name], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))
+                .optional()?;
+            let unchanged = match before {
+                Some((v, b, at, so_far)) if v == value => so_far + if b == boot { (now - at).max(0) } else { 0 },
+                _ => 0,
+            };
+            tx.prepare_cached("INSERT OR REPLACE INTO watched (name, value, boot, at_ms, unchanged_ms) VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute(params![name, value, boot, now, unchanged])?;
+            tx.commit()?;
+            Ok(unchanged)
+        };
+        work(&mut db).map(i64::unsigned_abs).map_err(fail(&self.path))
+    }
+
+    /// No more watching.
+    pub(crate) fn unwatch(&self, name: &str) -> Result<()> {
+        let db = self.db();
+        let work = || db.prepare_cached("DELETE FROM watched WHERE name = ?1")?.execute([name]);
+        work().map(drop).map_err(fail(&self.path))
     }
 
     /// A cached object.

@@ -4,20 +4,15 @@ use crate::{Result, StoreError, platform::random_bytes, store::Inner};
 use cairn_store_format::{
     Id, Location, ObjectName, PackId, gc,
     header::ObjectKind,
-    limits::{LIST_BYTES_MAX, REGISTER_BYTES_MAX},
+    limits::LIST_BYTES_MAX,
     map::Ref,
-    name::parse_session,
     pack::{FRAME_HEADER_BYTES, FrameKind},
-    register::{self, RegisterKind},
 };
-use std::{collections::HashMap, sync::PoisonError};
+use std::{collections::HashSet, sync::PoisonError};
 use zstd::bulk::Decompressor;
 
 /// Frames read in one request begin within so many bytes; a region of incompressible chunks is 4 MiB.
 const GROUP_BYTES_MAX: u32 = 5 << 20;
-
-/// Old place to new place, from all relocation registers.
-pub(crate) type Relocations = HashMap<Location, Location>;
 
 /// A decompressor of one thread.
 pub(crate) fn decompressor() -> Decompressor<'static> {
@@ -33,23 +28,36 @@ impl Inner {
         }
     }
 
-    fn fetch_at(&self, zstd: &mut Decompressor<'static>, at: &Location, id: &Id, kind: FrameKind, level: u8) -> Result<Vec<u8>> {
+    pub(crate) fn fetch_at(&self, zstd: &mut Decompressor<'static>, at: &Location, id: &Id, kind: FrameKind, level: u8) -> Result<Vec<u8>> {
         self.packs.frame_from(&ObjectName::pack(&at.pack), &self.keys, zstd, at, (*id, kind, level))
     }
 
+    /// The frame at one of the places that it was moved to, or moved on to from there.
+    fn fetch_moved(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8) -> Result<Option<Vec<u8>>> {
+        let mut places = self.moved_to(&r.at)?;
+        let mut seen: HashSet<Location> = HashSet::from([r.at]);
+        while let Some(at) = places.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
+            match self.fetch_at(zstd, &at, &r.id, kind, level) {
+                Ok(plain) => return Ok(Some(plain)),
+                Err(StoreError::Damaged { .. }) => places.extend(self.moved_to(&at)?),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
     fn fetch_elsewhere(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8, first: StoreError) -> Result<Vec<u8>> {
+        if let Some(plain) = self.fetch_moved(zstd, r, kind, level)? {
+            return Ok(plain);
+        }
         // A pack that is lost as a whole is one finding, however many chunks lie in it.
         let lost = self.packs.info(&r.at.pack).is_err();
         let new = !lost || self.lost_packs.lock().unwrap_or_else(PoisonError::into_inner).insert(r.at.pack);
         if new {
             tracing::warn!("{first}; looking for another copy");
-        }
-        let mut moved = Some(r.at);
-        while let Some(at) = moved.and_then(|at| self.relocation_of(&at).transpose()).transpose()? {
-            if let Ok(plain) = self.fetch_at(zstd, &at, &r.id, kind, level) {
-                return Ok(plain);
-            }
-            moved = Some(at);
         }
         for refresh in [false, true] {
             if refresh {
@@ -79,7 +87,7 @@ impl Inner {
     }
 
     /// Where the local index and the pack's own footer say an id is.
-    fn locate(&self, id: &Id) -> Result<Option<Location>> {
+    pub(crate) fn locate(&self, id: &Id) -> Result<Option<Location>> {
         let Some(pack) = self.index.reader()?.find(id)? else { return Ok(None) };
         Ok(self.locate_in(&pack, id))
     }
@@ -88,6 +96,16 @@ impl Inner {
     pub(crate) fn locate_in(&self, pack: &PackId, id: &Id) -> Option<Location> {
         let info = self.packs.info(pack).ok()?;
         info.footer.find(id).map(|s| Location { pack: *pack, offset: s.offset, stored_len: s.stored_len })
+    }
+
+    /// Whether any copy of a pack lies under its own name.
+    pub(crate) fn pack_exists(&self, pack: &PackId) -> Result<bool> {
+        for name in ObjectName::pack(pack) {
+            if self.platform.size(&name)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// B4: takes in index files that this host has not seen.
@@ -107,36 +125,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-
-    fn relocation_of(&self, at: &Location) -> Result<Option<Location>> {
-        if let Some(map) = self.relocations.get() {
-            return Ok(map.get(at).copied());
-        }
-        let map = self.load_relocations()?;
-        Ok(self.relocations.get_or_init(|| map).get(at).copied())
-    }
-
-    fn load_relocations(&self) -> Result<Relocations> {
-        let (mut out, mut zstd) = (Relocations::new(), decompressor());
-        for month in self.platform.list_dirs("c")? {
-            for name in self.platform.list(&format!("c/{month}"))? {
-                if parse_session(name.file()).is_err() {
-                    continue;
-                }
-                let Some(bytes) = self.platform.read(&name, REGISTER_BYTES_MAX)? else { continue };
-                let Ok(reg) = register::decode(&bytes) else { continue };
-                if reg.kind != RegisterKind::Relocation {
-                    continue;
-                }
-                let body = self.keys.open_small(&name, &register::aad(&reg.session, reg.kind, 2), reg.body)?;
-                if let Some(list) = register::Body::decode(&body)?.manifest {
-                    let plain = self.fetch_at(&mut zstd, &list.at, &list.id, FrameKind::Relocation, 0)?;
-                    out.extend(gc::decode_relocations(&plain)?);
-                }
-            }
-        }
-        Ok(out)
     }
 
     /// Leaves a report in `b/`, so that scrub and the next backup know. Best effort: the caller's error matters more.
@@ -160,19 +148,22 @@ impl Inner {
         refs: &[(usize, Ref)],
         mut use_chunk: impl FnMut(usize, Result<Vec<u8>>) -> Result<()>,
     ) -> Result<()> {
-        let mut rest = refs;
-        while !rest.is_empty() {
-            let len = adjacent(rest);
-            let (group, tail) = rest.split_at(len);
-            rest = tail;
-            let (first, last) = (&group[0].1.at, &group[len - 1].1.at);
+        let moves = self.relocations.known();
+        // What is known to have been moved is looked for at its last place at once.
+        let places: Vec<Location> = refs.iter().map(|(_, r)| moves.get(&r.at).and_then(|to| to.last()).copied().unwrap_or(r.at)).collect();
+        let mut done = 0;
+        while done < refs.len() {
+            let len = adjacent(&places[done..]);
+            let (group, at) = (&refs[done..done + len], &places[done..done + len]);
+            done += len;
+            let (first, last) = (&at[0], &at[len - 1]);
             let bytes = (last.offset - first.offset) as usize + FRAME_HEADER_BYTES + last.stored_len as usize;
             let name = &ObjectName::pack(&first.pack)[0];
             let mut bytes = self.platform.read_at(name, first.offset.into(), bytes)?.unwrap_or_default();
-            for (tag, r) in group {
-                let start = (r.at.offset - first.offset) as usize;
-                let frame = bytes.get_mut(start..start + FRAME_HEADER_BYTES + r.at.stored_len as usize);
-                let plain = match frame.map(|f| self.packs.open(name, &self.keys, zstd, &r.at, (r.id, FrameKind::Chunk, 0), f)) {
+            for ((tag, r), at) in group.iter().zip(at) {
+                let start = (at.offset - first.offset) as usize;
+                let frame = bytes.get_mut(start..start + FRAME_HEADER_BYTES + at.stored_len as usize);
+                let plain = match frame.map(|f| self.packs.open(name, &self.keys, zstd, at, (r.id, FrameKind::Chunk, 0), f)) {
                     Some(Ok(plain)) => Ok(plain),
                     Some(Err(StoreError::Damaged { .. })) | None => self.fetch(zstd, r, FrameKind::Chunk, 0),
                     Some(Err(other)) => Err(other),
@@ -184,13 +175,13 @@ impl Inner {
     }
 }
 
-/// How many of the first references lie one behind the other in one pack.
-fn adjacent(refs: &[(usize, Ref)]) -> usize {
-    let start = refs[0].1.at.offset;
-    1 + refs
+/// How many of the first places lie one behind the other in one pack.
+fn adjacent(places: &[Location]) -> usize {
+    let start = places[0].offset;
+    1 + places
         .windows(2)
         .take_while(|w| {
-            let (a, b) = (&w[0].1.at, &w[1].1.at);
+            let (a, b) = (&w[0], &w[1]);
             let fits = b.offset.saturating_sub(start) < GROUP_BYTES_MAX;
             fits && a.pack == b.pack && u64::from(a.offset) + FRAME_HEADER_BYTES as u64 + u64::from(a.stored_len) == u64::from(b.offset)
         })

@@ -6,7 +6,7 @@ use crate::{
     index::Index,
     pack::PackReader,
     platform::{LocalPlatform, Platform},
-    resolve::Relocations,
+    relocation::Relocations,
 };
 use cairn_store_format::{
     ObjectName, PackId, StoreId,
@@ -23,7 +23,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
 };
 use zeroize::Zeroizing;
 
@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     pub(crate) keys: Arc<Keys>,
     pub(crate) index: Index,
     pub(crate) packs: PackReader,
-    pub(crate) relocations: OnceLock<Relocations>,
+    pub(crate) relocations: Relocations,
     /// Packs that cannot be opened at all and were reported by this process: one report for all their chunks.
     pub(crate) lost_packs: Mutex<HashSet<PackId>>,
     pub(crate) host: String,
@@ -75,7 +75,16 @@ impl Store {
         let index = Index::open_or_temporary(&options.state_dir.join("index"), &config.store)?;
         let packs = PackReader::new(platform.clone());
         Ok(Self {
-            inner: Arc::new(Inner { platform, config, keys, index, packs, relocations: OnceLock::new(), lost_packs: Mutex::default(), host: options.host }),
+            inner: Arc::new(Inner {
+                platform,
+                config,
+                keys,
+                index,
+                packs,
+                relocations: Relocations::default(),
+                lost_packs: Mutex::default(),
+                host: options.host,
+            }),
         })
     }
 

@@ -7,7 +7,7 @@ use crate::{
     failure::{Failure, NOT_FOUND, Outcome},
     interrupt,
     output::{self, Bar},
-    points::{check_name, check_tags},
+    points::{self, check_name, check_tags},
 };
 use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store};
 use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
@@ -26,12 +26,13 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "packs that the next backup finds again")?;
     let session = store.begin()?;
+    let tags = points::with_calendar_tags(&session, &o.name, time_unix_ms, &o.tags);
     let job = DiskJob { target: TARGET.into(), source: Arc::new(source), plan: plan(&session, &store, &o.name)? };
     let info = || PointInfo {
         name: o.name.clone(),
         time_unix_ms,
         quiesce: "none".into(),
-        tags: o.tags.clone(),
+        tags: tags.clone(),
         warnings: changed(&o.source, before).into_iter().collect(),
         source: serde_json::json!({"kind": "image", "path": o.source.display().to_string()}),
         parts: Vec::new(),

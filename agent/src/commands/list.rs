@@ -12,7 +12,7 @@ use cairn_store::Point;
 /// Points, oldest first.
 pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
     let store = open_store(common)?;
-    let (all, damaged) = store.points_and_damage()?;
+    let (all, damaged) = if o.forgotten { (store.forgotten_points()?, Vec::new()) } else { store.points_and_damage()? };
     let chosen: Vec<&Point> = match &o.name {
         None => all.iter().collect(),
         Some(name) => points::of_name(&all, name),
@@ -24,7 +24,7 @@ pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
         let values: Vec<_> = chosen.iter().map(|p| output::point_json(&store, p)).collect::<Outcome<_>>()?;
         output::print_json(&values.into());
     } else if chosen.is_empty() {
-        println!("no restore points in {}", store.location());
+        println!("no {}restore points in {}", if o.forgotten { "forgotten " } else { "" }, store.location());
     } else {
         println!("{}", output::point_table(&chosen));
     }

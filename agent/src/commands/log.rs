@@ -1,4 +1,4 @@
-//! `cairn tag`, `protect`, `unprotect`: entries in a point's log.
+//! `cairn tag`, `note`, `protect`, `unprotect`: entries in a point's log.
 
 use super::Done;
 use crate::{
@@ -24,6 +24,15 @@ pub fn tag(common: &Common, o: &cli::Tag) -> Outcome<Done> {
     say(common, &store, p.id)
 }
 
+/// Replaces the note.
+pub fn note(common: &Common, o: &cli::Note) -> Outcome<Done> {
+    let store = open_store(common)?;
+    let all = store.points()?;
+    let p = points::select(&all, &o.point)?;
+    store.note(p, &o.text)?;
+    say(common, &store, p.id)
+}
+
 /// Protects or unprotects.
 pub fn protect(common: &Common, o: &cli::OnePoint, protect: bool) -> Outcome<Done> {
     let store = open_store(common)?;
@@ -43,7 +52,14 @@ fn say(common: &Common, store: &Store, id: SessionId) -> Outcome<Done> {
     } else if !common.quiet {
         let tags = p.tags();
         let tags = if tags.is_empty() { "no tags".into() } else { format!("tags {}", tags.join(", ")) };
-        println!("{} {}: {}, {}", output::shown(&p.summary.name), p.id, output::shown(&tags), if p.is_protected() { "protected" } else { "not protected" });
+        let note = if p.note().is_empty() { String::new() } else { format!(", note: {}", output::shown(p.note())) };
+        println!(
+            "{} {}: {}, {}{note}",
+            output::shown(&p.summary.name),
+            p.id,
+            output::shown(&tags),
+            if p.is_protected() { "protected" } else { "not protected" }
+        );
     }
     Ok(Done::Clean)
 }

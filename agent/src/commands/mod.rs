@@ -6,9 +6,11 @@ mod init;
 mod list;
 mod log;
 mod restore;
+mod retention;
 mod verify;
 
 pub use backup_image::now_unix_ms;
+pub use retention::{parse_ms, parse_span};
 
 use crate::{
     cli::{Cli, Command},
@@ -38,6 +40,10 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Restore(o) => restore::run(common, &o),
         Command::Verify(o) => verify::run(common, &o),
         Command::Tag(o) => log::tag(common, &o),
+        Command::Note(o) => log::note(common, &o),
+        Command::Forget(o) => retention::forget(common, &o),
+        Command::Prune(o) => retention::prune(common, &o),
+        Command::Gc(o) => retention::gc(common, &o),
         Command::Protect(o) => log::protect(common, &o, true),
         Command::Unprotect(o) => log::protect(common, &o, false),
         Command::Guard => backup::guard(),

@@ -137,11 +137,12 @@ fn store_capture(
     let warnings = warnings(r, capture);
     let saved = saved_domain(&facts, capture);
     let source = serde_json::to_value(&saved).map_err(|e| Failure::new(FAILED, format!("manifest: {e}")))?;
+    let tags = crate::points::with_calendar_tags(&session, &facts.name, time_unix_ms, r.tags);
     let info = || PointInfo {
         name: facts.name,
         time_unix_ms,
         quiesce: saved.quiesce.level.clone(),
-        tags: r.tags.to_vec(),
+        tags,
         warnings: warnings.clone(),
         source,
         parts: facts.parts,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// RFC 3339 in UTC.
-fn rfc3339(unix_ms: u64) -> Value {
+pub fn rfc3339(unix_ms: u64) -> Value {
     i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).map_or(Value::Null, |t| t.to_string().into())
 }
 
@@ -38,6 +38,6 @@ pub fn point_json(store: &Store, p: &Point) -> Outcome<Value> {
     Ok(json!({
         "id": p.id.to_string(), "name": s.name, "time": rfc3339(s.time_unix_ms), "parent": p.body.parents.first().map(|x| x.session.to_string()),
         "quiesce": s.quiesce, "tags": p.tags(), "protected": p.is_protected(), "state": state, "duration_ms": s.duration_ms,
-        "size": s.size_bytes, "read": s.read_bytes, "changed": s.changed_bytes, "stored": s.stored_bytes, "warning_count": s.warnings, "disks": disks,
+        "size": s.size_bytes, "read": s.read_bytes, "changed": s.changed_bytes, "stored": s.stored_bytes, "warning_count": s.warnings, "host": s.host, "note": p.note(), "disks": disks,
     }))
 }

@@ -5,8 +5,8 @@ mod json;
 mod table;
 
 pub use bar::Bar;
-pub use json::{disk_json, point_json};
-pub use table::{bytes, duration, point_table, show};
+pub use json::{disk_json, point_json, rfc3339};
+pub use table::{bytes, duration, point_table, prune_table, show, simulation_table};
 
 /// Prints a JSON value on stdout.
 pub fn print_json(value: &serde_json::Value) {

@@ -1,7 +1,7 @@
 //! Tables for people.
 
 use super::shown;
-use crate::points::SHOWN_ID_DIGITS;
+use crate::{points::SHOWN_ID_DIGITS, retention::Simulated};
 use cairn_store::{
     Point, PointState,
     format::{
@@ -91,6 +91,9 @@ pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest) -> String {
     line("stored", bytes(s.stored_bytes));
     line("state", state(p));
     line("tags", shown(&p.tags().join(", ")));
+    if !p.note().is_empty() {
+        line("note", shown(p.note()));
+    }
     for w in &manifest.warnings {
         line("warning", shown(w));
     }
@@ -105,6 +108,27 @@ pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest) -> String {
         t.add_row([shown(&d.target), bytes(d.size_bytes), bytes(d.read_bytes), bytes(d.changed_bytes), bytes(d.stored_bytes), mode.into(), shown(&d.reason)]);
     }
     out + &trimmed(&t)
+}
+
+/// `cairn prune`: point, what becomes of it, why.
+pub fn prune_table(rows: &[(&Point, &str, &Vec<String>)]) -> String {
+    let mut t = table(&["NAME", "HOST", "TIME", "ID", "ACTION", "REASONS"], &[]);
+    for (p, action, why) in rows {
+        let s = &p.summary;
+        let id = p.id.to_string()[..SHOWN_ID_DIGITS].to_owned();
+        t.add_row([shown(&s.name), shown(&s.host), time(s.time_unix_ms), id, (*action).to_owned(), shown(&why.join(", "))]);
+    }
+    trimmed(&t)
+}
+
+/// `cairn prune --simulate`: every thirtieth step and the last.
+pub fn simulation_table(steps: &[Simulated]) -> String {
+    let mut t = table(&["AFTER", "KEPT", "OLDEST"], &[1]);
+    let last = steps.len().saturating_sub(1);
+    for (_, s) in steps.iter().enumerate().filter(|(i, _)| (i + 1).is_multiple_of(30) || *i == last) {
+        t.add_row([time(s.time_unix_ms), s.kept.to_string(), s.times_unix_ms.first().map_or_else(String::new, |ms| time(*ms))]);
+    }
+    trimmed(&t)
 }
 
 /// No blanks at line ends.

@@ -73,6 +73,10 @@ impl ObjectName {
     pub fn pardon(round: u64) -> Self {
         Self(format!("gc/pardon-{round:08}"))
     }
+    /// `gc/done-<round>`
+    pub fn done(round: u64) -> Self {
+        Self(format!("gc/done-{round:08}"))
+    }
     /// `b/<report>`: one file a finding.
     pub fn report(random: &[u8; 16]) -> Self {
         Self(format!("b/{}", crate::ids::to_hex(random)))
@@ -107,6 +111,16 @@ pub fn parse_session(file: &str) -> Result<SessionId, FormatError> {
 pub fn parse_numbered(file: &str) -> Option<(SessionId, u32)> {
     let (sid, n) = file.split_once('-')?;
     Some((sid.parse().ok()?, n.parse().ok()?))
+}
+
+/// A pack by the file name of any of its copies.
+pub fn parse_pack(file: &str, kind: PackKind) -> Option<PackId> {
+    let base = match kind {
+        PackKind::Data => file,
+        PackKind::Meta => file.strip_suffix(".a").or_else(|| file.strip_suffix(".b"))?,
+    };
+    let (session, seq) = parse_numbered(base)?;
+    Some(PackId { session, seq, kind })
 }
 
 /// `<prefix><number>` (`condemned-`).
@@ -144,6 +158,8 @@ mod tests {
         assert_eq!(parse_round(ObjectName::condemned(12).file(), "condemned-"), Some(12));
         let meta = PackId { session: sid, seq: 1, kind: PackKind::Meta };
         assert_eq!(ObjectName::pack(&meta).len(), 2);
+        assert!(ObjectName::pack(&meta).iter().all(|n| parse_pack(n.file(), PackKind::Meta) == Some(meta)));
+        assert_eq!(parse_pack(ObjectName::pack(&meta)[0].file(), PackKind::Data), None);
         assert!(ObjectName::listed("c", ".nfs0001").is_none() && ObjectName::listed("c", "a/b").is_none());
     }
 }

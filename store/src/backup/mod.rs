@@ -8,7 +8,6 @@ mod worker;
 
 use crate::{
     BlockSource, Result, StoreError,
-    crypto::Sealer,
     pack::PackStream,
     point::{self, Point},
     session::Session,
@@ -214,7 +213,7 @@ impl Session {
     fn save_manifest(&self, info: &PointInfo, stream: &mut PackStream) -> Result<Ref> {
         let mut parts = BTreeMap::new();
         for p in &info.parts {
-            let r = self.put_meta(stream, FrameKind::Blob, &p.bytes, p.secret)?;
+            let r = stream.put_plain(FrameKind::Blob, &p.bytes, p.secret)?;
             parts.insert(p.name.clone(), PartRef::new(&r, p.bytes.len() as u64, p.secret));
         }
         let manifest = Manifest {
@@ -224,7 +223,7 @@ impl Session {
             warnings: info.warnings.clone(),
             source: info.source.clone(),
         };
-        self.put_meta(stream, FrameKind::Manifest, &manifest.encode(), false)
+        stream.put_plain(FrameKind::Manifest, &manifest.encode(), false)
     }
 
     fn disk_table(&self, entries: &[DiskEntry], stream: &mut PackStream) -> Result<DiskTable> {
@@ -232,17 +231,7 @@ impl Session {
         if bytes.len() <= INLINE_DISKS_BYTES_MAX {
             return Ok(DiskTable::Inline(entries.to_vec()));
         }
-        Ok(DiskTable::Frame(self.put_meta(stream, FrameKind::DiskTable, &bytes, false)?))
-    }
-
-    fn put_meta(&self, stream: &mut PackStream, kind: FrameKind, plain: &[u8], secret: bool) -> Result<Ref> {
-        if plain.len() > cairn_store_format::limits::FRAME_PLAIN_BYTES_MAX {
-            return Err(StoreError::Usage(format!("a part of the point has {} bytes, more than a frame may hold", plain.len())));
-        }
-        let id = self.store.keys.content_id(kind, 0, plain);
-        let mut sealer = Sealer::new(self.store.keys.family(), crate::tree::META_ZSTD_LEVEL);
-        let key = stream.meta_key(secret);
-        Ok(Ref { id, at: stream.put_meta(&sealer.seal(id, kind, 0, plain, key.as_ref()))? })
+        Ok(DiskTable::Frame(stream.put_plain(FrameKind::DiskTable, &bytes, false)?))
     }
 
     fn seal_register(&self, summary: &Summary, body: &Body) -> Result<Vec<u8>> {

@@ -5,10 +5,10 @@ use crate::{
     chunk::{Cutter, Dirty, NewRun, RegionReader},
     crypto::{Keys, PackKey, SealedFrame, Sealer},
     index::IndexReader,
-    pack::PackStream,
+    pack::{META_ZSTD_LEVEL, PackStream},
     resolve::decompressor,
     session::Session,
-    tree::{META_ZSTD_LEVEL, TreeReader},
+    tree::TreeReader,
 };
 use cairn_store_format::{
     Id, Location,

@@ -21,7 +21,7 @@ use zstd::bulk::{Compressor, Decompressor};
 pub(crate) struct PackKey {
     aead: LessSafeKey,
     nonces: Hmac<Sha256>,
-    pub(crate) row: KeyRow,
+    pub(crate) row: Arc<KeyRow>,
 }
 
 impl PackKey {
@@ -32,7 +32,7 @@ impl PackKey {
         Self {
             aead: LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("32 bytes are an AES-256 key")),
             nonces: Hmac::new_from_slice(&nonce_key).expect("HMAC takes keys of any length"),
-            row,
+            row: Arc::new(row),
         }
     }
 
@@ -57,7 +57,8 @@ pub(crate) struct SealedFrame {
     pub(crate) codec_level: u8,
     pub(crate) stored: Vec<u8>,
     pub(crate) crc: u32,
-    pub(crate) key: Option<Arc<PackKey>>,
+    /// Row of the key it is sealed under.
+    pub(crate) row: Option<Arc<KeyRow>>,
 }
 
 fn aad(family: &FamilyId, id: &Id, kind: FrameKind, level: u8, codec: Codec, codec_level: u8) -> [u8; 56] {
@@ -100,7 +101,7 @@ impl Sealer {
             k.aead.seal_in_place_append_tag(k.nonce(&id, codec, codec_level), aad, &mut stored).expect("AES-GCM seals anything below 64 GiB");
         }
         let crc = crc32c(&stored);
-        SealedFrame { id, kind, level, codec, codec_level, stored, crc, key: key.cloned() }
+        SealedFrame { id, kind, level, codec, codec_level, stored, crc, row: key.map(|k| k.row.clone()) }
     }
 }
 
@@ -174,7 +175,7 @@ mod tests {
             assert!(!f.stored.windows(64).any(|w| plain.starts_with(w)), "cleartext in a sealed frame");
             let again = keys.unwrap_row(&key.row).expect("own row");
             assert_eq!(open(&keys, &f, Some(&again)).expect("opens"), plain);
-            let mut bad = SealedFrame { stored: f.stored.clone(), key: None, ..f };
+            let mut bad = SealedFrame { stored: f.stored.clone(), row: None, ..f };
             bad.stored[9] ^= 1;
             assert!(open(&keys, &bad, Some(&key)).is_err(), "checksum");
             bad.crc = crc32c(&bad.stored);

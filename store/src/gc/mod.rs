@@ -1,5 +1,115 @@
 //! Garbage collection without locks: docs/gc.md, whose labels (G1..G8) stand in the code.
+//!
+//! Order of one collection: rounds that others left open are closed -> a round -> frames of thinly used packs are moved together -> a second round
+//! if anything was moved -> records, index files, reports and trash that nothing needs any more are removed.
+//! Must not: delete a pack otherwise than by G8 of a decided round.
 
+mod living;
+mod mark;
+mod repack;
+mod round;
 mod rounds;
+mod settle;
+mod tidy;
 
 pub(crate) use rounds::Doomed;
+
+use crate::{Progress, Result, session::list_bad, store::Store};
+use cairn_store_format::SessionId;
+
+const MINUTE_MS: u64 = 60_000;
+const DAY_MS: u64 = 24 * 60 * MINUTE_MS;
+
+/// How to collect.
+#[derive(Clone, Debug)]
+pub struct GcOptions {
+    /// Say what would go, change nothing.
+    pub dry_run: bool,
+    /// A session or collection without a sign of life for so long, by this host's own observations, is taken for dead.
+    pub dead_after_ms: u64,
+    /// Longest wait for backups that began before.
+    pub wait_ms_max: u64,
+    /// Time between two looks while waiting.
+    pub poll_ms: u64,
+    /// Packs of backups that ended without a point are kept so long, so that the next backup finds them.
+    pub resume_grace_ms: u64,
+    /// Discarded packs stay in the trash so long.
+    pub trash_keep_ms: u64,
+    /// Packs of which less than so many percent are in use are rewritten; 0: none.
+    pub repack_below_percent: u64,
+    /// Go on although live points refer to what is nowhere to be found.
+    pub accept_loss: bool,
+}
+
+impl Default for GcOptions {
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            dead_after_ms: DAY_MS,
+            wait_ms_max: 120 * MINUTE_MS,
+            poll_ms: 2000,
+            resume_grace_ms: DAY_MS,
+            trash_keep_ms: 3 * DAY_MS,
+            repack_below_percent: 50,
+            accept_loss: false,
+        }
+    }
+}
+
+/// What a collection did.
+#[derive(Clone, Debug, Default)]
+pub struct GcReport {
+    /// Packs found.
+    pub packs: u64,
+    /// Candidates of the last round.
+    pub condemned: u64,
+    /// Candidates that were referred to after all.
+    pub pardoned: u64,
+    /// Packs discarded.
+    pub deleted_packs: u64,
+    /// Their bytes, all copies; on local storage they lie in the trash until it is purged.
+    pub freed_bytes: u64,
+    /// Bytes that a dry run found to be free.
+    pub would_free_bytes: u64,
+    /// Frames moved out of thinly used packs.
+    pub moved_frames: u64,
+    /// Their bytes.
+    pub moved_bytes: u64,
+    /// Packs that could be rewritten (dry run).
+    pub would_repack: u64,
+    /// Packs kept for interrupted backups.
+    pub kept_for_resume: u64,
+    /// Sessions that were shut out.
+    pub fenced: Vec<String>,
+    /// Rounds of other collections that were closed.
+    pub settled_rounds: u64,
+    /// Records, index files, reports and temporary files removed.
+    pub tidied: u64,
+    /// Files removed from the trash.
+    pub purged_files: u64,
+    /// Their bytes.
+    pub purged_bytes: u64,
+    /// Points that refer to what is lost (with `accept_loss`).
+    pub damaged_points: Vec<SessionId>,
+}
+
+impl Store {
+    /// Frees what no point refers to. Safe beside backups, restores and other collections on any host.
+    pub fn collect(&self, options: &GcOptions, progress: &Progress) -> Result<GcReport> {
+        let store = &*self.inner;
+        round::deleting(store)?;
+        let mut report = GcReport::default();
+        let mut check = || progress.check();
+        if !options.dry_run {
+            settle::settle(store, options, &mut report)?;
+        }
+        let bad = list_bad(store)?;
+        let marked = round::run(store, &bad, options, &mut report, &mut check)?;
+        let moved = repack::repack(&self.inner, &marked, options, &mut report, &mut check)?;
+        let marked = if moved { round::run(store, &bad, options, &mut report, &mut check)? } else { marked };
+        if !options.dry_run {
+            tidy::tidy(store, &marked, options, &mut report)?;
+        }
+        Ok(report)
+    }
+}

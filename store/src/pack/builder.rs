@@ -1,10 +1,10 @@
 //! A pack while it grows in memory: at most 32 MiB of frames in the order they come (disk order), each id once.
 
-use crate::crypto::{PackKey, SealedFrame};
+use crate::crypto::SealedFrame;
 use cairn_store_format::{
     FamilyId, Id, Location, PackId,
     limits::{FRAME_STORED_BYTES_MAX, KEY_ROWS_MAX, PACK_FRAMES_MAX, PACK_TARGET_BYTES},
-    pack::{FRAME_HEADER_BYTES, Footer, FrameHeader, KEY_ROW_NONE, Slot, TRAILER_BYTES, Trailer, checksum, encode_pack_header},
+    pack::{FRAME_HEADER_BYTES, Footer, FrameHeader, KEY_ROW_NONE, KeyRow, Slot, TRAILER_BYTES, Trailer, checksum, encode_pack_header},
 };
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +13,7 @@ pub(crate) struct PackBuilder {
     pub(crate) pack: PackId,
     bytes: Vec<u8>,
     slots: HashMap<Id, Slot>,
-    rows: Vec<Arc<PackKey>>,
+    rows: Vec<Arc<KeyRow>>,
 }
 
 /// A whole pack, ready to be written.
@@ -47,7 +47,7 @@ impl PackBuilder {
         if let Some(at) = self.find(&f.id) {
             return at;
         }
-        let key_row = f.key.as_ref().map_or(KEY_ROW_NONE, |k| self.row(k));
+        let key_row = f.row.as_ref().map_or(KEY_ROW_NONE, |r| self.row(r));
         let offset = u32::try_from(self.bytes.len()).expect("packs are below 64 MiB");
         let stored_len = u32::try_from(f.stored.len()).expect("frames are below 17 MiB");
         let header = FrameHeader { id: f.id, key_row, kind: f.kind, level: f.level, codec: f.codec, codec_level: f.codec_level, stored_len, crc: f.crc };
@@ -57,9 +57,9 @@ impl PackBuilder {
         Location { pack: self.pack, offset, stored_len }
     }
 
-    fn row(&mut self, key: &Arc<PackKey>) -> u16 {
-        let at = self.rows.iter().position(|k| Arc::ptr_eq(k, key)).unwrap_or_else(|| {
-            self.rows.push(key.clone());
+    fn row(&mut self, row: &Arc<KeyRow>) -> u16 {
+        let at = self.rows.iter().position(|k| Arc::ptr_eq(k, row)).unwrap_or_else(|| {
+            self.rows.push(row.clone());
             self.rows.len() - 1
         });
         u16::try_from(at).expect("at most KEY_ROWS_MAX rows")
@@ -68,7 +68,7 @@ impl PackBuilder {
     pub(crate) fn finish(self) -> FinishedPack {
         let mut slots: Vec<Slot> = self.slots.into_values().collect();
         slots.sort_unstable_by_key(|s| s.id);
-        let footer = Footer { slots, key_rows: self.rows.iter().map(|k| k.row.clone()).collect() };
+        let footer = Footer { slots, key_rows: self.rows.iter().map(|r| KeyRow::clone(r)).collect() };
         let mut bytes = self.bytes;
         let (footer_offset, encoded) = (bytes.len(), footer.encode());
         bytes.extend_from_slice(&encoded);

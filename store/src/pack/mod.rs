@@ -7,4 +7,4 @@ mod writer;
 
 pub(crate) use builder::{FinishedPack, PackBuilder};
 pub(crate) use reader::PackReader;
-pub(crate) use stream::{PackStream, Pending};
+pub(crate) use stream::{META_ZSTD_LEVEL, PackStream, Pending};

@@ -6,13 +6,15 @@ use super::{
 };
 use crate::{
     Result, StoreError,
-    crypto::{Keys, PackKey, SealedFrame},
+    crypto::{Keys, PackKey, SealedFrame, Sealer},
     platform::{Durability, Platform},
 };
 use cairn_store_format::{
     Id, Location, ObjectName, PackId, PackKind, SessionId,
     index::{self, IndexedPack},
-    pack::WrapScheme,
+    limits::FRAME_PLAIN_BYTES_MAX,
+    map::Ref,
+    pack::{FrameKind, WrapScheme},
 };
 use std::{
     collections::HashMap,
@@ -21,6 +23,9 @@ use std::{
 
 /// An index file is published every so many packs: what a killed session stored is found again by the next.
 const PACKS_PER_INDEX_FILE: usize = 4;
+
+/// Level of metadata compression: nodes are mostly ids, which do not shrink.
+pub(crate) const META_ZSTD_LEVEL: u8 = 3;
 
 /// What this session stored so recently that the local index does not know it yet; shared with the workers.
 #[derive(Default)]
@@ -130,6 +135,17 @@ impl PackStream {
         let id = self.pack_id(PackKind::Meta, self.meta.is_none());
         self.stored_bytes += f.stored.len() as u64;
         Ok(self.meta.get_or_insert_with(|| PackBuilder::new(&family, id)).add(f))
+    }
+
+    /// Seals and stores a frame of metadata.
+    pub(crate) fn put_plain(&mut self, kind: FrameKind, plain: &[u8], secret: bool) -> Result<Ref> {
+        if plain.len() > FRAME_PLAIN_BYTES_MAX {
+            return Err(StoreError::Usage(format!("a part of the point has {} bytes, more than a frame may hold", plain.len())));
+        }
+        let id = self.keys.content_id(kind, 0, plain);
+        let key = self.meta_key(secret);
+        let frame = Sealer::new(self.keys.family(), META_ZSTD_LEVEL).seal(id, kind, 0, plain, key.as_ref());
+        Ok(Ref { id, at: self.put_meta(&frame)? })
     }
 
     fn pack_id(&mut self, kind: PackKind, new: bool) -> PackId {

@@ -29,6 +29,14 @@ impl Store {
         self.append(point, if add { Action::Tag } else { Action::Untag }, tag)
     }
 
+    /// Replaces the point's note.
+    pub fn note(&self, point: &Point, text: &str) -> Result<()> {
+        if text.len() > NOTE_BYTES_MAX {
+            return Err(StoreError::Usage(format!("a note has at most {NOTE_BYTES_MAX} bytes, this one has {}", text.len())));
+        }
+        self.append(point, Action::Note, text)
+    }
+
     /// Records a verification: `None` where nothing was wrong.
     pub fn record_verdict(&self, point: &Point, damage: Option<&str>) -> Result<()> {
         let text = damage.map_or(super::VERDICT_GOOD.to_owned(), |d| format!("damaged: {d}"));

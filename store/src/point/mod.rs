@@ -3,8 +3,10 @@
 //! A point exists while `c/` holds its manifest register and neither `f/` nor its log forget it. Registers and log entries never change,
 //! so this host keeps them in its cache; which exist is always listed afresh.
 
+mod forget;
 mod log;
 pub use log::check_tag;
+pub(crate) mod registers;
 mod set;
 
 pub(crate) use set::PointSet;
@@ -75,10 +77,19 @@ impl Point {
             Some(_) => PointState::Damaged,
         }
     }
+    /// The newest note; empty where there is none.
+    pub fn note(&self) -> &str {
+        self.log.iter().rev().find(|e| e.action == Action::Note).map_or("", |e| e.text.as_str())
+    }
     /// Whether the log forgets it.
     pub(crate) fn log_forgets(&self) -> bool {
         self.log.iter().any(|e| e.action == Action::Forget)
     }
+}
+
+/// A guard's age, for messages.
+pub(crate) fn hours(ms: u64) -> String {
+    if ms.is_multiple_of(3_600_000) { format!("{} h", ms / 3_600_000) } else { format!("{} s", ms / 1000) }
 }
 
 /// Verdict text of a verification that found nothing wrong.

@@ -7,7 +7,7 @@ use super::TreeReader;
 use crate::{
     Result,
     crypto::{Keys, Sealer},
-    pack::PackStream,
+    pack::{META_ZSTD_LEVEL, PackStream},
     resolve::decompressor,
 };
 use cairn_store_format::{
@@ -17,9 +17,6 @@ use cairn_store_format::{
 };
 use std::sync::Arc;
 use zstd::bulk::Decompressor;
-
-/// Level of metadata compression: nodes are mostly ids, which do not shrink.
-pub(crate) const META_ZSTD_LEVEL: u8 = 3;
 
 struct OpenBranch {
     index: u64,

@@ -3,7 +3,7 @@
 mod builder;
 mod reader;
 
-pub(crate) use builder::{META_ZSTD_LEVEL, TreeBuilder};
+pub(crate) use builder::TreeBuilder;
 pub(crate) use reader::{RegionAt, TreeReader, load_region};
 
 use cairn_store_format::limits::REGION_BYTES;

@@ -1,0 +1,253 @@
+//! `cairn forget`, `prune`, `gc`: what goes, why, and when its space is free again.
+
+use super::Done;
+use crate::{
+    cli::{self, Common},
+    context::{host_name, open_store},
+    failure::{Failure, Outcome},
+    interrupt, output, points,
+    retention::{Candidate, Rules, reasons, simulate},
+};
+use cairn_store::{GcOptions, GcReport, Point, Progress, Store};
+use jiff::{Span, Timestamp, Unit, tz::TimeZone};
+use serde_json::json;
+use std::sync::Arc;
+
+use super::now_unix_ms;
+
+/// A length of time such as `36h`, `30d`, `1y 6mo`; counted from now where its length depends on the calendar.
+pub fn parse_ms(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is no length of time; write 90s, 36h, 30d, 8w, 6mo or 1y");
+    let span: Span = text.parse().map_err(|_| wrong())?;
+    let now = Timestamp::now().to_zoned(TimeZone::UTC);
+    let ms = span.total((Unit::Millisecond, &now)).map_err(|_| wrong())?;
+    if ms.is_finite() && (0.0..1e15).contains(&ms) { Ok(ms as u64) } else { Err(wrong()) }
+}
+
+/// The same, kept as it was said: a month before the 31st is a day of the calendar.
+pub fn parse_span(text: &str) -> Result<Span, String> {
+    parse_ms(text)?;
+    text.parse().map_err(|e| format!("'{text}': {e}"))
+}
+
+/// Forgets points, or takes a forget back.
+pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
+    let store = open_store(common)?;
+    if let Some(spec) = &o.undo {
+        return undo(common, &store, spec);
+    }
+    let all = store.points()?;
+    let mut chosen: Vec<&Point> = Vec::new();
+    for spec in &o.points {
+        let p = points::select(&all, spec)?;
+        if !chosen.iter().any(|c| c.id == p.id) {
+            chosen.push(p);
+        }
+    }
+    // All or none as far as rules go: what is refused is known before anything is forgotten.
+    if let Some(p) = chosen.iter().find(|p| p.is_protected()) {
+        return Err(Failure::refused(format!(
+            "point {} of {} is protected; 'cairn unprotect {}' first if it shall go",
+            p.id,
+            output::shown(&p.summary.name),
+            p.id
+        )));
+    }
+    for p in &chosen {
+        store.forget(p, o.min_age, o.force)?;
+        if !common.json && !common.quiet {
+            println!("{} {}: forgotten; 'cairn forget --undo {}' takes it back until its data is collected", output::shown(&p.summary.name), p.id, p.id);
+        }
+    }
+    if common.json {
+        output::print_json(&json!({"forgotten": chosen.iter().map(|p| p.id.to_string()).collect::<Vec<_>>()}));
+    }
+    Ok(Done::Clean)
+}
+
+fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
+    let forgotten = store.forgotten_points()?;
+    let p = points::select(&forgotten, spec)
+        .map_err(|f| Failure::new(f.code, format!("among the forgotten points: {}; see 'cairn list --forgotten'", f.message)))?;
+    let runtime = interrupt::runtime()?;
+    let progress = Arc::new(Progress::default());
+    interrupt::watch(&runtime, &progress, "packs that a garbage collection removes")?;
+    let outcome = store.unforget(p, &progress)?;
+    super::backup_image::print_outcome(common, store, &outcome)?;
+    Ok(Done::Clean)
+}
+
+/// Applies retention rules.
+pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
+    let rules = rules(o);
+    if rules.is_empty() {
+        return Err(Failure::usage(
+            "no rule says what to keep, and nothing is forgotten without one: give --keep-last, --keep-daily, --keep-within or the like",
+        ));
+    }
+    let store = open_store(common)?;
+    let all = store.points()?;
+    if let Some(name) = o.names.iter().find(|n| points::of_name(&all, n).is_empty()) {
+        return Err(Failure::not_found(format!("no restore point of '{}' in {}", output::shown(name), store.location())));
+    }
+    let chosen: Vec<&Point> = all.iter().filter(|p| o.names.is_empty() || o.names.contains(&p.summary.name)).collect();
+    let candidates: Vec<Candidate> = chosen.iter().map(|p| Candidate::from(*p)).collect();
+    if let Some(span_ms) = o.simulate {
+        return simulation(common, &candidates, &rules, o.every, span_ms);
+    }
+    let why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
+    let mut warned = false;
+    let mut rows = Vec::new();
+    for (p, why) in chosen.iter().zip(&why) {
+        let mut action = if why.is_empty() { "forget" } else { "keep" };
+        if why.is_empty() && !o.dry_run {
+            // Protected meanwhile: it stays, and the others still go.
+            if let Err(e) = store.forget(p, rules.min_age_ms, false) {
+                eprintln!("cairn: warning: {e}");
+                (action, warned) = ("keep", true);
+            }
+        }
+        rows.push((*p, action, why));
+    }
+    if common.json {
+        let value = |(p, action, why): &(&Point, &str, &Vec<String>)| json!({"id": p.id.to_string(), "name": p.summary.name, "host": p.summary.host, "time": output::rfc3339(p.summary.time_unix_ms), "action": action, "reasons": why});
+        output::print_json(&rows.iter().map(value).collect::<Vec<_>>().into());
+    } else if !common.quiet {
+        println!("{}", output::prune_table(&rows));
+        let gone = rows.iter().filter(|r| r.1 == "forget").count();
+        let (said, next) = if o.dry_run { ("would be forgotten", "") } else { ("forgotten", "; 'cairn gc' frees their space") };
+        println!("{} kept, {gone} {said}{next}", rows.len() - gone);
+    }
+    Ok(if warned { Done::WithWarnings } else { Done::Clean })
+}
+
+fn rules(o: &cli::Prune) -> Rules {
+    Rules {
+        last: o.keep_last,
+        hourly: o.keep_hourly,
+        daily: o.keep_daily,
+        weekly: o.keep_weekly,
+        monthly: o.keep_monthly,
+        yearly: o.keep_yearly,
+        within: o.keep_within,
+        tags: o.keep_tag.clone(),
+        min_age_ms: o.min_age,
+    }
+}
+
+fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) -> Outcome<Done> {
+    if every_ms == 0 {
+        return Err(Failure::usage("--every 0: points must come at a pace"));
+    }
+    if span_ms / every_ms > 100_000 {
+        return Err(Failure::usage(format!("--simulate with --every makes {} points, more than 100000", span_ms / every_ms)));
+    }
+    let mut groups: Vec<(String, String)> = candidates.iter().map(|c| (c.name.clone(), c.host.clone())).collect();
+    groups.sort();
+    groups.dedup();
+    let mut out = Vec::new();
+    for (name, host) in groups {
+        let mine: Vec<Candidate> = candidates.iter().filter(|c| c.name == name && c.host == host).cloned().collect();
+        let steps = simulate(&mine, rules, &TimeZone::system(), now_unix_ms(), every_ms, span_ms);
+        out.push((name, host, steps));
+    }
+    if common.json {
+        let value = |(name, host, steps): &(String, String, Vec<crate::retention::Simulated>)| {
+            let steps: Vec<_> = steps.iter().map(|s| json!({"time": output::rfc3339(s.time_unix_ms), "kept": s.kept})).collect();
+            json!({"name": name, "host": host, "steps": steps})
+        };
+        output::print_json(&out.iter().map(value).collect::<Vec<_>>().into());
+        return Ok(Done::Clean);
+    }
+    for (name, host, steps) in &out {
+        println!("{} of host {}, one point every {}:", output::shown(name), output::shown(host), output::duration(every_ms));
+        println!("{}", output::simulation_table(steps));
+    }
+    println!("simulated: nothing was forgotten");
+    Ok(Done::Clean)
+}
+
+/// Frees what no point uses.
+pub fn gc(common: &Common, o: &cli::Gc) -> Outcome<Done> {
+    let store = open_store(common)?;
+    let runtime = interrupt::runtime()?;
+    let progress = Arc::new(Progress::default());
+    interrupt::watch(&runtime, &progress, "an open round, which the next collection closes")?;
+    let options = GcOptions {
+        dry_run: o.dry_run,
+        wait_ms_max: o.wait,
+        dead_after_ms: o.dead_after,
+        resume_grace_ms: o.keep_interrupted,
+        trash_keep_ms: o.keep_trash,
+        repack_below_percent: o.repack_below.into(),
+        accept_loss: o.accept_loss,
+        ..GcOptions::default()
+    };
+    let report = store.collect(&options, &progress)?;
+    if common.json {
+        output::print_json(&gc_json(&report, o.dry_run));
+    } else if !common.quiet {
+        print_gc(&report, o.dry_run, &store);
+    }
+    for s in &report.fenced {
+        eprintln!("cairn: session {} had died and was shut out", output::shown(s));
+    }
+    if report.damaged_points.is_empty() {
+        return Ok(Done::Clean);
+    }
+    report.damaged_points.iter().for_each(|p| eprintln!("cairn: warning: point {p} refers to what is lost"));
+    Ok(Done::WithWarnings)
+}
+
+fn gc_json(r: &GcReport, dry_run: bool) -> serde_json::Value {
+    json!({
+        "host": host_name(), "dry_run": dry_run, "packs": r.packs, "condemned": r.condemned, "pardoned": r.pardoned, "deleted_packs": r.deleted_packs,
+        "freed": r.freed_bytes, "would_free": r.would_free_bytes, "would_repack": r.would_repack, "moved_frames": r.moved_frames, "moved": r.moved_bytes,
+        "kept_interrupted": r.kept_for_resume, "fenced": r.fenced, "settled_rounds": r.settled_rounds, "tidied": r.tidied, "purged_files": r.purged_files,
+        "purged": r.purged_bytes, "damaged_points": r.damaged_points.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
+    if dry_run {
+        println!(
+            "{}: {} of {} packs would go, {}; {} more are so empty that they would be rewritten",
+            store.location(),
+            r.condemned,
+            r.packs,
+            output::bytes(r.would_free_bytes),
+            r.would_repack
+        );
+        return;
+    }
+    println!("{}: {} of {} packs discarded, {}", store.location(), r.deleted_packs, r.packs, output::bytes(r.freed_bytes));
+    if r.moved_frames > 0 {
+        println!("  {} frames of nearly empty packs moved together, {}", r.moved_frames, output::bytes(r.moved_bytes));
+    }
+    if r.pardoned > 0 {
+        println!("  {} packs were needed again by backups that ran meanwhile", r.pardoned);
+    }
+    if r.kept_for_resume > 0 {
+        println!("  {} packs of interrupted backups kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
+    }
+    if r.purged_files > 0 {
+        println!("  trash: {} files removed, {}", r.purged_files, output::bytes(r.purged_bytes));
+    }
+    if r.freed_bytes > r.purged_bytes {
+        println!("  discarded packs stay in trash/ for a while; --keep-trash 0s frees their space at once");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_parse_or_are_refused() {
+        assert_eq!((parse_ms("90s"), parse_ms("36h"), parse_ms("400d"), parse_ms("0s")), (Ok(90_000), Ok(129_600_000), Ok(34_560_000_000), Ok(0)));
+        for wrong in ["", "x", "5", "-3d", "1e99y"] {
+            assert!(parse_ms(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_span("1y 6mo").is_ok());
+    }
+}

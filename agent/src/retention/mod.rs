@@ -1,0 +1,206 @@
+//! Retention: which points of a name go, and why each stays.
+//!
+//! Pure: points, rules and a time zone in, a verdict for each point out. Rules are independent of each other; a point that any of them wants stays.
+//! Points are counted by (name, host), so that points forged on one host do not push out those of another; `within` looks back from the newest
+//! point and not from now, so that a wrong clock forgets nothing.
+
+mod calendar;
+mod simulate;
+
+pub use calendar::calendar_tags;
+pub use simulate::{Simulated, simulate};
+
+use cairn_store::{Point, PointState};
+use calendar::{Period, zoned};
+use jiff::{Span, tz::TimeZone};
+use std::collections::BTreeMap;
+
+/// What to keep. All counts 0, nothing `within` and no tags: no rule at all, which callers refuse.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// The newest so many.
+    pub last: u32,
+    /// The newest of each of the last so many hours, days, weeks (ISO), months, years that have points.
+    pub hourly: u32,
+    /// See `hourly`.
+    pub daily: u32,
+    /// See `hourly`.
+    pub weekly: u32,
+    /// See `hourly`.
+    pub monthly: u32,
+    /// See `hourly`.
+    pub yearly: u32,
+    /// All that are not older than so much before the newest.
+    pub within: Option<Span>,
+    /// All that have one of these tags.
+    pub tags: Vec<String>,
+    /// Younger ones are never forgotten, milliseconds.
+    pub min_age_ms: u64,
+}
+
+impl Rules {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.counts().iter().all(|c| c.1 == 0) && self.last == 0 && self.within.is_none() && self.tags.is_empty()
+    }
+
+    fn counts(&self) -> [(Period, u32); 5] {
+        [(Period::Hour, self.hourly), (Period::Day, self.daily), (Period::Week, self.weekly), (Period::Month, self.monthly), (Period::Year, self.yearly)]
+    }
+}
+
+/// What retention needs to know of a point.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Domain or image.
+    pub name: String,
+    /// Host that took it.
+    pub host: String,
+    /// Unix milliseconds.
+    pub time_unix_ms: u64,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Must stay.
+    pub protected: bool,
+    /// Known to be damaged: it uses up no place of a good one.
+    pub damaged: bool,
+}
+
+impl From<&Point> for Candidate {
+    fn from(p: &Point) -> Self {
+        let s = &p.summary;
+        Self {
+            name: s.name.clone(),
+            host: s.host.clone(),
+            time_unix_ms: s.time_unix_ms,
+            tags: p.tags(),
+            protected: p.is_protected(),
+            damaged: p.state() == PointState::Damaged,
+        }
+    }
+}
+
+/// Why each candidate stays, in the candidates' order; one without a reason goes.
+pub fn reasons(candidates: &[Candidate], rules: &Rules, zone: &TimeZone, now_unix_ms: u64) -> Vec<Vec<String>> {
+    let mut groups: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    for (i, c) in candidates.iter().enumerate() {
+        groups.entry((&c.name, &c.host)).or_default().push(i);
+    }
+    let mut out = vec![Vec::new(); candidates.len()];
+    for mut group in groups.into_values() {
+        group.sort_by_key(|i| std::cmp::Reverse(candidates[*i].time_unix_ms));
+        keep_group(candidates, &group, rules, zone, &mut out);
+    }
+    for (c, why) in candidates.iter().zip(&mut out) {
+        if c.protected {
+            why.push("protected".into());
+        }
+        if rules.min_age_ms > 0 && now_unix_ms.saturating_sub(c.time_unix_ms) < rules.min_age_ms {
+            why.push("young".into());
+        }
+    }
+    out
+}
+
+/// `group`: positions of one name's and host's candidates, newest first.
+fn keep_group(candidates: &[Candidate], group: &[usize], rules: &Rules, zone: &TimeZone, out: &mut [Vec<String>]) {
+    let mut left = rules.last;
+    for i in group {
+        if left > 0 {
+            out[*i].push(format!("last {}/{}", rules.last - left + 1, rules.last));
+            left -= u32::from(!candidates[*i].damaged);
+        }
+    }
+    for (period, wanted) in rules.counts() {
+        let (mut left, mut last) = (wanted, None);
+        for i in group {
+            let key = period.key(&zoned(candidates[*i].time_unix_ms, zone));
+            if left == 0 {
+                break;
+            }
+            if last == Some(key) {
+                continue;
+            }
+            out[*i].push(format!("{} {}/{wanted}", period.word(), wanted - left + 1));
+            // A damaged one leaves the place to the next good one of the same period.
+            if !candidates[*i].damaged {
+                (left, last) = (left - 1, Some(key));
+            }
+        }
+    }
+    let oldest = group.first().and_then(|i| zoned(candidates[*i].time_unix_ms, zone).checked_sub(rules.within?).ok());
+    for i in group {
+        let c = &candidates[*i];
+        if oldest.as_ref().is_some_and(|o| zoned(c.time_unix_ms, zone) >= *o) {
+            out[*i].push("within".into());
+        }
+        if let Some(tag) = c.tags.iter().find(|t| rules.tags.contains(t)) {
+            out[*i].push(format!("tag {tag}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY_MS: u64 = 86_400_000;
+    /// 2026-11-21T02:00Z, a Saturday.
+    const NOW: u64 = 1_795_226_400_000;
+
+    fn daily(n: u64) -> Vec<Candidate> {
+        (0..n).map(|i| candidate("a", "h", NOW - (n - 1 - i) * DAY_MS)).collect()
+    }
+
+    fn candidate(name: &str, host: &str, time_unix_ms: u64) -> Candidate {
+        Candidate { name: name.into(), host: host.into(), time_unix_ms, tags: vec![], protected: false, damaged: false }
+    }
+
+    fn kept(candidates: &[Candidate], rules: &Rules) -> Vec<usize> {
+        let why = reasons(candidates, rules, &TimeZone::UTC, NOW);
+        (0..candidates.len()).filter(|i| !why[*i].is_empty()).collect()
+    }
+
+    #[test]
+    fn each_rule_keeps_what_it_says() {
+        let all = daily(40);
+        assert_eq!(kept(&all, &Rules { last: 3, ..Rules::default() }), [37, 38, 39]);
+        assert_eq!(kept(&all, &Rules { daily: 2, ..Rules::default() }), [38, 39]);
+        // Saturday the 21st, then the Sundays that end the ISO weeks before.
+        assert_eq!(kept(&all, &Rules { weekly: 3, ..Rules::default() }), [26, 33, 39]);
+        assert_eq!(kept(&all, &Rules { monthly: 2, ..Rules::default() }), [18, 39], "the last of October and the newest");
+        assert_eq!(kept(&all, &Rules { yearly: 5, ..Rules::default() }), [39]);
+        assert_eq!(kept(&all, &Rules { within: Some(Span::new().days(2)), ..Rules::default() }), [37, 38, 39]);
+        assert_eq!(kept(&all, &Rules::default()), [0; 0]);
+        let both = Rules { last: 1, monthly: 2, ..Rules::default() };
+        assert_eq!(reasons(&all, &both, &TimeZone::UTC, NOW)[39], ["last 1/1", "monthly 1/2"]);
+    }
+
+    #[test]
+    fn hosts_and_names_are_counted_apart() {
+        let mut all = daily(3);
+        all.extend((0..5).map(|i| candidate("a", "forger", NOW + i)));
+        all.push(candidate("b", "h", 0));
+        assert_eq!(kept(&all, &Rules { last: 2, ..Rules::default() }), [1, 2, 6, 7, 8]);
+    }
+
+    #[test]
+    fn tags_protection_and_youth_keep_and_damage_takes_no_place() {
+        let mut all = daily(6);
+        all[0].tags = vec!["gold".into()];
+        all[1].protected = true;
+        all[5].damaged = true;
+        let rules = Rules { last: 1, tags: vec!["gold".into()], ..Rules::default() };
+        assert_eq!(kept(&all, &rules), [0, 1, 4, 5], "the newest is damaged: the one before takes its place");
+        let young = Rules { last: 1, min_age_ms: 2 * DAY_MS + 1, ..Rules::default() };
+        assert_eq!(kept(&all, &young), [1, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_does_not_make_all_others_old() {
+        let all = daily(10);
+        let rules = Rules { within: Some(Span::new().days(30)), ..Rules::default() };
+        let a_year_ahead = NOW + 365 * DAY_MS;
+        assert!(reasons(&all, &rules, &TimeZone::UTC, a_year_ahead).iter().all(|w| !w.is_empty()));
+    }
+}

@@ -1,0 +1,219 @@
+//! G3: which places of which packs live points refer to, found by walking their maps.
+//!
+//! Invariants:
+//! - A node is visited by its *location*, and everything below it is marked before the walk counts as done.
+//! - A place that was moved marks all committed targets instead of itself, as far as these are there and not reported as bad; else itself as well.
+//! - What is referred to and nowhere to be found is noted in `lost`: nothing may be deleted then, unless the loss was accepted.
+
+use crate::{
+    Result, StoreError,
+    point::{self, Point},
+    relocation::Moves,
+    resolve::decompressor,
+    store::Inner,
+};
+use cairn_store_format::{
+    Location, PackId, SessionId,
+    manifest::Manifest,
+    map::{Branch, Ref, Region, Run, root_level},
+    pack::FrameKind,
+    register::DiskTable,
+};
+use roaring::RoaringBitmap;
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+use zstd::bulk::Decompressor;
+
+/// Moves of a moved place that are followed; more than a few rounds of repacking one frame do not happen between two collections.
+const MOVES_MAX: usize = 64;
+
+/// Marked places, and what the walk found missing.
+pub(crate) struct Marker<'a> {
+    store: &'a Inner,
+    /// K of G2, with what was found to exist since.
+    exists: HashMap<PackId, bool>,
+    moves: Arc<Moves>,
+    bad: &'a HashSet<Location>,
+    places: HashMap<PackId, RoaringBitmap>,
+    /// Moved places that a map still names: the lists that move them are in use.
+    moves_used: HashSet<Location>,
+    /// Packs that are referred to and are nowhere.
+    pub(crate) lost: BTreeSet<String>,
+    /// Points that `lost` concerns.
+    pub(crate) damaged_points: BTreeSet<SessionId>,
+    zstd: Decompressor<'static>,
+    current: Option<SessionId>,
+}
+
+impl<'a> Marker<'a> {
+    pub(crate) fn new(store: &'a Inner, known: impl Iterator<Item = PackId>, bad: &'a HashSet<Location>) -> Self {
+        Self {
+            store,
+            exists: known.map(|p| (p, true)).collect(),
+            moves: store.relocations.known(),
+            bad,
+            places: HashMap::new(),
+            moves_used: HashSet::new(),
+            lost: BTreeSet::new(),
+            damaged_points: BTreeSet::new(),
+            zstd: decompressor(),
+            current: None,
+        }
+    }
+
+    /// Marks everything that a point refers to.
+    pub(crate) fn point(&mut self, p: &Point) -> Result<()> {
+        self.current = Some(p.id);
+        if let Some(r) = &p.body.manifest {
+            self.mark(r)?;
+            match self.store.fetch(&mut self.zstd, r, FrameKind::Manifest, 0).and_then(|plain| Ok(Manifest::decode(&plain)?)) {
+                Ok(manifest) => {
+                    for part in manifest.parts.values() {
+                        self.mark(&part.to_ref()?)?;
+                    }
+                }
+                Err(e) => self.unreadable(e)?,
+            }
+        }
+        if let DiskTable::Frame(r) = &p.body.disks {
+            self.mark(r)?;
+        }
+        match point::disks(self.store, p) {
+            Ok(disks) => disks.iter().try_for_each(|d| d.root.map_or(Ok(()), |root| self.node(root_level(d.size_bytes)?, &root))),
+            Err(e) => self.unreadable(e),
+        }
+    }
+
+    /// Marks the lists of moves that a marked map still needs; the others may go with their packs.
+    pub(crate) fn lists(&mut self, lists: &[Ref]) -> Result<()> {
+        self.current = None;
+        for list in lists {
+            let moves = match self.store.relocation_list(list) {
+                Ok(moves) => moves.unwrap_or_default(),
+                // What it moved is looked for in the index; if that fails too, the walk has noted the loss.
+                Err(StoreError::Damaged { .. } | StoreError::Format(_)) => continue,
+                Err(e) => return Err(e),
+            };
+            if moves.iter().any(|(from, _)| self.moves_used.contains(from)) {
+                self.mark(list)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, level: u8, r: &Ref) -> Result<()> {
+        let mut todo = vec![(level, *r)];
+        while let Some((level, r)) = todo.pop() {
+            if !self.mark(&r)? {
+                continue;
+            }
+            let children = self.store.fetch(&mut self.zstd, &r, FrameKind::Node, level).and_then(|plain| children(level, &plain));
+            match children {
+                Ok(refs) if level == 0 => refs.iter().try_for_each(|r| self.mark(r).map(drop))?,
+                Ok(refs) => todo.extend(refs.into_iter().map(|r| (level - 1, r))),
+                Err(e) => self.unreadable(e)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the places that stand for a reference; whether any of them is new.
+    fn mark(&mut self, r: &Ref) -> Result<bool> {
+        if self.moves.contains_key(&r.at) {
+            return self.mark_moved(r);
+        }
+        self.mark_place(r)
+    }
+
+    fn mark_place(&mut self, r: &Ref) -> Result<bool> {
+        let here = self.is_there(&r.at.pack)?;
+        if here && !self.bad.contains(&r.at) {
+            return Ok(self.set(&r.at));
+        }
+        // The only good copy may be one that no map names yet.
+        let copy = self.store.locate(&r.id)?.filter(|at| *at != r.at && !self.bad.contains(at));
+        let copy = match copy {
+            Some(at) if self.is_there(&at.pack)? => Some(at),
+            _ => None,
+        };
+        if copy.is_none() && !here {
+            self.lose(format!("pack {} is missing", r.at.pack));
+        }
+        let new = here && self.set(&r.at);
+        Ok(copy.is_some_and(|at| self.set(&at)) || new)
+    }
+
+    fn mark_moved(&mut self, r: &Ref) -> Result<bool> {
+        let (moves, mut new, mut good) = (self.moves.clone(), false, false);
+        let mut todo = vec![r.at];
+        let mut seen = HashSet::new();
+        while let Some(at) = todo.pop() {
+            if !seen.insert(at) || seen.len() > MOVES_MAX {
+                continue;
+            }
+            if let Some(targets) = moves.get(&at) {
+                self.moves_used.insert(at);
+                todo.extend(targets);
+            } else if self.is_there(&at.pack)? {
+                new |= self.set(&at);
+                good |= !self.bad.contains(&at);
+            }
+        }
+        // No target is good: the old place, or a copy, is all there is.
+        if good { Ok(new) } else { Ok(self.mark_place(r)? || new) }
+    }
+
+    fn set(&mut self, at: &Location) -> bool {
+        self.places.entry(at.pack).or_default().insert(at.offset)
+    }
+
+    fn is_there(&mut self, pack: &PackId) -> Result<bool> {
+        if let Some(known) = self.exists.get(pack) {
+            return Ok(*known);
+        }
+        // Written after G2, or gone.
+        let there = self.store.pack_exists(pack)?;
+        self.exists.insert(*pack, there);
+        Ok(there)
+    }
+
+    fn unreadable(&mut self, e: StoreError) -> Result<()> {
+        match e {
+            StoreError::Damaged { .. } | StoreError::Format(_) => {
+                self.lose(e.to_string());
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+
+    fn lose(&mut self, what: String) {
+        self.lost.insert(what);
+        self.damaged_points.extend(self.current);
+    }
+
+    /// Whether anything in a pack is marked.
+    pub(crate) fn marks(&self, pack: &PackId) -> bool {
+        self.places.contains_key(pack)
+    }
+
+    /// Whether a place is marked.
+    pub(crate) fn marks_place(&self, pack: &PackId, offset: u32) -> bool {
+        self.places.get(pack).is_some_and(|p| p.contains(offset))
+    }
+
+    /// Relocation lists committed since are taken into account from now on.
+    pub(crate) fn renew_moves(&mut self) {
+        self.moves = self.store.relocations.known();
+    }
+}
+
+fn children(level: u8, plain: &[u8]) -> Result<Vec<Ref>> {
+    if level == 0 {
+        let runs = Region::decode(plain)?.0;
+        return Ok(runs.into_iter().filter_map(|r| if let Run::Chunk(_, r) = r { Some(r) } else { None }).collect());
+    }
+    Ok(Branch::decode(plain)?.0.into_iter().flatten().collect())
+}

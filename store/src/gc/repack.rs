@@ -1,0 +1,150 @@
+//! Moving the live frames of thinly used packs together, so that the old packs can go.
+//!
+//! A session of its own: B1, B2, B5, B6, whose register holds a list of moves instead of a point. Frames are copied as they are, sealed, with the
+//! row of their key: neither data keys nor decompression are needed. A frame whose checksum does not hold stays where it is, and its pack with it.
+
+use super::{GcOptions, GcReport, round::Marked, rounds::Doomed};
+use crate::{
+    Result, StoreError,
+    crypto::SealedFrame,
+    pack::PackStream,
+    session::{Registered, abort, commit},
+    store::Inner,
+};
+use cairn_store_format::{
+    Location, ObjectName, PackId, PackKind,
+    gc::{SessionKind, encode_relocations},
+    limits::PACK_BYTES_MAX,
+    map::Ref,
+    pack::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, KEY_ROW_NONE, KeyRow, Slot},
+    register::{self, Body, DiskTable, RegisterKind, Seen},
+};
+use std::sync::Arc;
+
+/// Moves of one list: it is one frame of at most 16 MiB, 58 bytes a move.
+const MOVES_MAX: usize = 250_000;
+
+/// Moves frames if it is worth it; whether anything was moved.
+pub(super) fn repack(
+    store: &Arc<Inner>,
+    marked: &Marked<'_>,
+    options: &GcOptions,
+    report: &mut GcReport,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<bool> {
+    let mut thin = thin_packs(store, marked, options)?;
+    report.would_repack = thin.len() as u64;
+    if options.dry_run || thin.is_empty() {
+        return Ok(false);
+    }
+    let session = Registered::new(store, SessionKind::Repack, Vec::new())?; // B1
+    let doomed = Doomed::of(store, &store.platform.list("gc")?)?; // B2
+    thin.retain(|p| !doomed.contains(&p.pack));
+    let moved = move_frames(store, &session, &thin, report, check);
+    if !matches!(moved, Ok(true) | Err(StoreError::Fenced { .. })) {
+        abort(store, &session.id);
+    }
+    moved
+}
+
+/// A pack and its frames that are in use, in the order they lie in.
+struct Thin {
+    pack: PackId,
+    live: Vec<Slot>,
+    live_bytes: u64,
+}
+
+fn thin_packs(store: &Inner, marked: &Marked<'_>, options: &GcOptions) -> Result<Vec<Thin>> {
+    let mut out = Vec::new();
+    if options.repack_below_percent == 0 {
+        return Ok(out);
+    }
+    for pack in marked.packs.iter().filter(|p| marked.marker.marks(p) && marked.decided.contains(&p.session)) {
+        let info = match store.packs.info(pack) {
+            Ok(info) => info,
+            // Damaged packs are left to scrub and healing.
+            Err(StoreError::Damaged { .. }) => continue,
+            Err(e) => return Err(e),
+        };
+        let mut live: Vec<Slot> = info.footer.slots.iter().filter(|s| marked.marker.marks_place(pack, s.offset)).copied().collect();
+        let live_bytes: u64 = live.iter().map(|s| FRAME_HEADER_BYTES as u64 + u64::from(s.stored_len)).sum();
+        if live_bytes * 100 < info.size_bytes * options.repack_below_percent {
+            live.sort_unstable_by_key(|s| s.offset);
+            out.push(Thin { pack: *pack, live, live_bytes });
+        }
+    }
+    // Those that free most for least come first, in case not all fit one list; neighbours in time stay neighbours.
+    out.sort_by_key(|t| (t.live_bytes, t.pack));
+    let mut moves = 0;
+    out.retain(|t| {
+        moves += t.live.len();
+        moves <= MOVES_MAX
+    });
+    out.sort_by_key(|t| t.pack);
+    Ok(out)
+}
+
+fn move_frames(store: &Arc<Inner>, session: &Registered, thin: &[Thin], report: &mut GcReport, check: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+    let index = store.clone();
+    let mut stream = PackStream::new(store.platform.clone(), store.keys.clone(), session.id, Box::new(move |p| index.index.add(std::slice::from_ref(p), None)));
+    let mut moves: Vec<(Location, Location)> = Vec::new();
+    for t in thin {
+        check()?;
+        copy_pack(store, t, &mut stream, &mut moves)?;
+    }
+    if moves.is_empty() {
+        return Ok(false);
+    }
+    let list = stream.put_plain(FrameKind::Relocation, &encode_relocations(&moves), false)?;
+    stream.finish()?; // B5
+    check()?;
+    commit(store, &session.id, &sealed_register(store, session, list)?)?; // B6
+    report.moved_frames += moves.len() as u64;
+    report.moved_bytes += moves.iter().map(|(from, _)| u64::from(from.stored_len)).sum::<u64>();
+    Ok(true)
+}
+
+pub(crate) fn sealed_register(store: &Inner, session: &Registered, list: Ref) -> Result<Vec<u8>> {
+    let kind = RegisterKind::Relocation;
+    let body = Body { parents: Vec::new(), seen: Seen::default(), disks: DiskTable::Inline(Vec::new()), manifest: Some(list) }.encode()?;
+    let sealed = store.keys.seal_small(&*store.platform, &register::aad(&session.id, kind, 2), &body);
+    Ok(register::encode(&session.id, kind, &[], &sealed)?)
+}
+
+fn copy_pack(store: &Inner, thin: &Thin, stream: &mut PackStream, moves: &mut Vec<(Location, Location)>) -> Result<()> {
+    let rows: Vec<Arc<KeyRow>> = store.packs.info(&thin.pack)?.footer.key_rows.iter().cloned().map(Arc::new).collect();
+    let mut copies = Vec::new();
+    for name in ObjectName::pack(&thin.pack) {
+        copies.extend(store.platform.read(&name, PACK_BYTES_MAX)?);
+    }
+    for slot in &thin.live {
+        let Some(frame) = copies.iter().find_map(|bytes| whole_frame(bytes, slot, &rows)) else {
+            tracing::warn!("{} at {}: the frame is damaged and is not moved", thin.pack, slot.offset);
+            continue;
+        };
+        let to = match thin.pack.kind {
+            PackKind::Data => stream.put_chunk(&frame)?.0,
+            PackKind::Meta => stream.put_meta(&frame)?,
+        };
+        moves.push((Location { pack: thin.pack, offset: slot.offset, stored_len: slot.stored_len }, to));
+    }
+    Ok(())
+}
+
+/// The frame that a slot names, if it lies there whole.
+fn whole_frame(pack: &[u8], slot: &Slot, rows: &[Arc<KeyRow>]) -> Option<SealedFrame> {
+    let start = slot.offset as usize;
+    let body = start + FRAME_HEADER_BYTES;
+    let header = FrameHeader::decode(pack.get(start..body)?).ok()?;
+    let stored = pack.get(body..body + slot.stored_len as usize)?;
+    let same = (header.id, header.kind, header.level, header.stored_len) == (slot.id, slot.kind, slot.level, slot.stored_len);
+    if !same || header.check_stored(stored).is_err() {
+        return None;
+    }
+    let row = match header.key_row {
+        KEY_ROW_NONE => None,
+        n => Some(rows.get(usize::from(n))?.clone()),
+    };
+    let FrameHeader { id, kind, level, codec, codec_level, crc, .. } = header;
+    Some(SealedFrame { id, kind, level, codec, codec_level, stored: stored.to_vec(), crc, row })
+}

@@ -1,0 +1,301 @@
+//! One round of garbage collection: G1 to G8.
+//!
+//! Publish -> wait for all who might not have seen it -> look again -> delete. Each step stands alone in its function; the order of the calls in
+//! [`run`] is the protocol.
+
+use super::{
+    GcOptions, GcReport,
+    living::{self, Seen},
+    mark::Marker,
+    rounds,
+};
+use crate::{
+    Result, StoreError,
+    platform::{Created, Deleting, Durability},
+    point::{
+        Point,
+        registers::{self, CachedReader, Decided, list_months},
+    },
+    store::Inner,
+};
+use cairn_store_format::{
+    ObjectName, PackId, PackKind, SessionId,
+    gc::{Condemned, Pardon},
+    header::ObjectKind,
+    map::Ref,
+    name::{parse_pack, parse_session},
+};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// Numbers that other collections may take while this one looks for a free one.
+const PUBLISH_TRIES_MAX: u32 = 100;
+
+/// What a round leaves for those that repack, tidy and count.
+pub(crate) struct Marked<'a> {
+    /// K of G2, without what the round deleted.
+    pub(crate) packs: BTreeSet<PackId>,
+    pub(crate) marker: Marker<'a>,
+    /// Sessions that had a register at G7.
+    pub(crate) decided: HashSet<SessionId>,
+}
+
+/// All registers, read: what is live, what was moved, what is decided.
+struct Committed {
+    points: Vec<Point>,
+    lists: Vec<Ref>,
+    decided: HashSet<SessionId>,
+}
+
+/// Runs a round; `check` is asked often whether to stop.
+pub(crate) fn run<'a>(
+    store: &'a Inner,
+    bad: &'a HashSet<cairn_store_format::Location>,
+    options: &GcOptions,
+    report: &mut GcReport,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<Marked<'a>> {
+    if !options.dry_run {
+        fence_the_dead(store, options, report)?;
+    }
+    let forgotten = forgotten(store, options)?; // G1
+    let mut packs = list_packs(store)?; // G2
+    let committed = committed(store, &HashSet::new(), options)?; // G3
+    store.refresh_relocations()?;
+    store.refresh_index()?;
+    let mut marker = Marker::new(store, packs.iter().copied(), bad);
+    mark(&mut marker, &committed, &forgotten, check)?;
+    alarm(&marker, options)?;
+    report.damaged_points.extend(marker.damaged_points.iter().copied());
+    let candidates = candidates(store, &packs, &marker, &committed.decided, options, report)?; // G4
+    report.packs = packs.len() as u64;
+    report.condemned += candidates.len() as u64;
+    if options.dry_run || candidates.is_empty() {
+        report.would_free_bytes = sizes(store, &candidates)?;
+        return Ok(Marked { packs, marker, decided: committed.decided });
+    }
+    let round = publish(store, &candidates)?;
+    let older = undecided(store, &packs)?; // G5
+    let pardon = living::wait_for(store, older, options, check) // G6
+        .and_then(|fenced| {
+            report.fenced.extend(fenced);
+            look_again(store, &mut marker, committed, &forgotten, &candidates, options, check) // G7
+        });
+    let (pardon, decided) = match pardon {
+        Ok(p) => p,
+        Err(e) => {
+            // Given up: what was condemned is spared, so that no backup has to avoid it any longer.
+            let _ = decide(store, round, &Pardon::All).and_then(|p| finish(store, round, &candidates, &p, report));
+            return Err(e);
+        }
+    };
+    let pardon = decide(store, round, &pardon)?;
+    finish(store, round, &candidates, &pardon, report)?; // G8
+    packs.retain(|p| !candidates.contains(p) || pardon.spares(p));
+    Ok(Marked { packs, marker, decided })
+}
+
+/// G0: sessions whose process is gone or that were silent too long are fenced before packs are looked at, so that their packs can go in this round.
+fn fence_the_dead(store: &Inner, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    let there = living::decided(store)?;
+    for s in living::sessions(store, &store.platform.list("gc")?)? {
+        if !s.is_reader() && !there.contains(&s.id) && s.is_dead(store, options)? {
+            living::fence(store, &s)?;
+            report.fenced.push(s.describe());
+        }
+    }
+    Ok(())
+}
+
+/// G1: F = tombstones, then less the pins that are alive. Fixed for the round.
+fn forgotten(store: &Inner, options: &GcOptions) -> Result<HashSet<SessionId>> {
+    let mut forgotten: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+    for pinned in living::pinned(store, options)? {
+        forgotten.remove(&pinned);
+    }
+    Ok(forgotten)
+}
+
+/// G2: K, all packs by any of their copies.
+fn list_packs(store: &Inner) -> Result<BTreeSet<PackId>> {
+    let mut out = BTreeSet::new();
+    for (root, kind) in [("d", PackKind::Data), ("m", PackKind::Meta)] {
+        out.extend(list_months(store, root)?.iter().filter_map(|n| parse_pack(n.file(), kind)));
+    }
+    Ok(out)
+}
+
+/// Registers that are not in `known`, from a fresh list.
+fn committed(store: &Inner, known: &HashSet<SessionId>, options: &GcOptions) -> Result<Committed> {
+    let mut out = Committed { points: Vec::new(), lists: Vec::new(), decided: HashSet::new() };
+    let mut reader = CachedReader::new(store, true);
+    for (id, name) in registers::list(store)? {
+        out.decided.insert(id);
+        if known.contains(&id) {
+            continue;
+        }
+        match reader.register(&id, &name) {
+            Ok(Decided::Point(p)) => out.points.push(*p),
+            Ok(Decided::Relocation(list)) => out.lists.push(list),
+            Ok(Decided::Closed) => {}
+            Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) if options.accept_loss => tracing::warn!("{e}; taken for lost"),
+            Err(e) => return Err(e),
+        }
+    }
+    reader.keep()?;
+    Ok(out)
+}
+
+/// G3: marks what live points refer to, and the lists of moves that they still use.
+fn mark(marker: &mut Marker<'_>, committed: &Committed, forgotten: &HashSet<SessionId>, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    for p in committed.points.iter().filter(|p| !forgotten.contains(&p.id)) {
+        check()?;
+        marker.point(p)?;
+    }
+    marker.lists(&committed.lists)
+}
+
+/// Something live is nowhere to be found: nothing may be deleted on the word of maps that are not whole.
+fn alarm(marker: &Marker<'_>, options: &GcOptions) -> Result<()> {
+    if marker.lost.is_empty() || options.accept_loss {
+        return Ok(());
+    }
+    let (lost, points): (Vec<_>, Vec<_>) =
+        (marker.lost.iter().take(5).cloned().collect(), marker.damaged_points.iter().take(5).map(ToString::to_string).collect());
+    Err(StoreError::damaged(
+        format_args!("{} live points ({})", marker.damaged_points.len(), points.join(", ")),
+        format_args!(
+            "{}; nothing was deleted. Run 'cairn verify --all' and a new backup of what is damaged, which stores it again; forget the points, or go on with --accept-loss",
+            lost.join("; ")
+        ),
+    ))
+}
+
+/// G4, first half: K less what is marked, less the packs of undecided sessions and of those that ended without a point a short while ago.
+fn candidates(
+    store: &Inner,
+    packs: &BTreeSet<PackId>,
+    marker: &Marker<'_>,
+    decided: &HashSet<SessionId>,
+    options: &GcOptions,
+    report: &mut GcReport,
+) -> Result<HashSet<PackId>> {
+    let mut kept: HashMap<SessionId, bool> = HashMap::new();
+    let mut out = HashSet::new();
+    for p in packs.iter().filter(|p| !marker.marks(p) && decided.contains(&p.session)) {
+        let keep = match kept.get(&p.session) {
+            Some(k) => *k,
+            None => *kept.entry(p.session).or_insert(is_young_orphan(store, &p.session, options)?),
+        };
+        if keep {
+            report.kept_for_resume += 1;
+        } else {
+            out.insert(*p);
+        }
+    }
+    Ok(out)
+}
+
+/// An interrupted backup finds its packs again for a while.
+fn is_young_orphan(store: &Inner, id: &SessionId, options: &GcOptions) -> Result<bool> {
+    let closed = matches!(CachedReader::new(store, true).register(id, &ObjectName::register(id)), Ok(Decided::Closed));
+    if !closed || options.resume_grace_ms == 0 {
+        return Ok(false);
+    }
+    let seen_ms = store.index.unchanged_ms(&format!("orphan-{id}"), 0, &store.platform.boot(), store.platform.monotonic_ms())?;
+    Ok(seen_ms < options.resume_grace_ms)
+}
+
+fn sizes(store: &Inner, packs: &HashSet<PackId>) -> Result<u64> {
+    let mut sum = 0;
+    for name in packs.iter().flat_map(ObjectName::pack) {
+        sum += store.platform.size(&name)?.unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+/// G4, second half: condemned-N, durable, under a number that no round had.
+fn publish(store: &Inner, candidates: &HashSet<PackId>) -> Result<u64> {
+    let platform = &*store.platform;
+    let mut packs: Vec<PackId> = candidates.iter().copied().collect();
+    packs.sort_unstable();
+    let list = Condemned { host: store.host.clone(), process: platform.process(), time_unix_ms: platform.now_unix_ms(), packs }.encode();
+    for _ in 0..PUBLISH_TRIES_MAX {
+        let round = rounds::stages(&platform.list("gc")?).keys().max().map_or(1, |n| n + 1);
+        let bytes = store.keys.small_object(platform, ObjectKind::Condemned, &[0; 16], round, &list)?;
+        if platform.create(&ObjectName::condemned(round), &bytes, Durability::Now)? == Created::New {
+            return Ok(round);
+        }
+    }
+    Err(StoreError::Busy("other collections take every round before this one can; try again".into()))
+}
+
+/// G5: fresh list of sessions; those that write and are not decided. Packs whose session has no record count as one that has.
+fn undecided(store: &Inner, packs: &BTreeSet<PackId>) -> Result<Vec<Seen>> {
+    let mut out: Vec<Seen> = living::sessions(store, &store.platform.list("gc")?)?.into_iter().filter(|s| !s.is_reader()).collect();
+    let known: HashSet<SessionId> = out.iter().map(|s| s.id).collect();
+    let without: BTreeSet<SessionId> = packs.iter().map(|p| p.session).filter(|s| !known.contains(s)).collect();
+    out.extend(without.into_iter().map(Seen::without_record));
+    let there = living::decided(store)?;
+    out.retain(|s| !there.contains(&s.id));
+    Ok(out)
+}
+
+/// G7: fresh list of registers; candidates that what was committed meanwhile refers to are spared. The forgotten set is that of G1.
+fn look_again(
+    store: &Inner,
+    marker: &mut Marker<'_>,
+    before: Committed,
+    forgotten: &HashSet<SessionId>,
+    candidates: &HashSet<PackId>,
+    options: &GcOptions,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<(Pardon, HashSet<SessionId>)> {
+    let mut new = committed(store, &before.decided, options)?;
+    if !new.lists.is_empty() {
+        store.refresh_relocations()?;
+        marker.renew_moves();
+    }
+    // What is new may need a list that nothing needed before.
+    new.lists.extend(before.lists);
+    mark(marker, &new, forgotten, check)?;
+    alarm(marker, options)?;
+    let mut spared: Vec<PackId> = candidates.iter().filter(|p| marker.marks(p)).copied().collect();
+    spared.sort_unstable();
+    Ok((Pardon::Packs(spared), new.decided))
+}
+
+/// The register of the round: ours, or what another collection decided before.
+pub(crate) fn decide(store: &Inner, round: u64, pardon: &Pardon) -> Result<Pardon> {
+    let name = ObjectName::pardon(round);
+    let bytes = store.keys.small_object(&*store.platform, ObjectKind::Pardon, &[0; 16], round, &pardon.encode())?;
+    if store.platform.create(&name, &bytes, Durability::Now)? == Created::New {
+        return Ok(pardon.clone());
+    }
+    rounds::read_pardon(store, round)?.ok_or_else(|| StoreError::damaged(&name, "it exists and cannot be opened"))
+}
+
+/// G8: any collection may do this for a decided round. Order: 1 discard what is not spared · 2 done-N. If we die between: the next one goes on.
+pub(crate) fn finish(store: &Inner, round: u64, candidates: &HashSet<PackId>, pardon: &Pardon, report: &mut GcReport) -> Result<()> {
+    let deleting = deleting(store)?;
+    let mut doomed: Vec<&PackId> = candidates.iter().filter(|p| !pardon.spares(p)).collect();
+    doomed.sort_unstable();
+    for pack in &doomed {
+        for name in ObjectName::pack(pack) {
+            let size = store.platform.size(&name)?.unwrap_or(0);
+            if deleting.discard(&name, round)? {
+                report.freed_bytes += size;
+            }
+        }
+        report.deleted_packs += 1;
+    }
+    report.pardoned += (candidates.len() - doomed.len()) as u64;
+    let bytes = store.keys.small_object(&*store.platform, ObjectKind::Done, &[0; 16], round, b"")?;
+    store.platform.create(&ObjectName::done(round), &bytes, Durability::Now).map(drop)
+}
+
+/// The right to delete, or the reason why there is none.
+pub(crate) fn deleting(store: &Inner) -> Result<&dyn Deleting> {
+    store.platform.deleting().ok_or_else(|| {
+        StoreError::Refused(format!("{} may not be deleted from with these credentials; run this where the right to delete is", store.platform.location()))
+    })
+}

@@ -1,0 +1,165 @@
+//! What a collection leaves behind is cleared away once nothing can need it: retired rounds, records of decided sessions, index files and reports
+//! of packs that are gone, old temporary files, old trash.
+//!
+//! Invariants:
+//! - condemned-N goes only after done-N exists and no index file names what the round deleted; pardon-N never goes.
+//! - A session's record goes only after its register exists (writers), or after it ended or died (readers).
+
+use super::{
+    GcOptions, GcReport, living,
+    round::{Marked, deleting},
+    rounds,
+};
+use crate::{
+    Result, StoreError,
+    platform::{Created, Deleting, Durability, random_bytes},
+    session::read_reports,
+    store::Inner,
+};
+use cairn_store_format::{
+    ObjectName, PackId, SessionId,
+    gc::Pardon,
+    index::{self, IndexedPack},
+    limits::LIST_BYTES_MAX,
+    name::{parse_numbered, parse_round},
+};
+use std::collections::BTreeSet;
+
+/// Index files that a collection writes anew take numbers from here on; sessions count from 0.
+const REWRITTEN_SEQ_MIN: u32 = 50_000_000;
+/// Sequence numbers have eight digits.
+const SEQ_END: u32 = 100_000_000;
+/// Packs of one rewritten index file: their footers must fit it.
+const PACKS_PER_FILE: usize = 16;
+
+/// See the module.
+pub(super) fn tidy(store: &Inner, marked: &Marked<'_>, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    let deleting = deleting(store)?;
+    retire_rounds(store, deleting, report)?;
+    records(store, deleting, options, report)?;
+    reports(store, deleting, marked, report)?;
+    temporaries(store, deleting, options, report)?;
+    purge_trash(store, deleting, options, report)
+}
+
+fn retire_rounds(store: &Inner, deleting: &dyn Deleting, report: &mut GcReport) -> Result<()> {
+    for (n, stage) in rounds::stages(&store.platform.list("gc")?) {
+        if !stage.done {
+            continue;
+        }
+        if stage.condemned {
+            let (condemned, pardon) = match (rounds::read_condemned(store, n), rounds::read_pardon(store, n)) {
+                (Ok(Some(c)), Ok(Some(p))) => (c, p),
+                (Err(StoreError::Damaged { .. }), Ok(Some(Pardon::All))) => {
+                    report.tidied += u64::from(deleting.delete(&ObjectName::condemned(n))?);
+                    continue;
+                }
+                _ => continue,
+            };
+            let gone: BTreeSet<PackId> = condemned.packs.into_iter().filter(|p| !pardon.spares(p)).collect();
+            for session in gone.iter().map(|p| p.session).collect::<BTreeSet<SessionId>>() {
+                forget_in_index(store, deleting, &session, report)?;
+            }
+            report.tidied += u64::from(deleting.delete(&ObjectName::condemned(n))?);
+        }
+        report.tidied += u64::from(deleting.delete(&ObjectName::done(n))?);
+    }
+    Ok(())
+}
+
+/// Index files of a session name only packs that exist. Order: 1 what is still there in a new file, durable · 2 old files deleted. If we die
+/// between: some packs are named twice.
+fn forget_in_index(store: &Inner, deleting: &dyn Deleting, session: &SessionId, report: &mut GcReport) -> Result<()> {
+    let dir = ObjectName::index(session, 0);
+    let (mut old, mut kept): (Vec<ObjectName>, Vec<IndexedPack>) = (Vec::new(), Vec::new());
+    for name in store.platform.list(dir.dir())?.into_iter().filter(|n| parse_numbered(n.file()).is_some_and(|(s, _)| s == *session)) {
+        let Some(bytes) = store.platform.read(&name, LIST_BYTES_MAX)? else { continue };
+        // A damaged file names nothing to anybody; scrub tells of it.
+        let Ok((_, packs)) = index::decode(&bytes) else { continue };
+        let mut there = Vec::new();
+        let all = packs.len();
+        for p in packs {
+            if store.pack_exists(&p.pack)? {
+                there.push(p);
+            }
+        }
+        if there.len() < all {
+            old.push(name);
+            kept.extend(there);
+        }
+    }
+    for packs in kept.chunks(PACKS_PER_FILE) {
+        let bytes = index::encode(session, packs);
+        while store.platform.create(&ObjectName::index(session, new_seq(store)), &bytes, Durability::Now)? == Created::Exists {}
+    }
+    for name in &old {
+        report.tidied += u64::from(deleting.delete(name)?);
+    }
+    Ok(())
+}
+
+fn new_seq(store: &Inner) -> u32 {
+    REWRITTEN_SEQ_MIN + u32::from_le_bytes(random_bytes(&*store.platform)) % (SEQ_END - REWRITTEN_SEQ_MIN)
+}
+
+fn records(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    let names = store.platform.list("gc")?;
+    let decided = living::decided(store)?;
+    let mut alive: BTreeSet<SessionId> = BTreeSet::new();
+    for s in living::sessions(store, &names)? {
+        let over = if s.is_reader() { s.has_ended(store)? || s.is_dead(store, options)? } else { decided.contains(&s.id) };
+        if over {
+            report.tidied += u64::from(deleting.delete(&ObjectName::session(&s.id))?);
+        } else {
+            alive.insert(s.id);
+        }
+    }
+    for name in &names {
+        let beat = name.file().strip_prefix("beat-").and_then(parse_numbered);
+        if beat.is_some_and(|(s, _)| !alive.contains(&s)) {
+            report.tidied += u64::from(deleting.delete(name)?);
+        }
+    }
+    Ok(())
+}
+
+/// Reports about packs that are gone and that nothing refers to.
+fn reports(store: &Inner, deleting: &dyn Deleting, marked: &Marked<'_>, report: &mut GcReport) -> Result<()> {
+    for (name, r) in read_reports(store)? {
+        if !marked.packs.contains(&r.at.pack) && !marked.marker.marks(&r.at.pack) && !store.pack_exists(&r.at.pack)? {
+            report.tidied += u64::from(deleting.delete(&name)?);
+        }
+    }
+    Ok(())
+}
+
+fn temporaries(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    let mut dirs: Vec<String> = ["gc", "b", "config", "keys"].map(String::from).to_vec();
+    for root in ["d", "m", "x", "c", "p", "f"] {
+        dirs.extend(store.platform.list_dirs(root)?.into_iter().map(|d| format!("{root}/{d}")));
+    }
+    for dir in dirs {
+        report.tidied += deleting.delete_temporaries(&dir, options.dead_after_ms)?;
+    }
+    Ok(())
+}
+
+fn purge_trash(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+    for round in store.platform.list_dirs("trash")? {
+        let dir = format!("trash/{round}");
+        let Some(modified_ms) = deleting.dir_modified_unix_ms(&dir)? else { continue };
+        // Folders that are not ours are left alone.
+        if parse_round(&round, "").is_none() || store.platform.now_unix_ms().saturating_sub(modified_ms) < options.trash_keep_ms {
+            continue;
+        }
+        for name in store.platform.list(&dir)? {
+            let size = store.platform.size(&name)?.unwrap_or(0);
+            if deleting.delete(&name)? {
+                report.purged_files += 1;
+                report.purged_bytes += size;
+            }
+        }
+        deleting.delete_empty_dir(&dir)?;
+    }
+    Ok(())
+}

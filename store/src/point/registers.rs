@@ -1,0 +1,103 @@
+//! Registers as they stand in `c/`: what each session ended as. They never change, so this host reads each from the storage once.
+
+use super::Point;
+use crate::{Result, StoreError, store::Inner};
+use cairn_store_format::{
+    ObjectName, SessionId,
+    limits::REGISTER_BYTES_MAX,
+    map::Ref,
+    name::parse_session,
+    register::{self, Body, RegisterKind, Summary},
+};
+use sha2::{Digest, Sha256};
+
+/// New objects are handed to the cache in groups of this many.
+const CACHE_BATCH: usize = 1000;
+
+/// What a session ended as.
+#[derive(Debug)]
+pub(crate) enum Decided {
+    /// A restore point; its log is not read yet.
+    Point(Box<Point>),
+    /// A repack or heal, with the frame of its list.
+    Relocation(Ref),
+    /// Fenced or given up.
+    Closed,
+}
+
+/// A fresh list of all registers.
+pub(crate) fn list(store: &Inner) -> Result<Vec<(SessionId, ObjectName)>> {
+    let names = list_months(store, "c")?;
+    Ok(names.into_iter().filter_map(|n| Some((parse_session(n.file()).ok()?, n))).collect())
+}
+
+/// Objects of all months below `root`.
+pub(crate) fn list_months(store: &Inner, root: &str) -> Result<Vec<ObjectName>> {
+    let mut out = Vec::new();
+    for month in store.platform.list_dirs(root)? {
+        out.extend(store.platform.list(&format!("{root}/{month}"))?);
+    }
+    Ok(out)
+}
+
+/// Reads objects that never change, through the cache.
+pub(crate) struct CachedReader<'a> {
+    pub(crate) store: &'a Inner,
+    cached: bool,
+    fresh: Vec<(String, Vec<u8>)>,
+}
+
+impl<'a> CachedReader<'a> {
+    /// `cached`: false reads what lies in the store now.
+    pub(crate) fn new(store: &'a Inner, cached: bool) -> Self {
+        Self { store, cached, fresh: Vec::new() }
+    }
+
+    pub(crate) fn read(&mut self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
+        if self.cached
+            && let Some(bytes) = self.store.index.object(name.as_str())?
+        {
+            return Ok(Some(bytes));
+        }
+        let bytes = self.store.platform.read(name, max)?;
+        if let Some(b) = bytes.as_ref().filter(|_| self.cached) {
+            self.fresh.push((name.as_str().to_owned(), b.clone()));
+            if self.fresh.len() >= CACHE_BATCH {
+                self.keep()?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Hands what was read to the cache.
+    pub(crate) fn keep(&mut self) -> Result<()> {
+        if !self.fresh.is_empty() {
+            self.store.index.keep_objects(&std::mem::take(&mut self.fresh))?;
+        }
+        Ok(())
+    }
+
+    /// A register, opened.
+    pub(crate) fn register(&mut self, id: &SessionId, name: &ObjectName) -> Result<Decided> {
+        let missing = || StoreError::damaged(name, "it is listed but cannot be opened");
+        let bytes = self.read(name, REGISTER_BYTES_MAX)?.ok_or_else(missing)?;
+        let reg = register::decode(&bytes).map_err(|e| StoreError::damaged(name, e))?;
+        if reg.session != *id {
+            return Err(StoreError::damaged(name, "it lies under another session's name"));
+        }
+        let open = |part: u8, sealed: &[u8]| self.store.keys.open_small(name, &register::aad(id, reg.kind, part), sealed);
+        Ok(match reg.kind {
+            RegisterKind::Fence | RegisterKind::Abort => Decided::Closed,
+            RegisterKind::Relocation => {
+                let list = Body::decode(&open(2, reg.body)?)?.manifest;
+                Decided::Relocation(list.ok_or_else(|| StoreError::damaged(name, "a relocation without a list"))?)
+            }
+            RegisterKind::Manifest => {
+                let summary = Summary::decode(&open(1, reg.summary)?)?;
+                let body = Body::decode(&open(2, reg.body)?)?;
+                let register_sha256 = Sha256::digest(&bytes).into();
+                Decided::Point(Box::new(Point { id: *id, summary, body, register_sha256, log: Vec::new() }))
+            }
+        })
+    }
+}
