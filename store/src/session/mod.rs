@@ -66,6 +66,7 @@ impl Session {
         let seen = seen_of(&points);
         // B4: the index, up to date, less what is reported as bad.
         store.refresh_index()?;
+        store.packs.begin_session();
         let bad = list_bad(&store)?;
         Ok(Self { store, registered, condemned, bad, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false) })
     }

@@ -4,7 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod enumerate;
 mod enumeration;
+mod gc_enumeration;
 mod no_space;
 mod pauses;
 mod soak;

@@ -2,11 +2,11 @@
 //! its point restores; nobody else's point suffers either way.
 
 use crate::{
-    common::content,
-    town::{Saved, Town, seed_or},
+    common::{content, restore},
+    town::{Saved, Town, repacking, ruthless, seed_or},
 };
 use cairn_store::{
-    Plan, Result, Store,
+    GcOptions, Plan, Progress, Result, Store, StoreError,
     platform::simulated::{Fault, StorageKind, survive},
 };
 use std::sync::{
@@ -17,10 +17,20 @@ use std::sync::{
 /// What one process does.
 pub type Script = fn(&Town, &Store) -> Result<()>;
 
-/// Stops `stopped` at each operation while `meanwhile` runs elsewhere. Returns how often the stopped one failed all the same.
-pub fn pause_everywhere(kind: StorageKind, start: &Saved, stopped: Script, meanwhile: Script) -> (u64, u64) {
+/// Where a process was stopped and what became of it.
+#[derive(Default)]
+pub struct Pauses {
+    pub operations: u64,
+    /// How often it failed.
+    pub failed: u64,
+    /// How often it was shut out.
+    pub fenced: u64,
+}
+
+/// Stops `stopped` at each operation while `meanwhile` runs elsewhere, then looks with `check`.
+pub fn pause_everywhere(kind: StorageKind, start: &Saved, stopped: Script, meanwhile: Script, check: fn(&Town, usize)) -> Pauses {
     let seed = seed_or(14);
-    let (mut k, mut failed) = (0, 0);
+    let mut out = Pauses::default();
     loop {
         let town = Arc::new(Town::from_saved(kind, seed, start));
         let here = town.world.host(0);
@@ -36,18 +46,19 @@ pub fn pause_everywhere(kind: StorageKind, start: &Saved, stopped: Script, meanw
                 meanwhile(&town, &store).expect("nothing goes wrong there");
             }
         };
-        town.world.place(&victim, k, Fault::Pause(Box::new(other)));
+        town.world.place(&victim, out.operations, Fault::Pause(Box::new(other)));
         let outcome = survive(|| town.open(&victim, "here").and_then(|store| stopped(&town, &store))).expect("nobody dies");
         if let Err(e) = outcome {
-            println!("stopped before operation {k}: {e}");
-            failed += 1;
+            println!("stopped before operation {}: {e}", out.operations);
+            out.failed += 1;
+            out.fenced += u64::from(matches!(e, StoreError::Fenced { .. }));
         }
         drop(victim);
-        town.recover_and_audit(there);
+        check(&town, there);
         if !came.load(Ordering::SeqCst) {
-            return (k, failed);
+            return out;
         }
-        k += 1;
+        out.operations += 1;
     }
 }
 
@@ -78,9 +89,107 @@ fn start() -> Saved {
 fn a_backup_stands_still_while_others_back_up() {
     for kind in [StorageKind::Nfs, StorageKind::Local] {
         for meanwhile in [same_content as Script, same_domain] {
-            let (operations, failed) = pause_everywhere(kind, &start(), increment, meanwhile);
-            assert!(operations > 45, "{operations} operations");
-            assert_eq!(failed, 0, "backups do not stand in each other's way");
+            let out = pause_everywhere(kind, &start(), increment, meanwhile, Town::recover_and_audit);
+            assert!(out.operations > 45, "{} operations", out.operations);
+            assert_eq!(out.failed, 0, "backups do not stand in each other's way");
         }
+    }
+}
+
+/// The base of the stopped backup goes, and with it all that nobody else refers to; who does not move for long enough is shut out.
+fn forget_and_collect(town: &Town, store: &Store) -> Result<()> {
+    town.forget(store, &town.oldest())?;
+    town.collect(store, &ruthless());
+    Ok(())
+}
+
+fn forget_and_repack(town: &Town, store: &Store) -> Result<()> {
+    town.forget(store, &town.oldest())?;
+    town.collect(store, &repacking());
+    Ok(())
+}
+
+/// A collection that does not wait for long gives up rather than shut somebody out.
+fn forget_and_give_up(town: &Town, store: &Store) -> Result<()> {
+    town.forget(store, &town.oldest())?;
+    match store.collect(&GcOptions { dead_after_ms: 1 << 40, wait_ms_max: 5000, ..ruthless() }, &Progress::default()) {
+        Ok(_) | Err(StoreError::Busy(_)) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn collect_afterwards(town: &Town, host: usize) {
+    town.recover_and_audit(host);
+    town.collect_and_audit(host, &repacking());
+}
+
+/// Two points of `a`, the first of which is to be forgotten, and one of `b`.
+fn start_of_three() -> Saved {
+    let town = Town::from_saved(StorageKind::Nfs, 4, &start());
+    let host = town.world.host(0);
+    let store = town.store(host);
+    town.backup(&store, "a", &image(7)).expect("backs up");
+    town.backup(&store, "b", &image(8)).expect("backs up");
+    drop(store);
+    town.save()
+}
+
+#[test]
+fn a_backup_stands_still_while_its_base_is_forgotten_and_collected() {
+    for (meanwhile, shut_out) in [(forget_and_collect as Script, true), (forget_and_repack, true), (forget_and_give_up, false)] {
+        let out = pause_everywhere(StorageKind::Nfs, &start(), increment, meanwhile, collect_afterwards);
+        assert!(out.operations > 45, "{} operations", out.operations);
+        assert_eq!(out.fenced > 10, shut_out, "{} of {} were shut out", out.fenced, out.operations);
+    }
+}
+
+#[test]
+fn a_backup_of_known_content_stands_still_while_that_is_forgotten_and_collected() {
+    for meanwhile in [forget_and_collect as Script, forget_and_repack, forget_and_give_up] {
+        for kind in [StorageKind::Nfs, StorageKind::Local] {
+            pause_everywhere(kind, &start(), same_content, meanwhile, collect_afterwards);
+        }
+    }
+}
+
+#[test]
+fn a_collection_stands_still_while_others_back_up_forget_and_collect() {
+    fn stopped(town: &Town, store: &Store) -> Result<()> {
+        town.forget(store, &town.oldest())?;
+        store.collect(&repacking(), &Progress::default()).map(drop)
+    }
+    fn all_of_it(town: &Town, store: &Store) -> Result<()> {
+        same_content(town, store)?;
+        town.collect(store, &repacking());
+        town.backup(store, "c", &image(0)).map(drop)
+    }
+    for meanwhile in [same_content as Script, same_domain, all_of_it] {
+        let out = pause_everywhere(StorageKind::Nfs, &start_of_three(), stopped, meanwhile, collect_afterwards);
+        assert!(out.operations > 200, "{} operations", out.operations);
+    }
+}
+
+#[test]
+fn a_reader_that_pinned_its_point_stands_still_while_that_is_forgotten_and_collected() {
+    /// A pin holds, or says that it came too late.
+    fn stopped(town: &Town, store: &Store) -> Result<()> {
+        let id = town.oldest();
+        let Some(point) = store.points()?.into_iter().find(|p| p.id == id) else { return Ok(()) };
+        let _pin = match store.pin(&[id]) {
+            Err(StoreError::NotFound(_)) => return Ok(()),
+            other => other?,
+        };
+        assert!(restore(store, &point)? == *town.content_of(&id));
+        Ok(())
+    }
+    /// Readers that live are not taken for dead.
+    fn patient(town: &Town, store: &Store) -> Result<()> {
+        town.forget(store, &town.oldest())?;
+        town.collect(store, &GcOptions { dead_after_ms: 1 << 40, ..repacking() });
+        Ok(())
+    }
+    for kind in [StorageKind::Nfs, StorageKind::Local] {
+        let out = pause_everywhere(kind, &start_of_three(), stopped, patient, collect_afterwards);
+        assert!(out.operations > 20 && out.failed == 0, "{} operations, {} failed", out.operations, out.failed);
     }
 }

@@ -1,12 +1,12 @@
-//! Many actors at once under random faults: writers whose images change, readers who restore. A short form by default; CAIRN_SIM_SEEDS
+//! Many actors at once under random faults: writers whose images change, readers who restore, collectors who forget. A short form by default; CAIRN_SIM_SEEDS
 //! sets how many seeds are run, CAIRN_SIM_SEED the first of them.
 
 use crate::{
     common::{self, content},
-    town::{Town, seed_or},
+    town::{Town, repacking, ruthless, seed_or},
 };
 use cairn_store::{
-    Plan, Result, Store, StoreError,
+    GcOptions, Plan, Progress, Result, Store, StoreError,
     platform::simulated::{ActorBody, Rates, Rng, StorageKind, survive},
 };
 
@@ -24,7 +24,6 @@ fn day(kind: StorageKind, seed: u64, rounds: usize) -> u64 {
         let (town, mut rng) = (&town, Rng::new(seed ^ (n << 32)));
         // Processes of one host share its state folder.
         let state = if kind == StorageKind::Local { "host".to_owned() } else { format!("host-{n}") };
-        let reads = n == 3;
         actors.push(Box::new(move || {
             let mut image = content(40_000 + rng.below(60_000), seed ^ n);
             for round in 0..rounds {
@@ -34,11 +33,14 @@ fn day(kind: StorageKind, seed: u64, rounds: usize) -> u64 {
                 survive(|| {
                     // What fails by a fault is tried again in the next round.
                     let Ok(store) = town.open(&process, &state) else { return };
-                    if reads {
-                        read_all(town, &store);
-                    } else {
-                        change(&mut image, &mut rng);
-                        let _ = write(town, &store, &format!("domain-{}", (n as usize + round) % 4), &image, &mut rng);
+                    match n {
+                        3 => read_all(town, &store),
+                        2 => drop(forget_and_collect(town, &store, &mut rng)),
+                        _ if rng.below(8) == 0 => drop(forget_and_collect(town, &store, &mut rng)),
+                        _ => {
+                            change(&mut image, &mut rng);
+                            drop(write(town, &store, &format!("domain-{}", (n as usize + round) % 4), &image, &mut rng));
+                        }
                     }
                 });
             }
@@ -46,6 +48,7 @@ fn day(kind: StorageKind, seed: u64, rounds: usize) -> u64 {
     }
     town.world.run(actors);
     town.recover_and_audit(hosts[0]);
+    town.collect_and_audit(hosts[0], &repacking());
     town.world.trace_hash()
 }
 
@@ -68,6 +71,21 @@ fn write(town: &Town, store: &Store, domain: &str, image: &[u8], rng: &mut Rng) 
         _ => town.backup(store, domain, image)?,
     };
     Ok(())
+}
+
+/// Now and then a point goes; then a collection, which may shut out whoever stands still, or give up soon.
+fn forget_and_collect(town: &Town, store: &Store, rng: &mut Rng) -> Result<()> {
+    let safe = town.safe_points();
+    if safe.len() > 2 {
+        town.forget(store, &safe[rng.below(safe.len())])?;
+    }
+    let options = GcOptions {
+        dead_after_ms: [10_000, 600_000, 86_400_000][rng.below(3)],
+        wait_ms_max: [1000, 100_000, 10_000_000][rng.below(3)],
+        repack_below_percent: [0, 50, 95][rng.below(3)],
+        ..ruthless()
+    };
+    store.collect(&options, &Progress::default()).map(drop)
 }
 
 /// A fault may end a reader, but no point may be damaged or another's.

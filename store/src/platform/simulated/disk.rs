@@ -272,8 +272,10 @@ impl Disk {
         }
         self.visible = left.clone();
         self.durable = left;
-        // What came back by the power loss was never taken away for good.
-        self.removed.retain(|name| !self.visible.contains_key(name));
+        // What came back by the power loss was never taken away for good. A round whose list came back is closed once more, its packs go to its
+        // trash once more: on storage of one host, whose deletes are never late, these names may be used again.
+        let again = |name: &str| name.starts_with("gc/") || name.starts_with("trash/");
+        self.removed.retain(|name| !self.visible.contains_key(name) && !again(name));
     }
 
     /// Names of all objects, for suites.

@@ -112,7 +112,7 @@ struct State {
     operations: u64,
     schedule: Schedule,
     rates: Rates,
-    /// Creates that have not returned yet, by process: a listing may or may not show them.
+    /// Creates that have not returned yet and that nobody has seen, by process: a listing may or may not show them.
     unanswered: BTreeMap<String, usize>,
     in_flight: Vec<InFlight>,
     /// Names that a host asked for in vain: an NFS client may go on saying so until it lists or changes the folder.

@@ -158,6 +158,7 @@ impl SimulatedPlatform {
                 s.missed.insert((host, name.as_str().to_owned()));
                 return Err(io::Error::from_raw_os_error(libc::ENOENT));
             }
+            s.unanswered.remove(name.as_str());
             use_file(s.disk.file(name.as_str())?)
         })
     }
@@ -224,8 +225,11 @@ impl SimulatedPlatform {
             Verdict::Go => s.disk.link(tmp, name, now_ms),
             Verdict::GoAndFail(errno) => s.disk.link(tmp, name, now_ms).and(Err(failed(errno))),
         };
-        if s.disk.file(name).is_ok() && linked.as_ref().err().is_none_or(|e| e.kind() != io::ErrorKind::AlreadyExists) {
-            s.unanswered.insert(name.to_owned(), self.number);
+        match &linked {
+            // Whoever was refused has seen it.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => drop(s.unanswered.remove(name)),
+            _ if s.disk.file(name).is_ok() => drop(s.unanswered.insert(name.to_owned(), self.number)),
+            _ => {}
         }
         linked
     }
@@ -268,7 +272,7 @@ impl SimulatedPlatform {
         }
     }
 
-    /// Names of a folder. What another process has linked and not answered for yet may or may not be there.
+    /// Names of a folder. What another process has linked and not answered for yet may or may not be there, until somebody has seen it.
     fn listed(&self, dir: &str, want_dirs: bool) -> Result<Vec<String>> {
         let list = |s: &mut State| {
             let host = s.processes[self.number].host;
@@ -282,6 +286,8 @@ impl SimulatedPlatform {
                 let shown = unanswered.get(name).is_none_or(|owner| *owner == self.number || rng.chance_ppm(500_000));
                 let file = name.rsplit_once('/').map_or(name, |p| p.1);
                 if shown && matches!(node, Node::Dir) == want_dirs && !file.starts_with('.') {
+                    // What one has seen, all see from then on.
+                    unanswered.remove(name);
                     out.push(file.to_owned());
                 }
             }
