@@ -71,7 +71,7 @@ fn of_domain<'a>(points: &'a [Point], name: &str, which: &str) -> Outcome<&'a Po
     }
     if let Some(back) = which.strip_prefix('-') {
         let back: usize = back.parse().map_err(|_| Failure::usage(format!("'@{which}': a number follows the minus sign, as in {name}@-1")))?;
-        return mine.len().checked_sub(1 + back).map(|i| mine[i]).ok_or_else(|| none(format!("there are only {}", mine.len())));
+        return (mine.len() - 1).checked_sub(back).map(|i| mine[i]).ok_or_else(|| none(format!("there are only {}", mine.len())));
     }
     if let Some(limit) = parse_time(which) {
         let before = |p: &&&Point| i64::try_from(p.summary.time_unix_ms).is_ok_and(|ms| ms <= limit);
@@ -165,6 +165,7 @@ mod tests {
         assert_eq!(pick("web"), Ok(4));
         assert_eq!(pick("web@-1"), Ok(2));
         assert_eq!(pick("web@-3"), Err(15));
+        assert_eq!(pick(&format!("web@-{}", usize::MAX)), Err(15), "counting back ends at the oldest, however large the number");
         assert_eq!(pick("web@2026-11-21T12:00:00Z"), Ok(2));
         assert_eq!(pick("web@2026-11-19"), Err(15));
         assert_eq!(pick("web@2026-11-25"), Ok(4));

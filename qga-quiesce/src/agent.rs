@@ -76,17 +76,24 @@ pub(crate) fn read_reply<R: DeserializeOwned>(command: &'static str, text: &str)
         Ok(reply) => Ok(reply.value),
         Err(error) => match serde_json::from_str::<Failure>(text) {
             Ok(failure) => Err(AgentFailure::Refused(shown(&failure.error.desc))),
-            Err(_) => Err(nonsense(error.to_string())),
+            // The error quotes what the guest said, whole.
+            Err(_) => Err(nonsense(shown(&error.to_string()))),
         },
     }
 }
 
-/// A guest's text, escaped and cut, fit for a terminal and a log.
+/// A guest's text, escaped and cut, fit for a terminal and a log: at most [`TEXT_BYTES_MAX`] bytes, and three dots where more was said.
 #[must_use]
 pub fn shown(text: &str) -> String {
-    let mut out: String = text.chars().flat_map(char::escape_debug).take(TEXT_BYTES_MAX).collect();
-    if text.len() > TEXT_BYTES_MAX {
-        out.push_str("...");
+    let mut out = String::new();
+    for character in text.chars() {
+        let whole = out.len();
+        out.extend(character.escape_debug());
+        if out.len() > TEXT_BYTES_MAX {
+            out.truncate(whole);
+            out.push_str("...");
+            break;
+        }
     }
     out
 }
@@ -104,5 +111,20 @@ mod tests {
         }
         let refused: Result<u32, _> = read_reply("x", "{\"error\":{\"class\":\"GenericError\",\"desc\":\"no \\u001b[31m\"}}");
         assert_eq!(refused, Err(AgentFailure::Refused("no \\u{1b}[31m".to_owned())));
+    }
+    #[test]
+    fn what_a_guest_said_is_quoted_in_part_only() {
+        let long = serde_json::json!({ "return": "\u{1b}x".repeat(100_000) }).to_string();
+        let result: Result<u32, _> = read_reply("guest-fsfreeze-thaw", &long);
+        let text = result.expect_err("a text is no number").to_string();
+        assert!(text.len() < 2 * TEXT_BYTES_MAX && text.contains("invalid type: string") && text.ends_with("..."), "{} bytes", text.len());
+        assert!(!text.chars().any(char::is_control));
+    }
+
+    #[test]
+    fn texts_are_cut_by_bytes_and_only_where_they_are_too_long() {
+        assert_eq!(shown(&"x".repeat(TEXT_BYTES_MAX)), "x".repeat(TEXT_BYTES_MAX));
+        assert_eq!(shown(&"\u{1f600}".repeat(TEXT_BYTES_MAX)), "\u{1f600}".repeat(TEXT_BYTES_MAX / 4) + "...");
+        assert_eq!(shown(&"\n".repeat(TEXT_BYTES_MAX - 1)), "\\n".repeat(TEXT_BYTES_MAX / 2) + "...", "escaped text is longer");
     }
 }

@@ -3,20 +3,21 @@
 //! - `chunks`: first 8 bytes of an id -> pack number (28 B a row). A hit is a hint: the caller reads the id from the pack's own footer.
 //! - `objects`: registers and point logs as read; they never change.
 //! - `files`: index files that were taken in.
+//! - `scrubbed`: when a pack was last checked by this host.
 //! - `watched`: for how long this host has seen something stay as it is.
 
 use crate::{Result, StoreError};
 use cairn_store_format::{Id, PackId, PackKind, SessionId, StoreId, index::IndexedPack};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 /// Version of this database's layout; another one is thrown away.
-const LAYOUT: i64 = 2;
+const LAYOUT: i64 = 3;
 /// How long to wait for another process that writes.
 const BUSY_MS: u64 = 30_000;
 
@@ -26,7 +27,8 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS objects (name TEXT PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS watched (name TEXT PRIMARY KEY, value INTEGER NOT NULL, boot TEXT NOT NULL, at_ms INTEGER NOT NULL, unchanged_ms INTEGER NOT NULL)
-        WITHOUT ROWID;";
+        WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS scrubbed (pack TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) WITHOUT ROWID;";
 
 /// The index of one store on this host.
 pub(crate) struct Index {
@@ -129,7 +131,7 @@ impl Index {
         db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;")?;
         let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
         if layout != LAYOUT {
-            db.execute_batch("BEGIN; DROP TABLE IF EXISTS packs; DROP TABLE IF EXISTS chunks; DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS objects; DROP TABLE IF EXISTS watched;")?;
+            db.execute_batch("BEGIN; DROP TABLE IF EXISTS packs; DROP TABLE IF EXISTS chunks; DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS objects; DROP TABLE IF EXISTS watched; DROP TABLE IF EXISTS scrubbed;")?;
             db.execute_batch(&format!("{SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
         }
         db.query_row("SELECT count(*) FROM (SELECT 1 FROM chunks LIMIT 1)", [], |_| Ok(()))?;
@@ -199,6 +201,22 @@ impl Index {
             Ok(unchanged)
         };
         work(&mut db).map(i64::unsigned_abs).map_err(fail(&self.path))
+    }
+
+    /// When each pack was last checked, Unix milliseconds.
+    pub(crate) fn scrubbed(&self) -> Result<HashMap<String, u64>> {
+        let db = self.db();
+        let row = |r: &rusqlite::Row<'_>| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?.unsigned_abs()));
+        let work = || db.prepare_cached("SELECT pack, at_ms FROM scrubbed")?.query_map([], row)?.collect::<rusqlite::Result<_>>();
+        work().map_err(fail(&self.path))
+    }
+
+    /// Notes that a pack was checked.
+    pub(crate) fn set_scrubbed(&self, pack: &PackId, unix_ms: u64) -> Result<()> {
+        let db = self.db();
+        let at = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+        let work = || db.prepare_cached("INSERT OR REPLACE INTO scrubbed (pack, at_ms) VALUES (?1, ?2)")?.execute(params![pack.to_string(), at]);
+        work().map(drop).map_err(fail(&self.path))
     }
 
     /// No more watching.

@@ -4,10 +4,12 @@
 //! [`point`], [`restore`], [`verify`] <- the callers. Steps of the protocol carry the labels of docs/format.md (`B1`..`B6`).
 //! Must not: know libvirt or any hypervisor; its doors are [`BlockSource`] and [`BlockTarget`].
 
+mod against;
 mod backup;
 mod block;
 mod chunk;
 mod crypto;
+mod damage;
 mod error;
 mod gc;
 mod index;
@@ -20,15 +22,18 @@ mod point_source;
 mod relocation;
 mod resolve;
 pub mod restore;
+pub mod scrub;
 mod session;
 mod store;
 mod tree;
 pub mod verify;
 
+pub use against::Comparison;
 pub use backup::{BackupOutcome, DiskJob, DiskResult, Part, Plan, PointInfo, Progress};
 pub use block::{BlockSource, BlockTarget, Extent, FileSource, FileTarget};
 pub use cairn_store_format as format;
 pub use crypto::{Credential, RECOVERY_PREFIX, SecretKey};
+pub use damage::Damage;
 pub use error::{Result, StoreError};
 pub use gc::{GcOptions, GcReport};
 pub use init::{InitOptions, InitReport, KeyFileChooser, Profile, init, init_on};

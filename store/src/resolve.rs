@@ -1,14 +1,13 @@
 //! From a reference to plain content, by the resolution rule: hint, relocations, local index, newer index files, trash, then a report.
 
-use crate::{Result, StoreError, platform::random_bytes, store::Inner};
+use crate::{Result, StoreError, damage::whole_pack, store::Inner};
 use cairn_store_format::{
-    Id, Location, ObjectName, PackId, gc,
-    header::ObjectKind,
+    Id, Location, ObjectName, PackId,
     limits::LIST_BYTES_MAX,
     map::Ref,
     pack::{FRAME_HEADER_BYTES, FrameKind},
 };
-use std::{collections::HashSet, sync::PoisonError};
+use std::collections::HashSet;
 use zstd::bulk::Decompressor;
 
 /// Frames read in one request begin within so many bytes; a region of incompressible chunks is 4 MiB.
@@ -54,11 +53,8 @@ impl Inner {
             return Ok(plain);
         }
         // A pack that is lost as a whole is one finding, however many chunks lie in it.
-        let lost = self.packs.info(&r.at.pack).is_err();
-        let new = !lost || self.lost_packs.lock().unwrap_or_else(PoisonError::into_inner).insert(r.at.pack);
-        if new {
-            tracing::warn!("{first}; looking for another copy");
-        }
+        let place = if self.packs.info(&r.at.pack).is_err() { whole_pack(r.at.pack) } else { r.at };
+        tracing::info!("{first}; looking for another copy");
         for refresh in [false, true] {
             if refresh {
                 self.refresh_index()?;
@@ -75,9 +71,7 @@ impl Inner {
                 return Ok(plain);
             }
         }
-        if new {
-            self.report(&r.at, &first);
-        }
+        self.report(&place, &first);
         Err(first)
     }
 
@@ -125,20 +119,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-
-    /// Leaves a report in `b/`, so that scrub and the next backup know. Best effort: the caller's error matters more.
-    fn report(&self, at: &Location, why: &StoreError) {
-        let report =
-            gc::Report { at: *at, text: why.to_string().chars().take(1000).collect(), host: self.host.clone(), time_unix_ms: self.platform.now_unix_ms() };
-        let id: [u8; 16] = random_bytes(&*self.platform);
-        let written = self
-            .keys
-            .small_object(&*self.platform, ObjectKind::Report, &id, 0, &report.encode())
-            .and_then(|bytes| self.platform.create(&ObjectName::report(&id), &bytes, crate::platform::Durability::Now));
-        if let Err(e) = written {
-            tracing::warn!("cannot leave a report about damaged data: {e}");
-        }
     }
 
     /// Chunks of one region, in order, handed to `use_chunk` one by one. Frames that lie side by side are read in one request.

@@ -1,37 +1,50 @@
 //! Restoring a disk: regions in parallel, every chunk verified before a byte is written, memory bounded by the workers.
+//!
+//! What is damaged ends a restore, unless the caller wants the rest: then it is written as zeros and told.
 
 use crate::{
-    BlockTarget, Progress, Result, StoreError, parallel,
+    BlockTarget, Damage, Progress, Result, StoreError, parallel,
     resolve::decompressor,
     store::Store,
-    tree::{RegionAt, TreeReader, load_region},
+    tree::{RegionAt, Step, TreeReader, load_region},
 };
 use cairn_store_format::{
-    limits::{BLOCK_BYTES, REGION_BYTES},
-    map::{Ref, Run},
+    limits::{BLOCK_BYTES, REGION_BLOCKS, REGION_BYTES},
+    map::{Ref, Region, Run},
     register::DiskEntry,
 };
-use std::sync::atomic::Ordering;
+use std::{ops::Range, sync::atomic::Ordering};
 use zstd::bulk::Decompressor;
 
 /// Each worker holds the sealed chunks of one region, at most some 4 MiB.
 const WORKERS_MAX: usize = 8;
 
 /// What was written.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RestoreReport {
     /// Bytes of chunks written.
     pub written_bytes: u64,
+    /// Ranges that could not be read and were written as zeros, in order; empty unless damage was allowed.
+    pub damage: Vec<Damage>,
 }
 
 impl Store {
     /// Writes a point's disk to a target of at least its size and makes it durable. Where the target is larger, the rest is zeroed too.
     pub fn restore_disk(&self, disk: &DiskEntry, target: &dyn BlockTarget, progress: &Progress) -> Result<RestoreReport> {
+        self.restore(disk, target, false, progress)
+    }
+
+    /// The same around damage: what cannot be read is zeros, and is in the report.
+    pub fn restore_disk_around_damage(&self, disk: &DiskEntry, target: &dyn BlockTarget, progress: &Progress) -> Result<RestoreReport> {
+        self.restore(disk, target, true, progress)
+    }
+
+    fn restore(&self, disk: &DiskEntry, target: &dyn BlockTarget, allow_damaged: bool, progress: &Progress) -> Result<RestoreReport> {
         if target.size_bytes() < disk.size_bytes {
             return Err(StoreError::Refused(format!("disk {} has {} bytes, the target only {}", disk.target, disk.size_bytes, target.size_bytes())));
         }
         progress.total_bytes.fetch_add(disk.size_bytes, Ordering::Relaxed);
-        let restore = DiskRestore { store: self, disk, target, progress };
+        let restore = DiskRestore { store: self, disk, target, allow_damaged, progress };
         let regions = TreeReader::new(self.inner.clone(), disk.root, disk.size_bytes)?.regions();
         let workers = parallel::workers(&*self.inner.platform, 2, WORKERS_MAX);
         let (mut report, mut at) = (RestoreReport::default(), 0);
@@ -40,12 +53,13 @@ impl Store {
             workers,
             workers * 2,
             decompressor,
-            |zstd, region| restore.region(zstd, &region),
-            |(index, written)| {
+            |zstd, step| restore.step(zstd, step),
+            |done: Written| {
                 progress.check()?;
-                restore.zero_until(&mut at, index * REGION_BYTES)?;
-                at = ((index + 1) * REGION_BYTES).min(disk.size_bytes);
-                report.written_bytes += written;
+                restore.zero_until(&mut at, done.range.start)?;
+                at = done.range.end;
+                report.written_bytes += done.bytes;
+                report.damage.extend(done.damage);
                 progress.done_bytes.store(at, Ordering::Relaxed);
                 Ok(())
             },
@@ -57,10 +71,18 @@ impl Store {
     }
 }
 
+/// A part of the disk that is done.
+struct Written {
+    range: Range<u64>,
+    bytes: u64,
+    damage: Vec<Damage>,
+}
+
 struct DiskRestore<'a> {
     store: &'a Store,
     disk: &'a DiskEntry,
     target: &'a dyn BlockTarget,
+    allow_damaged: bool,
     progress: &'a Progress,
 }
 
@@ -71,56 +93,85 @@ impl DiskRestore<'_> {
 
     /// Regions without a node.
     fn zero_until(&self, at: &mut u64, until: u64) -> Result<()> {
-        if *at < until && !self.target.starts_zeroed() {
-            self.target.zero(*at..until).map_err(|e| self.failed("zeroing", *at, e))?;
+        if *at < until {
+            self.zero(*at..until)?;
         }
         *at = until.max(*at);
         Ok(())
     }
 
-    fn region(&self, zstd: &mut Decompressor<'static>, region: &RegionAt) -> Result<(u64, u64)> {
+    fn zero(&self, range: Range<u64>) -> Result<()> {
+        if range.is_empty() || self.target.starts_zeroed() {
+            return Ok(());
+        }
+        self.target.zero(range.clone()).map_err(|e| self.failed("zeroing", range.start, e))
+    }
+
+    /// Damage ends the restore, or the range is zeroed and noted.
+    fn damaged(&self, range: Range<u64>, e: StoreError) -> Result<Option<Damage>> {
+        if !self.allow_damaged || !matches!(e, StoreError::Damaged { .. }) {
+            return Err(e);
+        }
+        let end = range.end.min(self.disk.size_bytes);
+        if range.start >= end {
+            return Ok(None);
+        }
+        self.zero(range.start..end)?;
+        Ok(Some(Damage { target: self.disk.target.clone(), offset: range.start, len: end - range.start, why: e.to_string() }))
+    }
+
+    fn step(&self, zstd: &mut Decompressor<'static>, step: Step) -> Result<Written> {
         self.progress.check()?;
-        let inner = &self.store.inner;
-        let node = load_region(inner, zstd, &region.node)?;
-        let start = region.index * REGION_BYTES;
-        let end = (start + REGION_BYTES).min(self.disk.size_bytes);
+        match step {
+            Step::Broken(regions, e) => {
+                let range = regions.start * REGION_BYTES..regions.end.saturating_mul(REGION_BYTES).min(self.disk.size_bytes);
+                Ok(Written { damage: self.damaged(range.clone(), e)?.into_iter().collect(), range, bytes: 0 })
+            }
+            Step::Region(at) => {
+                let range = at.index * REGION_BYTES..((at.index + 1) * REGION_BYTES).min(self.disk.size_bytes);
+                match load_region(&self.store.inner, zstd, &at.node) {
+                    Ok(node) => self.region(zstd, &at, &node, range),
+                    Err(e) => Ok(Written { damage: self.damaged(range.clone(), e)?.into_iter().collect(), range, bytes: 0 }),
+                }
+            }
+        }
+    }
+
+    fn region(&self, zstd: &mut Decompressor<'static>, at: &RegionAt, node: &Region, range: Range<u64>) -> Result<Written> {
+        let place = |block: usize| range.start + (block * BLOCK_BYTES) as u64;
         let (mut chunks, mut block) = (Vec::<(usize, Ref)>::new(), 0);
-        let mut lens = vec![0u16; cairn_store_format::limits::REGION_BLOCKS];
+        let mut lens = vec![0u16; REGION_BLOCKS];
         for run in &node.0 {
             match run {
                 Run::Chunk(n, r) => {
                     lens[block] = *n;
                     chunks.push((block, *r));
                 }
-                Run::Zero(n) => self.zero(start, block, usize::from(*n), end)?,
+                Run::Zero(n) => self.zero(place(block)..place(block + usize::from(*n)).min(range.end))?,
             }
             block += run.blocks();
         }
-        self.zero(start, block, lens.len() - block, end)?;
-        let mut written = 0;
-        inner.fetch_chunks(zstd, &chunks, |block, plain| {
-            let plain = plain?;
-            if plain.len() != usize::from(lens[block]) * BLOCK_BYTES {
-                return Err(StoreError::damaged(
-                    format_args!("region {} of disk {}", region.index, self.disk.target),
-                    "a chunk is not as long as the map says",
-                ));
-            }
-            let at = start + (block * BLOCK_BYTES) as u64;
+        self.zero(place(block)..range.end)?;
+        let mut out = Written { range: range.clone(), bytes: 0, damage: Vec::new() };
+        self.store.inner.fetch_chunks(zstd, &chunks, |block, plain| {
+            let len = usize::from(lens[block]) * BLOCK_BYTES;
+            let plain = plain.and_then(|p| {
+                let wrong = || StoreError::damaged(format_args!("region {} of disk {}", at.index, self.disk.target), "a chunk is not as long as the map says");
+                if p.len() == len { Ok(p) } else { Err(wrong()) }
+            });
+            let offset = place(block);
+            let plain = match plain {
+                Ok(p) => p,
+                Err(e) => {
+                    out.damage.extend(self.damaged(offset..offset + len as u64, e)?);
+                    return Ok(());
+                }
+            };
             // The last block is padded with zeros beyond the disk's end.
-            let len = usize::try_from(end.saturating_sub(at).min(plain.len() as u64)).expect("at most a chunk");
-            written += len as u64;
-            self.target.write_at(at, &plain[..len]).map_err(|e| self.failed("writing", at, e))
+            let len = usize::try_from(range.end.saturating_sub(offset).min(plain.len() as u64)).expect("at most a chunk");
+            out.bytes += len as u64;
+            self.target.write_at(offset, &plain[..len]).map_err(|e| self.failed("writing", offset, e))
         })?;
-        Ok((region.index, written))
-    }
-
-    fn zero(&self, start: u64, block: usize, blocks: usize, end: u64) -> Result<()> {
-        let from = start + (block * BLOCK_BYTES) as u64;
-        let until = (from + (blocks * BLOCK_BYTES) as u64).min(end);
-        if from >= until || self.target.starts_zeroed() {
-            return Ok(());
-        }
-        self.target.zero(from..until).map_err(|e| self.failed("zeroing", from, e))
+        Ok(out)
     }
 }

@@ -3,13 +3,14 @@
 use crate::{
     Result, StoreError,
     crypto::{Credential, Keys, unwrap_master, verify_signature},
+    damage::Reported,
     index::Index,
     pack::PackReader,
     platform::{LocalPlatform, Platform},
     relocation::Relocations,
 };
 use cairn_store_format::{
-    ObjectName, PackId, StoreId,
+    ObjectName, StoreId,
     config::Config,
     header::ObjectKind,
     ids::{parse_hex, to_hex},
@@ -19,11 +20,10 @@ use cairn_store_format::{
     small,
 };
 use std::{
-    collections::HashSet,
     fs,
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 use zeroize::Zeroizing;
 
@@ -45,8 +45,8 @@ pub(crate) struct Inner {
     pub(crate) index: Index,
     pub(crate) packs: PackReader,
     pub(crate) relocations: Relocations,
-    /// Packs that cannot be opened at all and were reported by this process: one report for all their chunks.
-    pub(crate) lost_packs: Mutex<HashSet<PackId>>,
+    /// What was reported as damaged.
+    pub(crate) reported: Reported,
     pub(crate) host: String,
 }
 
@@ -82,7 +82,7 @@ impl Store {
                 index,
                 packs,
                 relocations: Relocations::default(),
-                lost_packs: Mutex::default(),
+                reported: Reported::default(),
                 host: options.host,
             }),
         })
@@ -109,7 +109,7 @@ impl Store {
 }
 
 /// The newest configuration, its signature checked by the key inside it (the pin says whether that key is the right one). It lies there twice.
-fn read_config(platform: &dyn Platform) -> Result<Config> {
+pub(crate) fn read_config(platform: &dyn Platform) -> Result<Config> {
     let none = || StoreError::NoStore {
         at: platform.location(),
         why: "there is no config/ in it; is its file system mounted? A new store is made with 'cairn init'".into(),

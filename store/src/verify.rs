@@ -1,11 +1,13 @@
 //! Verifying points: all nodes and parts can be read and are what their ids say; with `data`, every chunk too.
 
 use crate::{
-    Progress, Result, StoreError, parallel,
+    Damage, Progress, Result, StoreError,
+    damage::{Bad, whole_pack},
+    parallel,
     point::Point,
     resolve::decompressor,
     store::Store,
-    tree::{RegionAt, TreeReader, load_region},
+    tree::{RegionAt, Step, TreeReader, load_region},
 };
 use cairn_store_format::{
     Location, ObjectName, PackId, PackKind,
@@ -22,19 +24,6 @@ const WORKERS_MAX: usize = 8;
 /// Damaged ranges kept a point; beyond, only the count goes on.
 const DAMAGE_LISTED_MAX: usize = 1000;
 
-/// A range of a disk that cannot be restored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// Disk.
-    pub target: String,
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub len: u64,
-    /// What is wrong.
-    pub why: String,
-}
-
 /// What a verification saw.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyReport {
@@ -49,17 +38,23 @@ pub struct VerifyReport {
 }
 
 /// Remembers across points what was checked, so that shared chunks are read once.
-#[derive(Default)]
 pub struct Verifier {
     /// One bit a frame: its slot in its pack's footer.
     checked: Mutex<HashMap<PackId, Vec<u64>>>,
     nodes: Mutex<HashSet<Location>>,
     packs: Mutex<HashMap<PackId, bool>>,
+    bad: Bad,
     /// Metadata packs whose two copies were compared.
     twins: Mutex<HashSet<PackId>>,
 }
 
 impl Verifier {
+    /// For points of a store; takes its reports into account.
+    pub fn new(store: &Store) -> Result<Self> {
+        let bad = Bad::load(&store.inner)?;
+        Ok(Self { checked: Mutex::default(), nodes: Mutex::default(), packs: Mutex::default(), bad, twins: Mutex::default() })
+    }
+
     fn is_checked(&self, pack: &PackId, slot: usize) -> bool {
         let map = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         map.get(pack).and_then(|bits| bits.get(slot / 64)).is_some_and(|word| word >> (slot % 64) & 1 == 1)
@@ -99,20 +94,14 @@ impl Store {
             let tree = TreeReader::new(self.inner.clone(), disk.root, disk.size_bytes)?;
             progress.total_bytes.fetch_add(disk.size_bytes, Ordering::Relaxed);
             let done_before = progress.done_bytes.load(Ordering::Relaxed);
-            let check = DiskCheck { store: self, verifier, data, target: &disk.target, progress };
+            let check = DiskCheck { store: self, verifier, data, target: &disk.target, size_bytes: disk.size_bytes, progress };
             let workers = parallel::workers(&*self.inner.platform, 2, WORKERS_MAX);
-            let mut broken_tree = None;
-            let regions = tree.regions().map(|r| match r {
-                Err(e @ StoreError::Damaged { .. }) => Ok(Err(e)),
-                Err(e) => Err(e),
-                Ok(r) => Ok(Ok(r)),
-            });
             parallel::ordered(
-                regions,
+                tree.regions(),
                 workers,
                 workers * 2,
                 decompressor,
-                |zstd, r| check.region(zstd, r),
+                |zstd, step| check.step(zstd, step),
                 |r: RegionReport| {
                     progress.check()?;
                     progress.done_bytes.store(done_before + r.end.min(disk.size_bytes), Ordering::Relaxed);
@@ -121,14 +110,9 @@ impl Store {
                     report.damage_count += r.damage.len() as u64;
                     let room = DAMAGE_LISTED_MAX.saturating_sub(report.damage.len());
                     report.damage.extend(r.damage.into_iter().take(room));
-                    broken_tree = broken_tree.take().or(r.broken_tree);
                     Ok(())
                 },
             )?;
-            if let Some(why) = broken_tree {
-                report.damage_count += 1;
-                report.damage.push(Damage { target: disk.target.clone(), offset: 0, len: disk.size_bytes, why });
-            }
             progress.done_bytes.store(done_before + disk.size_bytes, Ordering::Relaxed);
         }
         Ok(report)
@@ -141,7 +125,6 @@ struct RegionReport {
     chunks: u64,
     bytes: u64,
     damage: Vec<Damage>,
-    broken_tree: Option<String>,
 }
 
 struct DiskCheck<'a> {
@@ -149,16 +132,24 @@ struct DiskCheck<'a> {
     verifier: &'a Verifier,
     data: bool,
     target: &'a str,
+    size_bytes: u64,
     progress: &'a Progress,
 }
 
 impl DiskCheck<'_> {
-    fn region(&self, zstd: &mut Decompressor<'static>, region: Result<RegionAt, StoreError>) -> Result<RegionReport> {
+    fn step(&self, zstd: &mut Decompressor<'static>, step: Step) -> Result<RegionReport> {
         self.progress.check()?;
-        let region = match region {
-            Ok(r) => r,
-            Err(e) => return Ok(RegionReport { broken_tree: Some(e.to_string()), ..RegionReport::default() }),
-        };
+        match step {
+            Step::Region(r) => self.region(zstd, r),
+            Step::Broken(regions, e) => {
+                let (offset, end) = (regions.start * REGION_BYTES, regions.end.saturating_mul(REGION_BYTES).min(self.size_bytes));
+                let damage = Damage { target: self.target.into(), offset, len: end.saturating_sub(offset), why: e.to_string() };
+                Ok(RegionReport { end, damage: vec![damage], ..RegionReport::default() })
+            }
+        }
+    }
+
+    fn region(&self, zstd: &mut Decompressor<'static>, region: RegionAt) -> Result<RegionReport> {
         let start = region.index * REGION_BYTES;
         let mut out = RegionReport { end: start + REGION_BYTES, ..RegionReport::default() };
         if self.verifier.nodes.lock().unwrap_or_else(PoisonError::into_inner).contains(&region.node.at) {
@@ -220,7 +211,13 @@ impl DiskCheck<'_> {
         let read = |name: &ObjectName| self.store.inner.platform.read(name, PACK_BYTES_MAX);
         let names = ObjectName::pack(pack);
         let (a, b) = (read(&names[0])?, read(&names[1])?);
-        Ok((a.is_none() || a != b).then(|| format!("the copies {} and {} are not the same; one of them still serves", names[0], names[1])))
+        if a.is_some() && a == b {
+            return Ok(None);
+        }
+        let why = format!("the copies {} and {} are not the same; one of them still serves", names[0], names[1]);
+        // The next collection makes two new ones out of what is whole.
+        self.store.inner.report(&whole_pack(*pack), &StoreError::damaged(pack, &why));
+        Ok(Some(why))
     }
 
     fn read_chunks(&self, zstd: &mut Decompressor<'static>, todo: &[(usize, Ref)], places: &[(u64, usize)], out: &mut RegionReport) -> Result<()> {
@@ -240,10 +237,10 @@ impl DiskCheck<'_> {
         })
     }
 
-    /// Without `data`: the pack is there and its footer names the chunk.
+    /// Without `data`: the pack is there, its footer names the chunk, and no report that holds says otherwise.
     fn look_up_chunks(&self, todo: &[(usize, Ref)], places: &[(u64, usize)], out: &mut RegionReport) -> Result<()> {
         for (i, r) in todo {
-            let there = self.store.inner.locate_in(&r.at.pack, &r.id).is_some() && self.pack_is_whole(&r.at.pack)?;
+            let there = !self.verifier.bad.contains(&r.at) && self.store.inner.locate_in(&r.at.pack, &r.id).is_some() && self.pack_is_whole(&r.at.pack)?;
             if !there && !self.store.inner.fetch_works(r) {
                 let (offset, len) = places[*i];
                 out.damage.push(Damage { target: self.target.into(), offset, len: len as u64, why: format!("chunk {} is not in pack {}", r.id, r.at.pack) });

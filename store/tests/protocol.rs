@@ -115,7 +115,7 @@ fn damage_is_found_reported_and_never_restored() {
         fs::write(&pack, &bad).expect("damages");
         let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
         let p = point(&fresh, &out);
-        let report = fresh.verify_point(&p, true, &Verifier::default(), &Progress::default()).expect("verifies");
+        let report = fresh.verify_point(&p, true, &Verifier::new(&store).expect("reads the reports"), &Progress::default()).expect("verifies");
         let restored = restore(&fresh, &p);
         if report.damage.is_empty() {
             assert_eq!(restored.expect("an unused byte"), data, "byte {at}");
@@ -129,7 +129,7 @@ fn damage_is_found_reported_and_never_restored() {
     let fresh = lab.open_with(lab.credential(), "fresh2").expect("opens");
     for data in [true, false] {
         let p = point(&fresh, &out);
-        assert!(!fresh.verify_point(&p, data, &Verifier::default(), &Progress::default()).expect("verifies").damage.is_empty());
+        assert!(!fresh.verify_point(&p, data, &Verifier::new(&store).expect("reads the reports"), &Progress::default()).expect("verifies").damage.is_empty());
     }
 }
 

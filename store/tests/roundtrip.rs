@@ -24,7 +24,8 @@ fn full_backup_restores_identically_and_again_stores_nothing() {
         let other_host = lab.open_with(lab.credential(), "other-state").expect("opens");
         let third = backup(&other_host, "c", &data, full()).expect("backs up");
         assert!(third.stored_bytes < 20_000, "a second host learns of chunks by index files");
-        let report = store.verify_point(&point(&store, &third), true, &Verifier::default(), &Progress::default()).expect("verifies");
+        let report =
+            store.verify_point(&point(&store, &third), true, &Verifier::new(&store).expect("reads the reports"), &Progress::default()).expect("verifies");
         assert!(report.damage.is_empty() && report.bytes > 0);
     }
 }

@@ -64,6 +64,17 @@ mod tests {
     use crate::{PackId, PackKind, SessionId};
 
     #[test]
+    fn numbers_stay_what_they_are() {
+        for number in ["4.000100e110", "8.54e-322", "0.1", "1.7976931348623157e308", "-0.0", "18446744073709551615", "123456789012345678901234567890"] {
+            let text = format!(r#"{{"host":"h","cairn_version":"0","source":{number}}}"#);
+            let read = Manifest::decode(text.as_bytes()).expect("a manifest");
+            let exact: f64 = number.parse().expect("a number");
+            assert_eq!(read.source.as_f64(), Some(exact), "{number}");
+            assert_eq!(Manifest::decode(&read.encode()).expect("own"), read, "{number}");
+        }
+    }
+
+    #[test]
     fn round_trip() {
         let at = Location { pack: PackId { session: SessionId([1; 16]), seq: 1, kind: PackKind::Meta }, offset: 64, stored_len: 5 };
         let r = Ref { id: Id([2; 32]), at };

@@ -102,15 +102,16 @@ fn pack_dir(pack: &PackId) -> String {
     format!("{root}/{:02x}", hash.finalize()[0])
 }
 
-/// `<sid>` of a file name that is nothing else (registers, tombstones).
+/// `<sid>` of a file name that is nothing else (registers, tombstones). As it is written, in lower case: an object has one name.
 pub fn parse_session(file: &str) -> Result<SessionId, FormatError> {
-    file.parse()
+    let sid: SessionId = file.parse()?;
+    if sid.to_string() == file { Ok(sid) } else { Err(FormatError::invalid("session id", "a name has it in lower case")) }
 }
 
 /// `<sid>-<number>` (index files, point logs, beats).
 pub fn parse_numbered(file: &str) -> Option<(SessionId, u32)> {
     let (sid, n) = file.split_once('-')?;
-    Some((sid.parse().ok()?, n.parse().ok()?))
+    Some((parse_session(sid).ok()?, u32::try_from(parse_number(n)?).ok()?))
 }
 
 /// A pack by the file name of any of its copies.
@@ -125,7 +126,13 @@ pub fn parse_pack(file: &str, kind: PackKind) -> Option<PackId> {
 
 /// `<prefix><number>` (`condemned-`).
 pub fn parse_round(file: &str, prefix: &str) -> Option<u64> {
-    file.strip_prefix(prefix)?.parse().ok()
+    parse_number(file.strip_prefix(prefix)?)
+}
+
+/// A number as all names have it: eight digits, more only where it takes more, no sign.
+fn parse_number(text: &str) -> Option<u64> {
+    let n = text.parse().ok()?;
+    (format!("{n:08}") == text).then_some(n)
 }
 
 /// `<prefix><number>.a` or `.b` (`config/`, `ring-`).
@@ -161,5 +168,22 @@ mod tests {
         assert!(ObjectName::pack(&meta).iter().all(|n| parse_pack(n.file(), PackKind::Meta) == Some(meta)));
         assert_eq!(parse_pack(ObjectName::pack(&meta)[0].file(), PackKind::Data), None);
         assert!(ObjectName::listed("c", ".nfs0001").is_none() && ObjectName::listed("c", "a/b").is_none());
+    }
+
+    #[test]
+    fn an_object_has_one_name() {
+        let sid = SessionId([0xab; 16]);
+        assert!(parse_session(&sid.to_string()).is_ok() && parse_session(&sid.to_string().to_uppercase()).is_err());
+        let upper = sid.to_string().to_uppercase();
+        for file in [format!("{sid}-7"), format!("{sid}-+0000007"), format!("{sid}-000000007"), format!("{upper}-00000007"), format!("{sid}-4294967296")] {
+            assert_eq!(parse_numbered(&file), None, "{file}");
+        }
+        for number in ["12", "+00000012", "+0000012", "000000012", ""] {
+            assert_eq!(parse_round(&format!("condemned-{number}"), "condemned-"), None, "{number}");
+            assert_eq!(parse_copy(&format!("{number}.a"), ""), None, "{number}");
+        }
+        for round in [0, 99_999_999, 100_000_000, u64::MAX] {
+            assert_eq!(parse_round(ObjectName::pardon(round).file(), "pardon-"), Some(round));
+        }
     }
 }

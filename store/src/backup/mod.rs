@@ -11,7 +11,7 @@ use crate::{
     pack::PackStream,
     point::{self, Point},
     session::Session,
-    tree::TreeReader,
+    tree::{self, TreeReader},
 };
 use cairn_store_format::{
     ObjectName, SessionId,
@@ -192,20 +192,29 @@ impl Session {
 
     fn save_disk(&self, job: &DiskJob, base: Option<&DiskEntry>, stream: &mut PackStream, progress: &Progress) -> Result<DiskEntry> {
         let size_bytes = job.source.size_bytes();
-        let parent = base.map(|b| TreeReader::new(self.store.clone(), b.root, b.size_bytes).map(Arc::new)).transpose()?;
-        let dirty = match &job.plan {
-            Plan::Incremental { dirty, .. } => Some(disk::dirty_with_resize(dirty, base.map_or(0, |b| b.size_bytes), size_bytes)),
-            _ => None,
-        };
-        let (root, counts) = disk::save(self, &*job.source, parent.as_ref(), dirty.as_deref(), stream, progress).map_err(|e| match e {
-            StoreError::Block { what, source } => StoreError::Block { what: format!("disk {}: {what}", job.target), source },
-            other => other,
-        })?;
+        let open = |b: &DiskEntry| TreeReader::new(self.store.clone(), b.root, b.size_bytes);
         let (mode, reason) = match &job.plan {
             Plan::Full { reason } => (DiskMode::Full, reason.clone()),
             Plan::Compare { reason, .. } => (DiskMode::Compare, reason.clone()),
             Plan::Incremental { .. } => (DiskMode::Incremental, String::new()),
         };
+        let known_bad = match base {
+            Some(b) if !self.bad.is_empty() => tree::damaged_ranges(&self.store, open(b)?, &self.bad)?,
+            _ => Some(Vec::new()),
+        };
+        let (parent, dirty, mode, reason) = match (base, known_bad, &job.plan) {
+            (Some(_), None, _) => (None, None, DiskMode::Full, "the map of the point before is damaged".into()),
+            (Some(b), Some(bad), Plan::Incremental { dirty, .. }) => {
+                let dirty = [&dirty[..], &bad].concat();
+                (Some(Arc::new(open(b)?)), Some(disk::dirty_with_resize(&dirty, b.size_bytes, size_bytes)), mode, reason)
+            }
+            (Some(b), ..) => (Some(Arc::new(open(b)?)), None, mode, reason),
+            (None, ..) => (None, None, mode, reason),
+        };
+        let (root, counts) = disk::save(self, &*job.source, parent.as_ref(), dirty.as_deref(), stream, progress).map_err(|e| match e {
+            StoreError::Block { what, source } => StoreError::Block { what: format!("disk {}: {what}", job.target), source },
+            other => other,
+        })?;
         let Counts { read_bytes, changed_bytes, stored_bytes } = counts;
         Ok(DiskEntry { target: job.target.clone(), size_bytes, root, read_bytes, changed_bytes, stored_bytes, mode, reason })
     }

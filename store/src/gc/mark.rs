@@ -7,6 +7,7 @@
 
 use crate::{
     Result, StoreError,
+    damage::Bad,
     point::{self, Point},
     relocation::Moves,
     resolve::decompressor,
@@ -35,10 +36,12 @@ pub(crate) struct Marker<'a> {
     /// K of G2, with what was found to exist since.
     exists: HashMap<PackId, bool>,
     moves: Arc<Moves>,
-    bad: &'a HashSet<Location>,
+    pub(crate) bad: &'a Bad,
     places: HashMap<PackId, RoaringBitmap>,
     /// Moved places that a map still names: the lists that move them are in use.
     moves_used: HashSet<Location>,
+    /// Places that are bad or gone, and where another copy of their frame is: healing moves it.
+    pub(crate) displaced: HashMap<Location, Ref>,
     /// Packs that are referred to and are nowhere.
     pub(crate) lost: BTreeSet<String>,
     /// Points that `lost` concerns.
@@ -48,7 +51,7 @@ pub(crate) struct Marker<'a> {
 }
 
 impl<'a> Marker<'a> {
-    pub(crate) fn new(store: &'a Inner, known: impl Iterator<Item = PackId>, bad: &'a HashSet<Location>) -> Self {
+    pub(crate) fn new(store: &'a Inner, known: impl Iterator<Item = PackId>, bad: &'a Bad) -> Self {
         Self {
             store,
             exists: known.map(|p| (p, true)).collect(),
@@ -56,6 +59,7 @@ impl<'a> Marker<'a> {
             bad,
             places: HashMap::new(),
             moves_used: HashSet::new(),
+            displaced: HashMap::new(),
             lost: BTreeSet::new(),
             damaged_points: BTreeSet::new(),
             zstd: decompressor(),
@@ -138,7 +142,9 @@ impl<'a> Marker<'a> {
             Some(at) if self.is_there(&at.pack)? => Some(at),
             _ => None,
         };
-        if copy.is_none() && !here {
+        if let Some(at) = copy {
+            self.displaced.insert(r.at, Ref { id: r.id, at });
+        } else if !here {
             self.lose(format!("pack {} is missing", r.at.pack));
         }
         let new = here && self.set(&r.at);

@@ -1,7 +1,7 @@
 //! Garbage collection without locks: docs/gc.md, whose labels (G1..G8) stand in the code.
 //!
-//! Order of one collection: rounds that others left open are closed -> a round -> frames of thinly used packs are moved together -> a second round
-//! if anything was moved -> records, index files, reports and trash that nothing needs any more are removed.
+//! Order of one collection: rounds that others left open are closed -> a round -> frames of thinly used and of damaged packs are moved -> a second
+//! round if anything was moved -> records, index files, reports and trash that nothing needs any more are removed.
 //! Must not: delete a pack otherwise than by G8 of a decided round.
 
 mod living;
@@ -14,7 +14,7 @@ mod tidy;
 
 pub(crate) use rounds::Doomed;
 
-use crate::{Progress, Result, session::list_bad, store::Store};
+use crate::{Progress, Result, damage::Bad, store::Store};
 use cairn_store_format::SessionId;
 
 const MINUTE_MS: u64 = 60_000;
@@ -77,6 +77,8 @@ pub struct GcReport {
     pub moved_bytes: u64,
     /// Packs that could be rewritten (dry run).
     pub would_repack: u64,
+    /// Frames that were bad or gone at their place and have a good copy there again.
+    pub healed_frames: u64,
     /// Packs kept for interrupted backups.
     pub kept_for_resume: u64,
     /// Sessions that were shut out.
@@ -103,7 +105,7 @@ impl Store {
         if !options.dry_run {
             settle::settle(store, options, &mut report)?;
         }
-        let bad = list_bad(store)?;
+        let bad = Bad::load(store)?;
         let marked = round::run(store, &bad, options, &mut report, &mut check)?;
         let moved = repack::repack(&self.inner, &marked, options, &mut report, &mut check)?;
         let marked = if moved { round::run(store, &bad, options, &mut report, &mut check)? } else { marked };

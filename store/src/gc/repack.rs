@@ -1,4 +1,5 @@
-//! Moving the live frames of thinly used packs together, so that the old packs can go.
+//! Moving the live frames of thinly used packs together, so that the old packs can go; and healing: moving what still is good out of packs that
+//! were reported, and what has another copy somewhere to where its place says it is.
 //!
 //! A session of its own: B1, B2, B5, B6, whose register holds a list of moves instead of a point. Frames are copied as they are, sealed, with the
 //! row of their key: neither data keys nor decompression are needed. A frame whose checksum does not hold stays where it is, and its pack with it.
@@ -7,6 +8,7 @@ use super::{GcOptions, GcReport, round::Marked, rounds::Doomed};
 use crate::{
     Result, StoreError,
     crypto::SealedFrame,
+    damage::read_reports,
     pack::PackStream,
     session::{Registered, abort, commit},
     store::Inner,
@@ -19,10 +21,10 @@ use cairn_store_format::{
     pack::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, KEY_ROW_NONE, KeyRow, Slot},
     register::{self, Body, DiskTable, RegisterKind, Seen},
 };
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-/// Moves of one list: it is one frame of at most 16 MiB, 58 bytes a move.
-const MOVES_MAX: usize = 250_000;
+/// Moves out of thin packs, and as many for healing, of one list: it is one frame of at most 16 MiB, 58 bytes a move.
+const MOVES_MAX: usize = 130_000;
 
 /// Moves frames if it is worth it; whether anything was moved.
 pub(super) fn repack(
@@ -34,13 +36,17 @@ pub(super) fn repack(
 ) -> Result<bool> {
     let mut thin = thin_packs(store, marked, options)?;
     report.would_repack = thin.len() as u64;
-    if options.dry_run || thin.is_empty() {
+    let displaced = &marked.marker.displaced;
+    if options.dry_run || (thin.is_empty() && displaced.is_empty()) {
         return Ok(false);
     }
     let session = Registered::new(store, SessionKind::Repack, Vec::new())?; // B1
     let doomed = Doomed::of(store, &store.platform.list("gc")?)?; // B2
     thin.retain(|p| !doomed.contains(&p.pack));
-    let moved = move_frames(store, &session, &thin, report, check);
+    let mut displaced: Vec<(Location, Ref)> = displaced.iter().filter(|(_, copy)| !doomed.contains(&copy.at.pack)).map(|(at, copy)| (*at, *copy)).collect();
+    displaced.sort_unstable_by_key(|(at, _)| (at.pack, at.offset));
+    displaced.truncate(MOVES_MAX);
+    let moved = move_frames(store, &session, &thin, &displaced, report, check);
     if !matches!(moved, Ok(true) | Err(StoreError::Fenced { .. })) {
         abort(store, &session.id);
     }
@@ -56,7 +62,8 @@ struct Thin {
 
 fn thin_packs(store: &Inner, marked: &Marked<'_>, options: &GcOptions) -> Result<Vec<Thin>> {
     let mut out = Vec::new();
-    if options.repack_below_percent == 0 {
+    let reported: HashSet<PackId> = read_reports(store)?.iter().map(|(_, r)| r.at.pack).collect();
+    if options.repack_below_percent == 0 && reported.is_empty() {
         return Ok(out);
     }
     for pack in marked.packs.iter().filter(|p| marked.marker.marks(p) && marked.decided.contains(&p.session)) {
@@ -66,9 +73,15 @@ fn thin_packs(store: &Inner, marked: &Marked<'_>, options: &GcOptions) -> Result
             Err(StoreError::Damaged { .. }) => continue,
             Err(e) => return Err(e),
         };
-        let mut live: Vec<Slot> = info.footer.slots.iter().filter(|s| marked.marker.marks_place(pack, s.offset)).copied().collect();
+        let at = |s: &Slot| Location { pack: *pack, offset: s.offset, stored_len: s.stored_len };
+        // Of a bad frame the checksum may hold and the seal not: another copy, if there is one, is moved instead.
+        let movable = |s: &&Slot| marked.marker.marks_place(pack, s.offset) && !marked.marker.bad.contains(&at(s));
+        let mut live: Vec<Slot> = info.footer.slots.iter().filter(movable).copied().collect();
         let live_bytes: u64 = live.iter().map(|s| FRAME_HEADER_BYTES as u64 + u64::from(s.stored_len)).sum();
-        if live_bytes * 100 < info.size_bytes * options.repack_below_percent {
+        if live.is_empty() {
+            continue;
+        }
+        if reported.contains(pack) || live_bytes * 100 < info.size_bytes * options.repack_below_percent {
             live.sort_unstable_by_key(|s| s.offset);
             out.push(Thin { pack: *pack, live, live_bytes });
         }
@@ -84,13 +97,27 @@ fn thin_packs(store: &Inner, marked: &Marked<'_>, options: &GcOptions) -> Result
     Ok(out)
 }
 
-fn move_frames(store: &Arc<Inner>, session: &Registered, thin: &[Thin], report: &mut GcReport, check: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+fn move_frames(
+    store: &Arc<Inner>,
+    session: &Registered,
+    thin: &[Thin],
+    displaced: &[(Location, Ref)],
+    report: &mut GcReport,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<bool> {
     let index = store.clone();
     let mut stream = PackStream::new(store.platform.clone(), store.keys.clone(), session.id, Box::new(move |p| index.index.add(std::slice::from_ref(p), None)));
     let mut moves: Vec<(Location, Location)> = Vec::new();
     for t in thin {
         check()?;
         copy_pack(store, t, &mut stream, &mut moves)?;
+    }
+    for (at, copy) in displaced {
+        check()?;
+        if let Some(to) = copy_frame(store, copy, &mut stream)? {
+            report.healed_frames += 1;
+            moves.push((*at, to));
+        }
     }
     if moves.is_empty() {
         return Ok(false);
@@ -118,6 +145,7 @@ fn copy_pack(store: &Inner, thin: &Thin, stream: &mut PackStream, moves: &mut Ve
         copies.extend(store.platform.read(&name, PACK_BYTES_MAX)?);
     }
     for slot in &thin.live {
+        let at = Location { pack: thin.pack, offset: slot.offset, stored_len: slot.stored_len };
         let Some(frame) = copies.iter().find_map(|bytes| whole_frame(bytes, slot, &rows)) else {
             tracing::warn!("{} at {}: the frame is damaged and is not moved", thin.pack, slot.offset);
             continue;
@@ -126,9 +154,32 @@ fn copy_pack(store: &Inner, thin: &Thin, stream: &mut PackStream, moves: &mut Ve
             PackKind::Data => stream.put_chunk(&frame)?.0,
             PackKind::Meta => stream.put_meta(&frame)?,
         };
-        moves.push((Location { pack: thin.pack, offset: slot.offset, stored_len: slot.stored_len }, to));
+        moves.push((at, to));
     }
     Ok(())
+}
+
+/// One frame from where a good copy of it lies.
+fn copy_frame(store: &Inner, copy: &Ref, stream: &mut PackStream) -> Result<Option<Location>> {
+    let info = match store.packs.info(&copy.at.pack) {
+        Ok(info) => info,
+        Err(StoreError::Damaged { .. }) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let rows: Vec<Arc<KeyRow>> = info.footer.key_rows.iter().cloned().map(Arc::new).collect();
+    let Some(slot) = info.footer.slots.iter().find(|s| s.id == copy.id && s.offset == copy.at.offset) else { return Ok(None) };
+    for name in ObjectName::pack(&copy.at.pack) {
+        let len = FRAME_HEADER_BYTES + slot.stored_len as usize;
+        let Some(bytes) = store.platform.read_at(&name, slot.offset.into(), len)? else { continue };
+        if let Some(frame) = whole_frame(&bytes, &Slot { offset: 0, ..*slot }, &rows) {
+            let to = match copy.at.pack.kind {
+                PackKind::Data => stream.put_chunk(&frame)?.0,
+                PackKind::Meta => stream.put_meta(&frame)?,
+            };
+            return Ok(Some(to));
+        }
+    }
+    Ok(None)
 }
 
 /// The frame that a slot names, if it lies there whole.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Result, StoreError,
+    damage::Bad,
     platform::{Created, Deleting, Durability},
     point::{
         Point,
@@ -47,13 +48,7 @@ struct Committed {
 }
 
 /// Runs a round; `check` is asked often whether to stop.
-pub(crate) fn run<'a>(
-    store: &'a Inner,
-    bad: &'a HashSet<cairn_store_format::Location>,
-    options: &GcOptions,
-    report: &mut GcReport,
-    check: &mut dyn FnMut() -> Result<()>,
-) -> Result<Marked<'a>> {
+pub(crate) fn run<'a>(store: &'a Inner, bad: &'a Bad, options: &GcOptions, report: &mut GcReport, check: &mut dyn FnMut() -> Result<()>) -> Result<Marked<'a>> {
     if !options.dry_run {
         fence_the_dead(store, options, report)?;
     }

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     Result, StoreError,
+    damage::read_reports,
     platform::{Created, Deleting, Durability, random_bytes},
-    session::read_reports,
     store::Inner,
 };
 use cairn_store_format::{

@@ -1,7 +1,7 @@
 //! Registers as they stand in `c/`: what each session ended as. They never change, so this host reads each from the storage once.
 
 use super::Point;
-use crate::{Result, StoreError, store::Inner};
+use crate::{Result, StoreError, platform::Platform, store::Inner};
 use cairn_store_format::{
     ObjectName, SessionId,
     limits::REGISTER_BYTES_MAX,
@@ -33,9 +33,14 @@ pub(crate) fn list(store: &Inner) -> Result<Vec<(SessionId, ObjectName)>> {
 
 /// Objects of all months below `root`.
 pub(crate) fn list_months(store: &Inner, root: &str) -> Result<Vec<ObjectName>> {
+    list_months_of(&*store.platform, root)
+}
+
+/// The same of a store that is not open.
+pub(crate) fn list_months_of(platform: &dyn Platform, root: &str) -> Result<Vec<ObjectName>> {
     let mut out = Vec::new();
-    for month in store.platform.list_dirs(root)? {
-        out.extend(store.platform.list(&format!("{root}/{month}"))?);
+    for month in platform.list_dirs(root)? {
+        out.extend(platform.list(&format!("{root}/{month}"))?);
     }
     Ok(out)
 }

@@ -12,22 +12,20 @@ pub(crate) use record::Registered;
 
 use crate::{
     Result, StoreError,
+    damage::Bad,
     gc::Doomed,
     platform::{Created, Durability},
     point::{Point, PointSet},
     store::{Inner, Store},
 };
 use cairn_store_format::{
-    Location, ObjectName, PackId, SessionId,
-    gc::{Report, SessionKind},
-    header::ObjectKind,
-    ids::parse_hex,
-    limits::SMALL_BYTES_MAX,
+    ObjectName, PackId, SessionId,
+    gc::SessionKind,
     register::{self, RegisterKind, Seen},
 };
 use sha2::{Digest, Sha256};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -40,8 +38,8 @@ pub struct Session {
     registered: Registered,
     /// D of B2: packs that a GC may delete; nothing may come to depend on them.
     pub(crate) condemned: Doomed,
-    /// Places that a reader reported as damaged: nothing new may come to depend on them.
-    pub(crate) bad: HashSet<Location>,
+    /// Places that are damaged by reports that hold: nothing new may come to depend on them.
+    pub(crate) bad: Bad,
     points: PointSet,
     pub(crate) seen: Seen,
     /// Packs of other sessions that chunks were deduplicated into, with the size their footer was read at; checked again in B5a.
@@ -67,7 +65,7 @@ impl Session {
         // B4: the index, up to date, less what is reported as bad.
         store.refresh_index()?;
         store.packs.begin_session();
-        let bad = list_bad(&store)?;
+        let bad = Bad::load(&store)?;
         Ok(Self { store, registered, condemned, bad, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false) })
     }
 
@@ -142,25 +140,6 @@ pub(crate) fn abort(store: &Inner, id: &SessionId) {
     if let Err(e) = written {
         tracing::info!("session {id} leaves no abort register ({e}); a garbage collection will fence it");
     }
-}
-
-/// All places in `b/`.
-pub(crate) fn list_bad(store: &Inner) -> Result<HashSet<Location>> {
-    Ok(read_reports(store)?.into_iter().map(|(_, r)| r.at).collect())
-}
-
-/// All reports. One that cannot be read says nothing.
-pub(crate) fn read_reports(store: &Inner) -> Result<Vec<(ObjectName, Report)>> {
-    let mut out = Vec::new();
-    for name in store.platform.list("b")? {
-        let (Ok(id), Some(bytes)) = (parse_hex::<16>(name.file()), store.platform.read(&name, SMALL_BYTES_MAX)?) else { continue };
-        let report = store.keys.open_object(&name, ObjectKind::Report, &id, 0, &bytes).and_then(|plain| Ok(Report::decode(&plain)?));
-        match report {
-            Ok(r) => out.push((name, r)),
-            Err(e) => tracing::warn!("{e}; the report is skipped"),
-        }
-    }
-    Ok(out)
 }
 
 /// SHA-256 over the sorted session ids of all registers.

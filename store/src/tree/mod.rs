@@ -1,10 +1,12 @@
 //! Maps: reading the tree of a disk, building the next one from it.
 
 mod builder;
+mod damaged;
 mod reader;
 
 pub(crate) use builder::TreeBuilder;
-pub(crate) use reader::{RegionAt, TreeReader, load_region};
+pub(crate) use damaged::damaged_ranges;
+pub(crate) use reader::{RegionAt, Step, TreeReader, load_region};
 
 use cairn_store_format::limits::REGION_BYTES;
 

@@ -3,12 +3,13 @@
 use crate::{Result, StoreError, resolve::decompressor, store::Inner};
 use cairn_store_format::{
     FormatError,
-    limits::BRANCH_FANOUT,
-    map::{Branch, Ref, Region, root_level},
+    limits::{BRANCH_FANOUT, REGION_BYTES},
+    map::{Branch, Ref, Region, root_level, span_bytes},
     pack::FrameKind,
 };
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 use zstd::bulk::Decompressor;
@@ -89,11 +90,19 @@ impl TreeReader {
         load_region(&self.store, zstd, r)
     }
 
-    /// All regions that are not zero, in order. Regions behind a node that cannot be read end the iteration with its error.
-    pub(crate) fn regions(self) -> impl Iterator<Item = Result<RegionAt>> + Send {
+    /// All regions that are not zero, in order. What lies behind a node that cannot be read is one [`Step::Broken`]; the rest goes on.
+    pub(crate) fn regions(self) -> impl Iterator<Item = Result<Step>> + Send {
         let stack = self.root.map(|r| (self.level, 0, r)).into_iter().collect::<Vec<_>>();
         Regions { tree: self, zstd: decompressor(), stack }
     }
+}
+
+/// A step through a tree's regions.
+pub(crate) enum Step {
+    /// A region that is not all zero.
+    Region(RegionAt),
+    /// Regions that cannot be told, and why.
+    Broken(Range<u64>, StoreError),
 }
 
 /// Loads and checks a region node.
@@ -114,19 +123,23 @@ struct Regions {
 }
 
 impl Iterator for Regions {
-    type Item = Result<RegionAt>;
+    type Item = Result<Step>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let (level, index, node) = self.stack.pop()?;
             if level == 0 {
-                return Some(Ok(RegionAt { index, node }));
+                return Some(Ok(Step::Region(RegionAt { index, node })));
             }
             let branch = self.tree.store.fetch(&mut self.zstd, &node, FrameKind::Node, level).and_then(|p| Branch::decode(&p).map_err(|e| bad_node(&node, &e)));
             match branch {
                 Ok(b) => {
                     let children = b.0.into_iter().enumerate().rev();
                     self.stack.extend(children.filter_map(|(i, c)| Some((level - 1, index * BRANCH_FANOUT as u64 + i as u64, c?))));
+                }
+                Err(e @ StoreError::Damaged { .. }) => {
+                    let regions = span_bytes(level) / REGION_BYTES;
+                    return Some(Ok(Step::Broken(index * regions..(index + 1).saturating_mul(regions), e)));
                 }
                 Err(e) => {
                     self.stack.clear();

@@ -1,0 +1,72 @@
+//! What a guest's agent answers: a hostile guest says anything, in any order.
+
+use cairn_quiesce::agent::{AgentFailure, FILESYSTEMS_MAX, GuestAgent, TEXT_BYTES_MAX, shown};
+use cairn_quiesce::freeze::{frozen, is_frozen, probe, thaw};
+use std::cell::Cell;
+use std::time::Duration;
+
+/// A failure's text: what the guest said, cut, and a sentence of ours around it.
+const FAILURE_BYTES_MAX: usize = TEXT_BYTES_MAX + 256;
+
+/// Answers with one line after the other, then not at all.
+struct Lines<'a>(Cell<&'a str>);
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a str) -> Self {
+        Self(Cell::new(text))
+    }
+}
+
+impl GuestAgent for Lines<'_> {
+    fn command(&self, json: &str, limit_s: u16) -> Result<String, AgentFailure> {
+        assert!(json.starts_with("{\"execute\":\"guest-") && limit_s > 0);
+        if self.0.get().is_empty() {
+            return Err(AgentFailure::Silent("no more".to_owned()));
+        }
+        let (line, rest) = self.0.get().split_once('\n').unwrap_or((self.0.get(), ""));
+        self.0.set(rest);
+        Ok(line.to_owned())
+    }
+}
+
+/// Lines as answers to a probe, to a status, to a thaw, and to a whole freeze.
+pub fn guest_agent(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    check_shown(&text);
+    let agent = Lines::new(&text);
+    let mut accepted = false;
+    match probe(&agent) {
+        Ok(probe) => {
+            accepted = true;
+            assert!(probe.mountpoints.len() <= FILESYSTEMS_MAX);
+            probe.mountpoints.iter().for_each(|mountpoint| check_text(mountpoint, TEXT_BYTES_MAX + 3));
+            // What is left of the lines answers the freeze.
+            let done = frozen(&agent, &probe, Duration::from_secs(1), || ());
+            done.report.reason.iter().for_each(|reason| check_text(reason, FAILURE_BYTES_MAX));
+        }
+        Err(failure) => check_text(&failure.to_string(), FAILURE_BYTES_MAX),
+    }
+    accepted |= fits(is_frozen(&Lines::new(&text)));
+    accepted | fits(thaw(&Lines::new(&text)))
+}
+
+fn fits<T>(answer: Result<T, AgentFailure>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(failure) => {
+            check_text(&failure.to_string(), FAILURE_BYTES_MAX);
+            false
+        }
+    }
+}
+
+fn check_shown(text: &str) {
+    let shown = shown(text);
+    check_text(&shown, TEXT_BYTES_MAX + 3);
+}
+
+/// Fit for a terminal and a log.
+fn check_text(text: &str, bytes_max: usize) {
+    assert!(text.len() <= bytes_max, "{} bytes of a guest's are too many", text.len());
+    assert!(!text.chars().any(char::is_control), "control characters: {text:?}");
+}

@@ -1,0 +1,111 @@
+//! Seeds of what peers say: NBD servers and guest agents.
+
+use super::{Seed, seed};
+use cairn_nbd::codec::handshake::{
+    self as hs, BlockSizes, Info, encode_go, encode_greeting, encode_info, encode_meta_context, encode_option, encode_option_reply, option, reply,
+};
+use cairn_nbd::codec::transmission::{
+    ChunkHeader, Descriptor, Request, STATE_DIRTY, STATE_HOLE, STATE_ZERO, SimpleReply, chunk, command, encode_block_status, encode_error,
+};
+
+const SIZE_BYTES: u64 = 8192;
+const CONTEXTS: [&str; 2] = ["base:allocation", "qemu:dirty-bitmap:b"];
+
+pub(super) fn all() -> Vec<Seed> {
+    let mut out = codec();
+    out.extend(conversations());
+    out.extend(agents());
+    out
+}
+
+fn codec() -> Vec<Seed> {
+    let queries = CONTEXTS.map(str::to_owned);
+    let go = encode_go("vda", &[hs::info::BLOCK_SIZE]).expect("a short name");
+    let request = Request { flags: 0, command: command::READ, cookie: 1, offset: 4096, length: 4096 };
+    let descriptors = [Descriptor { length: 4096, status: STATE_DIRTY }, Descriptor { length: u32::MAX, status: 0 }];
+    let messages: [(&str, Vec<u8>); 12] = [
+        ("greeting", encode_greeting(hs::FLAG_FIXED_NEWSTYLE | hs::FLAG_NO_ZEROES).to_vec()),
+        ("option", encode_option(option::GO, &go)),
+        ("go", go),
+        ("option-reply", encode_option_reply(option::GO, reply::INFO, &export())),
+        ("meta-context", encode_meta_context("vda", &queries).expect("short names")),
+        ("context-reply", context_reply(10, CONTEXTS[0])),
+        ("export", export()),
+        ("block-size", encode_info(Info::BlockSize(BlockSizes { minimum: 512, preferred: 4096, maximum: 1 << 25 }))),
+        ("request", request.encode().to_vec()),
+        ("simple-reply", SimpleReply { error: 5, cookie: 1 }.encode()[4..].to_vec()),
+        ("block-status", encode_block_status(10, &descriptors)),
+        ("error", encode_error(5, "gone").expect("a short message")),
+    ];
+    let mut out: Vec<Seed> = messages.into_iter().map(|(file, bytes)| seed("nbd_codec", file, bytes)).collect();
+    let header = ChunkHeader { flags: 1, kind: chunk::OFFSET_HOLE, cookie: 1, length: 12 };
+    out.push(seed("nbd_codec", "chunk", &header.encode()[4..]));
+    out
+}
+
+fn export() -> Vec<u8> {
+    encode_info(Info::Export { size_bytes: SIZE_BYTES, flags: hs::export_flag::HAS_FLAGS | hs::export_flag::SEND_FLUSH })
+}
+
+fn context_reply(id: u32, name: &str) -> Vec<u8> {
+    [&id.to_be_bytes()[..], name.as_bytes()].concat()
+}
+
+fn piece(cookie: u64, done: bool, kind: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short");
+    [&ChunkHeader { flags: u16::from(done), kind, cookie, length }.encode()[..], payload].concat()
+}
+
+/// Whole conversations of `nbd_client`: its wish, then all that the server says.
+fn conversations() -> Vec<Seed> {
+    let greeting = encode_greeting(hs::FLAG_FIXED_NEWSTYLE | hs::FLAG_NO_ZEROES).to_vec();
+    let ack = |option| encode_option_reply(option, reply::ACK, &[]);
+    let structured = ack(option::STRUCTURED_REPLY);
+    let sizes = encode_info(Info::BlockSize(BlockSizes { minimum: 512, preferred: 4096, maximum: 1 << 25 }));
+    let info = |payload: &[u8]| encode_option_reply(option::GO, reply::INFO, payload);
+    let go = [info(&export()), info(&sizes), ack(option::GO)].concat();
+    let offers = |option| -> Vec<u8> {
+        let each = (10..).zip(CONTEXTS).flat_map(|(id, name)| encode_option_reply(option, reply::META_CONTEXT, &context_reply(id, name)));
+        each.chain(ack(option)).collect()
+    };
+    let status = |id, status| encode_block_status(id, &[Descriptor { length: 4096, status }, Descriptor { length: 65536, status: 0 }]);
+    let statuses = [piece(1, false, chunk::BLOCK_STATUS, &status(10, STATE_HOLE | STATE_ZERO)), piece(1, true, chunk::BLOCK_STATUS, &status(11, STATE_DIRTY))];
+    // The client wants the last 5,000 bytes and reads whole blocks of 512: 5,120 from 3,072 on.
+    let data = piece(2, false, chunk::OFFSET_DATA, &[&3072u64.to_be_bytes()[..], &[7; 1024]].concat());
+    let hole = piece(2, true, chunk::OFFSET_HOLE, &[&4096u64.to_be_bytes()[..], &4096u32.to_be_bytes()].concat());
+    let failed = piece(1, true, chunk::ERROR, &encode_error(5, "gone").expect("a short message"));
+    let refused = encode_option_reply(option::STRUCTURED_REPLY, reply::ERR_UNSUP, b"no");
+    let plain = [info(&export()), ack(option::GO)].concat();
+    let simple = [&SimpleReply { error: 0, cookie: 1 }.encode()[..], &[7; 5000]].concat();
+    let list = [encode_option_reply(option::LIST, reply::SERVER, &[&3u32.to_be_bytes()[..], b"vda"].concat()), ack(option::LIST)].concat();
+    let opened = [greeting.clone(), structured.clone(), offers(option::SET_META_CONTEXT), go.clone()].concat();
+    let talk = |wish: u8, said: &[&[u8]]| [&[wish][..], &said.concat()].concat();
+    vec![
+        seed("nbd_client", "capture", talk(0, &[&opened, &statuses.concat(), &data, &hole])),
+        seed("nbd_client", "status-fails", talk(0, &[&opened, &failed])),
+        seed("nbd_client", "old-server", talk(1, &[&greeting, &refused, &plain, &simple])),
+        seed("nbd_client", "no-contexts", talk(1, &[&greeting, &structured, &go, &piece(1, true, chunk::NONE, &[])])),
+        seed("nbd_client", "exports", talk(2, &[&greeting, &list])),
+        seed("nbd_client", "contexts", talk(3, &[&greeting, &structured, &offers(option::LIST_META_CONTEXT)])),
+    ]
+}
+
+/// Answers in the order of the questions, a line each. They are the agent's own words: nothing of ours writes them.
+fn agents() -> Vec<Seed> {
+    let commands: Vec<String> = ["guest-get-fsinfo", "guest-get-osinfo", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status"]
+        .iter()
+        .map(|name| format!(r#"{{"name":"{name}","enabled":true,"success-response":true}}"#))
+        .collect();
+    let info = format!(r#"{{"return":{{"version":"8.2.0","supported_commands":[{}]}}}}"#, commands.join(","));
+    let filesystems = r#"{"return":[{"name":"vda1","mountpoint":"/","type":"ext4","disk":[]},{"name":"vdb","mountpoint":"/mnt/ä\n","type":"xfs"}]}"#;
+    let linux = r#"{"return":{"id":"debian","kernel-release":"6.1"}}"#;
+    let windows = r#"{"return":{"id":"mswindows"}}"#;
+    let refused = r#"{"error":{"class":"GenericError","desc":"no \u001b[31m"}}"#;
+    let quiet = "{\"return\":2}\n{\"return\":\"frozen\"}\n{\"return\":2}\n";
+    vec![
+        seed("guest_agent", "linux", format!("{info}\n{filesystems}\n{linux}\n{quiet}")),
+        seed("guest_agent", "windows", format!("{info}\n{filesystems}\n{windows}\n{refused}\n{refused}\n{quiet}")),
+        seed("guest_agent", "status", "{\"return\":\"thawed\"}"),
+        seed("guest_agent", "thaw", "{\"return\":1}"),
+    ]
+}

@@ -1,0 +1,135 @@
+//! All objects but packs: each decodes, lies under its own name, and with keys its seal holds.
+
+use super::{Finding, Scrub, ScrubReport};
+use crate::{
+    Progress, Result, StoreError,
+    crypto::verify_signature,
+    point::registers::{CachedReader, list_months_of},
+    store::Inner,
+};
+use cairn_store_format::{
+    ObjectName, SessionId,
+    config::Config,
+    header::ObjectKind,
+    ids::parse_hex,
+    keys::KeySlot,
+    limits::LIST_BYTES_MAX,
+    name::{parse_numbered, parse_round, parse_session},
+    register, small,
+};
+
+/// Kind, subject and number that an object must have by its name.
+type Identity = (ObjectKind, [u8; 16], u64);
+
+impl Scrub<'_> {
+    pub(super) fn objects(&self, report: &mut ScrubReport, progress: &Progress) -> Result<()> {
+        let mut names = Vec::new();
+        for root in ["config", "keys", "gc", "b"] {
+            names.extend(self.platform.list(root)?);
+        }
+        for root in ["x", "c", "p", "f"] {
+            names.extend(list_months_of(self.platform, root)?);
+        }
+        for name in names {
+            progress.check()?;
+            let bytes = match self.platform.read(&name, LIST_BYTES_MAX) {
+                Ok(Some(bytes)) => bytes,
+                // Collections take records away.
+                Ok(None) => continue,
+                Err(e @ StoreError::Storage { .. }) => {
+                    report.add([Finding { object: name.to_string(), offset: None, why: e.to_string() }]);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            report.objects += 1;
+            match self.object(&name, &bytes) {
+                Ok(()) => {}
+                Err(StoreError::Damaged { why, .. }) => report.add([Finding { object: name.to_string(), offset: None, why }]),
+                Err(StoreError::Format(e)) => report.add([Finding { object: name.to_string(), offset: None, why: e.to_string() }]),
+                Err(e) => return Err(e),
+            }
+        }
+        report.add(self.copies()?);
+        Ok(())
+    }
+
+    fn object(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        let (root, file) = (name.as_str().split('/').next().unwrap_or_default(), name.file());
+        match root {
+            "config" => {
+                let (config, signed, signature) = Config::decode(bytes)?;
+                verify_signature(&config.public_key, signed, &signature)
+            }
+            "keys" if file.starts_with("slot-") => Ok(KeySlot::decode(bytes).map(drop)?),
+            "keys" => Ok(small::decode(ObjectKind::KeyRing, bytes).map(drop)?),
+            "x" => {
+                let (session, _) = cairn_store_format::index::decode(bytes)?;
+                same(name, parse_numbered(file).is_some_and(|n| n.0 == session))
+            }
+            "c" => self.register(name, bytes),
+            _ => match identity(root, file) {
+                Some(identity) => self.small(name, identity, bytes),
+                // Not ours: nothing that any code of this version would read.
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn register(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        let reg = register::decode(bytes)?;
+        let Ok(id) = parse_session(name.file()) else { return Ok(()) };
+        same(name, reg.session == id)?;
+        match self.keyed {
+            Some(store) => CachedReader::new(store, false).register(&id, name).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn small(&self, name: &ObjectName, (kind, subject, number): Identity, bytes: &[u8]) -> Result<()> {
+        let object = small::decode(kind, bytes)?;
+        same(name, object.subject == subject && object.number == number)?;
+        let open = |store: &Inner| store.keys.open_object(name, kind, &subject, number, bytes).map(drop);
+        self.keyed.map_or(Ok(()), open)
+    }
+
+    /// What lies in the store twice must be there twice.
+    fn copies(&self) -> Result<Vec<Finding>> {
+        let mut out = Vec::new();
+        for root in ["config", "keys"] {
+            let names = self.platform.list(root)?;
+            for name in names.iter().filter(|n| n.as_str().ends_with(".a") || n.as_str().ends_with(".b")) {
+                let (base, copy) = name.as_str().split_at(name.as_str().len() - 1);
+                let other = format!("{base}{}", if copy == "a" { "b" } else { "a" });
+                if !names.iter().any(|n| n.as_str() == other) {
+                    out.push(Finding { object: other, offset: None, why: "one of two copies is missing".into() });
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn same(name: &ObjectName, same: bool) -> Result<()> {
+    if same { Ok(()) } else { Err(StoreError::damaged(name, "it lies under another object's name")) }
+}
+
+fn identity(root: &str, file: &str) -> Option<Identity> {
+    let session = |text: &str| text.parse::<SessionId>().ok();
+    match root {
+        "p" => parse_numbered(file).map(|(s, n)| (ObjectKind::PointLog, s.0, n.into())),
+        "f" => session(file).map(|s| (ObjectKind::Tombstone, s.0, 0)),
+        "b" => parse_hex::<16>(file).ok().map(|id| (ObjectKind::Report, id, 0)),
+        "gc" => {
+            let round = |prefix: &str, kind| parse_round(file, prefix).map(|n| (kind, [0; 16], n));
+            file.strip_prefix("session-")
+                .and_then(session)
+                .map(|s| (ObjectKind::Session, s.0, 0))
+                .or_else(|| file.strip_prefix("beat-").and_then(parse_numbered).map(|(s, n)| (ObjectKind::Beat, s.0, n.into())))
+                .or_else(|| round("condemned-", ObjectKind::Condemned))
+                .or_else(|| round("pardon-", ObjectKind::Pardon))
+                .or_else(|| round("done-", ObjectKind::Done))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,133 @@
+//! One pack, every byte of it: header, frames, footer, trailer, and the whole against the index file.
+
+use super::{Finding, Scrub};
+use crate::{Result, StoreError, damage::whole_pack};
+use cairn_store_format::{
+    Location, ObjectName, PackId,
+    limits::PACK_BYTES_MAX,
+    pack::{FRAME_HEADER_BYTES, Footer, FrameHeader, PACK_HEADER_BYTES, Slot, TRAILER_BYTES, Trailer, decode_pack_header},
+};
+use sha2::{Digest, Sha256};
+use zstd::bulk::Decompressor;
+
+/// What was seen of a pack, all copies.
+#[derive(Default)]
+pub(super) struct Checked {
+    pub(super) bytes: u64,
+    pub(super) frames: u64,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Scrub<'_> {
+    pub(super) fn pack(&self, zstd: &mut Decompressor<'static>, pack: &PackId, sha256: Option<&[u8; 32]>) -> Result<Checked> {
+        let mut out = Checked::default();
+        let names = ObjectName::pack(pack);
+        let mut there = 0;
+        for name in &names {
+            let read = self.platform.read(name, PACK_BYTES_MAX);
+            let bytes = match read {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => continue,
+                // A disk that gives no bytes is damage like any other; the scrub goes on.
+                Err(e @ StoreError::Storage { .. }) => {
+                    there += 1;
+                    self.finding(&mut out, name, &whole_pack(*pack), None, &e.to_string());
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            there += 1;
+            out.bytes += bytes.len() as u64;
+            self.copy(zstd, pack, name, &bytes, sha256, &mut out)?;
+        }
+        // None at all: a collection took it after it was listed. One of two: the other was lost.
+        if there > 0 && there < names.len() && self.platform.size(&names[0])?.is_some() != self.platform.size(&names[1])?.is_some() {
+            self.finding(&mut out, &names[0], &whole_pack(*pack), None, "one of its two copies is missing");
+        }
+        Ok(out)
+    }
+
+    fn copy(
+        &self,
+        zstd: &mut Decompressor<'static>,
+        pack: &PackId,
+        name: &ObjectName,
+        bytes: &[u8],
+        sha256: Option<&[u8; 32]>,
+        out: &mut Checked,
+    ) -> Result<()> {
+        let before = out.findings.len();
+        let whole = whole_pack(*pack);
+        match decode_pack_header(bytes, pack.kind) {
+            Ok((_, id)) if id == *pack => {}
+            Ok((_, id)) => self.finding(out, name, &whole, Some(0), &format!("it is pack {id} under another's name")),
+            Err(e) => self.finding(out, name, &whole, Some(0), &e.to_string()),
+        }
+        match footer(bytes) {
+            Ok((footer, end)) => {
+                let mut slots: Vec<&Slot> = footer.slots.iter().collect();
+                slots.sort_unstable_by_key(|s| s.offset);
+                let mut at = PACK_HEADER_BYTES;
+                for slot in slots {
+                    out.frames += 1;
+                    let place = Location { pack: *pack, offset: slot.offset, stored_len: slot.stored_len };
+                    if slot.offset as usize != at {
+                        self.finding(out, name, &whole, Some(at as u64), "there is a gap between frames");
+                    }
+                    at = slot.offset as usize + FRAME_HEADER_BYTES + slot.stored_len as usize;
+                    if let Some(why) = self.frame(zstd, name, bytes, slot, &place)? {
+                        self.finding(out, name, &place, Some(slot.offset.into()), &why);
+                    }
+                }
+                if at != end {
+                    self.finding(out, name, &whole, Some(at as u64), "there is a gap before the footer");
+                }
+            }
+            Err(why) => self.finding(out, name, &whole, None, &why),
+        }
+        if before == out.findings.len() && sha256.is_some_and(|s| Sha256::digest(bytes)[..] != s[..]) {
+            self.finding(out, name, &whole, None, "it is not the pack that its index file names");
+        }
+        Ok(())
+    }
+
+    fn frame(&self, zstd: &mut Decompressor<'static>, name: &ObjectName, pack: &[u8], slot: &Slot, place: &Location) -> Result<Option<String>> {
+        let start = slot.offset as usize;
+        let Some(bytes) = pack.get(start..start + FRAME_HEADER_BYTES + slot.stored_len as usize) else {
+            return Ok(Some("it reaches beyond the pack's end".into()));
+        };
+        let header = match FrameHeader::decode(&bytes[..FRAME_HEADER_BYTES]) {
+            Ok(h) => h,
+            Err(e) => return Ok(Some(e.to_string())),
+        };
+        if (header.id, header.kind, header.level, header.stored_len) != (slot.id, slot.kind, slot.level, slot.stored_len) {
+            return Ok(Some("another frame lies where the footer says".into()));
+        }
+        if let Err(e) = header.check_stored(&bytes[FRAME_HEADER_BYTES..]) {
+            return Ok(Some(e.to_string()));
+        }
+        let Some(store) = self.keyed else { return Ok(None) };
+        match store.packs.open(name, &store.keys, zstd, place, (slot.id, slot.kind, slot.level), &mut bytes.to_vec()) {
+            Ok(_) => Ok(None),
+            Err(StoreError::Damaged { why, .. }) => Ok(Some(why)),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn finding(&self, out: &mut Checked, name: &ObjectName, at: &Location, offset: Option<u64>, why: &str) {
+        self.report(at, why);
+        out.findings.push(Finding { object: name.to_string(), offset, why: why.into() });
+    }
+}
+
+/// A pack's footer and where it begins.
+fn footer(bytes: &[u8]) -> Result<(Footer, usize), String> {
+    let start = bytes.len().checked_sub(TRAILER_BYTES).ok_or("it is shorter than a trailer")?;
+    let trailer = Trailer::decode(&bytes[start..], bytes.len() as u64).map_err(|e| e.to_string())?;
+    let (from, len) = (trailer.footer_offset as usize, trailer.footer_len as usize);
+    let encoded = bytes.get(from..from + len).ok_or("its footer reaches beyond its end")?;
+    if from + len != start {
+        return Err("there is a gap behind the footer".into());
+    }
+    Ok((trailer.footer(encoded).map_err(|e| e.to_string())?, from))
+}
