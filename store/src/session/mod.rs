@@ -25,9 +25,12 @@ use cairn_store_format::{
     register::{self, RegisterKind, Seen},
 };
 use sha2::{Digest, Sha256};
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// A session that will commit a point, or not.
@@ -43,7 +46,7 @@ pub struct Session {
     points: PointSet,
     pub(crate) seen: Seen,
     /// Packs of other sessions that chunks were deduplicated into, with the size their footer was read at; checked again in B5a.
-    pub(crate) referenced: Mutex<std::collections::HashMap<PackId, u64>>,
+    pub(crate) referenced: Mutex<BTreeMap<PackId, u64>>,
     decided: AtomicBool,
 }
 
@@ -66,6 +69,7 @@ impl Session {
         let moved = store.relocations.known();
         // B4: the index, up to date, less what is reported as bad.
         store.refresh_index()?;
+        store.packs.begin_session();
         let bad = Bad::load(&store)?;
         Ok(Self { store, registered, condemned, bad, moved, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false) })
     }
@@ -101,7 +105,7 @@ impl Session {
                         "a pack that known chunks lie in is missing or has another size; the backup was not committed, run it again",
                     ));
                 }
-                // Another process on this host may have told us of its pack before its barrier.
+                // Whoever told us of it had a barrier before; one more costs next to nothing and trusts nobody.
                 self.store.platform.cover(&name);
             }
         }
