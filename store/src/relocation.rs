@@ -60,9 +60,13 @@ impl Inner {
         };
         let mut lists = Vec::new();
         for (id, name) in &new {
-            // What cannot be read is no list that could be used; those who need all registers report it.
-            if let Ok(Decided::Relocation(list)) = reader.register(id, name) {
-                lists.push(list);
+            match reader.register(id, name) {
+                Ok(Decided::Relocation(list)) => lists.push(list),
+                Ok(_) => {}
+                // No list that could be used; those who need all registers report it.
+                Err(StoreError::Damaged { .. } | StoreError::Format(_)) => {}
+                // It may well be one: whoever goes on without it would take moved frames for unused.
+                Err(e) => return Err(e),
             }
         }
         reader.keep()?;

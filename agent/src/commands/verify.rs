@@ -1,16 +1,16 @@
 //! `cairn verify`
 
-use super::Done;
+use super::{Done, scrub};
 use crate::{
     cli::{self, Common},
     context::open_store,
-    failure::{DAMAGED, Outcome},
+    failure::{DAMAGED, Failure, Outcome},
     interrupt,
     output::{self, Bar},
     points,
 };
 use cairn_store::{
-    Point, Progress, Store, StoreError,
+    Pin, Point, Progress, Store, StoreError,
     verify::{Verifier, VerifyReport},
 };
 use std::sync::Arc;
@@ -18,9 +18,21 @@ use std::sync::Arc;
 /// Damaged ranges printed a point; JSON has them all.
 const PRINTED_MAX: usize = 10;
 
-/// Checks points; damage ends in exit code 14 and is recorded. Each is pinned while it is read, and not for longer: a verification of a whole store
-/// may take days, and must not keep the space of all that is forgotten meanwhile.
+/// Points pinned at once: a verification of a whole store may take days, and must not keep the space of all that is forgotten meanwhile; but each
+/// pin costs two objects.
+const PINNED_MAX: usize = 64;
+
+/// Checks points; damage ends in exit code 14 and is recorded.
 pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
+    if o.packs || o.percent.is_some() {
+        return scrub::packs(common, o);
+    }
+    if !o.against_disk.is_empty() {
+        return scrub::against_disk(common, o);
+    }
+    if o.rate.is_some() {
+        return Err(Failure::usage("--rate goes with --packs or --percent"));
+    }
     let store = open_store(common)?;
     let (all, unreadable) = store.points_from_storage()?;
     let chosen: Vec<&Point> = match &o.what {
@@ -33,26 +45,20 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     interrupt::watch(&runtime, &progress, "nothing")?;
     let bar = Bar::start(common, "verify", &progress);
     let verifier = Verifier::new(&store)?;
-    let (mut reports, mut forgotten) = (Vec::new(), None);
-    for p in chosen {
-        let _pin = match store.pin(&[p.id]) {
-            Ok(pin) => pin,
-            // What was forgotten since the list was made is no damage; where nothing else was asked for, it is the answer.
-            Err(e @ StoreError::NotFound(_)) => {
-                forgotten = Some(e);
-                continue;
+    let (mut reports, mut gone) = (Vec::new(), None);
+    for batch in chosen.chunks(PINNED_MAX) {
+        let (_pin, held) = pin(&store, batch, &mut gone)?;
+        for p in held {
+            let report = store.verify_point(p, o.data, &verifier, &progress)?;
+            if let Err(e) = record(&store, p, o.data, &report) {
+                // What was found matters more than the note about it: the store may be mounted read-only.
+                eprintln!("cairn: warning: the result is not recorded in the point: {}", e.message);
             }
-            Err(e) => return Err(e.into()),
-        };
-        let report = store.verify_point(p, o.data, &verifier, &progress)?;
-        if let Err(e) = record(&store, p, o.data, &report) {
-            // What was found matters more than the note about it: the store may be mounted read-only.
-            eprintln!("cairn: warning: the result is not recorded in the point: {}", e.message);
+            reports.push((p, report));
         }
-        reports.push((p, report));
     }
     drop(bar);
-    if let (true, true, Some(e)) = (reports.is_empty(), o.what.is_some(), forgotten) {
+    if let (Some(e), true, true) = (gone, reports.is_empty(), o.what.is_some()) {
         return Err(e.into());
     }
     if common.json {
@@ -65,8 +71,28 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     Ok(if damaged { Done::Code(DAMAGED) } else { Done::Clean })
 }
 
+/// Points stay while they are read, whoever forgets them. Those that were forgotten since they were listed are no longer asked for: that they are
+/// gone is no damage.
+fn pin<'a>(store: &Store, points: &[&'a Point], gone: &mut Option<StoreError>) -> Outcome<(Option<Pin>, Vec<&'a Point>)> {
+    let mut held = points.to_vec();
+    while !held.is_empty() {
+        let e = match store.pin(&held.iter().map(|p| p.id).collect::<Vec<_>>()) {
+            Ok(pin) => return Ok((Some(pin), held)),
+            Err(e @ StoreError::NotFound(_)) => e,
+            Err(e) => return Err(e.into()),
+        };
+        let (live, before) = (store.points_from_storage()?.0, held.len());
+        held.retain(|p| live.iter().any(|l| l.id == p.id));
+        if held.len() == before {
+            return Err(e.into());
+        }
+        *gone = Some(e);
+    }
+    Ok((None, held))
+}
+
 /// Damage is always recorded; "good" only where the data was read.
-fn record(store: &Store, p: &Point, data: bool, report: &VerifyReport) -> Outcome<()> {
+pub(super) fn record(store: &Store, p: &Point, data: bool, report: &VerifyReport) -> Outcome<()> {
     match report.damage.first() {
         Some(d) => store.record_verdict(p, Some(&format!("{} ranges, first {} at {}: {}", report.damage_count, d.target, d.offset, d.why)))?,
         None if data => store.record_verdict(p, None)?,
@@ -76,9 +102,9 @@ fn record(store: &Store, p: &Point, data: bool, report: &VerifyReport) -> Outcom
 }
 
 fn json(p: &Point, r: &VerifyReport, data: bool) -> serde_json::Value {
-    let damage: Vec<_> = r.damage.iter().map(|d| serde_json::json!({"target": d.target, "offset": d.offset, "length": d.len, "why": d.why})).collect();
     serde_json::json!({
-        "id": p.id.to_string(), "name": p.summary.name, "good": r.damage_count == 0, "data": data, "chunks": r.chunks, "bytes": r.bytes, "damage_count": r.damage_count, "damage": damage,
+        "id": p.id.to_string(), "name": p.summary.name, "good": r.damage_count == 0, "data": data, "chunks": r.chunks, "bytes": r.bytes,
+        "damage_count": r.damage_count, "damage": output::damage_json(&r.damage),
     })
 }
 
@@ -97,6 +123,6 @@ fn print(common: &Common, p: &Point, r: &VerifyReport, data: bool) {
     }
     println!("{name}: DAMAGED, {} ranges", r.damage_count);
     for d in r.damage.iter().take(PRINTED_MAX) {
-        println!("  {} bytes {}..{}: {}", output::shown(&d.target), d.offset, d.offset + d.len, output::shown(&d.why));
+        println!("  {}", output::damage_line(d));
     }
 }

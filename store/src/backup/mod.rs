@@ -28,7 +28,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 /// How a disk is read. Bases are points of [`Session::points`] and the disk's position in them.
@@ -152,7 +151,7 @@ impl Session {
         progress: &Progress,
         before_commit: impl FnOnce() -> Result<()>,
     ) -> Result<BackupOutcome> {
-        let started = Instant::now();
+        let started_ms = self.store.platform.monotonic_ms();
         check_disks(disks)?;
         let store = self.store.clone();
         let index = self.store.clone();
@@ -172,7 +171,8 @@ impl Session {
         before_commit()?;
         progress.check()?;
         let body = Body { parents, seen: self.seen, disks: disk_table, manifest: Some(manifest) };
-        let summary = summary_of(&self.store.host, &info, &entries, stream.stored_bytes, started);
+        let duration_ms = self.store.platform.monotonic_ms().saturating_sub(started_ms);
+        let summary = summary_of(&self.store.host, &info, &entries, stream.stored_bytes, duration_ms);
         self.commit(&self.seal_register(&summary, &body)?)?;
         Ok(BackupOutcome { id: self.id(), disks: entries.into_iter().map(|entry| DiskResult { entry }).collect(), stored_bytes: stream.stored_bytes })
     }
@@ -263,12 +263,12 @@ fn check_disks(disks: &[DiskJob]) -> Result<()> {
     if disks.len() > DISKS_MAX { Err(StoreError::Usage(format!("{} disks are more than the {DISKS_MAX} of one point", disks.len()))) } else { Ok(()) }
 }
 
-fn summary_of(host: &str, info: &PointInfo, entries: &[DiskEntry], stored_bytes: u64, started: Instant) -> Summary {
+fn summary_of(host: &str, info: &PointInfo, entries: &[DiskEntry], stored_bytes: u64, duration_ms: u64) -> Summary {
     let sum = |f: fn(&DiskEntry) -> u64| entries.iter().map(f).sum();
     Summary {
         name: info.name.clone(),
         time_unix_ms: info.time_unix_ms,
-        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        duration_ms,
         size_bytes: sum(|d| d.size_bytes),
         read_bytes: sum(|d| d.read_bytes),
         changed_bytes: sum(|d| d.changed_bytes),

@@ -59,6 +59,11 @@ impl PackReader {
         Self { platform, cache: Mutex::default() }
     }
 
+    /// Forgets all footers: a session trusts only what it read itself, for a collection may have taken packs since.
+    pub(crate) fn begin_session(&self) {
+        *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Cache::default();
+    }
+
     /// A pack's footer, from its own bytes.
     pub(crate) fn info(&self, pack: &PackId) -> Result<Arc<PackInfo>> {
         if let Some(i) = self.cached(pack) {

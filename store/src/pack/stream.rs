@@ -64,7 +64,7 @@ pub(crate) struct PackStream {
     pub(crate) pending: Arc<Pending>,
     writer: PackWriter,
     unpublished: Vec<IndexedPack>,
-    /// Called for every pack that is in the storage: the local index takes it in.
+    /// Called for every pack that is durable: the local index takes it in.
     on_stored: OnStored,
     pub(crate) stored_bytes: u64,
 }
@@ -178,18 +178,20 @@ impl PackStream {
     /// Takes in what the writer finished; waits for all of it where `all`.
     fn collect(&mut self, all: bool) -> Result<()> {
         while let Some(written) = self.writer.written(all) {
-            let pack = written?;
-            (self.on_stored)(&pack)?;
-            self.pending.forget(&pack);
-            self.unpublished.push(pack);
+            self.unpublished.push(written?);
         }
         if self.unpublished.len() >= PACKS_PER_INDEX_FILE || (all && !self.unpublished.is_empty()) {
             let packs = std::mem::take(&mut self.unpublished);
+            // The packs must be durable before anybody is told of them, a later session of this host no less than others: after a sync that
+            // failed they may vanish, and syncing again proves nothing.
+            self.platform.barrier()?;
+            for pack in &packs {
+                (self.on_stored)(pack)?;
+                self.pending.forget(pack);
+            }
             let name = ObjectName::index(&self.session, self.next_index_seq);
             self.next_index_seq += 1;
             let bytes = index::encode(&self.session, &packs);
-            // The packs must be durable before a file that names them is.
-            self.platform.barrier()?;
             must_be_new(&name, self.platform.create(&name, &bytes, Durability::Deferred)?)?;
         }
         Ok(())

@@ -3,11 +3,14 @@
 //! Contract of [`Platform`]:
 //! - `create` is create-if-absent, decided by the storage itself; an object is there whole or not at all.
 //! - `Durability::Now` has reached stable storage on return; `Deferred` has once a later `barrier` returned.
-//! - `list` shows every create that completed before it was asked for.
+//! - `list` shows every create that completed before it was asked for. One that is under way it may show or not; but what anybody was shown,
+//!   by a list, a read or a create that found it there, every later list shows, wherever it is asked for.
 //! - Nothing here deletes or replaces an object. What deletes is [`Deleting`], which only garbage collection asks for.
 
 mod local;
 mod process;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 
 pub use local::LocalPlatform;
 

@@ -16,6 +16,7 @@ use crate::{
     gc::Doomed,
     platform::{Created, Durability},
     point::{Point, PointSet},
+    relocation::Moves,
     store::{Inner, Store},
 };
 use cairn_store_format::{
@@ -24,9 +25,12 @@ use cairn_store_format::{
     register::{self, RegisterKind, Seen},
 };
 use sha2::{Digest, Sha256};
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// A session that will commit a point, or not.
@@ -37,10 +41,12 @@ pub struct Session {
     pub(crate) condemned: Doomed,
     /// Places that are damaged by reports that hold: nothing new may come to depend on them.
     pub(crate) bad: Bad,
+    /// Moved places as of B3: nothing is deduplicated into them.
+    pub(crate) moved: Arc<Moves>,
     points: PointSet,
     pub(crate) seen: Seen,
     /// Packs of other sessions that chunks were deduplicated into, with the size their footer was read at; checked again in B5a.
-    pub(crate) referenced: Mutex<std::collections::HashMap<PackId, u64>>,
+    pub(crate) referenced: Mutex<BTreeMap<PackId, u64>>,
     decided: AtomicBool,
 }
 
@@ -59,10 +65,13 @@ impl Session {
         // B3: only now points are looked at, with fresh lists of c/ and f/.
         let points = PointSet::load(&store)?;
         let seen = seen_of(&points);
+        store.refresh_relocations()?;
+        let moved = store.relocations.known();
         // B4: the index, up to date, less what is reported as bad.
         store.refresh_index()?;
+        store.packs.begin_session();
         let bad = Bad::load(&store)?;
-        Ok(Self { store, registered, condemned, bad, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false) })
+        Ok(Self { store, registered, condemned, bad, moved, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false) })
     }
 
     /// The session's id: the id of the point that it may commit.
@@ -96,7 +105,7 @@ impl Session {
                         "a pack that known chunks lie in is missing or has another size; the backup was not committed, run it again",
                     ));
                 }
-                // Another process on this host may have told us of its pack before its barrier.
+                // Whoever told us of it had a barrier before; one more costs next to nothing and trusts nobody.
                 self.store.platform.cover(&name);
             }
         }

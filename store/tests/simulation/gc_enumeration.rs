@@ -1,0 +1,68 @@
+//! Enumerations over forgetting and collecting: what no live point needs goes, nothing else, whatever goes wrong.
+
+use crate::{
+    common::content,
+    enumerate::{Enumeration, Script},
+    town::{Saved, Town, repacking, ruthless},
+};
+use cairn_store::{GcOptions, Progress, Result, Store, platform::simulated::StorageKind};
+
+/// `a` and `b` have much in common, and each something of its own.
+fn image(domain: u64) -> Vec<u8> {
+    [content(40_000, 5), content(40_000, 20 + domain), content(30_000, 6)].concat()
+}
+
+fn start(kind: StorageKind) -> Saved {
+    let town = Town::new(kind, 3);
+    let host = town.world.host(0);
+    let store = town.store(host);
+    town.backup(&store, "a", &image(0)).expect("backs up");
+    town.backup(&store, "b", &image(1)).expect("backs up");
+    drop(store);
+    town.save()
+}
+
+fn collect(store: &Store, options: &GcOptions) -> Result<()> {
+    store.collect(options, &Progress::default()).map(drop)
+}
+
+/// Forget a, collect, back c up (it has what a had), collect again.
+fn forget_and_collect(town: &Town, store: &Store, options: &GcOptions) -> Result<()> {
+    let first = town.oldest();
+    town.forget(store, &first)?;
+    collect(store, options)?;
+    town.backup(store, "c", &[image(0), content(8_000, 9)].concat())?;
+    collect(store, options)
+}
+
+fn script(town: &Town, store: &Store) -> Result<()> {
+    forget_and_collect(town, store, &ruthless())
+}
+
+fn script_with_repacking(town: &Town, store: &Store) -> Result<()> {
+    forget_and_collect(town, store, &repacking())
+}
+
+fn run(kind: StorageKind, script: Script, options: GcOptions) {
+    Enumeration { kind, start: start(kind), script, collect: Some(options), operations_min: 200, sample: 1 }.run();
+}
+
+#[test]
+fn forget_and_collect_local() {
+    run(StorageKind::Local, script, ruthless());
+}
+
+#[test]
+fn forget_and_collect_nfs() {
+    run(StorageKind::Nfs, script, ruthless());
+}
+
+#[test]
+fn repacking_local() {
+    run(StorageKind::Local, script_with_repacking, repacking());
+}
+
+#[test]
+fn repacking_nfs() {
+    run(StorageKind::Nfs, script_with_repacking, repacking());
+}

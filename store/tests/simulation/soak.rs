@@ -1,0 +1,136 @@
+//! Many actors at once under random faults: writers whose images change, readers who restore, collectors who forget. A short form by default; CAIRN_SIM_SEEDS
+//! sets how many seeds are run, CAIRN_SIM_SEED the first of them.
+
+use crate::{
+    common::{self, content},
+    town::{Town, repacking, ruthless, seed_or},
+};
+use cairn_store::{
+    GcOptions, Plan, Progress, Result, Store, StoreError,
+    platform::simulated::{ActorBody, Rates, Rng, StorageKind, survive},
+};
+
+const YEAR_MS: i64 = 365 * 86_400_000;
+const RATES: Rates = Rates { fail_before_ppm: 3000, fail_after_ppm: 3000, crash_ppm: 1500, power_loss_ppm: 300, delay_ppm: 3000 };
+
+/// One town's day: `rounds` of each actor, then the audit. Returns the trace's hash.
+fn day(kind: StorageKind, seed: u64, rounds: usize) -> u64 {
+    let town = Town::new(kind, seed);
+    let skews = [0, YEAR_MS, -YEAR_MS, 90_000];
+    let hosts: Vec<usize> = if kind == StorageKind::Local { vec![town.world.host(0); 4] } else { skews.iter().map(|&s| town.world.host(s)).collect() };
+    town.world.set_rates(RATES);
+    let mut actors: Vec<ActorBody<'_>> = Vec::new();
+    for (n, &host) in (0u64..).zip(&hosts) {
+        let (town, mut rng) = (&town, Rng::new(seed ^ (n << 32)));
+        // Processes of one host share its state folder.
+        let state = if kind == StorageKind::Local { "host".to_owned() } else { format!("host-{n}") };
+        actors.push(Box::new(move || {
+            let mut image = content(40_000 + rng.below(60_000), seed ^ n);
+            for round in 0..rounds {
+                let process = town.world.process(host);
+                let state = if rng.below(8) == 0 { town.fresh_state() } else { state.clone() };
+                // A crash ends the process; the actor goes on with another one.
+                survive(|| {
+                    // What fails by a fault is tried again in the next round.
+                    let Ok(store) = town.open(&process, &state) else { return };
+                    match n {
+                        3 => read_all(town, &store),
+                        2 => drop(forget_and_collect(town, &store, &mut rng)),
+                        _ if rng.below(8) == 0 => drop(forget_and_collect(town, &store, &mut rng)),
+                        _ => {
+                            change(&mut image, &mut rng);
+                            drop(write(town, &store, &format!("domain-{}", (n as usize + round) % 4), &image, &mut rng));
+                        }
+                    }
+                });
+            }
+        }));
+    }
+    town.world.run(actors);
+    town.recover_and_audit(hosts[0]);
+    town.collect_and_audit(hosts[0], &repacking());
+    town.world.trace_hash()
+}
+
+/// Some of it changes, and some of it becomes what others have.
+fn change(image: &mut Vec<u8>, rng: &mut Rng) {
+    for _ in 0..1 + rng.below(3) {
+        let at = rng.below(image.len());
+        let len = (1 + rng.below(20_000)).min(image.len() - at);
+        image[at..at + len].copy_from_slice(&content(len, rng.below(6) as u64));
+    }
+    if rng.below(6) == 0 {
+        image.resize(20_000 + rng.below(90_000), 3);
+    }
+}
+
+fn write(town: &Town, store: &Store, domain: &str, image: &[u8], rng: &mut Rng) -> Result<()> {
+    match rng.below(3) {
+        0 => town.backup_with(store, domain, image, |_, _| common::full())?,
+        1 => town.backup_with(store, domain, image, |base, _| Plan::Compare { reason: "soak".into(), base: (base, 0) })?,
+        _ => town.backup(store, domain, image)?,
+    };
+    Ok(())
+}
+
+/// Now and then a point goes; then a collection, which may shut out whoever stands still, or give up soon.
+fn forget_and_collect(town: &Town, store: &Store, rng: &mut Rng) -> Result<()> {
+    let safe = town.safe_points();
+    if safe.len() > 2 {
+        town.forget(store, &safe[rng.below(safe.len())])?;
+    }
+    let options = GcOptions {
+        dead_after_ms: [10_000, 600_000, 86_400_000][rng.below(3)],
+        wait_ms_max: [1000, 100_000, 10_000_000][rng.below(3)],
+        repack_below_percent: [0, 50, 95][rng.below(3)],
+        ..ruthless()
+    };
+    store.collect(&options, &Progress::default()).map(drop)
+}
+
+/// A fault may end a reader, but no point may be damaged or another's.
+fn read_all(town: &Town, store: &Store) {
+    let safe = town.safe_points();
+    let Ok((points, damaged)) = store.points_and_damage() else { return };
+    assert!(damaged.is_empty(), "{damaged:?}");
+    for id in safe {
+        assert!(points.iter().any(|p| p.id == id) || town.may_be_forgotten(&id), "point {id} is not listed");
+    }
+    for p in &points {
+        match common::restore(store, p) {
+            Ok(data) => assert!(data == *town.content_of(&p.id), "point {} restores to something else", p.id),
+            Err(e @ StoreError::Damaged { .. }) => assert!(town.may_be_forgotten(&p.id), "point {}: {e}", p.id),
+            Err(_) => return,
+        }
+    }
+}
+
+/// How many seeds each suite here runs.
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let count = std::env::var("CAIRN_SIM_SEEDS").ok().map_or(default, |n| n.parse().expect("CAIRN_SIM_SEEDS is a number"));
+    let first = seed_or(1000);
+    first..first + count
+}
+
+#[test]
+fn many_hosts_on_nfs() {
+    for seed in seeds(12) {
+        day(StorageKind::Nfs, seed, 6);
+    }
+}
+
+#[test]
+fn many_processes_on_one_host() {
+    for seed in seeds(12) {
+        day(StorageKind::Local, seed, 6);
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_day() {
+    for kind in [StorageKind::Nfs, StorageKind::Local] {
+        let hashes: Vec<u64> = [7, 7, 8].map(|seed| day(kind, seed, 3)).to_vec();
+        assert_eq!(hashes[0], hashes[1], "{kind:?}");
+        assert_ne!(hashes[0], hashes[2], "{kind:?}");
+    }
+}
