@@ -12,7 +12,7 @@ use cairn_store_format::{
     name::{parse_numbered, parse_session},
     register::{self, RegisterKind},
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A session by its record and beats.
 pub(crate) struct Seen {
@@ -119,12 +119,22 @@ pub(crate) fn decided(store: &Inner) -> Result<HashSet<SessionId>> {
     Ok(registers::list(store)?.into_iter().map(|(id, _)| id).collect())
 }
 
+/// Those of `sessions` that have a register, by fresh lists of their months.
+fn decided_among(store: &Inner, sessions: &[Seen]) -> Result<HashSet<SessionId>> {
+    let months: BTreeSet<String> = sessions.iter().map(|s| s.id.month()).collect();
+    let mut out = HashSet::new();
+    for month in months {
+        out.extend(store.platform.list(&format!("c/{month}"))?.iter().filter_map(|n| parse_session(n.file()).ok()));
+    }
+    Ok(out)
+}
+
 /// G6: waits until every one of `older` has a register; those that are dead get a fence. `Err(Busy)` after `wait_ms_max`.
 pub(crate) fn wait_for(store: &Inner, mut older: Vec<Seen>, options: &GcOptions, check: &mut dyn FnMut() -> Result<()>) -> Result<Vec<String>> {
     let (started, mut fenced) = (store.platform.monotonic_ms(), Vec::new());
     loop {
         check()?;
-        let there = decided(store)?;
+        let there = decided_among(store, &older)?;
         older.retain(|s| !there.contains(&s.id));
         let mut waiting = Vec::new();
         for s in older {
