@@ -351,3 +351,22 @@ fn a_forget_that_broke_off_is_finished_by_the_next_collection() {
     assert!(collect(&store, &at_once()).deleted_packs > 0);
     assert_eq!((lab.files("f").len(), packs(&lab)), (1, 0));
 }
+
+#[test]
+fn packs_of_a_session_whose_record_was_removed_are_not_kept_for_ever() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let session = store.begin().expect("begins");
+    let id = session.id();
+    let job = [DiskJob { target: "disk0".into(), source: Arc::new(Mem(content(REGION, 24))), plan: full() }];
+    session.backup(&job, || info("a"), &Progress::default(), || Ok(())).expect("backs up");
+    for f in lab.files("gc").into_iter().chain(lab.files("c")) {
+        fs::remove_file(f).expect("removes");
+    }
+    let other = backup(&store, "b", &content(REGION, 25), full()).expect("backs up");
+    forget(&store, &other);
+    let report = collect(&store, &at_once());
+    assert!(report.fenced.iter().any(|f| f.contains(&id.to_string())), "{report:?}");
+    collect(&store, &at_once());
+    assert_eq!(packs(&lab), 0);
+}
