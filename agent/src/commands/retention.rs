@@ -39,7 +39,16 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
     let all = store.points()?;
     let mut chosen: Vec<&Point> = Vec::new();
     for spec in &o.points {
-        let p = points::select(&all, spec)?;
+        let p = match (points::select(&all, spec), spec.parse()) {
+            (Ok(p), _) => p,
+            // Its register is damaged: no list has it, and collections stop at it.
+            (Err(_), Ok(id)) if o.force => {
+                store.forget_unreadable(&id)?;
+                eprintln!("cairn: {id}: its register could not be read; it is forgotten");
+                continue;
+            }
+            (Err(f), _) => return Err(f),
+        };
         if !chosen.iter().any(|c| c.id == p.id) {
             chosen.push(p);
         }

@@ -111,9 +111,9 @@ fn a_create_that_has_not_returned_may_or_may_not_be_listed_until_somebody_saw_it
         let seen = seen.lock().expect("lock");
         assert!(seen.is_sorted() && seen.ends_with(&[2]), "seed {seed}: {seen:?}");
         if seen[0] == 2 {
-            shown_at_once += 1
+            shown_at_once += 1;
         } else {
-            shown_later += 1
+            shown_later += 1;
         }
         assert_eq!(reader.list("gc").expect("lists").len(), 2, "it has returned");
     }
