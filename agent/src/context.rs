@@ -35,11 +35,12 @@ pub fn open_store(common: &Common) -> Outcome<Store> {
     let url = common.store.as_deref().ok_or_else(|| Failure::usage("no store was named; use --store PATH or set CAIRN_STORE"))?;
     let path = store_path(url)?;
     let (id, encrypted) = Store::identify(&path)?;
-    let credential = credential(common, &id, encrypted)?;
+    let credential = credential_of(common, &id, encrypted)?;
     Ok(Store::open(&path, OpenOptions { credential, state_dir: state_dir(common)?, host: host_name() })?)
 }
 
-fn credential(common: &Common, id: &StoreId, encrypted: bool) -> Outcome<Option<Credential>> {
+/// The key that options or defaults name, if there is one.
+pub fn credential_of(common: &Common, id: &StoreId, encrypted: bool) -> Outcome<Option<Credential>> {
     if let Some(path) = &common.key_file {
         return Ok(Some(Credential::read_key_file(path)?));
     }

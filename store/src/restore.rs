@@ -19,6 +19,15 @@ use zstd::bulk::Decompressor;
 /// Each worker holds the sealed chunks of one region, at most some 4 MiB.
 const WORKERS_MAX: usize = 8;
 
+/// What to do about what cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnDamage {
+    /// End with the error.
+    Stop,
+    /// Write zeros in its place and tell the range.
+    WriteZeros,
+}
+
 /// What was written.
 #[derive(Clone, Debug, Default)]
 pub struct RestoreReport {
@@ -30,21 +39,12 @@ pub struct RestoreReport {
 
 impl Store {
     /// Writes a point's disk to a target of at least its size and makes it durable. Where the target is larger, the rest is zeroed too.
-    pub fn restore_disk(&self, disk: &DiskEntry, target: &dyn BlockTarget, progress: &Progress) -> Result<RestoreReport> {
-        self.restore(disk, target, false, progress)
-    }
-
-    /// The same around damage: what cannot be read is zeros, and is in the report.
-    pub fn restore_disk_around_damage(&self, disk: &DiskEntry, target: &dyn BlockTarget, progress: &Progress) -> Result<RestoreReport> {
-        self.restore(disk, target, true, progress)
-    }
-
-    fn restore(&self, disk: &DiskEntry, target: &dyn BlockTarget, allow_damaged: bool, progress: &Progress) -> Result<RestoreReport> {
+    pub fn restore_disk(&self, disk: &DiskEntry, target: &dyn BlockTarget, on_damage: OnDamage, progress: &Progress) -> Result<RestoreReport> {
         if target.size_bytes() < disk.size_bytes {
             return Err(StoreError::Refused(format!("disk {} has {} bytes, the target only {}", disk.target, disk.size_bytes, target.size_bytes())));
         }
         progress.total_bytes.fetch_add(disk.size_bytes, Ordering::Relaxed);
-        let restore = DiskRestore { store: self, disk, target, allow_damaged, progress };
+        let restore = DiskRestore { store: self, disk, target, on_damage, progress };
         let regions = TreeReader::new(self.inner.clone(), disk.root, disk.size_bytes)?.regions();
         let workers = parallel::workers(&*self.inner.platform, 2, WORKERS_MAX);
         let (mut report, mut at) = (RestoreReport::default(), 0);
@@ -82,7 +82,7 @@ struct DiskRestore<'a> {
     store: &'a Store,
     disk: &'a DiskEntry,
     target: &'a dyn BlockTarget,
-    allow_damaged: bool,
+    on_damage: OnDamage,
     progress: &'a Progress,
 }
 
@@ -109,7 +109,7 @@ impl DiskRestore<'_> {
 
     /// Damage ends the restore, or the range is zeroed and noted.
     fn damaged(&self, range: Range<u64>, e: StoreError) -> Result<Option<Damage>> {
-        if !self.allow_damaged || !matches!(e, StoreError::Damaged { .. }) {
+        if self.on_damage == OnDamage::Stop || !matches!(e, StoreError::Damaged { .. }) {
             return Err(e);
         }
         let end = range.end.min(self.disk.size_bytes);

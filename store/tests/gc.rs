@@ -258,3 +258,65 @@ fn forgetting_respects_protection_and_youth_and_can_be_taken_back() {
     let out = store.unforget(&store.forgotten_points().expect("lists")[1], &Progress::default());
     assert!(out.is_err() && store.points().expect("lists").is_empty(), "{out:?}");
 }
+
+#[test]
+fn a_collection_that_slept_since_it_chose_its_number_deletes_nothing() {
+    let lab = Lab::with(false);
+    let store = lab.open();
+    let data = content(REGION, 16);
+    let a = backup(&store, "a", &data, full()).expect("backs up");
+    let b = backup(&store, "b", &content(REGION, 17), full()).expect("backs up");
+    forget(&store, &b);
+    let sleeper = |packs: Vec<cairn_store::format::PackId>| {
+        use cairn_store::format::{ObjectName, gc::Condemned, header::ObjectKind, small};
+        use sha2::{Digest, Sha256};
+        let plain = Condemned { host: "h".into(), process: String::new(), time_unix_ms: 1, packs }.encode();
+        let aad = small::aad(ObjectKind::Condemned, &[0; 16], 1);
+        let sum = Sha256::digest([&(aad.len() as u64).to_le_bytes()[..], &aad, &plain].concat());
+        let sealed = [&[0, 0, 0, 0, 0][..], &plain, &sum[..16]].concat();
+        let object = small::encode(ObjectKind::Condemned, &[0; 16], 1, &sealed).expect("small");
+        fs::write(lab.root().join(ObjectName::condemned(1).as_str()), object).expect("publishes");
+    };
+    assert!(collect(&store, &at_once()).deleted_packs > 0, "round 1 is run and retired");
+    assert!(!lab.root().join("gc/condemned-00000001").exists());
+    // Only now does it publish, under the same number, what it once found: packs that are in use today.
+    let kinds = [cairn_store::format::PackKind::Data, cairn_store::format::PackKind::Meta];
+    sleeper(kinds.iter().flat_map(|k| (0..4).map(move |seq| (seq, *k))).map(|(seq, kind)| cairn_store::format::PackId { session: a.id, seq, kind }).collect());
+    let report = collect(&store, &at_once());
+    assert_eq!(report.deleted_packs, 0, "{report:?}");
+    assert_eq!(restore(&store, &point(&store, &a)).expect("restores"), data);
+    assert!(!lab.root().join("gc/condemned-00000001").exists(), "and the list is cleared away");
+}
+
+#[test]
+fn an_unreadable_list_is_given_up() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(REGION, 18);
+    backup(&store, "a", &data, full()).expect("backs up");
+    fs::write(lab.root().join("gc/condemned-00000007"), b"rubbish").expect("writes");
+    let again = backup(&store, "b", &data, full()).expect("backs up");
+    assert!(again.stored_bytes > 1 << 20, "anything may be in that list: nothing is referred to");
+    collect(&store, &at_once());
+    assert!(!lab.root().join("gc/condemned-00000007").exists());
+    let third = backup(&store, "c", &data, full()).expect("backs up");
+    assert!(third.stored_bytes < 100_000);
+}
+
+#[test]
+fn a_reader_that_comes_too_late_raises_no_alarm() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let a = point(&store, &backup(&store, "a", &content(REGION, 19), full()).expect("backs up"));
+    let kept = backup(&store, "b", &content(REGION, 20), full()).expect("backs up");
+    let late = store.pin(&[a.id]).expect("pins");
+    // As if the pin had been made after the data went: the packs go behind the store's back.
+    store.forget(&a, 0, false).expect("forgets");
+    for f in lab.files("d").into_iter().chain(lab.files("m")).filter(|f| f.to_string_lossy().contains(&a.id.to_string())) {
+        fs::remove_file(f).expect("removes");
+    }
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    collect(&fresh, &at_once());
+    drop(late);
+    assert!(restore(&fresh, &point(&fresh, &kept)).is_ok());
+}

@@ -177,7 +177,7 @@ fn a_damaged_point_can_be_restored_around_the_damage() {
     assert!(matches!(restore(&store, &p), Err(StoreError::Damaged { .. })));
     let disk = store.disks(&p).expect("disks").remove(0);
     let target = MemTarget::new(data.len());
-    let report = store.restore_disk_around_damage(&disk, &target, &Progress::default()).expect("restores the rest");
+    let report = store.restore_disk(&disk, &target, cairn_store::restore::OnDamage::WriteZeros, &Progress::default()).expect("restores the rest");
     assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
     let d = &report.damage[0];
     let (from, to) = (d.offset as usize, (d.offset + d.len) as usize);

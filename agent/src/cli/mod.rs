@@ -1,6 +1,6 @@
 //! The command line, as clap reads it. One struct a command; nothing here acts.
 
-use crate::commands::{parse_ms, parse_span};
+use crate::commands::{parse_bytes, parse_ms, parse_span};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -355,16 +355,24 @@ pub struct Restore {
     /// Overwrite existing files and devices, redefine a shut-off domain
     #[arg(long)]
     pub force: bool,
+    /// Write zeros for what is damaged in the store, name the ranges, and end with code 14
+    #[arg(long)]
+    pub allow_damaged: bool,
 }
 
 /// `cairn verify`
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Examples:\n  cairn verify web1@latest --data\n  cairn verify web1\n  cairn verify --all --data\n\nDamage ends in exit code 14 and is recorded in the point."
-)]
+#[command(after_help = "Examples:
+  cairn verify web1@latest --data
+  cairn verify --all
+  cairn verify --percent 15 --rate 50MiB          every night: all packs once a week, those first that were not looked at for longest
+  cairn verify --packs                             all packs and all other objects; without a key as far as checksums go
+  cairn verify data@latest --against-disk          is the source still what was saved?
+
+Damage ends in exit code 14 and is recorded in the points. The next backup stores damaged places again, and 'cairn gc' mends older points with that.")]
 pub struct Verify {
     /// A point, or a name for all its points
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "packs", "percent"])]
     pub what: Option<String>,
     /// All points
     #[arg(long, conflicts_with = "what")]
@@ -372,6 +380,18 @@ pub struct Verify {
     /// Read and prove every chunk
     #[arg(long)]
     pub data: bool,
+    /// Check what lies in the store, pack by pack, instead of points
+    #[arg(long, conflicts_with_all = ["what", "all", "data"])]
+    pub packs: bool,
+    /// The same for so many percent of the packs, those first that were not looked at for longest
+    #[arg(long, value_name = "N", conflicts_with_all = ["what", "all", "data"], value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub percent: Option<u8>,
+    /// Read at most so much a second (with --packs or --percent)
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub rate: Option<u64>,
+    /// Compare the point's disks with their sources, or with TARGET=PATH; may be repeated
+    #[arg(long, value_name = "TARGET=PATH", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["all", "packs", "percent", "data"], requires = "what")]
+    pub against_disk: Vec<String>,
 }
 
 /// `cairn tag`
@@ -414,11 +434,26 @@ mod tests {
             "cairn --store /s list --json",
             "cairn restore web1@-1 --as b --disk vda=/x --disk vdb=/y --format qcow2 --force",
             "cairn verify --all --data",
+            "cairn verify --percent 15 --rate 50MiB",
+            "cairn verify x@latest --against-disk",
+            "cairn verify x@latest --against-disk disk0=/x --against-disk vdb=/y",
+            "cairn forget a@latest b@-1 --force",
+            "cairn prune --keep-last 3 --keep-within 30d --simulate 400d",
+            "cairn gc --keep-trash 0s",
             "cairn tag web1@latest --remove old",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
-        for line in ["cairn backup", "cairn verify", "cairn tag web1@latest", "cairn backup a --all"] {
+        for line in [
+            "cairn backup",
+            "cairn verify",
+            "cairn tag web1@latest",
+            "cairn backup a --all",
+            "cairn verify --percent 0",
+            "cairn verify --against-disk",
+            "cairn forget",
+            "cairn gc --wait x",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

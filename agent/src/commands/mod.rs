@@ -7,10 +7,12 @@ mod list;
 mod log;
 mod restore;
 mod retention;
+mod scrub;
 mod verify;
 
 pub use backup_image::now_unix_ms;
 pub use retention::{parse_ms, parse_span};
+pub use scrub::parse_bytes;
 
 use crate::{
     cli::{Cli, Command},

@@ -4,14 +4,17 @@ use super::Done;
 use crate::{
     cli::{self, Common},
     context::open_store,
-    failure::{Failure, INTERRUPTED, Outcome},
+    failure::{DAMAGED, Failure, INTERRUPTED, Outcome},
     interrupt,
     output::{self, Bar},
     points,
     restore::{Request, plan, refuse_in_use, write_disks},
 };
-use cairn_store::Progress;
+use cairn_store::{Damage, Progress, restore::OnDamage};
 use std::sync::{Arc, atomic::Ordering};
+
+/// Damaged ranges printed; JSON has them all.
+const PRINTED_MAX: usize = 10;
 
 /// Writes disks, and defines the domain where that is asked for.
 pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
@@ -19,6 +22,7 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     let store = open_store(common)?;
     let all = store.points()?;
     let p = points::select(&all, &o.point)?;
+    let _pin = store.pin(&[p.id])?;
     let (disks, manifest) = (store.disks(p)?, store.manifest(p)?);
     let request = Request { disks: parse_disks(&o.disks)?, rename: o.rename.as_deref(), dir: o.dir.as_deref(), format: o.format, force: o.force };
     let plan = plan(&request, p, &disks, &manifest)?;
@@ -31,14 +35,15 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "a file that ends in .cairn-partial")?;
+    let on_damage = if o.allow_damaged { OnDamage::WriteZeros } else { OnDamage::Stop };
     let bar = Bar::start(common, "restore", &progress);
-    let reports = write_disks(&store, &plan, o.force, &runtime, &progress).map_err(|f| interrupted(f, &progress))?;
+    let reports = write_disks(&store, &plan, on_damage, o.force, &runtime, &progress).map_err(|f| interrupted(f, &progress))?;
     drop(bar);
     let written: Vec<_> = plan
         .disks
         .iter()
         .zip(&reports)
-        .map(|(d, r)| serde_json::json!({"target": d.entry.target, "path": d.path.display().to_string(), "size": d.entry.size_bytes, "written": r.written_bytes}))
+        .map(|(d, r)| serde_json::json!({"target": d.entry.target, "path": d.path.display().to_string(), "size": d.entry.size_bytes, "written": r.written_bytes, "damage": output::damage_json(&r.damage)}))
         .collect();
     let missing = domain.as_ref().map(|d| d.missing.clone()).unwrap_or_default();
     let domain = domain.map(|d| d.finish(o.start)).transpose()?;
@@ -54,6 +59,12 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         }
     }
     missing.iter().for_each(|m| eprintln!("cairn: warning: {}", output::shown(m)));
+    let damaged: Vec<&Damage> = reports.iter().flat_map(|r| &r.damage).collect();
+    if !damaged.is_empty() {
+        eprintln!("cairn: {} ranges of the point are damaged and were written as zeros:", damaged.len());
+        damaged.iter().take(PRINTED_MAX).for_each(|d| eprintln!("  {}", output::damage_line(d)));
+        return Ok(Done::Code(DAMAGED));
+    }
     Ok(if missing.is_empty() { Done::Clean } else { Done::WithWarnings })
 }
 

@@ -202,7 +202,7 @@ pub fn gc(common: &Common, o: &cli::Gc) -> Outcome<Done> {
 fn gc_json(r: &GcReport, dry_run: bool) -> serde_json::Value {
     json!({
         "host": host_name(), "dry_run": dry_run, "packs": r.packs, "condemned": r.condemned, "pardoned": r.pardoned, "deleted_packs": r.deleted_packs,
-        "freed": r.freed_bytes, "would_free": r.would_free_bytes, "would_repack": r.would_repack, "moved_frames": r.moved_frames, "moved": r.moved_bytes,
+        "freed": r.freed_bytes, "would_free": r.would_free_bytes, "would_repack": r.would_repack, "moved_frames": r.moved_frames, "moved": r.moved_bytes, "healed_frames": r.healed_frames,
         "kept_interrupted": r.kept_for_resume, "fenced": r.fenced, "settled_rounds": r.settled_rounds, "tidied": r.tidied, "purged_files": r.purged_files,
         "purged": r.purged_bytes, "damaged_points": r.damaged_points.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
@@ -223,6 +223,9 @@ fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
     println!("{}: {} of {} packs discarded, {}", store.location(), r.deleted_packs, r.packs, output::bytes(r.freed_bytes));
     if r.moved_frames > 0 {
         println!("  {} frames of nearly empty packs moved together, {}", r.moved_frames, output::bytes(r.moved_bytes));
+    }
+    if r.healed_frames > 0 {
+        println!("  {} damaged frames have a good copy at their place again", r.healed_frames);
     }
     if r.pardoned > 0 {
         println!("  {} packs were needed again by backups that ran meanwhile", r.pardoned);

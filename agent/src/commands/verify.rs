@@ -1,16 +1,16 @@
 //! `cairn verify`
 
-use super::Done;
+use super::{Done, scrub};
 use crate::{
     cli::{self, Common},
     context::open_store,
-    failure::{DAMAGED, Outcome},
+    failure::{DAMAGED, Failure, Outcome},
     interrupt,
     output::{self, Bar},
     points,
 };
 use cairn_store::{
-    Point, Progress, Store,
+    Pin, Point, Progress, Store, StoreError,
     verify::{Verifier, VerifyReport},
 };
 use std::sync::Arc;
@@ -20,6 +20,15 @@ const PRINTED_MAX: usize = 10;
 
 /// Checks points; damage ends in exit code 14 and is recorded.
 pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
+    if o.packs || o.percent.is_some() {
+        return scrub::packs(common, o);
+    }
+    if !o.against_disk.is_empty() {
+        return scrub::against_disk(common, o);
+    }
+    if o.rate.is_some() {
+        return Err(Failure::usage("--rate goes with --packs or --percent"));
+    }
     let store = open_store(common)?;
     let (all, unreadable) = store.points_from_storage()?;
     let chosen: Vec<&Point> = match &o.what {
@@ -31,7 +40,8 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "nothing")?;
     let bar = Bar::start(common, "verify", &progress);
-    let verifier = Verifier::default();
+    let _pin = pin(&store, &chosen)?;
+    let verifier = Verifier::new(&store)?;
     let mut reports = Vec::new();
     for p in chosen {
         let report = store.verify_point(p, o.data, &verifier, &progress)?;
@@ -52,8 +62,20 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     Ok(if damaged { Done::Code(DAMAGED) } else { Done::Clean })
 }
 
+/// Points are read for a while: they stay until then, whoever forgets them. One that was forgotten since it was listed is no longer asked for.
+fn pin(store: &Store, points: &[&Point]) -> Outcome<Option<Pin>> {
+    match store.pin(&points.iter().map(|p| p.id).collect::<Vec<_>>()) {
+        Ok(pin) => Ok(Some(pin)),
+        Err(StoreError::NotFound(why)) if points.len() > 1 => {
+            eprintln!("cairn: warning: {why}; points may go while they are verified");
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Damage is always recorded; "good" only where the data was read.
-fn record(store: &Store, p: &Point, data: bool, report: &VerifyReport) -> Outcome<()> {
+pub(super) fn record(store: &Store, p: &Point, data: bool, report: &VerifyReport) -> Outcome<()> {
     match report.damage.first() {
         Some(d) => store.record_verdict(p, Some(&format!("{} ranges, first {} at {}: {}", report.damage_count, d.target, d.offset, d.why)))?,
         None if data => store.record_verdict(p, None)?,
@@ -63,9 +85,9 @@ fn record(store: &Store, p: &Point, data: bool, report: &VerifyReport) -> Outcom
 }
 
 fn json(p: &Point, r: &VerifyReport, data: bool) -> serde_json::Value {
-    let damage: Vec<_> = r.damage.iter().map(|d| serde_json::json!({"target": d.target, "offset": d.offset, "length": d.len, "why": d.why})).collect();
     serde_json::json!({
-        "id": p.id.to_string(), "name": p.summary.name, "good": r.damage_count == 0, "data": data, "chunks": r.chunks, "bytes": r.bytes, "damage_count": r.damage_count, "damage": damage,
+        "id": p.id.to_string(), "name": p.summary.name, "good": r.damage_count == 0, "data": data, "chunks": r.chunks, "bytes": r.bytes,
+        "damage_count": r.damage_count, "damage": output::damage_json(&r.damage),
     })
 }
 
@@ -84,6 +106,6 @@ fn print(common: &Common, p: &Point, r: &VerifyReport, data: bool) {
     }
     println!("{name}: DAMAGED, {} ranges", r.damage_count);
     for d in r.damage.iter().take(PRINTED_MAX) {
-        println!("  {} bytes {}..{}: {}", output::shown(&d.target), d.offset, d.offset + d.len, output::shown(&d.why));
+        println!("  {}", output::damage_line(d));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::failure::Outcome;
 use cairn_store::{
-    Point, PointState, Store,
+    Damage, Point, PointState, Store,
     format::register::{DiskEntry, DiskMode},
 };
 use jiff::Timestamp;
@@ -24,6 +24,11 @@ pub fn disk_json(d: &DiskEntry) -> Value {
         "target": d.target, "size": d.size_bytes, "read": d.read_bytes, "changed": d.changed_bytes, "stored": d.stored_bytes,
         "mode": mode, "reason": d.reason, "root": d.root.map(|r| r.id.to_string()),
     })
+}
+
+/// Damaged ranges of disks.
+pub fn damage_json(damage: &[Damage]) -> Value {
+    damage.iter().map(|d| json!({"target": d.target, "offset": d.offset, "length": d.len, "why": d.why})).collect()
 }
 
 /// A point; the same object in `list` and `show`.

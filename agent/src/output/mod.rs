@@ -5,8 +5,8 @@ mod json;
 mod table;
 
 pub use bar::Bar;
-pub use json::{disk_json, point_json, rfc3339};
-pub use table::{bytes, duration, point_table, prune_table, show, simulation_table};
+pub use json::{damage_json, disk_json, point_json, rfc3339};
+pub use table::{bytes, damage_line, duration, point_table, prune_table, show, simulation_table};
 
 /// Prints a JSON value on stdout.
 pub fn print_json(value: &serde_json::Value) {

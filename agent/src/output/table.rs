@@ -3,7 +3,7 @@
 use super::shown;
 use crate::{points::SHOWN_ID_DIGITS, retention::Simulated};
 use cairn_store::{
-    Point, PointState,
+    Damage, Point, PointState,
     format::{
         manifest::Manifest,
         register::{DiskEntry, DiskMode},
@@ -108,6 +108,11 @@ pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest) -> String {
         t.add_row([shown(&d.target), bytes(d.size_bytes), bytes(d.read_bytes), bytes(d.changed_bytes), bytes(d.stored_bytes), mode.into(), shown(&d.reason)]);
     }
     out + &trimmed(&t)
+}
+
+/// A damaged range of a disk.
+pub fn damage_line(d: &Damage) -> String {
+    format!("{} bytes {}..{}: {}", shown(&d.target), d.offset, d.offset + d.len, shown(&d.why))
 }
 
 /// `cairn prune`: point, what becomes of it, why.

@@ -10,21 +10,24 @@ use crate::{
     cli::Format,
     failure::{FAILED, Failure, Outcome},
 };
-use cairn_store::{BlockTarget, FileTarget, Progress, Store, StoreError, restore::RestoreReport};
+use cairn_store::{
+    BlockTarget, FileTarget, Progress, Store, StoreError,
+    restore::{OnDamage, RestoreReport},
+};
 use std::{io, ops::Range, path::Path};
 use tokio::runtime::Runtime;
 
 /// Restores all disks to where the plan says; reports are in the plan's order.
-pub fn write_disks(store: &Store, plan: &RestorePlan, force: bool, runtime: &Runtime, progress: &Progress) -> Outcome<Vec<RestoreReport>> {
+pub fn write_disks(store: &Store, plan: &RestorePlan, on_damage: OnDamage, force: bool, runtime: &Runtime, progress: &Progress) -> Outcome<Vec<RestoreReport>> {
     let partials = plan.disks.iter().map(|d| if d.device { Ok(None) } else { Partial::new(&d.path).map(Some) }).collect::<Outcome<Vec<_>>>()?;
     let mut reports: Vec<Option<RestoreReport>> = plan.disks.iter().map(|_| None).collect();
     for (i, d) in plan.disks.iter().enumerate() {
         if let Some(partial) = &partials[i] {
-            reports[i] = Some(write_file(store, d, partial, runtime, progress)?);
+            reports[i] = Some(write_file(store, d, partial, on_damage, runtime, progress)?);
         }
     }
     for (i, d) in plan.disks.iter().enumerate().filter(|(_, d)| d.device) {
-        reports[i] = Some(write_device(store, d, progress)?);
+        reports[i] = Some(write_device(store, d, on_damage, progress)?);
     }
     if progress.cancel.load(std::sync::atomic::Ordering::SeqCst) {
         return Err(StoreError::Interrupted.into());
@@ -33,16 +36,16 @@ pub fn write_disks(store: &Store, plan: &RestorePlan, force: bool, runtime: &Run
     Ok(reports.into_iter().flatten().collect())
 }
 
-fn write_file(store: &Store, d: &DiskPlan, partial: &Partial, runtime: &Runtime, progress: &Progress) -> Outcome<RestoreReport> {
+fn write_file(store: &Store, d: &DiskPlan, partial: &Partial, on_damage: OnDamage, runtime: &Runtime, progress: &Progress) -> Outcome<RestoreReport> {
     let report = match d.format {
         Format::Raw => {
             partial.set_len(d.entry.size_bytes)?;
             let target = FileTarget::open_device(partial.path(), d.entry.size_bytes).map_err(|e| failed("open", partial.path(), &e))?;
-            store.restore_disk(&d.entry, &Fresh(target), progress)?
+            store.restore_disk(&d.entry, &Fresh(target), on_damage, progress)?
         }
         Format::Qcow2 => {
             let image = qcow2::Image::create(partial.path(), d.entry.size_bytes, runtime)?;
-            let report = store.restore_disk(&d.entry, image.target(), progress)?;
+            let report = store.restore_disk(&d.entry, image.target(), on_damage, progress)?;
             image.close()?;
             report
         }
@@ -51,9 +54,9 @@ fn write_file(store: &Store, d: &DiskPlan, partial: &Partial, runtime: &Runtime,
     Ok(report)
 }
 
-fn write_device(store: &Store, d: &DiskPlan, progress: &Progress) -> Outcome<RestoreReport> {
+fn write_device(store: &Store, d: &DiskPlan, on_damage: OnDamage, progress: &Progress) -> Outcome<RestoreReport> {
     let target = FileTarget::open_device(&d.path, d.entry.size_bytes).map_err(|e| failed("open", &d.path, &e))?;
-    Ok(store.restore_disk(&d.entry, &target, progress)?)
+    Ok(store.restore_disk(&d.entry, &target, on_damage, progress)?)
 }
 
 fn name_all(partials: Vec<Partial>, force: bool) -> Outcome<()> {

@@ -4,7 +4,7 @@ use crate::fix::{HEADER_IGNORED, assert_same, with_crc, with_sha256};
 use cairn_store_format::{
     ObjectName, SessionId,
     config::Config,
-    gc::{self, Report, SessionRecord},
+    gc::{self, Condemned, Pardon, Report, SessionRecord},
     header::ObjectKind,
     index,
     keys::{KeyRing, KeySlot},
@@ -140,9 +140,12 @@ pub fn store_gc(data: &[u8]) -> bool {
         assert_eq!(SessionRecord::decode(&found.encode()), Ok(found));
         accepted = true;
     }
-    if let Ok(found) = gc::decode_packs(data) {
-        let again = gc::encode_packs(&found);
-        assert_eq!(gc::decode_packs(&again), Ok(found));
+    if let Ok(found) = Condemned::decode(data) {
+        assert_eq!(Condemned::decode(&found.encode()), Ok(found));
+        accepted = true;
+    }
+    if let Ok(found) = Pardon::decode(data) {
+        assert_eq!(Pardon::decode(&found.encode()), Ok(found));
         accepted = true;
     }
     if let Ok(found) = gc::decode_relocations(data) {

@@ -5,6 +5,7 @@ use crate::{
     tlv::{Tlv, TlvWriter},
     wire::Reader,
 };
+use std::collections::BTreeSet;
 
 /// What a session is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,9 +63,9 @@ impl SessionRecord {
     }
 }
 
-fn encode_packs(packs: &[PackId]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(packs.len() * PackId::BYTES);
-    packs.iter().for_each(|p| p.encode(&mut out));
+fn encode_packs<'a>(packs: impl IntoIterator<Item = &'a PackId>) -> Vec<u8> {
+    let mut out = Vec::new();
+    packs.into_iter().for_each(|p| p.encode(&mut out));
     out
 }
 
@@ -106,35 +107,50 @@ impl Condemned {
 
 /// `gc/pardon-<round>` (G7): the register that decides a round. Created once, never removed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Pardon {
+pub struct Pardon {
+    /// SHA-256 of the `condemned-<round>` object that it decides. Once that is retired its name is free again; another list under it is not decided
+    /// by this.
+    pub list_sha256: [u8; 32],
+    /// Which candidates stay.
+    pub spared: Spared,
+}
+
+/// Candidates of a round that are not deleted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Spared {
     /// The round is given up: nothing of it is deleted.
     All,
-    /// These candidates are referenced after all; the others are deleted.
-    Packs(Vec<PackId>),
+    /// These are referenced after all; the others are deleted.
+    Packs(BTreeSet<PackId>),
 }
 
 impl Pardon {
     /// TLV bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = TlvWriter::new();
-        match self {
-            Self::All => w.bytes(1, &[1]),
-            Self::Packs(packs) => w.bytes(1, &[0]).bytes(2, &encode_packs(packs)),
+        match &self.spared {
+            Spared::All => w.bytes(1, &[1]),
+            Spared::Packs(packs) => w.bytes(1, &[0]).bytes(2, &encode_packs(packs)),
         };
+        w.bytes(3, &self.list_sha256);
         w.finish()
     }
     /// Decodes TLV bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         const WHAT: &str = "pardon";
         let t = Tlv::parse(WHAT, bytes)?;
-        match t.array(1)? {
-            [0] => Ok(Self::Packs(decode_packs(t.need(2)?)?)),
-            [1] => Ok(Self::All),
-            _ => Err(FormatError::invalid(WHAT, "unknown form")),
-        }
+        let spared = match t.array(1)? {
+            [0] => Spared::Packs(decode_packs(t.need(2)?)?.into_iter().collect()),
+            [1] => Spared::All,
+            _ => return Err(FormatError::invalid(WHAT, "unknown form")),
+        };
+        Ok(Self { list_sha256: t.array(3)?, spared })
     }
-    /// Whether a candidate of the round is spared.
-    pub fn spares(&self, pack: &PackId) -> bool {
+}
+
+impl Spared {
+    /// Whether a candidate stays.
+    pub fn contains(&self, pack: &PackId) -> bool {
         match self {
             Self::All => true,
             Self::Packs(packs) => packs.contains(pack),
@@ -211,10 +227,11 @@ mod tests {
         assert!(decode_packs(&encode_packs(&packs)[1..]).is_err());
         let c = Condemned { host: "h".into(), process: "p".into(), time_unix_ms: 7, packs: packs.to_vec() };
         assert_eq!(Condemned::decode(&c.encode()).expect("own"), c);
-        for p in [Pardon::All, Pardon::Packs(packs.to_vec()), Pardon::Packs(vec![])] {
+        for spared in [Spared::All, Spared::Packs(packs.into_iter().collect()), Spared::Packs(BTreeSet::new())] {
+            let p = Pardon { list_sha256: [7; 32], spared };
             assert_eq!(Pardon::decode(&p.encode()).expect("own"), p);
         }
-        assert!(Pardon::All.spares(&packs[0]) && !Pardon::Packs(vec![]).spares(&packs[0]));
+        assert!(Spared::All.contains(&packs[0]) && !Spared::Packs(BTreeSet::new()).contains(&packs[0]));
         let at = Location { pack: packs[0], offset: 3, stored_len: 4 };
         assert_eq!(decode_relocations(&encode_relocations(&[(at, at)])).expect("own"), [(at, at)]);
         let r = Report { at, text: "seal".into(), host: "h".into(), time_unix_ms: 1 };

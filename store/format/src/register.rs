@@ -141,6 +141,7 @@ impl Summary {
             w.text(11, tag);
         }
         let without_host = w.finish();
+        at_most("register summary", without_host.len() as u64, SUMMARY_PLAIN_BYTES_MAX as u64)?;
         let mut w = TlvWriter::new();
         w.text(12, cut_text(&self.host, HOST_BYTES_MAX));
         let host = w.finish();
@@ -150,6 +151,7 @@ impl Summary {
     }
     /// Decodes TLV bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        at_most("register summary", bytes.len() as u64, SUMMARY_PLAIN_BYTES_MAX as u64)?;
         let t = Tlv::parse("register summary", bytes)?;
         Ok(Self {
             name: t.text(1, NAME_BYTES_MAX)?,

@@ -153,7 +153,8 @@ impl<'a> Worker<'a> {
         let Ok(info) = self.session.store.packs.info(&pack) else { return Ok(None) };
         let Some(slot) = info.footer.find(id) else { return Ok(None) };
         let at = Location { pack, offset: slot.offset, stored_len: slot.stored_len };
-        if self.session.bad.contains(&at) {
+        // B4: a moved place is kept only by those who had it before; collections keep its new places instead, and may have condemned these.
+        if self.session.bad.contains(&at) || self.session.moved.contains_key(&at) {
             return Ok(None);
         }
         if pack.session != self.session.id() {

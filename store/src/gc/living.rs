@@ -9,7 +9,7 @@ use cairn_store_format::{
     gc::{BEAT_ENDED, SessionKind, SessionRecord},
     header::ObjectKind,
     limits::SMALL_BYTES_MAX,
-    name::parse_numbered,
+    name::{parse_numbered, parse_session},
     register::{self, RegisterKind},
 };
 use std::collections::{BTreeMap, HashSet};
@@ -31,7 +31,7 @@ pub(crate) fn sessions(store: &Inner, names: &[ObjectName]) -> Result<Vec<Seen>>
     }
     let mut out = Vec::new();
     for name in names {
-        let Some(id) = name.file().strip_prefix("session-").and_then(|s| s.parse::<SessionId>().ok()) else { continue };
+        let Some(id) = name.file().strip_prefix("session-").and_then(|s| parse_session(s).ok()) else { continue };
         let Some(bytes) = store.platform.read(name, SMALL_BYTES_MAX)? else { continue };
         let record = store.keys.open_object(name, ObjectKind::Session, &id.0, 0, &bytes).and_then(|plain| Ok(SessionRecord::decode(&plain)?));
         let record = match record {

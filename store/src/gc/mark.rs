@@ -37,6 +37,9 @@ pub(crate) struct Marker<'a> {
     exists: HashMap<PackId, bool>,
     moves: Arc<Moves>,
     pub(crate) bad: &'a Bad,
+    /// Points that are walked only because they are pinned: what they refer to may have been deleted before the pin, and their reader is about to
+    /// notice. That is no alarm.
+    tombstones: HashSet<SessionId>,
     places: HashMap<PackId, RoaringBitmap>,
     /// Moved places that a map still names: the lists that move them are in use.
     moves_used: HashSet<Location>,
@@ -51,12 +54,13 @@ pub(crate) struct Marker<'a> {
 }
 
 impl<'a> Marker<'a> {
-    pub(crate) fn new(store: &'a Inner, known: impl Iterator<Item = PackId>, bad: &'a Bad) -> Self {
+    pub(crate) fn new(store: &'a Inner, known: impl Iterator<Item = PackId>, bad: &'a Bad, tombstones: HashSet<SessionId>) -> Self {
         Self {
             store,
             exists: known.map(|p| (p, true)).collect(),
             moves: store.relocations.known(),
             bad,
+            tombstones,
             places: HashMap::new(),
             moves_used: HashSet::new(),
             displaced: HashMap::new(),
@@ -196,6 +200,9 @@ impl<'a> Marker<'a> {
     }
 
     fn lose(&mut self, what: String) {
+        if self.current.is_some_and(|p| self.tombstones.contains(&p)) {
+            return;
+        }
         self.lost.insert(what);
         self.damaged_points.extend(self.current);
     }

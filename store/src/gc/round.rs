@@ -7,7 +7,7 @@ use super::{
     GcOptions, GcReport,
     living::{self, Seen},
     mark::Marker,
-    rounds,
+    rounds::{self, Listed},
 };
 use crate::{
     Result, StoreError,
@@ -21,11 +21,12 @@ use crate::{
 };
 use cairn_store_format::{
     ObjectName, PackId, PackKind, SessionId,
-    gc::{Condemned, Pardon},
+    gc::{Condemned, Pardon, Spared},
     header::ObjectKind,
     map::Ref,
     name::{parse_pack, parse_session},
 };
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Numbers that other collections may take while this one looks for a free one.
@@ -52,12 +53,12 @@ pub(crate) fn run<'a>(store: &'a Inner, bad: &'a Bad, options: &GcOptions, repor
     if !options.dry_run {
         fence_the_dead(store, options, report)?;
     }
-    let forgotten = forgotten(store, options)?; // G1
+    let (tombstones, forgotten) = forgotten(store, options)?; // G1
     let mut packs = list_packs(store)?; // G2
     let committed = committed(store, &HashSet::new(), options)?; // G3
     store.refresh_relocations()?;
     store.refresh_index()?;
-    let mut marker = Marker::new(store, packs.iter().copied(), bad);
+    let mut marker = Marker::new(store, packs.iter().copied(), bad, tombstones);
     mark(&mut marker, &committed, &forgotten, check)?;
     alarm(&marker, options)?;
     report.damaged_points.extend(marker.damaged_points.iter().copied());
@@ -68,7 +69,7 @@ pub(crate) fn run<'a>(store: &'a Inner, bad: &'a Bad, options: &GcOptions, repor
         report.would_free_bytes = sizes(store, &candidates)?;
         return Ok(Marked { packs, marker, decided: committed.decided });
     }
-    let round = publish(store, &candidates)?;
+    let (round, condemned) = publish(store, &candidates)?;
     let older = undecided(store, &packs)?; // G5
     let pardon = living::wait_for(store, older, options, check) // G6
         .and_then(|fenced| {
@@ -79,13 +80,13 @@ pub(crate) fn run<'a>(store: &'a Inner, bad: &'a Bad, options: &GcOptions, repor
         Ok(p) => p,
         Err(e) => {
             // Given up: what was condemned is spared, so that no backup has to avoid it any longer.
-            let _ = decide(store, round, &Pardon::All).and_then(|p| finish(store, round, &candidates, &p, report));
+            let _ = decide(store, round, &condemned, Spared::All).and_then(|s| finish(store, round, &candidates, &s, report));
             return Err(e);
         }
     };
-    let pardon = decide(store, round, &pardon)?;
-    finish(store, round, &candidates, &pardon, report)?; // G8
-    packs.retain(|p| !candidates.contains(p) || pardon.spares(p));
+    let spared = decide(store, round, &condemned, pardon)?;
+    finish(store, round, &candidates, &spared, report)?; // G8
+    packs.retain(|p| !candidates.contains(p) || spared.contains(p));
     Ok(Marked { packs, marker, decided })
 }
 
@@ -101,13 +102,14 @@ fn fence_the_dead(store: &Inner, options: &GcOptions, report: &mut GcReport) -> 
     Ok(())
 }
 
-/// G1: F = tombstones, then less the pins that are alive. Fixed for the round.
-fn forgotten(store: &Inner, options: &GcOptions) -> Result<HashSet<SessionId>> {
-    let mut forgotten: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+/// G1: the tombstones, and F: these, then less the pins that are alive. Fixed for the round.
+fn forgotten(store: &Inner, options: &GcOptions) -> Result<(HashSet<SessionId>, HashSet<SessionId>)> {
+    let tombstones: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+    let mut forgotten = tombstones.clone();
     for pinned in living::pinned(store, options)? {
         forgotten.remove(&pinned);
     }
-    Ok(forgotten)
+    Ok((tombstones, forgotten))
 }
 
 /// G2: K, all packs by any of their copies.
@@ -209,16 +211,17 @@ fn sizes(store: &Inner, packs: &HashSet<PackId>) -> Result<u64> {
 }
 
 /// G4, second half: condemned-N, durable, under a number that no round had.
-fn publish(store: &Inner, candidates: &HashSet<PackId>) -> Result<u64> {
+fn publish(store: &Inner, candidates: &HashSet<PackId>) -> Result<(u64, Listed)> {
     let platform = &*store.platform;
     let mut packs: Vec<PackId> = candidates.iter().copied().collect();
     packs.sort_unstable();
-    let list = Condemned { host: store.host.clone(), process: platform.process(), time_unix_ms: platform.now_unix_ms(), packs }.encode();
+    let list = Condemned { host: store.host.clone(), process: platform.process(), time_unix_ms: platform.now_unix_ms(), packs };
     for _ in 0..PUBLISH_TRIES_MAX {
         let round = rounds::stages(&platform.list("gc")?).keys().max().map_or(1, |n| n + 1);
-        let bytes = store.keys.small_object(platform, ObjectKind::Condemned, &[0; 16], round, &list)?;
+        let bytes = store.keys.small_object(platform, ObjectKind::Condemned, &[0; 16], round, &list.encode())?;
         if platform.create(&ObjectName::condemned(round), &bytes, Durability::Now)? == Created::New {
-            return Ok(round);
+            let sha256 = Sha256::digest(&bytes).into();
+            return Ok((round, Listed { list, sha256 }));
         }
     }
     Err(StoreError::Busy("other collections take every round before this one can; try again".into()))
@@ -244,7 +247,7 @@ fn look_again(
     candidates: &HashSet<PackId>,
     options: &GcOptions,
     check: &mut dyn FnMut() -> Result<()>,
-) -> Result<(Pardon, HashSet<SessionId>)> {
+) -> Result<(Spared, HashSet<SessionId>)> {
     let mut new = committed(store, &before.decided, options)?;
     if !new.lists.is_empty() {
         store.refresh_relocations()?;
@@ -254,25 +257,24 @@ fn look_again(
     new.lists.extend(before.lists);
     mark(marker, &new, forgotten, check)?;
     alarm(marker, options)?;
-    let mut spared: Vec<PackId> = candidates.iter().filter(|p| marker.marks(p)).copied().collect();
-    spared.sort_unstable();
-    Ok((Pardon::Packs(spared), new.decided))
+    Ok((Spared::Packs(candidates.iter().filter(|p| marker.marks(p)).copied().collect()), new.decided))
 }
 
 /// The register of the round: ours, or what another collection decided before.
-pub(crate) fn decide(store: &Inner, round: u64, pardon: &Pardon) -> Result<Pardon> {
+pub(crate) fn decide(store: &Inner, round: u64, condemned: &Listed, spared: Spared) -> Result<Spared> {
     let name = ObjectName::pardon(round);
+    let pardon = Pardon { list_sha256: condemned.sha256, spared };
     let bytes = store.keys.small_object(&*store.platform, ObjectKind::Pardon, &[0; 16], round, &pardon.encode())?;
     if store.platform.create(&name, &bytes, Durability::Now)? == Created::New {
-        return Ok(pardon.clone());
+        return Ok(pardon.spared);
     }
-    rounds::read_pardon(store, round)?.ok_or_else(|| StoreError::damaged(&name, "it exists and cannot be opened"))
+    rounds::spared_of(store, round, condemned)?.ok_or_else(|| StoreError::damaged(&name, "it exists and cannot be opened"))
 }
 
 /// G8: any collection may do this for a decided round. Order: 1 discard what is not spared · 2 done-N. If we die between: the next one goes on.
-pub(crate) fn finish(store: &Inner, round: u64, candidates: &HashSet<PackId>, pardon: &Pardon, report: &mut GcReport) -> Result<()> {
+pub(crate) fn finish(store: &Inner, round: u64, candidates: &HashSet<PackId>, spared: &Spared, report: &mut GcReport) -> Result<()> {
     let deleting = deleting(store)?;
-    let mut doomed: Vec<&PackId> = candidates.iter().filter(|p| !pardon.spares(p)).collect();
+    let mut doomed: Vec<&PackId> = candidates.iter().filter(|p| !spared.contains(p)).collect();
     doomed.sort_unstable();
     for pack in &doomed {
         for name in ObjectName::pack(pack) {

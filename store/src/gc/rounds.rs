@@ -2,16 +2,18 @@
 //!
 //! Invariants:
 //! - A round whose list or pardon cannot be read counts as "everything": D is never smaller than it should be.
-//! - `gc/pardon-<round>` is the register that decides a round and is never removed; so round numbers are never used twice.
+//! - `gc/pardon-<round>` is the register that decides a round and is never removed. It names its list by hash: a collection that chose a number, slept,
+//!   and published after that round was retired has published in vain.
 
 use crate::{Result, StoreError, store::Inner};
 use cairn_store_format::{
-    FormatError, ObjectName, PackId,
-    gc::{Condemned, Pardon},
+    ObjectName, PackId,
+    gc::{Condemned, Pardon, Spared},
     header::ObjectKind,
     limits::LIST_BYTES_MAX,
     name::parse_round,
 };
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 
 /// What of a round exists.
@@ -69,8 +71,8 @@ impl Doomed {
                 }
                 Err(e) => return Err(e),
             };
-            let pardon = match stage.pardon.then(|| read_pardon(store, round)) {
-                Some(Ok(p)) => p,
+            let spared = match stage.pardon.then(|| spared_of(store, round, &condemned)) {
+                Some(Ok(s)) => s,
                 None => None,
                 Some(Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_)))) => {
                     tracing::warn!("{e}; what this round condemned is not referred to");
@@ -78,31 +80,38 @@ impl Doomed {
                 }
                 Some(Err(e)) => return Err(e),
             };
-            match pardon {
-                Some(Pardon::All) => {}
-                Some(Pardon::Packs(spared)) => {
-                    let spared: HashSet<PackId> = spared.into_iter().collect();
-                    out.packs.extend(condemned.packs.into_iter().filter(|p| !spared.contains(p)));
-                }
-                None => out.packs.extend(condemned.packs),
-            }
+            out.packs.extend(condemned.list.packs.into_iter().filter(|p| !spared.as_ref().is_some_and(|s| s.contains(p))));
         }
         Ok(out)
     }
 }
 
+/// A round's list, with the hash that its pardon names.
+pub(crate) struct Listed {
+    pub(crate) list: Condemned,
+    pub(crate) sha256: [u8; 32],
+}
+
 /// A round's list; `None` where it is not there (any more).
-pub(crate) fn read_condemned(store: &Inner, round: u64) -> Result<Option<Condemned>> {
-    read(store, &ObjectName::condemned(round), ObjectKind::Condemned, round, Condemned::decode)
+pub(crate) fn read_condemned(store: &Inner, round: u64) -> Result<Option<Listed>> {
+    let name = ObjectName::condemned(round);
+    let Some(bytes) = store.platform.read(&name, LIST_BYTES_MAX)? else { return Ok(None) };
+    let plain = store.keys.open_object(&name, ObjectKind::Condemned, &[0; 16], round, &bytes)?;
+    let list = Condemned::decode(&plain).map_err(|e| StoreError::damaged(&name, e))?;
+    Ok(Some(Listed { list, sha256: Sha256::digest(&bytes).into() }))
 }
 
-/// A round's decision; `None` where there is none yet.
+/// What of a list a round spares; `None` where it is not decided yet. A pardon of another list, whose round had the same number before it was
+/// retired, decides nothing about this one and lets nobody decide it any more: it is given up.
+pub(crate) fn spared_of(store: &Inner, round: u64, condemned: &Listed) -> Result<Option<Spared>> {
+    let pardon = read_pardon(store, round)?;
+    Ok(pardon.map(|p| if p.list_sha256 == condemned.sha256 { p.spared } else { Spared::All }))
+}
+
+/// A round's register, whatever list it decides.
 pub(crate) fn read_pardon(store: &Inner, round: u64) -> Result<Option<Pardon>> {
-    read(store, &ObjectName::pardon(round), ObjectKind::Pardon, round, Pardon::decode)
-}
-
-fn read<T>(store: &Inner, name: &ObjectName, kind: ObjectKind, round: u64, decode: fn(&[u8]) -> Result<T, FormatError>) -> Result<Option<T>> {
-    let Some(bytes) = store.platform.read(name, LIST_BYTES_MAX)? else { return Ok(None) };
-    let plain = store.keys.open_object(name, kind, &[0; 16], round, &bytes)?;
-    decode(&plain).map(Some).map_err(|e| StoreError::damaged(name, e))
+    let name = ObjectName::pardon(round);
+    let Some(bytes) = store.platform.read(&name, LIST_BYTES_MAX)? else { return Ok(None) };
+    let plain = store.keys.open_object(&name, ObjectKind::Pardon, &[0; 16], round, &bytes)?;
+    Pardon::decode(&plain).map(Some).map_err(|e| StoreError::damaged(&name, e))
 }

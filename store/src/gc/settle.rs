@@ -2,8 +2,14 @@
 
 use super::{GcOptions, GcReport, round, rounds};
 use crate::{Result, StoreError, store::Inner};
-use cairn_store_format::gc::Pardon;
+use cairn_store_format::{
+    ObjectName,
+    gc::{Condemned, Spared},
+};
 use std::collections::HashSet;
+
+/// In a pardon: it decides no list.
+const NO_LIST: [u8; 32] = [0; 32];
 
 /// Closes what can be closed. Another collection that is alive makes this one end as busy: two at once are safe, but one's work would be in vain.
 pub(super) fn settle(store: &Inner, options: &GcOptions, report: &mut GcReport) -> Result<()> {
@@ -22,13 +28,13 @@ fn settle_round(store: &Inner, n: u64, decided: bool, options: &GcOptions, repor
         Ok(None) => return Ok(()),
         Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
             tracing::warn!("{e}; round {n} cannot be finished, its packs are looked at anew");
-            return round::decide(store, n, &Pardon::All).map(drop);
+            return give_up(store, n);
         }
         Err(e) => return Err(e),
     };
-    let pardon = if decided {
-        match rounds::read_pardon(store, n) {
-            Ok(p) => p.unwrap_or(Pardon::All),
+    let spared = if decided {
+        match rounds::spared_of(store, n, &condemned) {
+            Ok(s) => s.unwrap_or(Spared::All),
             Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
                 // Its collection may still delete by what it decided: the round stays open, so that nobody refers to its packs.
                 tracing::warn!("{e}; round {n} stays as it is");
@@ -37,20 +43,31 @@ fn settle_round(store: &Inner, n: u64, decided: bool, options: &GcOptions, repor
             Err(e) => return Err(e),
         }
     } else {
-        let gone = store.platform.is_gone(&condemned.process);
+        let gone = store.platform.is_gone(&condemned.list.process);
         let (boot, now) = (store.platform.boot(), store.platform.monotonic_ms());
         if !gone && store.index.unchanged_ms(&format!("round-{n}"), 0, &boot, now)? < options.dead_after_ms {
             return Err(StoreError::Busy(format!(
                 "a garbage collection of host {} is at work here (round {n}); try again when it has ended. If it has died, the round is given up after {} h without a result",
-                condemned.host,
+                condemned.list.host,
                 options.dead_after_ms / 3_600_000
             )));
         }
-        round::decide(store, n, &Pardon::All)?
+        round::decide(store, n, &condemned, Spared::All)?
     };
-    let candidates: HashSet<_> = condemned.packs.into_iter().collect();
-    round::finish(store, n, &candidates, &pardon, report)?;
+    let candidates: HashSet<_> = condemned.list.packs.into_iter().collect();
+    round::finish(store, n, &candidates, &spared, report)?;
     store.index.unwatch(&format!("round-{n}"))?;
     report.settled_rounds += 1;
+    Ok(())
+}
+
+/// A list that nobody can read is given up by a pardon that names no list. If that pardon is what stands there, nobody will ever delete by this round,
+/// and the list can go at once; else its own collection may be at it, and everything stays condemned until somebody looks.
+fn give_up(store: &Inner, n: u64) -> Result<()> {
+    let unreadable = rounds::Listed { list: Condemned { host: String::new(), process: String::new(), time_unix_ms: 0, packs: Vec::new() }, sha256: NO_LIST };
+    round::decide(store, n, &unreadable, Spared::All)?;
+    if rounds::read_pardon(store, n)?.is_some_and(|p| p.list_sha256 == NO_LIST) {
+        round::deleting(store)?.delete(&ObjectName::condemned(n))?;
+    }
     Ok(())
 }

@@ -11,14 +11,13 @@ use super::{
     rounds,
 };
 use crate::{
-    Result, StoreError,
+    Result,
     damage::read_reports,
     platform::{Created, Deleting, Durability, random_bytes},
     store::Inner,
 };
 use cairn_store_format::{
     ObjectName, PackId, SessionId,
-    gc::Pardon,
     index::{self, IndexedPack},
     limits::LIST_BYTES_MAX,
     name::{parse_numbered, parse_round},
@@ -48,15 +47,13 @@ fn retire_rounds(store: &Inner, deleting: &dyn Deleting, report: &mut GcReport) 
             continue;
         }
         if stage.condemned {
-            let (condemned, pardon) = match (rounds::read_condemned(store, n), rounds::read_pardon(store, n)) {
-                (Ok(Some(c)), Ok(Some(p))) => (c, p),
-                (Err(StoreError::Damaged { .. }), Ok(Some(Pardon::All))) => {
-                    report.tidied += u64::from(deleting.delete(&ObjectName::condemned(n))?);
-                    continue;
-                }
+            let condemned = match rounds::read_condemned(store, n) {
+                Ok(Some(c)) => c,
+                // Unreadable: it stays, and everything is taken for condemned until an admin removes the file.
                 _ => continue,
             };
-            let gone: BTreeSet<PackId> = condemned.packs.into_iter().filter(|p| !pardon.spares(p)).collect();
+            let Ok(Some(spared)) = rounds::spared_of(store, n, &condemned) else { continue };
+            let gone: BTreeSet<PackId> = condemned.list.packs.into_iter().filter(|p| !spared.contains(p)).collect();
             for session in gone.iter().map(|p| p.session).collect::<BTreeSet<SessionId>>() {
                 forget_in_index(store, deleting, &session, report)?;
             }

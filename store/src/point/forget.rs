@@ -41,7 +41,7 @@ impl Store {
         for _ in 0..TRIES_MAX {
             let names: Vec<_> =
                 store.platform.list(dir.dir())?.into_iter().filter_map(|n| parse_numbered(n.file()).filter(|p| p.0 == point.id).map(|p| (p.1, n))).collect();
-            let next = names.iter().map(|n| n.0 + 1).max().unwrap_or(0);
+            let next = names.iter().map(|n| n.0.saturating_add(1)).max().unwrap_or(0);
             let mut damaged = Vec::new();
             let log = read_log(&mut CachedReader::new(store, true), &point.id, names, &mut damaged)?;
             if let Some(d) = damaged.first() {

@@ -49,7 +49,7 @@ impl Store {
         let entry = LogEntry { action, time_unix_ms: store.platform.now_unix_ms(), host: store.host.clone(), text }.encode();
         let dir = ObjectName::point_log(&point.id, 0);
         let used = store.platform.list(dir.dir())?;
-        let next = used.iter().filter_map(|n| parse_numbered(n.file())).filter(|n| n.0 == point.id).map(|n| n.1 + 1).max().unwrap_or(0);
+        let next = used.iter().filter_map(|n| parse_numbered(n.file())).filter(|n| n.0 == point.id).map(|n| n.1.saturating_add(1)).max().unwrap_or(0);
         for n in next..next.saturating_add(TRIES_MAX) {
             let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.id.0, n.into(), &entry)?;
             if store.platform.create(&ObjectName::point_log(&point.id, n), &bytes, Durability::Now)? == Created::New {

@@ -8,7 +8,7 @@ use crate::{
     store::Inner,
 };
 use cairn_store_format::{
-    ObjectName, SessionId,
+    ObjectName,
     config::Config,
     header::ObjectKind,
     ids::parse_hex,
@@ -115,7 +115,7 @@ fn same(name: &ObjectName, same: bool) -> Result<()> {
 }
 
 fn identity(root: &str, file: &str) -> Option<Identity> {
-    let session = |text: &str| text.parse::<SessionId>().ok();
+    let session = |text: &str| parse_session(text).ok();
     match root {
         "p" => parse_numbered(file).map(|(s, n)| (ObjectKind::PointLog, s.0, n.into())),
         "f" => session(file).map(|s| (ObjectKind::Tombstone, s.0, 0)),

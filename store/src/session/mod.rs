@@ -16,6 +16,7 @@ use crate::{
     gc::Doomed,
     platform::{Created, Durability},
     point::{Point, PointSet},
+    relocation::Moves,
     store::{Inner, Store},
 };
 use cairn_store_format::{
@@ -40,6 +41,8 @@ pub struct Session {
     pub(crate) condemned: Doomed,
     /// Places that are damaged by reports that hold: nothing new may come to depend on them.
     pub(crate) bad: Bad,
+    /// Moved places as of B3: nothing is deduplicated into them.
+    pub(crate) moved: Arc<Moves>,
     points: PointSet,
     pub(crate) seen: Seen,
     /// Packs of other sessions that chunks were deduplicated into, with the size their footer was read at; checked again in B5a.
@@ -62,11 +65,13 @@ impl Session {
         // B3: only now points are looked at, with fresh lists of c/ and f/.
         let points = PointSet::load(&store)?;
         let seen = seen_of(&points);
+        store.refresh_relocations()?;
+        let moved = store.relocations.known();
         // B4: the index, up to date, less what is reported as bad.
         store.refresh_index()?;
         store.packs.begin_session();
         let bad = Bad::load(&store)?;
-        Ok(Self { store, registered, condemned, bad, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false) })
+        Ok(Self { store, registered, condemned, bad, moved, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false) })
     }
 
     /// The session's id: the id of the point that it may commit.

@@ -145,7 +145,7 @@ pub fn point(store: &Store, outcome: &BackupOutcome) -> Point {
 pub fn restore(store: &Store, p: &Point) -> Result<Vec<u8>> {
     let disk = store.disks(p)?.remove(0);
     let target = MemTarget::new(usize::try_from(disk.size_bytes).expect("fits"));
-    store.restore_disk(&disk, &target, &Progress::default())?;
+    store.restore_disk(&disk, &target, cairn_store::restore::OnDamage::Stop, &Progress::default())?;
     Ok(target.0.into_inner().expect("lock"))
 }
 

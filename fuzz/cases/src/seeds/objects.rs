@@ -4,7 +4,7 @@ use super::{Seed, seed};
 use cairn_store_format::{
     FamilyId, Id, Location, ObjectName, PackId, PackKind, SessionId, StoreId,
     config::{ChunkSizes, Config},
-    gc::{self, Report, SessionRecord},
+    gc::{self, Condemned, Pardon, Report, SessionRecord, Spared},
     header::ObjectKind,
     index::{self, IndexedPack},
     keys::{EpochKeys, KeyRing, KeySlot, SlotKind},
@@ -200,12 +200,15 @@ fn collection() -> Vec<Seed> {
     fields.bytes(1, &[3]).text(2, "host-1").u64(3, TIME_UNIX_MS).bytes(4, &SESSION.0);
     let fields = fields.finish();
     let record = SessionRecord::decode(&fields).expect("a session record's first fields");
-    let packs = [pack_id(1, PackKind::Data), pack_id(2, PackKind::Meta)];
+    let packs = vec![pack_id(1, PackKind::Data), pack_id(2, PackKind::Meta)];
+    let condemned = Condemned { host: "host-1".into(), process: "boot pid:[1] 7 8".into(), time_unix_ms: TIME_UNIX_MS, packs: packs.clone() };
     let (from, to) = (reference(1).at, reference(2).at);
     let report = Report { at: from, text: "seal".into(), host: "host-1".into(), time_unix_ms: TIME_UNIX_MS };
     vec![
         seed("store_gc", "session", record.encode()),
-        seed("store_gc", "packs", gc::encode_packs(&packs)),
+        seed("store_gc", "condemned", condemned.encode()),
+        seed("store_gc", "pardon-all", Pardon { list_sha256: [1; 32], spared: Spared::All }.encode()),
+        seed("store_gc", "pardon", Pardon { list_sha256: [2; 32], spared: Spared::Packs(packs.into_iter().collect()) }.encode()),
         seed("store_gc", "relocations", gc::encode_relocations(&[(from, to), (to, from)])),
         seed("store_gc", "report", report.encode()),
         seed("store_tlv", "record", fields),
