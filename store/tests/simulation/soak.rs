@@ -3,7 +3,7 @@
 
 use crate::{
     common::{self, content},
-    town::{Town, repacking, ruthless, seed_or},
+    town::{Town, noise, repacking, ruthless, seed_or},
 };
 use cairn_store::{
     GcOptions, Plan, Progress, Result, Store, StoreError,
@@ -57,7 +57,7 @@ fn change(image: &mut Vec<u8>, rng: &mut Rng) {
     for _ in 0..1 + rng.below(3) {
         let at = rng.below(image.len());
         let len = (1 + rng.below(20_000)).min(image.len() - at);
-        image[at..at + len].copy_from_slice(&content(len, rng.below(6) as u64));
+        image[at..at + len].copy_from_slice(&noise(len, rng.below(6) as u64));
     }
     if rng.below(6) == 0 {
         image.resize(20_000 + rng.below(90_000), 3);
