@@ -3,7 +3,7 @@
 
 use crate::{
     common::{self, content},
-    town::{Town, noise, repacking, ruthless, seed_or},
+    town::{Town, env_number, noise, repacking, ruthless, seed_or},
 };
 use cairn_store::{
     GcOptions, Plan, Progress, Result, Store, StoreError,
@@ -107,7 +107,7 @@ fn read_all(town: &Town, store: &Store) {
 
 /// How many seeds each suite here runs.
 fn seeds(default: u64) -> std::ops::Range<u64> {
-    let count = std::env::var("CAIRN_SIM_SEEDS").ok().map_or(default, |n| n.parse().expect("CAIRN_SIM_SEEDS is a number"));
+    let count = env_number("CAIRN_SIM_SEEDS").unwrap_or(default);
     let first = seed_or(1000);
     first..first + count
 }
