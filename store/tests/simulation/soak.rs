@@ -114,15 +114,15 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn many_hosts_on_nfs() {
-    for seed in seeds(12) {
-        day(StorageKind::Nfs, seed, 6);
+    for seed in seeds(120) {
+        day(StorageKind::Nfs, seed, 8);
     }
 }
 
 #[test]
 fn many_processes_on_one_host() {
-    for seed in seeds(12) {
-        day(StorageKind::Local, seed, 6);
+    for seed in seeds(120) {
+        day(StorageKind::Local, seed, 8);
     }
 }
 
