@@ -38,11 +38,21 @@ pub enum Op {
 
 const KILLED: i32 = 128 + 9;
 
-/// The name under which a right end is counted; `Err` is what is wrong. `shut_out`: a collection that takes the living for dead ran meanwhile.
+/// What the suite itself did to a command that ran just now.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Around {
+    /// A collection that takes the living for dead ran meanwhile.
+    pub shut_out: bool,
+    /// The cache in its state folder was damaged a short while ago.
+    pub spoiled: bool,
+}
+
+/// The name under which a right end is counted; `Err` is what is wrong.
 ///
 /// # Errors
 /// The end is not a right one.
-pub fn judge(op: Op, ended: &Ended, shut_out: bool) -> Result<&'static str, &'static str> {
+pub fn judge(op: Op, ended: &Ended, around: Around) -> Result<&'static str, &'static str> {
+    let shut_out = around.shut_out;
     let (code, said) = (ended.output.code(), ended.output.err_text());
     let says = |text: &str| said.contains(text);
     if says("panicked") {
@@ -64,6 +74,8 @@ pub fn judge(op: Op, ended: &Ended, shut_out: bool) -> Result<&'static str, &'st
         (Op::Backup | Op::Undo | Op::Gc | Op::GcImpatient, FAILED) if shut_out && says("was shut out") => Ok("shut out"),
         (Op::Backup | Op::Undo | Op::Gc | Op::GcImpatient, DAMAGED) if shut_out => Ok("shut out, then its packs were collected"),
         (_, FAILED) if shut_out && says("No such file or directory") => Ok("its temporary file was taken for a dead one's"),
+        // Damage of a cache that shows in the middle of a command ends it; the next command makes the cache anew.
+        (_, FAILED) if around.spoiled && says("it is only a cache") => Ok("cache found damaged"),
         _ => Err("no such end is allowed"),
     }
 }
@@ -83,14 +95,16 @@ mod tests {
 
     #[test]
     fn only_right_ends_pass() {
-        assert_eq!(judge(Op::Backup, &ended(0, false, ""), false), Ok("done"));
-        assert_eq!(judge(Op::Backup, &ended(137, true, ""), false), Ok("killed"));
-        assert!(judge(Op::Backup, &ended(137, false, ""), false).is_err(), "killed by another");
-        assert!(judge(Op::Backup, &ended(139, true, ""), false).is_err(), "a segmentation fault");
-        assert!(judge(Op::Backup, &ended(1, false, "it was shut out"), false).is_err(), "by whom?");
-        assert!(judge(Op::Backup, &ended(1, false, "it was shut out"), true).is_ok());
-        assert!(judge(Op::Restore, &ended(14, false, ""), true).is_err());
-        assert!(judge(Op::Restore, &ended(0, false, "thread panicked at"), false).is_err());
-        assert!(judge(Op::ForgetProtected, &ended(0, false, ""), false).is_err());
+        let (alone, shut_out) = (Around::default(), Around { shut_out: true, spoiled: false });
+        assert_eq!(judge(Op::Backup, &ended(0, false, ""), alone), Ok("done"));
+        assert_eq!(judge(Op::Backup, &ended(137, true, ""), alone), Ok("killed"));
+        assert!(judge(Op::Backup, &ended(137, false, ""), alone).is_err(), "killed by another");
+        assert!(judge(Op::Backup, &ended(139, true, ""), alone).is_err(), "a segmentation fault");
+        assert!(judge(Op::Backup, &ended(1, false, "it was shut out"), alone).is_err(), "by whom?");
+        assert!(judge(Op::Backup, &ended(1, false, "it was shut out"), shut_out).is_ok());
+        assert!(judge(Op::Restore, &ended(14, false, ""), shut_out).is_err());
+        assert!(judge(Op::Restore, &ended(0, false, "thread panicked at"), alone).is_err());
+        assert!(judge(Op::List, &ended(1, false, "it is only a cache"), alone).is_err(), "nobody had touched it");
+        assert!(judge(Op::ForgetProtected, &ended(0, false, ""), alone).is_err());
     }
 }

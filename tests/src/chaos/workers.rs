@@ -229,7 +229,7 @@ pub fn sabotage(world: &World, mut rng: Rng) {
     while !world.is_over() {
         world.pause(&mut rng, 24_000);
         let kind = rng.below(4);
-        let result = world.alone_with_state(rng.index(STATES), |folder| spoil(folder, kind, &mut rng));
+        let result = world.spoil_state(rng.index(STATES), |folder| spoil(folder, kind, &mut rng));
         match result {
             Ok(()) => world.count(
                 Op::List,

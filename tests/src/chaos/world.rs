@@ -4,7 +4,7 @@ use super::children::{Children, Ended};
 use super::image::Image;
 use super::rng::Rng;
 use super::truth::{Expected, Listed, Truth};
-use super::verdict::{Op, judge};
+use super::verdict::{Around, Op, judge};
 use crate::cairn::{Cairn, DONE};
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -20,6 +20,8 @@ pub const WRITERS: usize = 4;
 pub const STATES: usize = 4;
 /// A command that takes longer hangs; stops are short against it.
 const LIMIT: Duration = Duration::from_secs(240);
+/// After a cache was damaged, commands that began before may still meet the damage for so long.
+const SPOILED: Duration = Duration::from_secs(20);
 /// Earlier images that a writer may go back to.
 const PAST_MAX: usize = 48;
 
@@ -36,7 +38,7 @@ pub struct World {
     /// Points that are listed now, by the newest list.
     pub points_seen: AtomicU64,
     cairn: Cairn,
-    states: Vec<(PathBuf, RwLock<()>)>,
+    states: Vec<(PathBuf, RwLock<Option<Instant>>)>,
     past: Mutex<VecDeque<Arc<Image>>>,
     impatient: [AtomicU64; 2],
     tally: Mutex<BTreeMap<(Op, String), u64>>,
@@ -62,7 +64,7 @@ impl World {
         for name in ["state", "restored", "log", "tmp"] {
             std::fs::create_dir_all(dir.join(name)).map_err(Error::io("create", &dir.join(name)))?;
         }
-        states.extend((0..STATES).map(|n| (dir.join("state").join(n.to_string()), RwLock::new(()))));
+        states.extend((0..STATES).map(|n| (dir.join("state").join(n.to_string()), RwLock::new(None))));
         Ok(Self {
             dir: dir.to_owned(),
             truth: Truth::default(),
@@ -150,17 +152,19 @@ impl World {
         lock(&self.past).iter().cloned().collect()
     }
 
-    /// Nobody uses this state folder while `work` runs.
-    pub fn alone_with_state<T>(&self, state: usize, work: impl FnOnce(&Path) -> T) -> T {
+    /// Nobody uses this state folder while `work` spoils it.
+    pub fn spoil_state<T>(&self, state: usize, work: impl FnOnce(&Path) -> T) -> T {
         let (path, users) = &self.states[state];
-        let _alone = users.write().unwrap_or_else(PoisonError::into_inner);
+        let mut alone = users.write().unwrap_or_else(PoisonError::into_inner);
+        *alone = Some(Instant::now());
         work(path)
     }
 
     /// Runs a command and judges its end; `None` where it was killed or where its end was wrong. With `--json` unless it restores.
     pub fn run(&self, op: Op, state: usize, args: &[&str]) -> Option<Ended> {
         let (folder, users) = &self.states[state];
-        let _user = users.read().unwrap_or_else(PoisonError::into_inner);
+        let user = users.read().unwrap_or_else(PoisonError::into_inner);
+        let spoiled = user.is_some_and(|at| at.elapsed() < SPOILED);
         let mut command = self.cairn.command(args);
         command.arg("--json").arg("--state-dir").arg(folder).env("TMPDIR", self.dir.join("tmp"));
         let log = self.dir.join("log").join(format!("{:06}", self.unique()));
@@ -180,7 +184,7 @@ impl World {
                 return None;
             }
         };
-        match judge(op, &ended, shut_out) {
+        match judge(op, &ended, Around { shut_out, spoiled }) {
             Ok(what) => {
                 self.count(op, what);
                 for ext in ["out", "err"] {
