@@ -35,6 +35,17 @@ impl Relocations {
     pub(crate) fn known(&self) -> Arc<Moves> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).moves.clone()
     }
+
+    fn learn(&self, moves: Vec<(Location, Location)>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = Arc::make_mut(&mut known.moves);
+        for (from, to) in moves {
+            let targets = all.entry(from).or_default();
+            if !targets.contains(&to) {
+                targets.push(to);
+            }
+        }
+    }
 }
 
 impl Inner {
@@ -66,34 +77,42 @@ impl Inner {
             }
         }
         reader.keep()?;
-        let mut read = Vec::new();
-        for list in &lists {
-            match self.relocation_list(list) {
-                Ok(moves) => read.extend(moves.unwrap_or_default()),
-                Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => tracing::warn!("{e}; this list of moved frames is left out"),
-                Err(e) => return Err(e),
-            }
-        }
-        let mut known = self.relocations.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.registers.extend(new.into_iter().map(|(id, _)| id));
-        if !read.is_empty() {
-            let moves = Arc::make_mut(&mut known.moves);
-            for (from, to) in read {
-                let targets = moves.entry(from).or_default();
-                if !targets.contains(&to) {
-                    targets.push(to);
+        // A later list may have moved an earlier one's frame with the rest of its pack: newest first, and again while that finds more.
+        lists.reverse();
+        loop {
+            let before = lists.len();
+            let mut missing = Vec::new();
+            for list in lists {
+                match self.relocation_list(&list) {
+                    Ok(Some(moves)) => self.relocations.learn(moves),
+                    Ok(None) => missing.push(list),
+                    Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => tracing::warn!("{e}; this list of moved frames is left out"),
+                    Err(e) => return Err(e),
                 }
             }
+            lists = missing;
+            if lists.is_empty() || lists.len() == before {
+                break;
+            }
         }
+        self.relocations.0.lock().unwrap_or_else(PoisonError::into_inner).registers.extend(new.into_iter().map(|(id, _)| id));
         Ok(())
     }
 
-    /// A list's moves; `None` where its pack is gone.
+    /// A list's moves, from where its frame is by what this process knows of moves; `None` where its pack is gone.
     pub(crate) fn relocation_list(&self, list: &Ref) -> Result<Option<Vec<(Location, Location)>>> {
-        if !self.pack_exists(&list.at.pack)? {
-            return Ok(None);
+        let moves = self.relocations.known();
+        let (mut todo, mut seen) = (vec![list.at], HashSet::new());
+        while let Some(at) = todo.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
+            if self.pack_exists(&at.pack)? {
+                let plain = self.fetch_at(&mut decompressor(), &at, &list.id, FrameKind::Relocation, 0)?;
+                return Ok(Some(decode_relocations(&plain)?));
+            }
+            todo.extend(moves.get(&at).into_iter().flatten());
         }
-        let plain = self.fetch_at(&mut decompressor(), &list.at, &list.id, FrameKind::Relocation, 0)?;
-        Ok(Some(decode_relocations(&plain)?))
+        Ok(None)
     }
 }
