@@ -66,3 +66,20 @@ fn repacking_local() {
 fn repacking_nfs() {
     run(StorageKind::Nfs, script_with_repacking, repacking(), 5);
 }
+
+/// Small packs are rewritten by each collection here, and with them the list of what the one before has moved.
+#[test]
+fn frames_and_their_lists_that_were_moved_again_and_again_are_found() {
+    for kind in [StorageKind::Nfs, StorageKind::Local] {
+        let town = Town::from_saved(kind, 8, &start(kind));
+        let host = town.world.host(0);
+        for round in 0..5 {
+            // Nothing but what lies in the store tells the next one where everything is.
+            let report = town.collect(&town.store(host), &repacking());
+            assert!(report.moved_frames > 0, "round {round}: {report:?}");
+            town.forget_index_files();
+            town.audit(&town.store(host));
+        }
+        town.collect_and_audit(host, &ruthless());
+    }
+}

@@ -3,9 +3,12 @@
 use crate::common::{self, Mem, info, restore};
 use cairn_store::{
     Credential, DiskJob, GcOptions, GcReport, InitOptions, OpenOptions, Plan, Point, Profile, Progress, Result, Store, StoreError,
-    format::SessionId,
+    format::{ObjectName, SessionId},
     init_on,
-    platform::simulated::{Rates, Rng, SimulatedPlatform, Snapshot, StorageKind, Survival, World},
+    platform::{
+        Platform,
+        simulated::{Rates, Rng, SimulatedPlatform, Snapshot, StorageKind, Survival, World},
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -88,6 +91,9 @@ impl Town {
 
     pub fn from_saved(kind: StorageKind, seed: u64, saved: &Saved) -> Self {
         let world = World::from_snapshot(kind, seed, &saved.snapshot);
+        if let Some(lines) = env_number("CAIRN_SIM_TRACE") {
+            world.set_trace_lines(usize::try_from(lines).expect("fits"));
+        }
         Self { world, kind, seed, state: temp_dir(), states: AtomicU64::new(0), ledger: Mutex::new(saved.ledger.clone()) }
     }
 
@@ -163,6 +169,17 @@ impl Town {
         match restore(store, point) {
             Ok(data) => assert!(data == **entry.content, "point {} restores to something else", point.id),
             Err(e) => panic!("point {} is listed and does not restore: {e}", point.id),
+        }
+    }
+
+    /// Deletes all index files: nobody needs them to find what points refer to.
+    pub fn forget_index_files(&self) {
+        let process = self.world.process(self.world.host(0));
+        let names = self.world.names();
+        for name in names.iter().filter(|n| n.starts_with("x/")) {
+            let (dir, file) = name.rsplit_once('/').expect("below x/");
+            let deleting = process.deleting().expect("it may");
+            assert!(deleting.delete(&ObjectName::listed(dir, file).expect("an object")).expect("deletes"));
         }
     }
 
@@ -293,5 +310,10 @@ pub fn dirty(old: &[u8], new: &[u8]) -> Vec<Range<u64>> {
 
 /// The seed of a run: from the environment to replay one, else the given one.
 pub fn seed_or(default: u64) -> u64 {
-    std::env::var("CAIRN_SIM_SEED").ok().map_or(default, |s| s.parse().expect("CAIRN_SIM_SEED is a number"))
+    env_number("CAIRN_SIM_SEED").unwrap_or(default)
+}
+
+/// A number from the environment.
+pub fn env_number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|s| s.parse().unwrap_or_else(|_| panic!("{name} is '{s}' and shall be a number")))
 }
