@@ -1,7 +1,7 @@
 //! Where frames were moved to: the lists of all committed relocation registers.
 //!
 //! Invariants: a place may have been moved more than once, to several places: all of them count. A list whose frame is gone was retired by a
-//! collection once no map used it any more, and says nothing.
+//! collection once no map used it any more, and says nothing. A list's own frame may have been moved by another list.
 
 use crate::{
     Result, StoreError,
@@ -31,6 +31,17 @@ struct Known {
 }
 
 impl Relocations {
+    fn take_in(&self, read: Vec<(Location, Location)>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let moves = Arc::make_mut(&mut known.moves);
+        for (from, to) in read {
+            let targets = moves.entry(from).or_default();
+            if !targets.contains(&to) {
+                targets.push(to);
+            }
+        }
+    }
+
     /// All moves known so far.
     pub(crate) fn known(&self) -> Arc<Moves> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).moves.clone()
@@ -58,46 +69,62 @@ impl Inner {
             let known = self.relocations.0.lock().unwrap_or_else(PoisonError::into_inner);
             registers::list(self)?.into_iter().filter(|(id, _)| !known.registers.contains(id)).collect()
         };
-        let mut lists = Vec::new();
+        let mut unread: Vec<(SessionId, Ref)> = Vec::new();
+        let mut done = Vec::new();
         for (id, name) in &new {
             match reader.register(id, name) {
-                Ok(Decided::Relocation(list)) => lists.push(list),
-                Ok(_) => {}
+                Ok(Decided::Relocation(list)) => unread.push((*id, list)),
                 // No list that could be used; those who need all registers report it.
-                Err(StoreError::Damaged { .. } | StoreError::Format(_)) => {}
+                Ok(_) | Err(StoreError::Damaged { .. } | StoreError::Format(_)) => done.push(*id),
                 // It may well be one: whoever goes on without it would take moved frames for unused.
                 Err(e) => return Err(e),
             }
         }
         reader.keep()?;
-        let mut read = Vec::new();
-        for list in &lists {
-            match self.relocation_list(list) {
-                Ok(moves) => read.extend(moves.unwrap_or_default()),
-                Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => tracing::warn!("{e}; this list of moved frames is left out"),
-                Err(e) => return Err(e),
-            }
-        }
-        let mut known = self.relocations.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.registers.extend(new.into_iter().map(|(id, _)| id));
-        if !read.is_empty() {
-            let moves = Arc::make_mut(&mut known.moves);
-            for (from, to) in read {
-                let targets = moves.entry(from).or_default();
-                if !targets.contains(&to) {
-                    targets.push(to);
+        // A list may itself have been moved by another one, whatever their order: those that cannot be found are tried again after the others.
+        loop {
+            let before = unread.len();
+            let mut still_unread = Vec::new();
+            for (id, list) in unread {
+                match self.relocation_list(&list) {
+                    Ok(Some(moves)) => self.relocations.take_in(moves),
+                    Ok(None) => {
+                        still_unread.push((id, list));
+                        continue;
+                    }
+                    Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => tracing::warn!("{e}; this list of moved frames is left out"),
+                    Err(e) => return Err(e),
                 }
+                done.push(id);
+            }
+            unread = still_unread;
+            if unread.is_empty() || unread.len() == before {
+                break;
             }
         }
+        // What is left was retired, or its new place is told by a list that is newer than this look: the next look tries it again.
+        self.relocations.0.lock().unwrap_or_else(PoisonError::into_inner).registers.extend(done);
         Ok(())
     }
 
-    /// A list's moves; `None` where its pack is gone.
+    /// A list's moves, from where its register says or where it was moved to; `None` where its pack is gone.
     pub(crate) fn relocation_list(&self, list: &Ref) -> Result<Option<Vec<(Location, Location)>>> {
-        if !self.pack_exists(&list.at.pack)? {
-            return Ok(None);
+        let moves = self.relocations.known();
+        let (mut places, mut seen, mut first_error) = (vec![list.at], HashSet::new(), None);
+        while let Some(at) = places.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
+            places.extend(moves.get(&at).into_iter().flatten());
+            if !self.pack_exists(&at.pack)? {
+                continue;
+            }
+            match self.fetch_at(&mut decompressor(), &at, &list.id, FrameKind::Relocation, 0) {
+                Ok(plain) => return Ok(Some(decode_relocations(&plain)?)),
+                Err(e @ StoreError::Damaged { .. }) => first_error = first_error.or(Some(e)),
+                Err(e) => return Err(e),
+            }
         }
-        let plain = self.fetch_at(&mut decompressor(), &list.at, &list.id, FrameKind::Relocation, 0)?;
-        Ok(Some(decode_relocations(&plain)?))
+        first_error.map_or(Ok(None), Err)
     }
 }

@@ -97,18 +97,24 @@ impl<'a> Marker<'a> {
     /// Marks the lists of moves that a marked map still needs; the others may go with their packs.
     pub(crate) fn lists(&mut self, lists: &[Ref]) -> Result<()> {
         self.current = None;
+        let mut unused: Vec<(&Ref, Vec<Location>)> = Vec::new();
         for list in lists {
-            let moves = match self.store.relocation_list(list) {
-                Ok(moves) => moves.unwrap_or_default(),
+            match self.store.relocation_list(list) {
+                Ok(moves) => unused.push((list, moves.unwrap_or_default().into_iter().map(|(from, _)| from).collect())),
                 // What it moved is looked for in the index; if that fails too, the walk has noted the loss.
-                Err(StoreError::Damaged { .. } | StoreError::Format(_)) => continue,
+                Err(StoreError::Damaged { .. } | StoreError::Format(_)) => {}
                 Err(e) => return Err(e),
-            };
-            if moves.iter().any(|(from, _)| self.moves_used.contains(from)) {
-                self.mark(list)?;
             }
         }
-        Ok(())
+        // A list may be needed only because it moved the frame of another one: go on until no further list is found to be in use.
+        loop {
+            let (used, rest): (Vec<_>, Vec<_>) = unused.into_iter().partition(|(_, moved)| moved.iter().any(|at| self.moves_used.contains(at)));
+            unused = rest;
+            if used.is_empty() {
+                return Ok(());
+            }
+            used.iter().try_for_each(|(list, _)| self.mark(list).map(drop))?;
+        }
     }
 
     fn node(&mut self, level: u8, r: &Ref) -> Result<()> {

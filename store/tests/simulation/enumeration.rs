@@ -3,7 +3,7 @@
 use crate::{
     common::content,
     enumerate::{Enumeration, Script},
-    town::{Saved, Town},
+    town::{Saved, Town, noise},
 };
 use cairn_store::{Plan, Result, Store, platform::simulated::StorageKind};
 
@@ -11,7 +11,7 @@ fn image(generation: u64) -> Vec<u8> {
     let mut image = content(150_000, 5);
     let at = usize::try_from(generation).expect("small") * 20_000;
     let len = if generation == 0 { 0 } else { 9_000 };
-    image[at..at + len].copy_from_slice(&content(len, generation));
+    image[at..at + len].copy_from_slice(&noise(len, generation));
     image
 }
 
@@ -29,7 +29,7 @@ fn compare(town: &Town, store: &Store) -> Result<()> {
 
 /// Another domain with content of the first one: its chunks are known by the index alone.
 fn duplicate(town: &Town, store: &Store) -> Result<()> {
-    town.backup(store, "b", &[content(60_000, 77), image(0)].concat()).map(drop)
+    town.backup(store, "b", &[noise(60_000, 77), image(0)].concat()).map(drop)
 }
 
 /// Two backups in one process: the second may not lean on what the first failed to make durable.

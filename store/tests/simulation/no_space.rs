@@ -1,9 +1,6 @@
 //! A storage that is full at every byte of a pack, and an fdatasync or fsync that fails once.
 
-use crate::{
-    common::content,
-    town::{Saved, Town, seed_or},
-};
+use crate::town::{Saved, Town, noise, seed_or};
 use cairn_store::{
     StoreError,
     format::ObjectName,
@@ -15,7 +12,7 @@ use cairn_store::{
 
 /// One chunk that hardly shrinks: a pack of some 4 KiB would take too long at every byte, so most of it repeats.
 fn image(n: u8) -> Vec<u8> {
-    let mut image = content(120, u64::from(n) | 2);
+    let mut image = noise(120, n.into());
     image.resize(5000, n);
     image
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     common::{self, content},
-    town::{Town, repacking, ruthless, seed_or},
+    town::{Town, env_number, noise, repacking, ruthless, seed_or},
 };
 use cairn_store::{
     GcOptions, Plan, Progress, Result, Store, StoreError,
@@ -57,7 +57,7 @@ fn change(image: &mut Vec<u8>, rng: &mut Rng) {
     for _ in 0..1 + rng.below(3) {
         let at = rng.below(image.len());
         let len = (1 + rng.below(20_000)).min(image.len() - at);
-        image[at..at + len].copy_from_slice(&content(len, rng.below(6) as u64));
+        image[at..at + len].copy_from_slice(&noise(len, rng.below(6) as u64));
     }
     if rng.below(6) == 0 {
         image.resize(20_000 + rng.below(90_000), 3);
@@ -107,22 +107,22 @@ fn read_all(town: &Town, store: &Store) {
 
 /// How many seeds each suite here runs.
 fn seeds(default: u64) -> std::ops::Range<u64> {
-    let count = std::env::var("CAIRN_SIM_SEEDS").ok().map_or(default, |n| n.parse().expect("CAIRN_SIM_SEEDS is a number"));
+    let count = env_number("CAIRN_SIM_SEEDS").unwrap_or(default);
     let first = seed_or(1000);
     first..first + count
 }
 
 #[test]
 fn many_hosts_on_nfs() {
-    for seed in seeds(12) {
-        day(StorageKind::Nfs, seed, 6);
+    for seed in seeds(120) {
+        day(StorageKind::Nfs, seed, 8);
     }
 }
 
 #[test]
 fn many_processes_on_one_host() {
-    for seed in seeds(12) {
-        day(StorageKind::Local, seed, 6);
+    for seed in seeds(120) {
+        day(StorageKind::Local, seed, 8);
     }
 }
 

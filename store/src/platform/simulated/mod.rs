@@ -33,8 +33,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// When the world begins, Unix milliseconds.
 const BEGIN_UNIX_MS: u64 = 1_795_219_200_000;
-/// Last operations kept as text.
-const TRACE_LINES_MAX: usize = 400;
+/// Last operations kept as text, unless [`World::set_trace_lines`] says otherwise.
+const TRACE_LINES: usize = 400;
 /// More operations than any suite needs: something goes round in circles.
 const OPERATIONS_MAX: u64 = 20_000_000;
 /// A request of a process that died takes effect within so many operations.
@@ -119,6 +119,7 @@ struct State {
     missed: BTreeSet<(usize, String)>,
     trace_hash: u64,
     trace: VecDeque<String>,
+    trace_lines_max: usize,
     /// Operations of the process that is recorded.
     recording: Option<(usize, Vec<Operation>)>,
 }
@@ -163,6 +164,7 @@ impl World {
             missed: BTreeSet::new(),
             trace_hash: seed,
             trace: VecDeque::new(),
+            trace_lines_max: TRACE_LINES,
             recording: None,
         };
         Arc::new(Self { kind, state: Mutex::new(state), turn_changed: Condvar::new() })
@@ -253,6 +255,11 @@ impl World {
         self.lock().operations
     }
 
+    /// How many of the last operations are kept as text.
+    pub fn set_trace_lines(&self, lines_max: usize) {
+        self.lock().trace_lines_max = lines_max;
+    }
+
     /// The last operations, one a line.
     pub fn trace(&self) -> String {
         self.lock().trace.iter().fold(String::new(), |mut all, line| {
@@ -266,7 +273,7 @@ impl World {
 impl State {
     fn note(&mut self, line: String) {
         self.trace_hash = xxh3_64_with_seed(line.as_bytes(), self.trace_hash);
-        if self.trace.len() >= TRACE_LINES_MAX {
+        if self.trace.len() >= self.trace_lines_max {
             self.trace.pop_front();
         }
         self.trace.push_back(line);
