@@ -5,7 +5,7 @@
 
 use crate::{
     Result, StoreError,
-    platform::{Durability, random_bytes},
+    platform::{Durability, Platform, random_bytes},
     resolve::decompressor,
     store::Inner,
 };
@@ -95,11 +95,22 @@ fn frame_is_good(store: &Inner, at: &Location) -> Result<bool> {
     Ok(false)
 }
 
+/// An object that others can do without: one that is too large to be whole counts as absent, with a warning.
+pub(crate) fn read_or_skip(platform: &dyn Platform, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
+    match platform.read(name, max) {
+        Err(e @ StoreError::Damaged { .. }) => {
+            tracing::warn!("{e}; skipped");
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
 /// All reports. One that cannot be read says nothing.
 pub(crate) fn read_reports(store: &Inner) -> Result<Vec<(ObjectName, Report)>> {
     let mut out = Vec::new();
     for name in store.platform.list("b")? {
-        let (Ok(id), Some(bytes)) = (parse_hex::<16>(name.file()), store.platform.read(&name, SMALL_BYTES_MAX)?) else { continue };
+        let (Ok(id), Some(bytes)) = (parse_hex::<16>(name.file()), read_or_skip(&*store.platform, &name, SMALL_BYTES_MAX)?) else { continue };
         let report = store.keys.open_object(&name, ObjectKind::Report, &id, 0, &bytes).and_then(|plain| Ok(Report::decode(&plain)?));
         match report {
             Ok(r) => out.push((name, r)),

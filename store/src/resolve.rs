@@ -1,6 +1,10 @@
 //! From a reference to plain content, by the resolution rule: hint, relocations, local index, newer index files, trash, then a report.
 
-use crate::{Result, StoreError, damage::whole_pack, store::Inner};
+use crate::{
+    Result, StoreError,
+    damage::{read_or_skip, whole_pack},
+    store::Inner,
+};
 use cairn_store_format::{
     Id, Location, ObjectName, PackId,
     limits::LIST_BYTES_MAX,
@@ -110,7 +114,7 @@ impl Inner {
                 if known.contains(name.as_str()) {
                     continue;
                 }
-                let Some(bytes) = self.platform.read(&name, LIST_BYTES_MAX)? else { continue };
+                let Some(bytes) = read_or_skip(&*self.platform, &name, LIST_BYTES_MAX)? else { continue };
                 match cairn_store_format::index::decode(&bytes) {
                     Ok((_, packs)) => self.index.add(&packs, Some(name.as_str()))?,
                     // A damaged index file costs missed duplicates, nothing else; scrub reports it.

@@ -3,7 +3,7 @@
 use crate::{
     Result, StoreError,
     crypto::{Credential, Keys, unwrap_master, verify_signature},
-    damage::Reported,
+    damage::{Reported, read_or_skip},
     index::Index,
     pack::PackReader,
     platform::{LocalPlatform, Platform},
@@ -116,12 +116,33 @@ pub(crate) fn read_config(platform: &dyn Platform) -> Result<Config> {
     };
     let names = platform.list("config")?;
     let newest = names.iter().filter_map(|n| parse_copy(n.file(), "")).max().ok_or_else(none)?;
-    first_whole(&names, newest, "", |name| {
+    let read = |name: &ObjectName| {
         let bytes = platform.read(name, SMALL_BYTES_MAX)?.ok_or_else(none)?;
         let (config, signed, signature) = Config::decode(&bytes).map_err(|e| StoreError::damaged(name, e))?;
         verify_signature(&config.public_key, signed, &signature)?;
         Ok(config)
-    })
+    };
+    let first = first_whole(&names, newest, "", read)?;
+    // Another store's configuration is whole as well; the key ring says whose copy is the right one.
+    if !ring_is_of(platform, &first.store)?
+        && let Some(other) = names.iter().filter(|n| parse_copy(n.file(), "") == Some(newest)).filter_map(|n| read(n).ok()).find(|c| c.store != first.store)
+        && ring_is_of(platform, &other.store)?
+    {
+        tracing::warn!("a copy in config/ is that of another store; the other copy is used");
+        return Ok(other);
+    }
+    Ok(first)
+}
+
+/// Whether a copy of a key ring says that it belongs to this store; in the clear, so it is no proof.
+fn ring_is_of(platform: &dyn Platform, store: &StoreId) -> Result<bool> {
+    for name in platform.list("keys")?.iter().filter(|n| parse_copy(n.file(), "ring-").is_some()) {
+        let bytes = read_or_skip(platform, name, SMALL_BYTES_MAX)?.unwrap_or_default();
+        if small::decode(ObjectKind::KeyRing, &bytes).is_ok_and(|ring| ring.subject == store.0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The first of an object's copies that is whole; else the first one's error.
@@ -194,6 +215,9 @@ fn read_ring(platform: &dyn Platform, config: &Config, credential: Option<&Crede
     first_whole(&names, number, "ring-", |name| {
         let bytes = platform.read(name, SMALL_BYTES_MAX)?.ok_or_else(|| damaged(&"the key ring is missing"))?;
         let ring = small::decode(ObjectKind::KeyRing, &bytes).map_err(|e| StoreError::damaged(name, e))?;
+        if ring.subject != config.store.0 || ring.number != number {
+            return Err(StoreError::damaged(name, "it is another store's, or lies under another name"));
+        }
         let Some(master) = &master else { return Ok(KeyRing::decode(ring.sealed)?) };
         let plain = crate::crypto::open_with(master, &aad, ring.sealed).ok_or_else(|| StoreError::damaged(name, "its seal does not hold"))?;
         Ok(KeyRing::decode(&Zeroizing::new(plain))?)
@@ -204,12 +228,25 @@ fn find_master(platform: &dyn Platform, names: &[ObjectName], credential: Option
     let Some(credential) = credential else {
         return Err(StoreError::Key("this store is encrypted and no key was given; use --key-file, CAIRN_KEY_FILE or CAIRN_PASSPHRASE_FILE".into()));
     };
+    let read = |name: &ObjectName| {
+        let Some(bytes) = platform.read(name, SMALL_BYTES_MAX)? else { return Ok(None) };
+        unwrap_master(&KeySlot::decode(&bytes).map_err(|e| StoreError::damaged(name, e))?, credential)
+    };
+    let mut unreadable = None;
     for name in names.iter().filter(|n| n.file().starts_with("slot-")) {
-        let Some(bytes) = platform.read(name, SMALL_BYTES_MAX)? else { continue };
-        let slot = KeySlot::decode(&bytes).map_err(|e| StoreError::damaged(name, e))?;
-        if let Some(master) = unwrap_master(&slot, credential)? {
-            return Ok(master);
+        match read(name) {
+            Ok(Some(master)) => return Ok(master),
+            Ok(None) => {}
+            // Each slot alone opens the store: one that is damaged must not hide the others.
+            Err(e) => {
+                tracing::warn!("{e}; trying the other key slots");
+                unreadable = unreadable.or(Some(e));
+            }
         }
     }
-    Err(StoreError::Key("this key or passphrase opens none of the store's key slots; check that it belongs to this store".into()))
+    // The slot of this very key may be the one that cannot be read.
+    Err(StoreError::Key(match unreadable {
+        None => "this key or passphrase opens none of the store's key slots; check that it belongs to this store".into(),
+        Some(e) => format!("this key or passphrase opens none of the store's key slots that can be read, and its own may be this one: {e}; use another key"),
+    }))
 }

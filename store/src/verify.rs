@@ -2,7 +2,7 @@
 
 use crate::{
     Damage, Progress, Result, StoreError,
-    damage::{Bad, whole_pack},
+    damage::{Bad, read_or_skip, whole_pack},
     parallel,
     point::Point,
     resolve::decompressor,
@@ -209,7 +209,7 @@ impl DiskCheck<'_> {
         if pack.kind != PackKind::Meta || !self.verifier.twins.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack) {
             return Ok(None);
         }
-        let read = |name: &ObjectName| inner.platform.read(name, PACK_BYTES_MAX);
+        let read = |name: &ObjectName| read_or_skip(&*inner.platform, name, PACK_BYTES_MAX);
         let names = ObjectName::pack(pack);
         let (a, b) = (read(&names[0])?, read(&names[1])?);
         if a.is_some() && a == b {

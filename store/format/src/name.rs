@@ -41,6 +41,11 @@ impl ObjectName {
             PackKind::Meta => vec![Self(format!("{base}.a")), Self(format!("{base}.b"))],
         }
     }
+    /// The pack that this is a copy of; `None` where it lies in another pack's folder: nobody looks for it there.
+    pub fn as_pack(&self) -> Option<PackId> {
+        let kind = if self.0.starts_with("d/") { PackKind::Data } else { PackKind::Meta };
+        parse_pack(self.file(), kind).filter(|p| Self::pack(p).contains(self))
+    }
     /// `x/<ym>/<sid>-<seq>`
     pub fn index(sid: &SessionId, seq: u32) -> Self {
         Self(format!("x/{}/{sid}-{seq:08}", sid.month()))
@@ -167,6 +172,8 @@ mod tests {
         assert_eq!(ObjectName::pack(&meta).len(), 2);
         assert!(ObjectName::pack(&meta).iter().all(|n| parse_pack(n.file(), PackKind::Meta) == Some(meta)));
         assert_eq!(parse_pack(ObjectName::pack(&meta)[0].file(), PackKind::Data), None);
+        assert_eq!(ObjectName::pack(&meta)[1].as_pack(), Some(meta));
+        assert_eq!(ObjectName::listed("m/zz", ObjectName::pack(&meta)[1].file()).expect("a name").as_pack(), None);
         assert!(ObjectName::listed("c", ".nfs0001").is_none() && ObjectName::listed("c", "a/b").is_none());
     }
 

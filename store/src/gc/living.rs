@@ -3,7 +3,7 @@
 //! Clocks and processes decide only *when* a session is fenced. Fencing a live one costs it its backup, never a committed point.
 
 use super::GcOptions;
-use crate::{Result, StoreError, platform::Durability, point::registers, store::Inner};
+use crate::{Result, StoreError, damage::read_or_skip, platform::Durability, point::registers, store::Inner};
 use cairn_store_format::{
     ObjectName, SessionId,
     gc::{BEAT_ENDED, SessionKind, SessionRecord},
@@ -33,8 +33,11 @@ pub(crate) fn sessions(store: &Inner, names: &[ObjectName]) -> Result<Vec<Seen>>
     let mut out = Vec::new();
     for name in names {
         let Some(id) = name.file().strip_prefix("session-").and_then(|s| parse_session(s).ok()) else { continue };
-        let Some(bytes) = store.platform.read(name, SMALL_BYTES_MAX)? else { continue };
-        let record = store.keys.open_object(name, ObjectKind::Session, &id.0, 0, &bytes).and_then(|plain| Ok(SessionRecord::decode(&plain)?));
+        let record = match store.platform.read(name, SMALL_BYTES_MAX) {
+            Ok(None) => continue,
+            Ok(Some(bytes)) => store.keys.open_object(name, ObjectKind::Session, &id.0, 0, &bytes).and_then(|plain| Ok(SessionRecord::decode(&plain)?)),
+            Err(e) => Err(e),
+        };
         let record = match record {
             Ok(r) => Some(r),
             Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
@@ -75,7 +78,7 @@ impl Seen {
             return Ok(false);
         }
         let name = ObjectName::beat(&self.id, self.last_beat);
-        let Some(bytes) = store.platform.read(&name, SMALL_BYTES_MAX)? else { return Ok(false) };
+        let Some(bytes) = read_or_skip(&*store.platform, &name, SMALL_BYTES_MAX)? else { return Ok(false) };
         let payload = store.keys.open_object(&name, ObjectKind::Beat, &self.id.0, self.last_beat.into(), &bytes);
         // A beat that cannot be read is a beat.
         Ok(payload.is_ok_and(|p| p == BEAT_ENDED))

@@ -138,10 +138,11 @@ impl<'a> Marker<'a> {
         if self.moves.contains_key(&r.at) {
             return self.mark_moved(r);
         }
-        self.mark_place(r)
+        self.mark_place(r, false)
     }
 
-    fn mark_place(&mut self, r: &Ref) -> Result<bool> {
+    /// `elsewhere`: the frame lies at another place too, bad as it may be there, so that this one's absence is no news.
+    fn mark_place(&mut self, r: &Ref, elsewhere: bool) -> Result<bool> {
         let here = self.is_there(&r.at.pack)?;
         if here && !self.bad.contains(&r.at) {
             return Ok(self.set(&r.at));
@@ -154,7 +155,7 @@ impl<'a> Marker<'a> {
         };
         if let Some(at) = copy {
             self.displaced.insert(r.at, Ref { id: r.id, at });
-        } else if !here {
+        } else if !here && !elsewhere {
             self.lose(format!("pack {} is missing", r.at.pack));
         }
         let new = here && self.set(&r.at);
@@ -162,7 +163,7 @@ impl<'a> Marker<'a> {
     }
 
     fn mark_moved(&mut self, r: &Ref) -> Result<bool> {
-        let (moves, mut new, mut good) = (self.moves.clone(), false, false);
+        let (moves, mut new, mut good, mut there) = (self.moves.clone(), false, false, false);
         let mut todo = vec![r.at];
         let mut seen = HashSet::new();
         while let Some(at) = todo.pop() {
@@ -174,11 +175,12 @@ impl<'a> Marker<'a> {
                 todo.extend(targets);
             } else if self.is_there(&at.pack)? {
                 new |= self.set(&at);
+                there = true;
                 good |= !self.bad.contains(&at);
             }
         }
         // No target is good: the old place, or a copy, is all there is.
-        if good { Ok(new) } else { Ok(self.mark_place(r)? || new) }
+        if good { Ok(new) } else { Ok(self.mark_place(r, there)? || new) }
     }
 
     fn set(&mut self, at: &Location) -> bool {

@@ -8,7 +8,7 @@ use super::{GcOptions, GcReport, round::Marked, rounds::Doomed};
 use crate::{
     Result, StoreError,
     crypto::SealedFrame,
-    damage::read_reports,
+    damage::{read_or_skip, read_reports},
     pack::PackStream,
     session::{Registered, abort, commit},
     store::Inner,
@@ -146,7 +146,7 @@ fn copy_pack(store: &Inner, thin: &Thin, stream: &mut PackStream, moves: &mut Ve
     let rows: Vec<Arc<KeyRow>> = store.packs.info(&thin.pack)?.footer.key_rows.iter().cloned().map(Arc::new).collect();
     let mut copies = Vec::new();
     for name in ObjectName::pack(&thin.pack) {
-        copies.extend(store.platform.read(&name, PACK_BYTES_MAX)?);
+        copies.extend(read_or_skip(&*store.platform, &name, PACK_BYTES_MAX)?);
     }
     for slot in &thin.live {
         let at = Location { pack: thin.pack, offset: slot.offset, stored_len: slot.stored_len };

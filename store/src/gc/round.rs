@@ -14,17 +14,18 @@ use crate::{
     damage::Bad,
     platform::{Created, Deleting, Durability},
     point::{
-        Point,
+        Point, log_forgets,
         registers::{self, CachedReader, Decided, list_months},
     },
     store::Inner,
 };
 use cairn_store_format::{
-    ObjectName, PackId, PackKind, SessionId,
+    ObjectName, PackId, SessionId,
     gc::{Condemned, Pardon, Spared},
     header::ObjectKind,
+    limits::SMALL_BYTES_MAX,
     map::Ref,
-    name::{parse_pack, parse_session},
+    name::parse_session,
 };
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -104,7 +105,7 @@ fn fence_the_dead(store: &Inner, options: &GcOptions, report: &mut GcReport) -> 
 
 /// G1: the tombstones, and F: these, then less the pins that are alive. Fixed for the round.
 fn forgotten(store: &Inner, options: &GcOptions) -> Result<(HashSet<SessionId>, HashSet<SessionId>)> {
-    let tombstones: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+    let tombstones = tombstones(store)?;
     let mut forgotten = tombstones.clone();
     for pinned in living::pinned(store, options)? {
         forgotten.remove(&pinned);
@@ -112,11 +113,36 @@ fn forgotten(store: &Inner, options: &GcOptions) -> Result<(HashSet<SessionId>, 
     Ok((tombstones, forgotten))
 }
 
+/// Points that were forgotten: by a tombstone that opens under its name, or where it is damaged by the point's log. A file that only has the name
+/// of a tombstone hides a point from lists; nothing is deleted on its word.
+fn tombstones(store: &Inner) -> Result<HashSet<SessionId>> {
+    let mut reader = CachedReader::new(store, true);
+    let mut out = HashSet::new();
+    for name in list_months(store, "f")? {
+        let Ok(id) = parse_session(name.file()) else { continue };
+        let opened = reader.read(&name, SMALL_BYTES_MAX, |bytes| store.keys.open_object(&name, ObjectKind::Tombstone, &id.0, 0, bytes));
+        match opened {
+            Ok(Some(_)) => drop(out.insert(id)),
+            Ok(None) => {}
+            Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
+                if log_forgets(store, &id)? {
+                    out.insert(id);
+                } else {
+                    tracing::warn!("{e}; the point's data is kept, since its log does not forget it");
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    reader.keep()?;
+    Ok(out)
+}
+
 /// G2: K, all packs by any of their copies.
 fn list_packs(store: &Inner) -> Result<BTreeSet<PackId>> {
     let mut out = BTreeSet::new();
-    for (root, kind) in [("d", PackKind::Data), ("m", PackKind::Meta)] {
-        out.extend(list_months(store, root)?.iter().filter_map(|n| parse_pack(n.file(), kind)));
+    for root in ["d", "m"] {
+        out.extend(list_months(store, root)?.iter().filter_map(ObjectName::as_pack));
     }
     Ok(out)
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Result,
-    damage::read_reports,
+    damage::{read_or_skip, read_reports},
     platform::{Created, Deleting, Durability, random_bytes},
     store::Inner,
 };
@@ -70,7 +70,7 @@ fn forget_in_index(store: &Inner, deleting: &dyn Deleting, session: &SessionId, 
     let dir = ObjectName::index(session, 0);
     let (mut old, mut kept): (Vec<ObjectName>, Vec<IndexedPack>) = (Vec::new(), Vec::new());
     for name in store.platform.list(dir.dir())?.into_iter().filter(|n| parse_numbered(n.file()).is_some_and(|(s, _)| s == *session)) {
-        let Some(bytes) = store.platform.read(&name, LIST_BYTES_MAX)? else { continue };
+        let Some(bytes) = read_or_skip(&*store.platform, &name, LIST_BYTES_MAX)? else { continue };
         // A damaged file names nothing to anybody; scrub tells of it.
         let Ok((_, packs)) = index::decode(&bytes) else { continue };
         let mut there = Vec::new();

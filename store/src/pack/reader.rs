@@ -8,7 +8,7 @@ use crate::{
 use cairn_store_format::{
     Id, Location, ObjectName, PackId, PackKind,
     limits::PACK_BYTES_MAX,
-    pack::{FRAME_HEADER_BYTES, Footer, FrameHeader, FrameKind, KEY_ROW_NONE, TRAILER_BYTES, Trailer},
+    pack::{FRAME_HEADER_BYTES, Footer, FrameHeader, FrameKind, KEY_ROW_NONE, PACK_HEADER_BYTES, TRAILER_BYTES, Trailer, decode_pack_header},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -103,10 +103,17 @@ impl PackReader {
     fn load(&self, pack: &PackId, name: &ObjectName) -> Result<PackInfo> {
         let bad = |why: &dyn std::fmt::Display| StoreError::damaged(name, why);
         let size_bytes = self.platform.size(name)?.ok_or_else(|| bad(&"it is missing"))?;
-        if size_bytes < TRAILER_BYTES as u64 || size_bytes > PACK_BYTES_MAX as u64 {
+        if size_bytes < (PACK_HEADER_BYTES + TRAILER_BYTES) as u64 || size_bytes > PACK_BYTES_MAX as u64 {
             return Err(bad(&"no pack has this size"));
         }
         let read = |offset: u64, len: usize| self.platform.read_at(name, offset, len)?.ok_or_else(|| bad(&"it ends early"));
+        // Another pack under this one's name would be believed to hold what that one holds, and its keys to be this one's. A header that is
+        // damaged says nothing, and is no reason to give up a pack: frames prove themselves.
+        if let Ok((_, found)) = decode_pack_header(&read(0, PACK_HEADER_BYTES)?, pack.kind)
+            && found != *pack
+        {
+            return Err(bad(&format_args!("it is pack {found} under another's name")));
+        }
         let trailer = Trailer::decode(&read(size_bytes - TRAILER_BYTES as u64, TRAILER_BYTES)?, size_bytes).map_err(|e| bad(&e))?;
         let footer = trailer.footer(&read(trailer.footer_offset.into(), trailer.footer_len as usize)?).map_err(|e| bad(&e))?;
         debug_assert_eq!(pack.kind == PackKind::Meta, name.as_str().starts_with("m/") || name.as_str().ends_with(['a', 'b']));

@@ -259,13 +259,13 @@ impl Platform for LocalPlatform {
             let mut f = File::open(self.path(name))?;
             let len = usize::try_from(f.metadata()?.size()).unwrap_or(usize::MAX);
             if len > max {
-                return Err(io::Error::other(format!("{len} bytes, more than the {max} that such an object may have")));
+                return Ok(Err(super::too_large(name, len, max)));
             }
             let mut out = Vec::with_capacity(len);
             (&mut f).take(max as u64).read_to_end(&mut out)?;
-            Ok(out)
+            Ok(Ok(out))
         };
-        self.none_if_missing("read", name, read())
+        self.none_if_missing("read", name, read())?.transpose()
     }
 
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {

@@ -14,7 +14,7 @@ pub mod simulated;
 
 pub use local::LocalPlatform;
 
-use crate::Result;
+use crate::{Result, StoreError};
 use cairn_store_format::ObjectName;
 
 /// Outcome of a create.
@@ -45,7 +45,8 @@ pub trait Platform: Send + Sync {
     fn cover(&self, name: &ObjectName);
     /// Makes all earlier creates, and what was covered, durable.
     fn barrier(&self) -> Result<()>;
-    /// The whole object, at most `max` bytes; `None` where it does not exist.
+    /// The whole object; `None` where it does not exist. One of more than `max` bytes is [`crate::StoreError::Damaged`]: no other fault is in the
+    /// storage, and it must not hide what lies beside it.
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>>;
     /// Exactly `len` bytes at `offset`; `None` where the object does not exist or ends before.
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>>;
@@ -89,6 +90,11 @@ pub trait Deleting: Send + Sync {
     fn delete_empty_dir(&self, dir: &str) -> Result<()>;
     /// When something was last added to or taken from a folder, Unix milliseconds by the storage's clock; `None` where it is not there.
     fn dir_modified_unix_ms(&self, dir: &str) -> Result<Option<u64>>;
+}
+
+/// An object that has grown beyond all that its kind may be.
+fn too_large(name: &ObjectName, len: usize, max: usize) -> StoreError {
+    StoreError::damaged(name, format_args!("{len} bytes, more than the {max} that such an object may have"))
 }
 
 /// `N` random bytes.

@@ -10,7 +10,7 @@ pub use log::check_tag;
 pub(crate) mod registers;
 mod set;
 
-pub(crate) use set::PointSet;
+pub(crate) use set::{PointSet, log_forgets};
 
 use crate::{
     Result, StoreError,

@@ -28,7 +28,8 @@ pub(crate) enum Decided {
 /// A fresh list of all registers.
 pub(crate) fn list(store: &Inner) -> Result<Vec<(SessionId, ObjectName)>> {
     let names = list_months(store, "c")?;
-    Ok(names.into_iter().filter_map(|n| Some((parse_session(n.file()).ok()?, n))).collect())
+    // One in another month's folder is no register: there is one name for each, which decides a session once.
+    Ok(names.into_iter().filter_map(|n| Some((parse_session(n.file()).ok()?, n))).filter(|(id, n)| *n == ObjectName::register(id)).collect())
 }
 
 /// Objects of all months below `root`.
@@ -58,20 +59,25 @@ impl<'a> CachedReader<'a> {
         Self { store, cached, fresh: Vec::new() }
     }
 
-    pub(crate) fn read(&mut self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
+    /// What `open` makes of an object. Only what it accepts is kept: a storage that had a bad moment must not be believed for ever.
+    pub(crate) fn read<T>(&mut self, name: &ObjectName, max: usize, open: impl Fn(&[u8]) -> Result<T>) -> Result<Option<T>> {
         if self.cached
             && let Some(bytes) = self.store.index.object(name.as_str())?
         {
-            return Ok(Some(bytes));
+            match open(&bytes) {
+                Err(StoreError::Damaged { .. } | StoreError::Format(_)) => tracing::info!("{name}: this host's copy is damaged; reading it again"),
+                other => return other.map(Some),
+            }
         }
-        let bytes = self.store.platform.read(name, max)?;
-        if let Some(b) = bytes.as_ref().filter(|_| self.cached) {
-            self.fresh.push((name.as_str().to_owned(), b.clone()));
+        let Some(bytes) = self.store.platform.read(name, max)? else { return Ok(None) };
+        let opened = open(&bytes)?;
+        if self.cached {
+            self.fresh.push((name.as_str().to_owned(), bytes));
             if self.fresh.len() >= CACHE_BATCH {
                 self.keep()?;
             }
         }
-        Ok(bytes)
+        Ok(Some(opened))
     }
 
     /// Hands what was read to the cache.
@@ -84,25 +90,29 @@ impl<'a> CachedReader<'a> {
 
     /// A register, opened.
     pub(crate) fn register(&mut self, id: &SessionId, name: &ObjectName) -> Result<Decided> {
+        let store = self.store;
         let missing = || StoreError::damaged(name, "it is listed but cannot be opened");
-        let bytes = self.read(name, REGISTER_BYTES_MAX)?.ok_or_else(missing)?;
-        let reg = register::decode(&bytes).map_err(|e| StoreError::damaged(name, e))?;
-        if reg.session != *id {
-            return Err(StoreError::damaged(name, "it lies under another session's name"));
-        }
-        let open = |part: u8, sealed: &[u8]| self.store.keys.open_small(name, &register::aad(id, reg.kind, part), sealed);
-        Ok(match reg.kind {
-            RegisterKind::Fence | RegisterKind::Abort => Decided::Closed,
-            RegisterKind::Relocation => {
-                let list = Body::decode(&open(2, reg.body)?)?.manifest;
-                Decided::Relocation(list.ok_or_else(|| StoreError::damaged(name, "a relocation without a list"))?)
-            }
-            RegisterKind::Manifest => {
-                let summary = Summary::decode(&open(1, reg.summary)?)?;
-                let body = Body::decode(&open(2, reg.body)?)?;
-                let register_sha256 = Sha256::digest(&bytes).into();
-                Decided::Point(Box::new(Point { id: *id, summary, body, register_sha256, log: Vec::new() }))
-            }
-        })
+        self.read(name, REGISTER_BYTES_MAX, |bytes| open_register(store, id, name, bytes))?.ok_or_else(missing)
     }
+}
+
+fn open_register(store: &Inner, id: &SessionId, name: &ObjectName, bytes: &[u8]) -> Result<Decided> {
+    let reg = register::decode(bytes).map_err(|e| StoreError::damaged(name, e))?;
+    if reg.session != *id {
+        return Err(StoreError::damaged(name, "it lies under another session's name"));
+    }
+    let open = |part: u8, sealed: &[u8]| store.keys.open_small(name, &register::aad(id, reg.kind, part), sealed);
+    Ok(match reg.kind {
+        RegisterKind::Fence | RegisterKind::Abort => Decided::Closed,
+        RegisterKind::Relocation => {
+            let list = Body::decode(&open(2, reg.body)?)?.manifest;
+            Decided::Relocation(list.ok_or_else(|| StoreError::damaged(name, "a relocation without a list"))?)
+        }
+        RegisterKind::Manifest => {
+            let summary = Summary::decode(&open(1, reg.summary)?)?;
+            let body = Body::decode(&open(2, reg.body)?)?;
+            let register_sha256 = Sha256::digest(bytes).into();
+            Decided::Point(Box::new(Point { id: *id, summary, body, register_sha256, log: Vec::new() }))
+        }
+    })
 }

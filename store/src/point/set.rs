@@ -10,7 +10,7 @@ use cairn_store_format::{
     header::ObjectKind,
     limits::SMALL_BYTES_MAX,
     name::{parse_numbered, parse_session},
-    point_log::LogEntry,
+    point_log::{Action, LogEntry},
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -41,7 +41,7 @@ impl PointSet {
         let mut forgotten: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
         let mut logs: BTreeMap<SessionId, Vec<(u32, ObjectName)>> = BTreeMap::new();
         for name in list_months(store, "p")? {
-            if let Some((sid, n)) = parse_numbered(name.file()) {
+            if let Some((sid, n)) = parse_numbered(name.file()).filter(|(sid, n)| name == ObjectName::point_log(sid, *n)) {
                 logs.entry(sid).or_default().push((n, name));
             }
         }
@@ -94,13 +94,27 @@ fn or_damaged<T>(result: Result<T>, damaged: &mut Vec<String>) -> Result<Option<
     }
 }
 
+/// Whether a point's log forgets it, as it lies in the store now.
+pub(crate) fn log_forgets(store: &Inner, id: &SessionId) -> Result<bool> {
+    let dir = ObjectName::point_log(id, 0);
+    let numbered = |name: ObjectName| parse_numbered(name.file()).filter(|(sid, _)| sid == id).map(|(_, n)| (n, name));
+    let names = store.platform.list(dir.dir())?.into_iter().filter_map(numbered).collect();
+    let log = read_log(&mut CachedReader::new(store, false), id, names, &mut Vec::new())?;
+    Ok(log.iter().any(|e| e.action == Action::Forget))
+}
+
 pub(super) fn read_log(cache: &mut CachedReader<'_>, id: &SessionId, mut names: Vec<(u32, ObjectName)>, damaged: &mut Vec<String>) -> Result<Vec<LogEntry>> {
     names.sort_unstable_by_key(|n| n.0);
-    let mut out = Vec::with_capacity(names.len());
+    let (mut out, mut next) = (Vec::with_capacity(names.len()), 0);
+    let store = cache.store;
     for (n, name) in names {
-        let Some(bytes) = cache.read(&name, SMALL_BYTES_MAX)? else { continue };
-        let entry = cache.store.keys.open_object(&name, ObjectKind::PointLog, &id.0, n.into(), &bytes).and_then(|plain| Ok(LogEntry::decode(&plain)?));
-        out.extend(or_damaged(entry, damaged)?);
+        // Each number is taken only once the one before is: one that is not there was lost, and may have been a protect.
+        if n != next {
+            damaged.push(StoreError::damaged(ObjectName::point_log(id, next), "this entry of a point's log is missing").to_string());
+        }
+        next = n.saturating_add(1);
+        let open = |bytes: &[u8]| Ok(LogEntry::decode(&store.keys.open_object(&name, ObjectKind::PointLog, &id.0, n.into(), bytes)?)?);
+        out.extend(or_damaged(cache.read(&name, SMALL_BYTES_MAX, open), damaged)?.flatten());
     }
     Ok(out)
 }

@@ -9,13 +9,15 @@ mod packs;
 
 use crate::{
     Progress, Result, StoreError,
+    damage::read_or_skip,
     gc::Doomed,
     index::Index,
     parallel,
     platform::{LocalPlatform, Platform},
+    point::registers::list_months_of,
     store::{Inner, Store, read_config},
 };
-use cairn_store_format::{Location, ObjectName, PackId, PackKind, limits::LIST_BYTES_MAX, name::parse_pack};
+use cairn_store_format::{Location, ObjectName, PackId, PackKind, StoreId, limits::LIST_BYTES_MAX, name::parse_pack};
 use std::{
     collections::{BTreeSet, HashMap},
     path::Path,
@@ -28,6 +30,8 @@ const WORKERS_MAX: usize = 4;
 const FINDINGS_LISTED_MAX: usize = 1000;
 /// Pauses of the rate limit are no longer than this, so that an interruption is noticed.
 const PAUSE_MS_MAX: u64 = 200;
+/// Nobody looks for it there: to all others it is missing.
+const MISPLACED: &str = "it lies in another object's folder; move it to where its name belongs";
 
 /// How much to check.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +86,7 @@ impl ScrubReport {
 impl Store {
     /// Scrubs with this store's keys.
     pub fn scrub(&self, options: &ScrubOptions, progress: &Progress) -> Result<ScrubReport> {
-        Scrub { platform: &*self.inner.platform, index: &self.inner.index, keyed: Some(&self.inner) }.run(options, progress)
+        Scrub { platform: &*self.inner.platform, index: &self.inner.index, store: self.id(), keyed: Some(&self.inner) }.run(options, progress)
     }
 }
 
@@ -91,12 +95,14 @@ pub fn scrub_without_keys(root: &Path, state_dir: &Path, options: &ScrubOptions,
     let platform = LocalPlatform::open(root)?;
     let config = read_config(&platform)?;
     let index = Index::open_or_temporary(&state_dir.join("index"), &config.store)?;
-    Scrub { platform: &platform, index: &index, keyed: None }.run(options, progress)
+    Scrub { platform: &platform, index: &index, store: config.store, keyed: None }.run(options, progress)
 }
 
 struct Scrub<'a> {
     platform: &'a dyn Platform,
     index: &'a Index,
+    /// Whose objects these must be.
+    store: StoreId,
     keyed: Option<&'a Inner>,
 }
 
@@ -105,7 +111,7 @@ impl Scrub<'_> {
         let mut report = ScrubReport::default();
         self.objects(&mut report, progress)?;
         let known = self.indexed(progress)?;
-        let all = self.list_packs()?;
+        let all = self.list_packs(&mut report)?;
         report.packs_total = all.len() as u64;
         report.add(self.missing(&known, &all)?);
         let chosen = self.oldest(all, options.percent)?;
@@ -148,11 +154,16 @@ impl Scrub<'_> {
         }
     }
 
-    fn list_packs(&self) -> Result<BTreeSet<PackId>> {
+    fn list_packs(&self, report: &mut ScrubReport) -> Result<BTreeSet<PackId>> {
         let mut out = BTreeSet::new();
         for (root, kind) in [("d", PackKind::Data), ("m", PackKind::Meta)] {
-            for dir in self.platform.list_dirs(root)? {
-                out.extend(self.platform.list(&format!("{root}/{dir}"))?.iter().filter_map(|n| parse_pack(n.file(), kind)));
+            for name in list_months_of(self.platform, root)? {
+                match (name.as_pack(), parse_pack(name.file(), kind)) {
+                    (Some(pack), _) => drop(out.insert(pack)),
+                    (None, Some(_)) => report.add([Finding { object: name.to_string(), offset: None, why: MISPLACED.into() }]),
+                    // Not ours.
+                    (None, None) => {}
+                }
             }
         }
         Ok(out)
@@ -164,7 +175,7 @@ impl Scrub<'_> {
         for month in self.platform.list_dirs("x")? {
             for name in self.platform.list(&format!("x/{month}"))? {
                 progress.check()?;
-                let Some(bytes) = self.platform.read(&name, LIST_BYTES_MAX)? else { continue };
+                let Some(bytes) = read_or_skip(self.platform, &name, LIST_BYTES_MAX)? else { continue };
                 if let Ok((_, packs)) = cairn_store_format::index::decode(&bytes) {
                     out.extend(packs.into_iter().map(|p| (p.pack, (p.size_bytes, p.sha256))));
                 }
@@ -202,7 +213,7 @@ impl Scrub<'_> {
     fn indexed_still(&self, pack: &PackId) -> Result<bool> {
         let dir = ObjectName::index(&pack.session, 0);
         for name in self.platform.list(dir.dir())?.iter().filter(|n| n.file().starts_with(&pack.session.to_string())) {
-            let Some(bytes) = self.platform.read(name, LIST_BYTES_MAX)? else { continue };
+            let Some(bytes) = read_or_skip(self.platform, name, LIST_BYTES_MAX)? else { continue };
             if cairn_store_format::index::decode(&bytes).is_ok_and(|(_, packs)| packs.iter().any(|p| p.pack == *pack)) {
                 return Ok(true);
             }

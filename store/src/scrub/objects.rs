@@ -1,6 +1,6 @@
 //! All objects but packs: each decodes, lies under its own name, and with keys its seal holds.
 
-use super::{Finding, Scrub, ScrubReport};
+use super::{Finding, MISPLACED, Scrub, ScrubReport};
 use crate::{
     Progress, Result, StoreError,
     crypto::verify_signature,
@@ -8,15 +8,17 @@ use crate::{
     store::Inner,
 };
 use cairn_store_format::{
-    ObjectName,
+    ObjectName, SessionId,
     config::Config,
     header::ObjectKind,
     ids::parse_hex,
     keys::KeySlot,
     limits::LIST_BYTES_MAX,
-    name::{parse_numbered, parse_round, parse_session},
+    name::{parse_copy, parse_numbered, parse_round, parse_session},
     register, small,
 };
+
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Kind, subject and number that an object must have by its name.
 type Identity = (ObjectKind, [u8; 16], u64);
@@ -30,19 +32,23 @@ impl Scrub<'_> {
         for root in ["x", "c", "p", "f"] {
             names.extend(list_months_of(self.platform, root)?);
         }
+        report.add(gaps(&names));
         for name in names {
             progress.check()?;
             let bytes = match self.platform.read(&name, LIST_BYTES_MAX) {
                 Ok(Some(bytes)) => bytes,
                 // Collections take records away.
                 Ok(None) => continue,
-                Err(e @ StoreError::Storage { .. }) => {
+                Err(e @ (StoreError::Storage { .. } | StoreError::Damaged { .. })) => {
                     report.add([Finding { object: name.to_string(), offset: None, why: e.to_string() }]);
                     continue;
                 }
                 Err(e) => return Err(e),
             };
             report.objects += 1;
+            if is_misplaced(&name) {
+                report.add([Finding { object: name.to_string(), offset: None, why: MISPLACED.into() }]);
+            }
             match self.object(&name, &bytes) {
                 Ok(()) => {}
                 Err(StoreError::Damaged { why, .. }) => report.add([Finding { object: name.to_string(), offset: None, why }]),
@@ -59,10 +65,14 @@ impl Scrub<'_> {
         match root {
             "config" => {
                 let (config, signed, signature) = Config::decode(bytes)?;
-                verify_signature(&config.public_key, signed, &signature)
+                verify_signature(&config.public_key, signed, &signature)?;
+                same(name, config.store == self.store)
             }
             "keys" if file.starts_with("slot-") => Ok(KeySlot::decode(bytes).map(drop)?),
-            "keys" => Ok(small::decode(ObjectKind::KeyRing, bytes).map(drop)?),
+            "keys" => {
+                let ring = small::decode(ObjectKind::KeyRing, bytes)?;
+                same(name, parse_copy(file, "ring-") == Some(ring.number) && ring.subject == self.store.0)
+            }
             "x" => {
                 let (session, _) = cairn_store_format::index::decode(bytes)?;
                 same(name, parse_numbered(file).is_some_and(|n| n.0 == session))
@@ -108,6 +118,42 @@ impl Scrub<'_> {
         }
         Ok(out)
     }
+}
+
+/// Entries that are missing between others of a point's log.
+fn gaps(names: &[ObjectName]) -> Vec<Finding> {
+    let mut logs: BTreeMap<SessionId, BTreeSet<u32>> = BTreeMap::new();
+    for (sid, n) in names.iter().filter(|n| n.as_str().starts_with("p/")).filter_map(|n| parse_numbered(n.file())) {
+        logs.entry(sid).or_default().insert(n);
+    }
+    let missing = |sid: &SessionId, n: u32| Finding {
+        object: ObjectName::point_log(sid, n).to_string(),
+        offset: None,
+        why: "this entry of a point's log is missing".into(),
+    };
+    let mut out = Vec::new();
+    for (sid, numbers) in &logs {
+        let mut next = 0;
+        for n in numbers {
+            // One finding a gap, however wide.
+            out.extend((*n != next).then(|| missing(sid, next)));
+            next = n.saturating_add(1);
+        }
+    }
+    out
+}
+
+/// What lies by month lies in the month of its session.
+fn is_misplaced(name: &ObjectName) -> bool {
+    let (root, file) = (name.as_str().split('/').next().unwrap_or_default(), name.file());
+    let home = match (root, parse_numbered(file), parse_session(file)) {
+        ("x", Some((sid, n)), _) => ObjectName::index(&sid, n),
+        ("p", Some((sid, n)), _) => ObjectName::point_log(&sid, n),
+        ("c", _, Ok(sid)) => ObjectName::register(&sid),
+        ("f", _, Ok(sid)) => ObjectName::tombstone(&sid),
+        _ => return false,
+    };
+    *name != home
 }
 
 fn same(name: &ObjectName, same: bool) -> Result<()> {

@@ -29,7 +29,7 @@ impl Scrub<'_> {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => continue,
                 // A disk that gives no bytes is damage like any other; the scrub goes on.
-                Err(e @ StoreError::Storage { .. }) => {
+                Err(e @ (StoreError::Storage { .. } | StoreError::Damaged { .. })) => {
                     there += 1;
                     self.finding(&mut out, name, &whole_pack(*pack), None, &e.to_string());
                     continue;

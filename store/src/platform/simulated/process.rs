@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Result, StoreError,
-    platform::{Created, Deleting, Durability, Platform},
+    platform::{Created, Deleting, Durability, Platform, too_large},
 };
 use cairn_store_format::ObjectName;
 use std::{
@@ -327,11 +327,11 @@ impl Platform for SimulatedPlatform {
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
         let read = |bytes: &[u8]| {
             if bytes.len() > max {
-                return Err(io::Error::other(format!("{} bytes, more than the {max} that such an object may have", bytes.len())));
+                return Ok(Err(too_large(name, bytes.len(), max)));
             }
-            Ok(bytes.to_vec())
+            Ok(Ok(bytes.to_vec()))
         };
-        Self::gone_is("read", name.as_str(), self.look(OpKind::Read, name, read))
+        Self::gone_is("read", name.as_str(), self.look(OpKind::Read, name, read))?.transpose()
     }
 
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {

@@ -1,0 +1,102 @@
+//! What the damage matrix found, each told on its own: the cases that its questions cannot put in a row.
+
+mod common;
+mod zoo;
+
+use cairn_store::{Credential, Progress, SecretKey, Store, StoreError, format::ObjectName, scrub::ScrubOptions};
+use common::{Lab, backup, content, full, point};
+use std::fs;
+
+fn flip(lab: &Lab, path: &str, at: usize) {
+    let path = lab.root().join(path);
+    let mut bytes = fs::read(&path).expect("reads");
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).expect("damages");
+}
+
+fn slots(lab: &Lab) -> Vec<String> {
+    let names = lab.files("keys").into_iter().map(|f| format!("keys/{}", f.file_name().expect("a name").to_string_lossy()));
+    names.filter(|n| n.contains("slot-")).collect()
+}
+
+#[test]
+fn a_damaged_key_slot_shuts_out_its_holder_alone() {
+    let lab = Lab::new();
+    for slot in slots(&lab) {
+        flip(&lab, &slot, 30);
+        let opened = [
+            Credential::Passphrase("correct horse".to_owned().into()),
+            Credential::Recovery(SecretKey::from_recovery_text(&lab.recovery).expect("printed")),
+            lab.credential().expect("key file"),
+        ]
+        .map(|c| lab.open_with(Some(c), "state").map(drop));
+        assert_eq!(opened.iter().filter(|o| o.is_ok()).count(), 2, "{slot}: {opened:?}");
+        let refusal = opened.into_iter().find_map(Result::err).expect("one is shut out");
+        assert!(matches!(&refusal, StoreError::Key(why) if why.contains(&slot)), "{refusal}");
+        flip(&lab, &slot, 30);
+    }
+}
+
+#[test]
+fn a_host_that_read_damage_once_reads_again() {
+    let lab = Lab::new();
+    let a = backup(&lab.open(), "a", &content(9000, 1), full()).expect("backs up");
+    let store = lab.open_with(lab.credential(), "other").expect("opens");
+    let register = ObjectName::register(&a.id);
+    flip(&lab, register.as_str(), 100);
+    assert!(store.points().expect("lists").is_empty());
+    // The disk had a bad moment, or the file came back from a copy.
+    flip(&lab, register.as_str(), 100);
+    assert_eq!(store.points().expect("lists").len(), 1);
+}
+
+#[test]
+fn a_lost_protect_does_not_unprotect() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let a = backup(&store, "a", &content(9000, 2), full()).expect("backs up");
+    store.protect(&point(&store, &a), true).expect("protects");
+    store.tag(&point(&store, &a), "gold", true).expect("tags");
+    let entry = ObjectName::point_log(&a.id, 0);
+    fs::remove_file(lab.root().join(entry.as_str())).expect("loses it");
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    let (points, damaged) = fresh.points_and_damage().expect("lists");
+    assert!(damaged.len() == 1 && damaged[0].contains(entry.as_str()), "{damaged:?}");
+    let refusal = fresh.forget(&points[0], 0, true);
+    assert!(matches!(&refusal, Err(StoreError::Refused(why)) if why.contains(entry.as_str())), "{refusal:?}");
+    let report = fresh.scrub(&ScrubOptions { percent: 100, rate_bytes_max: None }, &Progress::default()).expect("scrubs");
+    assert!(report.findings.iter().any(|f| f.object == entry.to_string()), "{report:?}");
+}
+
+#[test]
+fn nothing_is_deleted_on_the_word_of_a_file_name() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let (hidden, gone) =
+        (backup(&store, "a", &content(90_000, 3), full()).expect("backs up"), backup(&store, "b", &content(90_000, 4), full()).expect("backs up"));
+    store.forget(&point(&store, &gone), 0, true).expect("forgets");
+    let stone = |id| lab.root().join(ObjectName::tombstone(id).as_str());
+    // Its own tombstone is damaged, but its log forgets it; another's under a living point's name forgets nothing.
+    fs::copy(stone(&gone.id), stone(&hidden.id)).expect("copies");
+    fs::write(stone(&gone.id), b"").expect("damages");
+    let report = store.collect(&zoo::at_once(), &Progress::default()).expect("collects");
+    assert!(report.deleted_packs > 0, "{report:?}");
+    fs::remove_file(stone(&hidden.id)).expect("takes it away again");
+    assert_eq!(common::restore(&store, &point(&store, &hidden)).expect("restores"), content(90_000, 3));
+    assert!(lab.files("d").iter().all(|f| !f.to_string_lossy().contains(&gone.id.to_string())), "the forgotten one is gone");
+}
+
+#[test]
+fn a_configuration_of_another_store_in_one_copy_changes_nothing() {
+    for encrypted in [true, false] {
+        for copy in [0, 1] {
+            let (lab, other) = (Lab::with(encrypted), Lab::with(encrypted));
+            let id = lab.open().id();
+            let name = &ObjectName::config(1)[copy];
+            fs::copy(other.root().join(name.as_str()), lab.root().join(name.as_str())).expect("copies");
+            assert_eq!(Store::identify(&lab.root()).expect("identifies"), (id, encrypted));
+            let passphrase = encrypted.then(|| Credential::Passphrase("correct horse".to_owned().into()));
+            assert_eq!(lab.open_with(passphrase, "fresh").expect("opens").id(), id);
+        }
+    }
+}
