@@ -255,6 +255,9 @@ fn is_damage(e: &rusqlite::Error) -> bool {
 }
 
 #[cfg(test)]
+mod scale;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use cairn_store_format::pack::{Footer, FrameKind, Slot};

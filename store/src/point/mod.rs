@@ -9,6 +9,9 @@ pub use log::check_tag;
 pub(crate) mod registers;
 mod set;
 
+#[cfg(test)]
+mod scale;
+
 pub(crate) use set::PointSet;
 
 use crate::{
