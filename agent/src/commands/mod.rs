@@ -7,6 +7,7 @@ mod list;
 mod log;
 mod restore;
 mod retention;
+mod store_info;
 mod verify;
 
 pub use backup_image::now_unix_ms;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Gc(o) => retention::gc(common, &o),
         Command::Protect(o) => log::protect(common, &o, true),
         Command::Unprotect(o) => log::protect(common, &o, false),
+        Command::Store { command } => store_info::run(common, &command),
         Command::Guard => backup::guard(),
     }
 }
