@@ -103,7 +103,8 @@ impl Rig {
     /// # Panics
     /// It does not come up again.
     pub fn reboot(&mut self, index: usize) {
-        self.clients[index] = self.boot(&self.clients[index].name().to_owned());
+        let booted = self.boot(self.clients[index].name());
+        self.clients[index] = booted;
     }
 
     /// The store as the host sees it, beside NFS.
