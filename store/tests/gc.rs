@@ -2,7 +2,7 @@
 
 mod common;
 
-use cairn_store::{DiskJob, GcOptions, GcReport, Plan, Progress, Store, StoreError};
+use cairn_store::{DiskJob, GcOptions, GcReport, Plan, Progress, Store, StoreError, verify::Verifier};
 use common::{Lab, Mem, backup, content, full, info, point, restore};
 use std::{fs, sync::Arc};
 
@@ -167,8 +167,12 @@ fn thin_packs_are_moved_together_and_old_hints_still_lead_there() {
         assert_eq!(a_packs, 0, "the thin pack is gone");
         for host in ["state", "another"] {
             let open = lab.open_with(lab.credential(), host).expect("opens");
-            assert_eq!(restore(&open, &point(&open, &b)).expect("restores"), data);
+            let b = point(&open, &b);
+            assert_eq!(restore(&open, &b).expect("restores"), data);
+            let verified = open.verify_point(&b, true, &Verifier::new(&open).expect("reads reports"), &Progress::default()).expect("verifies");
+            assert!(verified.damage.is_empty(), "what was moved is no damage: {:?}", verified.damage);
         }
+        assert!(lab.files("b").is_empty(), "and nobody reported any");
         // The next point inherits nodes whose hints lead to the old place.
         let c = backup(&store, "a", &data, Plan::Compare { reason: "t".into(), base: (b.id, 0) }).expect("backs up");
         assert!(c.stored_bytes < 100_000, "{} stored", c.stored_bytes);
@@ -319,4 +323,54 @@ fn a_reader_that_comes_too_late_raises_no_alarm() {
     collect(&fresh, &at_once());
     drop(late);
     assert!(restore(&fresh, &point(&fresh, &kept)).is_ok());
+}
+
+#[test]
+fn a_damaged_register_stops_collections_until_it_is_forgotten() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(REGION, 21);
+    let kept = backup(&store, "kept", &data, full()).expect("backs up");
+    let hurt = backup(&store, "hurt", &content(REGION, 22), full()).expect("backs up");
+    let register = lab.files("c").into_iter().find(|f| f.to_string_lossy().contains(&hurt.id.to_string())).expect("its register");
+    fs::write(&register, b"rubbish").expect("damages");
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    assert!(matches!(fresh.collect(&at_once(), &Progress::default()), Err(StoreError::Damaged { .. } | StoreError::Format(_))));
+    assert!(matches!(fresh.forget_unreadable(&kept.id), Err(StoreError::Refused(_))));
+    assert!(matches!(fresh.forget_unreadable(&cairn_store::format::SessionId([7; 16])), Err(StoreError::NotFound(_))));
+    fresh.forget_unreadable(&hurt.id).expect("forgets");
+    assert!(collect(&fresh, &at_once()).deleted_packs > 0);
+    assert_eq!(restore(&fresh, &point(&fresh, &kept)).expect("restores"), data);
+}
+
+#[test]
+fn a_forget_that_broke_off_is_finished_by_the_next_collection() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let a = backup(&store, "a", &content(REGION, 23), full()).expect("backs up");
+    forget(&store, &a);
+    // It died after the log and before the tombstone.
+    lab.files("f").iter().for_each(|f| fs::remove_file(f).expect("removes"));
+    assert!(store.points().expect("lists").is_empty());
+    assert!(collect(&store, &at_once()).deleted_packs > 0);
+    assert_eq!((lab.files("f").len(), packs(&lab)), (1, 0));
+}
+
+#[test]
+fn packs_of_a_session_whose_record_was_removed_are_not_kept_for_ever() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let session = store.begin().expect("begins");
+    let id = session.id();
+    let job = [DiskJob { target: "disk0".into(), source: Arc::new(Mem(content(REGION, 24))), plan: full() }];
+    session.backup(&job, || info("a"), &Progress::default(), || Ok(())).expect("backs up");
+    for f in lab.files("gc").into_iter().chain(lab.files("c")) {
+        fs::remove_file(f).expect("removes");
+    }
+    let other = backup(&store, "b", &content(REGION, 25), full()).expect("backs up");
+    forget(&store, &other);
+    let report = collect(&store, &at_once());
+    assert!(report.fenced.iter().any(|f| f.contains(&id.to_string())), "{report:?}");
+    collect(&store, &at_once());
+    assert_eq!(packs(&lab), 0);
 }

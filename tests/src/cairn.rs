@@ -52,6 +52,12 @@ impl Cairn {
         Ok(Self { program: lab.cairn()?, store: dir.join(store), key: dir.join(format!("{store}.key")) })
     }
 
+    /// A program with a store and a key anywhere; nothing is made yet.
+    #[must_use]
+    pub fn at(program: impl Into<PathBuf>, store: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), store: store.into(), key: key.into() }
+    }
+
     /// The same with another key file.
     #[must_use]
     pub fn with_key(&self, key: impl Into<PathBuf>) -> Self {

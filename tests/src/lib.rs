@@ -6,11 +6,13 @@
 //!
 //! - outside: [`enter::enter`] makes the namespace and runs a command in it; `lab_test!` does it for a test
 //! - inside: [`lab::Lab::here`] gives the folders and the domain, [`domain::Domain`] talks to guest and QEMU
+//! - without a lab: [`mod@chaos`], many processes on one store
 //! - oracles: [`mod@reference`], [`journal`], [`filesystem`]: independent of Cairn's own code, and must stay so
 //!
 //! This crate links no system library; it drives `virsh`, `qemu-img` and `debugfs` as programs.
 
 pub mod cairn;
+pub mod chaos;
 pub mod console;
 pub mod disks;
 pub mod domain;

@@ -4,6 +4,7 @@
 //! inside, the body runs. Labs share nothing, so such tests may run at the same time.
 
 use crate::enter::{Entry, enter};
+use crate::error::{Error, Result};
 use crate::lab::{FOLDER_VARIABLE, Lab};
 use crate::options::Options;
 use std::path::PathBuf;
@@ -54,6 +55,19 @@ pub fn inside(name: &str, init: PathBuf, options: Options) -> Option<Lab> {
         Ok(code) => panic!("{exact} failed in its lab, exit code {code}"),
         Err(error) => panic!("{exact}: {}", error.report()),
     }
+}
+
+/// The program under test, for suites that need no lab.
+///
+/// # Errors
+/// It was not built, or `CAIRN` names no file.
+pub fn program() -> Result<PathBuf> {
+    let this = std::env::current_exe().map_err(Error::io("find", "this test"))?;
+    let path = cairn(&this).map(PathBuf::from).filter(|path| path.is_file());
+    path.ok_or_else(|| Error::Missing {
+        what: "the program under test".into(),
+        remedy: "build it with `cargo build --release -p cairn`, or set CAIRN to its path".into(),
+    })
 }
 
 /// The program under test: `CAIRN`, or the release binary beside the test's own target folder.

@@ -1,6 +1,9 @@
 //! `cairn backup` and its guard.
 
-use super::{Done, backup_image::print_outcome};
+use super::{
+    Done,
+    backup_image::{committed_point, print_outcome},
+};
 use crate::{
     cli::{self, Common},
     context::open_store,
@@ -69,10 +72,7 @@ fn report(common: &Common, store: &Store, saved: &[BackupOutcome], many: bool) -
 }
 
 fn point_value(store: &Store, saved: &BackupOutcome) -> Outcome<serde_json::Value> {
-    let points = store.points()?;
-    let p = points.iter().find(|p| p.id == saved.id);
-    let p = p.ok_or_else(|| Failure::new(crate::failure::FAILED, format!("point {} was committed and is not listed", saved.id)))?;
-    output::point_json(store, p)
+    output::point_json(store, &committed_point(store, &saved.id)?)
 }
 
 /// What is said at the end. People have read each failure already; scripts get one object, so it holds them all.

@@ -9,7 +9,7 @@ use crate::{
     output::{self, Bar},
     points::{self, check_name, check_tags},
 };
-use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store};
+use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store, format::SessionId};
 use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 /// Target name of an image's one disk.
@@ -81,13 +81,20 @@ fn plan(session: &Session, store: &Store, name: &str) -> Outcome<Plan> {
     }
 }
 
+/// A point that was just committed. Somebody else may have forgotten it since: it was made all the same, and that is said.
+pub fn committed_point(store: &Store, id: &SessionId) -> Outcome<Point> {
+    if let Some(p) = store.points()?.into_iter().find(|p| p.id == *id) {
+        return Ok(p);
+    }
+    let forgotten = store.forgotten_points()?.into_iter().find(|p| p.id == *id);
+    let p = forgotten.ok_or_else(|| Failure::new(crate::failure::FAILED, format!("point {id} was committed and is not listed")))?;
+    eprintln!("cairn: warning: point {id} was committed and has been forgotten since, by another command; 'cairn forget --undo {id}' takes that back");
+    Ok(p)
+}
+
 /// What was committed, for people or scripts.
 pub fn print_outcome(common: &Common, store: &Store, outcome: &BackupOutcome) -> Outcome<()> {
-    let points = store.points()?;
-    let p = points
-        .iter()
-        .find(|p| p.id == outcome.id)
-        .ok_or_else(|| Failure::new(crate::failure::FAILED, format!("point {} was committed and is not listed", outcome.id)))?;
+    let p = &committed_point(store, &outcome.id)?;
     if common.json {
         output::print_json(&output::point_json(store, p)?);
         return Ok(());

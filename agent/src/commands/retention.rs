@@ -8,7 +8,7 @@ use crate::{
     interrupt, output, points,
     retention::{Candidate, Rules, reasons, simulate},
 };
-use cairn_store::{GcOptions, GcReport, Point, Progress, Store};
+use cairn_store::{GcOptions, GcReport, Point, Progress, Store, StoreError};
 use jiff::{Span, Timestamp, Unit, tz::TimeZone};
 use serde_json::json;
 use std::sync::Arc;
@@ -39,7 +39,16 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
     let all = store.points()?;
     let mut chosen: Vec<&Point> = Vec::new();
     for spec in &o.points {
-        let p = points::select(&all, spec)?;
+        let p = match (points::select(&all, spec), spec.parse()) {
+            (Ok(p), _) => p,
+            // Its register is damaged: no list has it, and collections stop at it.
+            (Err(_), Ok(id)) if o.force => {
+                store.forget_unreadable(&id)?;
+                eprintln!("cairn: {id}: its register could not be read; it is forgotten");
+                continue;
+            }
+            (Err(f), _) => return Err(f),
+        };
         if !chosen.iter().any(|c| c.id == p.id) {
             chosen.push(p);
         }
@@ -72,9 +81,21 @@ fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "packs that a garbage collection removes")?;
-    let outcome = store.unforget(p, &progress)?;
+    let outcome = store.unforget(p, &progress).map_err(|e| taken(p, e))?;
     super::backup_image::print_outcome(common, store, &outcome)?;
     Ok(Done::Clean)
+}
+
+/// A forgotten point that cannot be read any more is what a collection leaves, and no damage.
+fn taken(p: &Point, e: StoreError) -> Failure {
+    match e {
+        StoreError::Damaged { .. } => Failure::not_found(format!(
+            "point {} of {} cannot be taken back: its data is not all there any more, a garbage collection has taken it; nothing was committed ({e})",
+            p.id,
+            output::shown(&p.summary.name)
+        )),
+        other => other.into(),
+    }
 }
 
 /// Applies retention rules.

@@ -18,6 +18,10 @@ use std::sync::Arc;
 /// Damaged ranges printed a point; JSON has them all.
 const PRINTED_MAX: usize = 10;
 
+/// Points pinned at once: a verification of a whole store may take days, and must not keep the space of all that is forgotten meanwhile; but each
+/// pin costs two objects.
+const PINNED_MAX: usize = 64;
+
 /// Checks points; damage ends in exit code 14 and is recorded.
 pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     if o.packs || o.percent.is_some() {
@@ -40,18 +44,23 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "nothing")?;
     let bar = Bar::start(common, "verify", &progress);
-    let _pin = pin(&store, &chosen)?;
     let verifier = Verifier::new(&store)?;
-    let mut reports = Vec::new();
-    for p in chosen {
-        let report = store.verify_point(p, o.data, &verifier, &progress)?;
-        if let Err(e) = record(&store, p, o.data, &report) {
-            // What was found matters more than the note about it: the store may be mounted read-only.
-            eprintln!("cairn: warning: the result is not recorded in the point: {}", e.message);
+    let (mut reports, mut gone) = (Vec::new(), None);
+    for batch in chosen.chunks(PINNED_MAX) {
+        let (_pin, held) = pin(&store, batch, &mut gone)?;
+        for p in held {
+            let report = store.verify_point(p, o.data, &verifier, &progress)?;
+            if let Err(e) = record(&store, p, o.data, &report) {
+                // What was found matters more than the note about it: the store may be mounted read-only.
+                eprintln!("cairn: warning: the result is not recorded in the point: {}", e.message);
+            }
+            reports.push((p, report));
         }
-        reports.push((p, report));
     }
     drop(bar);
+    if let (Some(e), true, true) = (gone, reports.is_empty(), o.what.is_some()) {
+        return Err(e.into());
+    }
     if common.json {
         output::print_json(&reports.iter().map(|(p, r)| json(p, r, o.data)).collect::<Vec<_>>().into());
     } else {
@@ -62,16 +71,24 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     Ok(if damaged { Done::Code(DAMAGED) } else { Done::Clean })
 }
 
-/// Points are read for a while: they stay until then, whoever forgets them. One that was forgotten since it was listed is no longer asked for.
-fn pin(store: &Store, points: &[&Point]) -> Outcome<Option<Pin>> {
-    match store.pin(&points.iter().map(|p| p.id).collect::<Vec<_>>()) {
-        Ok(pin) => Ok(Some(pin)),
-        Err(StoreError::NotFound(why)) if points.len() > 1 => {
-            eprintln!("cairn: warning: {why}; points may go while they are verified");
-            Ok(None)
+/// Points stay while they are read, whoever forgets them. Those that were forgotten since they were listed are no longer asked for: that they are
+/// gone is no damage.
+fn pin<'a>(store: &Store, points: &[&'a Point], gone: &mut Option<StoreError>) -> Outcome<(Option<Pin>, Vec<&'a Point>)> {
+    let mut held = points.to_vec();
+    while !held.is_empty() {
+        let e = match store.pin(&held.iter().map(|p| p.id).collect::<Vec<_>>()) {
+            Ok(pin) => return Ok((Some(pin), held)),
+            Err(e @ StoreError::NotFound(_)) => e,
+            Err(e) => return Err(e.into()),
+        };
+        let (live, before) = (store.points_from_storage()?.0, held.len());
+        held.retain(|p| live.iter().any(|l| l.id == p.id));
+        if held.len() == before {
+            return Err(e.into());
         }
-        Err(e) => Err(e.into()),
+        *gone = Some(e);
     }
+    Ok((None, held))
 }
 
 /// Damage is always recorded; "good" only where the data was read.

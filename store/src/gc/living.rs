@@ -12,7 +12,7 @@ use cairn_store_format::{
     name::{parse_numbered, parse_session},
     register::{self, RegisterKind},
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A session by its record and beats.
 pub(crate) struct Seen {
@@ -20,6 +20,7 @@ pub(crate) struct Seen {
     /// `None` where the record cannot be read: taken for a writer.
     pub(crate) record: Option<SessionRecord>,
     last_beat: u32,
+    record_is_gone: bool,
 }
 
 /// All sessions of a fresh list of `gc/`.
@@ -42,15 +43,16 @@ pub(crate) fn sessions(store: &Inner, names: &[ObjectName]) -> Result<Vec<Seen>>
             }
             Err(e) => return Err(e),
         };
-        out.push(Seen { id, record, last_beat: beats.get(&id).copied().unwrap_or(0) });
+        out.push(Seen { id, record, last_beat: beats.get(&id).copied().unwrap_or(0), record_is_gone: false });
     }
     Ok(out)
 }
 
 impl Seen {
-    /// One that left packs and has no record (any more).
+    /// One that left packs and has no record: B1 comes first, so somebody removed the record, and nobody can tell when it last lived. A fence costs it
+    /// no more than its backup.
     pub(crate) fn without_record(id: SessionId) -> Self {
-        Self { id, record: None, last_beat: 0 }
+        Self { id, record: None, last_beat: 0, record_is_gone: true }
     }
 
     pub(crate) fn is_reader(&self) -> bool {
@@ -59,7 +61,7 @@ impl Seen {
 
     /// Its process ended, or it gave no sign of life for too long.
     pub(crate) fn is_dead(&self, store: &Inner, options: &GcOptions) -> Result<bool> {
-        if self.record.as_ref().is_some_and(|r| store.platform.is_gone(&r.process)) {
+        if self.record_is_gone || self.record.as_ref().is_some_and(|r| store.platform.is_gone(&r.process)) {
             return Ok(true);
         }
         let (boot, now) = (store.platform.boot(), store.platform.monotonic_ms());
@@ -83,7 +85,7 @@ impl Seen {
     pub(crate) fn describe(&self) -> String {
         match &self.record {
             Some(r) => format!("{} of host {}", self.id, r.host),
-            None => format!("{} (its record cannot be read)", self.id),
+            None => format!("{} (its record is gone or cannot be read)", self.id),
         }
     }
 }
@@ -119,12 +121,22 @@ pub(crate) fn decided(store: &Inner) -> Result<HashSet<SessionId>> {
     Ok(registers::list(store)?.into_iter().map(|(id, _)| id).collect())
 }
 
+/// Those of `sessions` that have a register, by fresh lists of their months.
+fn decided_among(store: &Inner, sessions: &[Seen]) -> Result<HashSet<SessionId>> {
+    let months: BTreeSet<String> = sessions.iter().map(|s| s.id.month()).collect();
+    let mut out = HashSet::new();
+    for month in months {
+        out.extend(store.platform.list(&format!("c/{month}"))?.iter().filter_map(|n| parse_session(n.file()).ok()));
+    }
+    Ok(out)
+}
+
 /// G6: waits until every one of `older` has a register; those that are dead get a fence. `Err(Busy)` after `wait_ms_max`.
 pub(crate) fn wait_for(store: &Inner, mut older: Vec<Seen>, options: &GcOptions, check: &mut dyn FnMut() -> Result<()>) -> Result<Vec<String>> {
     let (started, mut fenced) = (store.platform.monotonic_ms(), Vec::new());
     loop {
         check()?;
-        let there = decided(store)?;
+        let there = decided_among(store, &older)?;
         older.retain(|s| !there.contains(&s.id));
         let mut waiting = Vec::new();
         for s in older {

@@ -14,7 +14,7 @@ mod tidy;
 
 pub(crate) use rounds::Doomed;
 
-use crate::{Progress, Result, damage::Bad, store::Store};
+use crate::{Progress, Result, damage::Bad, point, store::Store};
 use cairn_store_format::SessionId;
 
 const MINUTE_MS: u64 = 60_000;
@@ -103,6 +103,7 @@ impl Store {
         let mut report = GcReport::default();
         let mut check = || progress.check();
         if !options.dry_run {
+            point::finish_forgets(store)?;
             settle::settle(store, options, &mut report)?;
         }
         let bad = Bad::load(store)?;

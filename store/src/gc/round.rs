@@ -55,11 +55,11 @@ pub(crate) fn run<'a>(store: &'a Inner, bad: &'a Bad, options: &GcOptions, repor
     }
     let (tombstones, forgotten) = forgotten(store, options)?; // G1
     let mut packs = list_packs(store)?; // G2
-    let committed = committed(store, &HashSet::new(), options)?; // G3
+    let committed = committed(store, &HashSet::new(), &forgotten, options)?; // G3
     store.refresh_relocations()?;
     store.refresh_index()?;
     let mut marker = Marker::new(store, packs.iter().copied(), bad, tombstones);
-    mark(&mut marker, &committed, &forgotten, check)?;
+    mark(&mut marker, &committed, check)?;
     alarm(&marker, options)?;
     report.damaged_points.extend(marker.damaged_points.iter().copied());
     let candidates = candidates(store, &packs, &marker, &committed.decided, options, report)?; // G4
@@ -121,13 +121,14 @@ fn list_packs(store: &Inner) -> Result<BTreeSet<PackId>> {
     Ok(out)
 }
 
-/// Registers that are not in `known`, from a fresh list.
-fn committed(store: &Inner, known: &HashSet<SessionId>, options: &GcOptions) -> Result<Committed> {
+/// Registers that are not in `known`, from a fresh list; those of F are decided, and no more.
+fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &HashSet<SessionId>, options: &GcOptions) -> Result<Committed> {
     let mut out = Committed { points: Vec::new(), lists: Vec::new(), decided: HashSet::new() };
     let mut reader = CachedReader::new(store, true);
     for (id, name) in registers::list(store)? {
         out.decided.insert(id);
-        if known.contains(&id) {
+        // What is forgotten needs no reading, and hinders nobody if it cannot be read.
+        if known.contains(&id) || forgotten.contains(&id) {
             continue;
         }
         match reader.register(&id, &name) {
@@ -143,8 +144,8 @@ fn committed(store: &Inner, known: &HashSet<SessionId>, options: &GcOptions) -> 
 }
 
 /// G3: marks what live points refer to, and the lists of moves that they still use.
-fn mark(marker: &mut Marker<'_>, committed: &Committed, forgotten: &HashSet<SessionId>, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    for p in committed.points.iter().filter(|p| !forgotten.contains(&p.id)) {
+fn mark(marker: &mut Marker<'_>, committed: &Committed, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    for p in &committed.points {
         check()?;
         marker.point(p)?;
     }
@@ -248,14 +249,14 @@ fn look_again(
     options: &GcOptions,
     check: &mut dyn FnMut() -> Result<()>,
 ) -> Result<(Spared, HashSet<SessionId>)> {
-    let mut new = committed(store, &before.decided, options)?;
+    let mut new = committed(store, &before.decided, forgotten, options)?;
     if !new.lists.is_empty() {
         store.refresh_relocations()?;
         marker.renew_moves();
     }
     // What is new may need a list that nothing needed before.
     new.lists.extend(before.lists);
-    mark(marker, &new, forgotten, check)?;
+    mark(marker, &new, check)?;
     alarm(marker, options)?;
     Ok((Spared::Packs(candidates.iter().filter(|p| marker.marks(p)).copied().collect()), new.decided))
 }

@@ -5,20 +5,24 @@
 //! tombstone. After 2: the next collection may take what only this point uses. A protect that comes first wins; one that comes later says that
 //! it came too late.
 
-use super::{Point, registers::CachedReader, registers::Decided, set::read_log};
+use super::{
+    Point,
+    registers::{CachedReader, Decided, list_months},
+    set::read_log,
+};
 use crate::{
     BackupOutcome, DiskJob, Part, Plan, PointInfo, Progress, Result, StoreError,
     platform::{Created, Durability},
     point_source::PointSource,
-    store::Store,
+    store::{Inner, Store},
 };
 use cairn_store_format::{
     ObjectName, SessionId,
     header::ObjectKind,
-    name::parse_numbered,
+    name::{parse_numbered, parse_session},
     point_log::{Action, LogEntry},
 };
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// Others that write to the same point's log at the same moment; more tries than that mean something is wrong.
 const TRIES_MAX: u32 = 100;
@@ -49,24 +53,28 @@ impl Store {
             }
             let now = Point { log, ..point.clone() };
             if now.log_forgets() {
-                return self.bury(&point.id);
+                return bury(store, &point.id);
             }
             if now.is_protected() {
                 return Err(StoreError::Refused(format!("{} is protected; 'cairn unprotect {}' first if it shall go", name(), point.id)));
             }
             let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.id.0, next.into(), &entry)?;
             if store.platform.create(&ObjectName::point_log(&point.id, next), &bytes, Durability::Now)? == Created::New {
-                return self.bury(&point.id);
+                return bury(store, &point.id);
             }
         }
         Err(StoreError::Busy(format!("the log of {} is written to all the time; try again", name())))
     }
 
-    fn bury(&self, id: &SessionId) -> Result<()> {
-        let store = &*self.inner;
-        let bytes = store.keys.small_object(&*store.platform, ObjectKind::Tombstone, &id.0, 0, b"")?;
-        // Another one's tombstone is as good as ours.
-        store.platform.create(&ObjectName::tombstone(id), &bytes, Durability::Now).map(drop)
+    /// Forgets a point whose register cannot be read: nothing tells whether it was protected, so the caller must be sure.
+    pub fn forget_unreadable(&self, id: &SessionId) -> Result<()> {
+        let name = ObjectName::register(id);
+        match CachedReader::new(&self.inner, false).register(id, &name) {
+            Err(StoreError::Damaged { .. } | StoreError::Format(_)) if self.inner.platform.size(&name)?.is_some() => bury(&self.inner, id),
+            Err(StoreError::Damaged { .. } | StoreError::Format(_)) => Err(StoreError::NotFound(format!("there is no register of {id}"))),
+            Err(e) => Err(e),
+            Ok(_) => Err(StoreError::Refused(format!("the register of {id} can be read: forget it as a point"))),
+        }
     }
 
     /// Points that were forgotten and whose registers can be read, newest last. Whether their data is still there shows when one is taken back.
@@ -117,4 +125,18 @@ impl Store {
         };
         session.backup(&jobs, info, progress, || Ok(()))
     }
+}
+
+/// The second half of a forget.
+fn bury(store: &Inner, id: &SessionId) -> Result<()> {
+    let bytes = store.keys.small_object(&*store.platform, ObjectKind::Tombstone, &id.0, 0, b"")?;
+    // Another one's tombstone is as good as ours.
+    store.platform.create(&ObjectName::tombstone(id), &bytes, Durability::Now).map(drop)
+}
+
+/// Forgets that broke off between log and tombstone are finished: no list shows these points, so nobody else would.
+pub(crate) fn finish_forgets(store: &Inner) -> Result<()> {
+    let set = super::PointSet::load(store)?;
+    let buried: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+    set.forgotten().filter(|id| !buried.contains(id)).try_for_each(|id| bury(store, id))
 }

@@ -5,6 +5,7 @@
 
 mod forget;
 mod log;
+pub(crate) use forget::finish_forgets;
 pub use log::check_tag;
 pub(crate) mod registers;
 mod set;
