@@ -13,7 +13,7 @@ use cairn_store_format::{
     name::{parse_numbered, parse_session},
     point_log::{Action, LogEntry},
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All registers of a store, read.
 pub(crate) struct PointSet {
@@ -22,7 +22,7 @@ pub(crate) struct PointSet {
     live: Vec<Point>,
     /// Frames of the lists of moves that relocation registers name.
     lists: Vec<Ref>,
-    forgotten: HashSet<SessionId>,
+    forgotten: BTreeSet<SessionId>,
     registers: BTreeSet<SessionId>,
 }
 
@@ -41,7 +41,7 @@ impl PointSet {
         let mut cache = CachedReader::new(store, cached);
         let mut damaged = Vec::new();
         let registers = registers::list(store)?;
-        let mut forgotten: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+        let mut forgotten: BTreeSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
         let mut logs: BTreeMap<SessionId, Vec<(u32, ObjectName)>> = BTreeMap::new();
         for name in list_months(store, "p")? {
             if let Some((sid, n)) = parse_numbered(name.file()).filter(|(sid, n)| name == ObjectName::point_log(sid, *n)) {
