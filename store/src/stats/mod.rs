@@ -348,8 +348,8 @@ impl<'a> View<'a, '_> {
             } else {
                 let dead_bytes = fact.frame_bytes.saturating_sub(used.bytes) * copies;
                 waste.dead_bytes += dead_bytes;
-                // As the collection decides.
-                if used.bytes * 100 < fact.size_bytes * thin_percent {
+                // As the collection decides, but for packs that only a list of moves keeps: those it leaves where they are.
+                if used.bytes * 100 < fact.frame_bytes * thin_percent {
                     waste.thin_packs += 1;
                     waste.thin_dead_bytes += dead_bytes;
                 }

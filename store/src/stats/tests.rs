@@ -277,7 +277,8 @@ fn check(store: &Store) {
     assert_eq!((got.stored_bytes(), got.waste.unused_bytes, got.waste.dead_bytes), (stored, unused, dead));
     // And what a collection finds by its own walk.
     let dry = store.collect(&GcOptions { dry_run: true, ..at_once(50) }, &Progress::default()).expect("looks");
-    assert_eq!((got.waste.unused_bytes, got.waste.thin_packs), (dry.would_free_bytes, dry.would_repack));
+    assert_eq!(got.waste.unused_bytes, dry.would_free_bytes);
+    assert!(got.waste.thin_packs >= dry.would_repack, "{} thin packs, a collection would rewrite {}", got.waste.thin_packs, dry.would_repack);
     assert!(got.damage.is_empty() && sizes.damage.is_empty());
 }
 
