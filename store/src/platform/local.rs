@@ -22,6 +22,8 @@ const OPEN_FILES_MAX: usize = 64;
 const PROBE_TRIES_MAX: u32 = 5;
 /// Tries of a read whose file handle the server does not know any more.
 const STALE_TRIES_MAX: u32 = 5;
+/// Tries to move a pack into a folder of the trash that others remove while it is empty.
+const TRASH_TRIES_MAX: u32 = 100;
 /// First characters of files that are no objects: temporary files and probes.
 const TEMPORARY: &str = ".tmp-";
 
@@ -396,9 +398,19 @@ impl Deleting for LocalPlatform {
     /// On NFS a lost reply makes the repeated rename say "not there" although it took effect: that is the answer for "gone" as well.
     fn discard(&self, name: &ObjectName, round: u64) -> Result<bool> {
         let trashed = ObjectName::trashed(&format!("{round:08}"), name).expect("a number is a plain folder name");
-        self.ensure_dir(self.path(&trashed).parent().expect("it lies in trash/")).map_err(|e| self.failed("create the folder of", trashed.as_str(), e))?;
         self.forget_open(name);
-        self.gone_is_false("discard", name.as_str(), fs::rename(self.path(name), self.path(&trashed)))
+        for _ in 0..TRASH_TRIES_MAX {
+            let folder = self.path(&trashed).parent().expect("it lies in trash/").to_path_buf();
+            self.ensure_dir(&folder).map_err(|e| self.failed("create the folder of", trashed.as_str(), e))?;
+            match fs::rename(self.path(name), self.path(&trashed)) {
+                // Not there, or another collection has just purged the empty folder: then the pack would stay, while its round counts as done.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && self.size(name)?.is_some() => {
+                    lock(&self.known_dirs).remove(&folder);
+                }
+                other => return self.gone_is_false("discard", name.as_str(), other),
+            }
+        }
+        Err(StoreError::Busy(format!("{}: its folder in trash/ is removed again and again by other collections; try again", name.as_str())))
     }
 
     fn delete(&self, name: &ObjectName) -> Result<bool> {
@@ -462,5 +474,20 @@ mod tests {
         assert_eq!(p.list(name.dir()).expect("lists"), std::slice::from_ref(&name));
         assert_eq!(fs::read_dir(p.path(&name).parent().expect("dir")).expect("lists").count(), 1);
         assert_eq!(p.list("nowhere").expect("empty"), []);
+    }
+
+    #[test]
+    fn a_pack_is_discarded_although_its_empty_folder_was_purged() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let p = LocalPlatform::open(dir.path()).expect("opens");
+        let (one, two) = (ObjectName::register(&SessionId([1; 16])), ObjectName::register(&SessionId([2; 16])));
+        p.create(&one, b"one", Durability::Now).expect("creates");
+        p.create(&two, b"two", Durability::Now).expect("creates");
+        assert!(p.discard(&one, 7).expect("discards"));
+        // Another process purges what it finds, and the folder with it: this one still believes in the folder.
+        fs::remove_dir_all(dir.path().join("trash/00000007")).expect("purges");
+        assert!(p.discard(&two, 7).expect("discards"), "it was there");
+        assert_eq!(p.size(&two).expect("looks"), None);
+        assert!(!p.discard(&two, 7).expect("looks"), "it is gone");
     }
 }
