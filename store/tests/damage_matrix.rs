@@ -208,7 +208,7 @@ fn registers_of_points() {
         cases.push(deleted(&second).hides("alpha-2").unseen(NOBODY_MISSES).collectable(ONLY_A_REGISTER));
         cases.push(replayed(&p.root(), &first, &second).hides("alpha-2"));
         cases.push(swapped(&p.root(), &first, &second).hides("alpha-1").hides("alpha-2"));
-        cases.push(misplaced(&p.root(), &first, "c/2020-01").hides("alpha-1").collectable(ONLY_A_REGISTER));
+        cases.push(misplaced(&p.root(), &first, "c/2020-01").hides("alpha-1"));
         let month = first.split('/').nth(1).expect("a month");
         cases.push(replayed(&p.root(), &first, &first.replace(month, "2020-01")));
         cases.push(replayed(&p.root(), &first, &p.of("c", "alpha-1").replace(&p.zoo.point("alpha-1").id.to_string(), &"7".repeat(32))));
