@@ -274,7 +274,7 @@ fn tombstones() {
 fn session_records_and_beats() {
     both(|p| {
         let records = p.all("gc", "session-");
-        let mut cases: Vec<Case> = records.iter().flat_map(|r| flips(&p.root(), r)).collect();
+        let mut cases: Vec<Case> = records[..2].iter().flat_map(|r| flips(&p.root(), r)).collect();
         cases.extend(lengths(&p.root(), &records[0]));
         cases.push(foreign(&p.other.root(), &p.others("gc", "session-"), &records[0]));
         cases.extend(records.iter().map(|r| deleted(r).unseen(NOBODY_MISSES)));
@@ -293,7 +293,14 @@ fn rounds() {
         let round = |kind: &str, n: u8| format!("gc/{kind}-0000000{n}");
         let mut cases = Vec::new();
         for object in p.all("gc", "-0000000").into_iter().filter(|path| !path.contains("beat")) {
-            cases.extend(flips(&p.root(), &object).into_iter().chain(lengths(&p.root(), &object)));
+            // Of each kind, the last one of the store: that is the one which still has a say.
+            let last = [round("condemned", 4), round("done", 3), if p.zoo.encrypted { round("pardon", 4) } else { round("pardon", 3) }];
+            let cuts = if last.contains(&object) {
+                [flips(&p.root(), &object), lengths(&p.root(), &object)].concat()
+            } else {
+                lengths(&p.root(), &object).drain(..2).collect()
+            };
+            cases.extend(cuts);
             let foreign = foreign(&p.other.root(), &object, &object);
             cases.push(if p.zoo.encrypted { foreign.unseen_without_keys(SEALED_ONLY) } else { foreign.unseen(UNSEALED) });
             cases.push(deleted(&object).unseen(NOBODY_MISSES));
