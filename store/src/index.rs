@@ -72,7 +72,7 @@ fn nanos() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos())
 }
 
-fn remove_database(path: &Path) {
+pub(crate) fn remove_database(path: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         // What cannot be removed shows when the new file is opened.
         let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
@@ -140,6 +140,11 @@ impl Index {
 
     fn db(&self) -> MutexGuard<'_, Connection> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Path of another cache of this store on this host.
+    pub(crate) fn beside(&self, what: &str) -> PathBuf {
+        self.path.with_extension(format!("{what}.sqlite"))
     }
 
     /// A connection for one thread.
@@ -267,10 +272,13 @@ fn open_connection(path: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-fn is_damage(e: &rusqlite::Error) -> bool {
+pub(crate) fn is_damage(e: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(e, rusqlite::Error::SqliteFailure(f, _) if matches!(f.code, DatabaseCorrupt | NotADatabase))
 }
+
+#[cfg(test)]
+mod scale;
 
 #[cfg(test)]
 mod tests {

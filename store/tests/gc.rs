@@ -187,6 +187,27 @@ fn thin_packs_are_moved_together_and_old_hints_still_lead_there() {
 }
 
 #[test]
+fn repacking_ends_and_its_lists_stay_in_reach() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let mut data = content(6 * REGION, 9);
+    let a = backup(&store, "a", &data, full()).expect("backs up");
+    let fresh = content(5 * REGION, 10);
+    data[..5 * REGION].copy_from_slice(&fresh);
+    let b = backup(&store, "a", &data, Plan::Compare { reason: "t".into(), base: (a.id, 0) }).expect("backs up");
+    // A point of little but its manifest: its pack is small, and mostly not frames.
+    let c = backup(&store, "a", &data, Plan::Compare { reason: "t".into(), base: (b.id, 0) }).expect("backs up");
+    forget(&store, &a);
+    let all: Vec<GcReport> = (0..4).map(|_| collect(&store, &GcOptions { repack_below_percent: 90, ..at_once() })).collect();
+    assert!(all[0].moved_frames > 0, "{:?}", all[0]);
+    assert!(all.iter().all(|r| r.healed_frames == 0), "the lists say where everything is: {all:?}");
+    assert_eq!(all[3].moved_frames, 0, "nothing is thin any more: {:?}", all[3]);
+    for p in [&b, &c] {
+        assert_eq!(restore(&store, &point(&store, p)).expect("restores"), data);
+    }
+}
+
+#[test]
 fn a_round_that_broke_off_is_closed_by_the_next_collection() {
     let lab = Lab::new();
     let store = lab.open();

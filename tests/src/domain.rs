@@ -214,7 +214,7 @@ impl Domain {
     }
 }
 
-fn order(execute: &str, arguments: &Value) -> String {
+pub(crate) fn order(execute: &str, arguments: &Value) -> String {
     match arguments {
         Value::Null => json!({ "execute": execute }),
         _ => json!({ "execute": execute, "arguments": arguments }),
@@ -222,7 +222,7 @@ fn order(execute: &str, arguments: &Value) -> String {
     .to_string()
 }
 
-fn returned(execute: &str, text: &str) -> Result<Value> {
+pub(crate) fn returned(execute: &str, text: &str) -> Result<Value> {
     let mut value: Value = serde_json::from_str(text).map_err(|e| Error::answer(execute, format!("{e} in {text:?}")))?;
     match value.get_mut("return") {
         Some(inner) => Ok(inner.take()),
@@ -230,11 +230,11 @@ fn returned(execute: &str, text: &str) -> Result<Value> {
     }
 }
 
-fn number(what: &str, value: &Value) -> Result<i64> {
+pub(crate) fn number(what: &str, value: &Value) -> Result<i64> {
     value.as_i64().ok_or_else(|| Error::answer(what, format!("{value} is not a number")))
 }
 
-fn decode_exec(status: &Value) -> Result<Exec> {
+pub(crate) fn decode_exec(status: &Value) -> Result<Exec> {
     let text = |key: &str| -> Result<String> {
         let bytes = base64_decode(status[key].as_str().unwrap_or(""))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

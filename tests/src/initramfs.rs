@@ -1,7 +1,7 @@
 //! The guest's kernel and initramfs, from what Debian has installed on the host.
 //!
-//! Contents: static busybox, qemu-ga and our own helper with their libraries, the virtio modules in the
-//! order in which they load, `init.sh` as /init. The archive is an uncompressed cpio ("newc"): packing and
+//! Contents: static busybox, qemu-ga and our own helper with their libraries, the modules in the
+//! order in which they load, a script as /init. The archive is an uncompressed cpio ("newc"): packing and
 //! unpacking would take longer than reading it.
 
 use crate::error::{Error, Result};
@@ -19,30 +19,64 @@ const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_console", "virti
 const LIMIT: Duration = Duration::from_secs(60);
 const SETUP: &str = "run `cargo xtask setup`";
 
-/// Writes `vmlinuz` and `initramfs` into `boot`.
+/// What a guest consists of, besides busybox and the libraries of its programs.
+#[derive(Debug)]
+pub struct Content<'a> {
+    /// `/init`.
+    pub init: &'a str,
+    /// Modules, with what they need.
+    pub modules: &'a [&'a str],
+    /// Scripts below `/bin`, by name.
+    pub scripts: &'a [(&'a str, &'a str)],
+    /// Programs of the host that go to `/bin`, by name.
+    pub programs: &'a [(&'a str, PathBuf)],
+}
+
+/// Writes `vmlinuz` and `initramfs` of `lab1` into `boot`.
 ///
 /// # Errors
 /// A package is missing (named, with the remedy), or the folder cannot be written.
 pub fn build(boot: &Path) -> Result<()> {
+    let own = std::env::current_exe().map_err(Error::io("find", "this program"))?;
+    let programs = [("qemu-ga", guest_agent()?), ("lab-guest", own)];
+    write(boot, &Content { init: INIT, modules: &MODULES, scripts: &[("writer", WRITER)], programs: &programs })
+}
+
+/// Writes `vmlinuz` and `initramfs` of any guest into `boot`.
+///
+/// # Errors
+/// As [`build`].
+pub fn write(boot: &Path, content: &Content<'_>) -> Result<()> {
     let (kernel, release) = newest_kernel()?;
     let target = boot.join("vmlinuz");
     fs::copy(&kernel, &target).map_err(Error::io("copy", &kernel))?;
     let mut archive = Archive::default();
-    archive.file("init", 0o755, INIT.as_bytes())?;
-    archive.file("bin/writer", 0o755, WRITER.as_bytes())?;
-    archive.host_file("bin/busybox", &static_busybox()?)?;
-    let agent = find("qemu-ga", &["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga"])?;
-    let own = std::env::current_exe().map_err(Error::io("find", "this program"))?;
-    let own = strip(&own, &boot.join("lab-guest"))?;
-    for library in libraries(&agent)?.union(&libraries(&own)?) {
-        archive.host_file(library.trim_start_matches('/'), Path::new(library))?;
+    archive.file("init", 0o755, content.init.as_bytes())?;
+    for (name, script) in content.scripts {
+        archive.file(&format!("bin/{name}"), 0o755, script.as_bytes())?;
     }
-    archive.host_file("bin/qemu-ga", &agent)?;
-    archive.host_file("bin/lab-guest", &own)?;
-    let order = add_modules(&mut archive, &release)?;
+    archive.host_file("bin/busybox", &static_busybox()?)?;
+    let mut needed = BTreeSet::new();
+    for (name, program) in content.programs {
+        let program = strip(program, &boot.join(name))?;
+        needed.extend(libraries(&program)?);
+        archive.host_file(&format!("bin/{name}"), &program)?;
+    }
+    for library in needed {
+        archive.host_file(library.trim_start_matches('/'), Path::new(&library))?;
+    }
+    let order = add_modules(&mut archive, &release, content.modules)?;
     archive.file("modules/order", 0o644, order.as_bytes())?;
     let path = boot.join("initramfs");
     fs::write(&path, archive.finish()).map_err(Error::io("write", &path))
+}
+
+/// The program of Debian's package.
+///
+/// # Errors
+/// It is not installed.
+pub fn guest_agent() -> Result<PathBuf> {
+    find("qemu-ga", &["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga"])
 }
 
 /// Kernel image and release, Debian's cloud kernel before any other (ext4 is built in, it boots fast).
@@ -100,9 +134,9 @@ fn parse_ldd(text: &str) -> BTreeSet<String> {
 }
 
 /// Adds the modules and gives the order to load them in, one name a line.
-fn add_modules(archive: &mut Archive, release: &str) -> Result<String> {
+fn add_modules(archive: &mut Archive, release: &str, modules: &[&str]) -> Result<String> {
     let mut order = String::new();
-    for module in MODULES {
+    for module in modules {
         let text = run_ok(Command::new("modprobe").args(["--show-depends", "-S", release, module]).env("PATH", super::init::PATH), LIMIT)?;
         for path in text.lines().filter_map(|line| line.strip_prefix("insmod ")).filter_map(|rest| rest.split_whitespace().next()) {
             let (name, bytes) = module_bytes(Path::new(path))?;

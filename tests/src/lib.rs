@@ -29,6 +29,7 @@ pub mod journal;
 pub mod lab;
 pub mod libvirt;
 pub mod mounts;
+pub mod nfs;
 pub mod options;
 pub mod process;
 pub mod reference;

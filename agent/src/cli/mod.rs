@@ -79,9 +79,23 @@ pub enum Command {
     Protect(OnePoint),
     /// Allow a protected restore point to be forgotten again
     Unprotect(OnePoint),
+    /// The store as a whole
+    Store {
+        /// What about it.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Watches a backup and thaws the guest if the backup dies (started by backup itself)
     #[command(hide = true)]
     Guard,
+}
+
+/// `cairn store`
+#[derive(Subcommand, Debug)]
+pub enum StoreCommand {
+    /// Show what the store is, how much it holds, what is shared and what is waste
+    #[command(after_help = "The first call on a host reads all maps, later ones only what is new. UNIQUE is what is free if all points of a name go.")]
+    Info,
 }
 
 /// Chunk sizes.
@@ -189,6 +203,9 @@ pub struct List {
     /// Show forgotten points that may still be taken back
     #[arg(long)]
     pub forgotten: bool,
+    /// Show what each point would free if it alone were forgotten
+    #[arg(long, conflicts_with = "forgotten")]
+    pub sizes: bool,
 }
 
 /// `cairn forget`
@@ -313,6 +330,9 @@ pub struct Note {
 pub struct Show {
     /// The point
     pub point: String,
+    /// Show what it would free if it alone, or its name as a whole, were forgotten
+    #[arg(long)]
+    pub sizes: bool,
 }
 
 /// Image format of restored disks.
@@ -441,6 +461,8 @@ mod tests {
             "cairn prune --keep-last 3 --keep-within 30d --simulate 400d",
             "cairn gc --keep-trash 0s",
             "cairn tag web1@latest --remove old",
+            "cairn list web1 --sizes --json",
+            "cairn store info --json",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -453,6 +475,8 @@ mod tests {
             "cairn verify --against-disk",
             "cairn forget",
             "cairn gc --wait x",
+            "cairn list --sizes --forgotten",
+            "cairn store",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -8,6 +8,7 @@ mod log;
 mod restore;
 mod retention;
 mod scrub;
+mod store_info;
 mod verify;
 
 pub use backup_image::now_unix_ms;
@@ -48,6 +49,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Gc(o) => retention::gc(common, &o),
         Command::Protect(o) => log::protect(common, &o, true),
         Command::Unprotect(o) => log::protect(common, &o, false),
+        Command::Store { command } => store_info::run(common, &command),
         Command::Guard => backup::guard(),
     }
 }

@@ -88,14 +88,20 @@ fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
 
 /// A forgotten point that cannot be read any more is what a collection leaves, and no damage.
 fn taken(p: &Point, e: StoreError) -> Failure {
-    match e {
-        StoreError::Damaged { .. } => Failure::not_found(format!(
-            "point {} of {} cannot be taken back: its data is not all there any more, a garbage collection has taken it; nothing was committed ({e})",
-            p.id,
-            output::shown(&p.summary.name)
-        )),
-        other => other.into(),
+    let gone = match &e {
+        StoreError::Damaged { .. } => true,
+        // The forgotten point is what the new one is read from.
+        StoreError::Block { source, .. } => matches!(source.get_ref().and_then(|inner| inner.downcast_ref()), Some(StoreError::Damaged { .. })),
+        _ => false,
+    };
+    if !gone {
+        return e.into();
     }
+    Failure::not_found(format!(
+        "point {} of {} cannot be taken back: its data is not all there any more, a garbage collection has taken it; nothing was committed ({e})",
+        p.id,
+        output::shown(&p.summary.name)
+    ))
 }
 
 /// Applies retention rules.

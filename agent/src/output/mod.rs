@@ -2,10 +2,12 @@
 
 mod bar;
 mod json;
+mod statistics;
 mod table;
 
 pub use bar::Bar;
 pub use json::{damage_json, disk_json, point_json, rfc3339};
+pub use statistics::{store_json, store_text};
 pub use table::{bytes, damage_line, duration, point_table, prune_table, show, simulation_table};
 
 /// Prints a JSON value on stdout.

@@ -3,13 +3,13 @@
 use super::shown;
 use crate::{points::SHOWN_ID_DIGITS, retention::Simulated};
 use cairn_store::{
-    Damage, Point, PointState,
+    Damage, Point, PointSizes, PointState,
     format::{
         manifest::Manifest,
         register::{DiskEntry, DiskMode},
     },
 };
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use jiff::{Timestamp, tz::TimeZone};
 
 /// `1.5 GiB`
@@ -35,7 +35,7 @@ pub fn time(unix_ms: u64) -> String {
     stamp.map_or_else(|| "?".into(), |t| t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
-fn table(header: &[&str], right: &[usize]) -> Table {
+pub(super) fn table(header: &[&str], right: &[usize]) -> Table {
     let mut t = Table::new();
     t.load_style(presets::NOTHING);
     t.set_content_arrangement(ContentArrangement::Disabled);
@@ -58,8 +58,8 @@ fn state(p: &Point) -> String {
 }
 
 /// `cairn list`
-pub fn point_table(points: &[&Point]) -> String {
-    let mut t = table(&["NAME", "TIME", "ID", "SIZE", "CHANGED", "STORED", "TOOK", "QUIESCE", "STATE", "TAGS"], &[3, 4, 5, 6]);
+pub fn point_table(points: &[&Point], sizes: Option<&PointSizes>) -> String {
+    let mut t = table(&["NAME", "TIME", "ID", "SIZE", "CHANGED", "STORED", "TOOK", "QUIESCE", "STATE", "TAGS", "UNIQUE"], &[3, 4, 5, 6, 10]);
     for p in points {
         let s = &p.summary;
         t.add_row([
@@ -73,13 +73,19 @@ pub fn point_table(points: &[&Point]) -> String {
             s.quiesce.clone(),
             state(p),
             shown(&p.tags().join(",")),
+            sizes.and_then(|s| s.points.get(&p.id)).map_or_else(|| "-".into(), |n| bytes(*n)),
         ]);
+    }
+    if sizes.is_none()
+        && let Some(unique) = t.column_mut(10)
+    {
+        unique.set_constraint(ColumnConstraint::Hidden);
     }
     trimmed(&t)
 }
 
 /// `cairn show`
-pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest) -> String {
+pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest, sizes: Option<&PointSizes>) -> String {
     let s = &p.summary;
     let mut out = format!("{}  {}\n", shown(&s.name), p.id);
     let mut line = |k: &str, v: String| out.push_str(&format!("  {k:<10}{v}\n"));
@@ -89,6 +95,11 @@ pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest) -> String {
     line("quiesce", s.quiesce.clone());
     line("parent", p.body.parents.first().map_or_else(|| "none".into(), |x| x.session.to_string()));
     line("stored", bytes(s.stored_bytes));
+    if let Some(sizes) = sizes {
+        let freed = |n: Option<&u64>| n.map_or_else(|| "?".into(), |n| bytes(*n));
+        line("unique", format!("{}, free if it is forgotten", freed(sizes.points.get(&p.id))));
+        line("", format!("{}, free if all points of this name are", freed(sizes.names.get(&s.name))));
+    }
     line("state", state(p));
     line("tags", shown(&p.tags().join(", ")));
     if !p.note().is_empty() {
@@ -137,7 +148,7 @@ pub fn simulation_table(steps: &[Simulated]) -> String {
 }
 
 /// No blanks at line ends.
-fn trimmed(t: &Table) -> String {
+pub(super) fn trimmed(t: &Table) -> String {
     t.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 

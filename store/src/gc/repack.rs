@@ -75,13 +75,17 @@ fn thin_packs(store: &Inner, marked: &Marked<'_>, options: &GcOptions) -> Result
         };
         let at = |s: &Slot| Location { pack: *pack, offset: s.offset, stored_len: s.stored_len };
         // Of a bad frame the checksum may hold and the seal not: another copy, if there is one, is moved instead.
-        let movable = |s: &&Slot| marked.marker.marks_place(pack, s.offset) && !marked.marker.bad.contains(&at(s));
-        let mut live: Vec<Slot> = info.footer.slots.iter().filter(movable).copied().collect();
-        let live_bytes: u64 = live.iter().map(|s| FRAME_HEADER_BYTES as u64 + u64::from(s.stored_len)).sum();
+        let used = |s: &&Slot| marked.marker.marks_place(pack, s.offset) && !marked.marker.bad.contains(&at(s));
+        let mut live: Vec<Slot> = info.footer.slots.iter().filter(used).copied().collect();
+        // Of the frames, not of the file: what a small pack needs besides them would make it thin for ever.
+        let bytes = |slots: &[Slot]| -> u64 { slots.iter().map(|s| FRAME_HEADER_BYTES as u64 + u64::from(s.stored_len)).sum() };
+        let live_bytes = bytes(&live);
+        // Lists stay where their registers say: nothing else would lead to a list that was moved itself.
+        live.retain(|s| s.kind != FrameKind::Relocation);
         if live.is_empty() {
             continue;
         }
-        if reported.contains(pack) || live_bytes * 100 < info.size_bytes * options.repack_below_percent {
+        if reported.contains(pack) || live_bytes * 100 < bytes(&info.footer.slots) * options.repack_below_percent {
             live.sort_unstable_by_key(|s| s.offset);
             out.push(Thin { pack: *pack, live, live_bytes });
         }

@@ -235,7 +235,7 @@ fn is_young_orphan(store: &Inner, id: &SessionId, options: &GcOptions) -> Result
 
 fn sizes(store: &Inner, packs: &HashSet<PackId>) -> Result<u64> {
     let mut sum = 0;
-    for name in packs.iter().flat_map(ObjectName::pack) {
+    for name in packs.iter().collect::<BTreeSet<_>>().into_iter().flat_map(ObjectName::pack) {
         sum += store.platform.size(&name)?.unwrap_or(0);
     }
     Ok(sum)

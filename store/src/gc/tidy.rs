@@ -14,6 +14,7 @@ use crate::{
     Result,
     damage::{read_or_skip, read_reports},
     platform::{Created, Deleting, Durability, random_bytes},
+    point::registers::list_months,
     store::Inner,
 };
 use cairn_store_format::{
@@ -22,7 +23,7 @@ use cairn_store_format::{
     limits::LIST_BYTES_MAX,
     name::{parse_numbered, parse_round},
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Index files that a collection writes anew take numbers from here on; sessions count from 0.
 const REWRITTEN_SEQ_MIN: u32 = 50_000_000;
@@ -35,6 +36,7 @@ const PACKS_PER_FILE: usize = 16;
 pub(super) fn tidy(store: &Inner, marked: &Marked<'_>, options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let deleting = deleting(store)?;
     retire_rounds(store, deleting, report)?;
+    index_files(store, deleting, marked, report)?;
     records(store, deleting, options, report)?;
     reports(store, deleting, marked, report)?;
     temporaries(store, deleting, options, report)?;
@@ -91,6 +93,17 @@ fn forget_in_index(store: &Inner, deleting: &dyn Deleting, session: &SessionId, 
     }
     for name in &old {
         report.tidied += u64::from(deleting.delete(name)?);
+    }
+    Ok(())
+}
+
+/// Index files of decided sessions that have no pack left: a power loss brought one back, or it came after its packs were collected.
+fn index_files(store: &Inner, deleting: &dyn Deleting, marked: &Marked<'_>, report: &mut GcReport) -> Result<()> {
+    let with_packs: HashSet<SessionId> = marked.packs.iter().map(|p| p.session).collect();
+    for name in list_months(store, "x")? {
+        if parse_numbered(name.file()).is_some_and(|(s, _)| marked.decided.contains(&s) && !with_packs.contains(&s)) {
+            report.tidied += u64::from(deleting.delete(&name)?);
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A store in a directory: local file systems, and NFS by the rules that measurements gave (probe and fresh open, `link`, no rename).
 
-use super::{Created, Deleting, Durability, Platform, process};
+use super::{Created, Deleting, Durability, Platform, nfs, process};
 use crate::{Result, StoreError};
 use cairn_store_format::ObjectName;
 use std::{
@@ -20,8 +20,8 @@ use std::{
 const OPEN_FILES_MAX: usize = 64;
 /// Tries of a listing that misses its own probe.
 const PROBE_TRIES_MAX: u32 = 5;
-/// `statfs` type of NFS.
-const NFS_MAGIC: i64 = 0x6969;
+/// Tries of a read whose file handle the server does not know any more.
+const STALE_TRIES_MAX: u32 = 5;
 /// First characters of files that are no objects: temporary files and probes.
 const TEMPORARY: &str = ".tmp-";
 
@@ -51,7 +51,10 @@ impl LocalPlatform {
             return Err(StoreError::NoStore { at: at(), why: "not a directory".into() });
         }
         let root = root.canonicalize().map_err(|e| StoreError::NoStore { at: at(), why: e.to_string() })?;
-        let nfs = nix::sys::statfs::statfs(&root).is_ok_and(|s| s.filesystem_type().0 == NFS_MAGIC);
+        let nfs = nfs::is_nfs(&root);
+        if nfs {
+            nfs::check_mount(&root)?;
+        }
         Ok(Self { root, nfs, known_dirs: Mutex::default(), unsynced_dirs: Mutex::default(), open_files: Mutex::default() })
     }
 
@@ -111,7 +114,7 @@ impl LocalPlatform {
         let written = file.write_all(bytes).and_then(|()| file.sync_data());
         drop_cache(&file);
         drop(file);
-        let linked = written.and_then(|()| link_if_absent(&tmp, &target, bytes));
+        let linked = written.and_then(|()| self.link_if_absent(&tmp, &target, bytes));
         // The temporary file is ours alone and nothing refers to it: failing to remove it costs space until GC finds it.
         let _ = fs::remove_file(&tmp);
         let created = linked?;
@@ -124,12 +127,38 @@ impl LocalPlatform {
         Ok(created)
     }
 
+    /// EEXIST may be the echo of our own link whose reply was lost: the bytes (they carry our nonce) tell.
+    fn link_if_absent(&self, tmp: &Path, target: &Path, bytes: &[u8]) -> io::Result<Created> {
+        match fs::hard_link(tmp, target) {
+            Ok(()) => Ok(Created::New),
+            Err(e) => match self.open_path(target) {
+                Ok(mut f) => {
+                    let mut there = Vec::with_capacity(bytes.len());
+                    f.read_to_end(&mut there)?;
+                    Ok(if there == bytes { Created::New } else { Created::Exists })
+                }
+                Err(_) => Err(e),
+            },
+        }
+    }
+
+    /// On NFS "not there" is believed only after this host has forgotten what it knew about the folder.
+    fn open_path(&self, path: &Path) -> io::Result<File> {
+        match File::open(path) {
+            Err(e) if self.nfs && e.kind() == io::ErrorKind::NotFound => {
+                let dir = path.parent().expect("objects lie in folders");
+                if nfs::refresh(dir, &self.root)? { File::open(path) } else { Err(e) }
+            }
+            other => other,
+        }
+    }
+
     fn open_file(&self, name: &ObjectName) -> io::Result<Arc<File>> {
         let mut open = lock(&self.open_files);
         if let Some(f) = open.files.get(name) {
             return Ok(f.clone());
         }
-        let file = Arc::new(File::open(self.path(name))?);
+        let file = Arc::new(self.open_path(&self.path(name))?);
         if open.files.len() >= OPEN_FILES_MAX
             && let Some(oldest) = open.order.pop_front()
         {
@@ -145,11 +174,21 @@ impl LocalPlatform {
         if !self.nfs {
             return fs::read_dir(dir)?.collect();
         }
+        let mut believed_missing = false;
         for _ in 0..PROBE_TRIES_MAX {
-            let (probe, _file) = match new_temporary(dir) {
-                Ok(made) => made,
+            let probe = match new_temporary(dir) {
+                // Closed before it is removed: the client would only rename an open one.
+                Ok((probe, file)) => {
+                    drop(file);
+                    probe
+                }
                 // A mount that this host cannot write to: it can restore from it, and no session could begin here anyway.
                 Err(e) if matches!(e.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => return fs::read_dir(dir)?.collect(),
+                // Another host may have made the folder since this one looked for it in vain.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !believed_missing && nfs::refresh(dir, &self.root)? => {
+                    believed_missing = true;
+                    continue;
+                }
                 Err(e) => return Err(e),
             };
             let entries: io::Result<Vec<_>> = fs::read_dir(dir)?.collect();
@@ -171,10 +210,18 @@ impl LocalPlatform {
         };
         let mut out = Vec::new();
         for e in entries {
-            let is_dir = e.file_type().map_err(|x| self.failed("list", dir, x))?.is_dir();
-            if let (true, Ok(name)) = (is_dir == want_dirs, e.file_name().into_string())
-                && !name.starts_with('.')
-            {
+            // Temporary files come and go, and asking about one that went is an error: they are passed over first.
+            let Ok(name) = e.file_name().into_string() else { continue };
+            if name.starts_with('.') {
+                continue;
+            }
+            let wanted = match e.file_type() {
+                Ok(kind) => kind.is_dir() == want_dirs,
+                // It was listed, so it was there; NFS lists without kinds, and "missing" may be an old belief. Readers meet what has gone as well.
+                Err(x) if x.kind() == io::ErrorKind::NotFound => true,
+                Err(x) => return Err(self.failed("list", dir, x)),
+            };
+            if wanted {
                 out.push(name);
             }
         }
@@ -183,22 +230,7 @@ impl LocalPlatform {
     }
 }
 
-/// EEXIST may be the echo of our own link whose reply was lost: the bytes (they carry our nonce) tell.
-fn link_if_absent(tmp: &Path, target: &Path, bytes: &[u8]) -> io::Result<Created> {
-    match fs::hard_link(tmp, target) {
-        Ok(()) => Ok(Created::New),
-        Err(e) => match File::open(target) {
-            Ok(mut f) => {
-                let mut there = Vec::with_capacity(bytes.len());
-                f.read_to_end(&mut there)?;
-                Ok(if there == bytes { Created::New } else { Created::Exists })
-            }
-            Err(_) => Err(e),
-        },
-    }
-}
-
-fn new_temporary(dir: &Path) -> io::Result<(PathBuf, File)> {
+pub(super) fn new_temporary(dir: &Path) -> io::Result<(PathBuf, File)> {
     loop {
         let mut r = [0u8; 8];
         getrandom::fill(&mut r).map_err(|e| io::Error::other(e.to_string()))?;
@@ -206,6 +238,17 @@ fn new_temporary(dir: &Path) -> io::Result<(PathBuf, File)> {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other.map(|f| (path, f)),
+        }
+    }
+}
+
+/// A handle that the server does not know any more says nothing about what its name leads to now: the read begins anew, a few times.
+fn again_if_stale<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut tries = 1;
+    loop {
+        match read() {
+            Err(e) if nfs::is_stale(&e) && tries < STALE_TRIES_MAX => tries += 1,
+            other => return other,
         }
     }
 }
@@ -256,7 +299,7 @@ impl Platform for LocalPlatform {
 
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
         let read = || {
-            let mut f = File::open(self.path(name))?;
+            let mut f = self.open_path(&self.path(name))?;
             let len = usize::try_from(f.metadata()?.size()).unwrap_or(usize::MAX);
             if len > max {
                 return Ok(Err(super::too_large(name, len, max)));
@@ -265,25 +308,28 @@ impl Platform for LocalPlatform {
             (&mut f).take(max as u64).read_to_end(&mut out)?;
             Ok(Ok(out))
         };
-        self.none_if_missing("read", name, read())?.transpose()
+        self.none_if_missing("read", name, again_if_stale(read))?.transpose()
     }
 
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
         let read = || {
             let f = self.open_file(name)?;
             let mut out = vec![0; len];
-            f.read_exact_at(&mut out, offset)?;
+            f.read_exact_at(&mut out, offset).inspect_err(|e| {
+                if nfs::is_stale(e) {
+                    self.forget_open(name);
+                }
+            })?;
             Ok(out)
         };
-        match self.none_if_missing("read", name, read()) {
+        match self.none_if_missing("read", name, again_if_stale(read)) {
             Err(StoreError::Storage { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             other => other,
         }
     }
 
     fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
-        // On NFS a cached "not there" is no proof; opening asks the server, and a listing was made before anyone asks for exact names.
-        self.none_if_missing("stat", name, File::open(self.path(name)).and_then(|f| f.metadata()).map(|m| m.size()))
+        self.none_if_missing("stat", name, again_if_stale(|| self.open_path(&self.path(name))?.metadata()).map(|m| m.size()))
     }
 
     fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {

@@ -8,6 +8,7 @@
 //! - Nothing here deletes or replaces an object. What deletes is [`Deleting`], which only garbage collection asks for.
 
 mod local;
+mod nfs;
 mod process;
 #[cfg(feature = "simulation")]
 pub mod simulated;

@@ -10,6 +10,9 @@ pub use log::check_tag;
 pub(crate) mod registers;
 mod set;
 
+#[cfg(test)]
+mod scale;
+
 pub(crate) use set::{PointSet, log_forgets};
 
 use crate::{

@@ -9,17 +9,20 @@ use cairn_store_format::{
     ObjectName, SessionId,
     header::ObjectKind,
     limits::SMALL_BYTES_MAX,
+    map::Ref,
     name::{parse_numbered, parse_session},
     point_log::{Action, LogEntry},
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All registers of a store, read.
 pub(crate) struct PointSet {
     /// Registers and log entries that cannot be read, and why: they must not hide the others.
     pub(crate) damaged: Vec<String>,
     live: Vec<Point>,
-    forgotten: HashSet<SessionId>,
+    /// Frames of the lists of moves that relocation registers name.
+    lists: Vec<Ref>,
+    forgotten: BTreeSet<SessionId>,
     registers: BTreeSet<SessionId>,
 }
 
@@ -38,20 +41,27 @@ impl PointSet {
         let mut cache = CachedReader::new(store, cached);
         let mut damaged = Vec::new();
         let registers = registers::list(store)?;
-        let mut forgotten: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+        let mut forgotten: BTreeSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
         let mut logs: BTreeMap<SessionId, Vec<(u32, ObjectName)>> = BTreeMap::new();
         for name in list_months(store, "p")? {
             if let Some((sid, n)) = parse_numbered(name.file()).filter(|(sid, n)| name == ObjectName::point_log(sid, *n)) {
                 logs.entry(sid).or_default().push((n, name));
             }
         }
-        let (mut live, mut ids) = (Vec::new(), BTreeSet::new());
+        let (mut live, mut lists, mut ids) = (Vec::new(), Vec::new(), BTreeSet::new());
         for (id, name) in registers {
             ids.insert(id);
             if forgotten.contains(&id) {
                 continue;
             }
-            let Some(Decided::Point(mut point)) = or_damaged(cache.register(&id, &name), &mut damaged)? else { continue };
+            let mut point = match or_damaged(cache.register(&id, &name), &mut damaged)? {
+                Some(Decided::Point(point)) => point,
+                Some(Decided::Relocation(list)) => {
+                    lists.push(list);
+                    continue;
+                }
+                Some(Decided::Closed) | None => continue,
+            };
             point.log = read_log(&mut cache, &id, logs.remove(&id).unwrap_or_default(), &mut damaged)?;
             if point.log_forgets() {
                 forgotten.insert(id);
@@ -61,7 +71,7 @@ impl PointSet {
         }
         cache.keep()?;
         live.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
-        Ok(Self { damaged, live, forgotten, registers: ids })
+        Ok(Self { damaged, live, lists, forgotten, registers: ids })
     }
 
     pub(crate) fn live(&self) -> &[Point] {
@@ -69,6 +79,12 @@ impl PointSet {
     }
     pub(crate) fn into_live(self) -> Vec<Point> {
         self.live
+    }
+    pub(crate) fn lists(&self) -> &[Ref] {
+        &self.lists
+    }
+    pub(crate) fn is_decided(&self, id: &SessionId) -> bool {
+        self.registers.contains(id)
     }
     pub(crate) fn forgotten(&self) -> impl Iterator<Item = &SessionId> {
         self.forgotten.iter()

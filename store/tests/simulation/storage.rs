@@ -110,7 +110,11 @@ fn a_create_that_has_not_returned_may_or_may_not_be_listed_until_somebody_saw_it
         creator.create(&session(1), b"x", Durability::Now).expect("creates");
         let seen = seen.lock().expect("lock");
         assert!(seen.is_sorted() && seen.ends_with(&[2]), "seed {seed}: {seen:?}");
-        *(if seen[0] == 2 { &mut shown_at_once } else { &mut shown_later }) += 1;
+        if seen[0] == 2 {
+            shown_at_once += 1;
+        } else {
+            shown_later += 1;
+        }
         assert_eq!(reader.list("gc").expect("lists").len(), 2, "it has returned");
     }
     assert!(shown_at_once > 4 && shown_later > 4, "{shown_at_once} at once, {shown_later} later");

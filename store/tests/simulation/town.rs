@@ -238,15 +238,9 @@ impl Town {
         for p in store.points().expect("lists") {
             self.forget(&store, &p.id).expect("forgets");
         }
-        // A forget that died between the log's entry and the tombstone is repeated.
-        for p in store.forgotten_points().expect("lists") {
-            store.forget(&p, 0, true).expect("forgets");
-        }
         // The first one may find packs whose session it has to fence first, or that it moves.
         (0..3).for_each(|_| drop(self.collect(&store, options)));
-        // An index file may stay for ever whose deletion a power loss took back, or which arrived after its packs had gone: its few bytes are
-        // all that it costs.
-        let left: Vec<String> = self.world.names().into_iter().filter(|n| ["d/", "m/", "trash/"].iter().any(|root| n.starts_with(root))).collect();
+        let left: Vec<String> = self.world.names().into_iter().filter(|n| ["d/", "m/", "x/", "trash/"].iter().any(|root| n.starts_with(root))).collect();
         assert!(left.is_empty(), "garbage that no collection takes: {left:?}");
     }
 
