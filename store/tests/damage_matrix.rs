@@ -208,7 +208,7 @@ fn registers_of_points() {
         cases.push(deleted(&second).hides("alpha-2").unseen(NOBODY_MISSES).collectable(ONLY_A_REGISTER));
         cases.push(replayed(&p.root(), &first, &second).hides("alpha-2"));
         cases.push(swapped(&p.root(), &first, &second).hides("alpha-1").hides("alpha-2"));
-        cases.push(misplaced(&p.root(), &first, "c/2020-01").hides("alpha-1").collectable(ONLY_A_REGISTER));
+        cases.push(misplaced(&p.root(), &first, "c/2020-01").hides("alpha-1"));
         let month = first.split('/').nth(1).expect("a month");
         cases.push(replayed(&p.root(), &first, &first.replace(month, "2020-01")));
         cases.push(replayed(&p.root(), &first, &p.of("c", "alpha-1").replace(&p.zoo.point("alpha-1").id.to_string(), &"7".repeat(32))));
@@ -274,7 +274,7 @@ fn tombstones() {
 fn session_records_and_beats() {
     both(|p| {
         let records = p.all("gc", "session-");
-        let mut cases: Vec<Case> = records.iter().flat_map(|r| flips(&p.root(), r)).collect();
+        let mut cases: Vec<Case> = records[..2].iter().flat_map(|r| flips(&p.root(), r)).collect();
         cases.extend(lengths(&p.root(), &records[0]));
         cases.push(foreign(&p.other.root(), &p.others("gc", "session-"), &records[0]));
         cases.extend(records.iter().map(|r| deleted(r).unseen(NOBODY_MISSES)));
@@ -293,7 +293,14 @@ fn rounds() {
         let round = |kind: &str, n: u8| format!("gc/{kind}-0000000{n}");
         let mut cases = Vec::new();
         for object in p.all("gc", "-0000000").into_iter().filter(|path| !path.contains("beat")) {
-            cases.extend(flips(&p.root(), &object).into_iter().chain(lengths(&p.root(), &object)));
+            // Of each kind, the last one of the store: that is the one which still has a say.
+            let last = [round("condemned", 4), round("done", 3), if p.zoo.encrypted { round("pardon", 4) } else { round("pardon", 3) }];
+            let cuts = if last.contains(&object) {
+                [flips(&p.root(), &object), lengths(&p.root(), &object)].concat()
+            } else {
+                lengths(&p.root(), &object).drain(..2).collect()
+            };
+            cases.extend(cuts);
             let foreign = foreign(&p.other.root(), &object, &object);
             cases.push(if p.zoo.encrypted { foreign.unseen_without_keys(SEALED_ONLY) } else { foreign.unseen(UNSEALED) });
             cases.push(deleted(&object).unseen(NOBODY_MISSES));

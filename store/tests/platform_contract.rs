@@ -84,7 +84,7 @@ fn reads_keep_to_their_limits() {
         assert_eq!(p.size(&name).expect("asks"), None);
         p.create(&name, b"0123456789", Durability::Now).expect("creates");
         assert_eq!(p.read(&name, 10).expect("reads").expect("there"), b"0123456789");
-        assert!(matches!(p.read(&name, 9), Err(StoreError::Storage { .. })), "one more than allowed");
+        assert!(matches!(p.read(&name, 9), Err(StoreError::Damaged { .. })), "one more than allowed: that is the object's fault, not the storage's");
         assert_eq!(p.read_at(&name, 3, 4).expect("reads").expect("there"), b"3456");
         assert_eq!(p.read_at(&name, 10, 0).expect("reads").expect("there"), b"");
         for (offset, len) in [(7, 4), (10, 1), (11, 1), (u64::from(u32::MAX), 5)] {

@@ -151,6 +151,10 @@ fn list_packs(store: &Inner) -> Result<BTreeSet<PackId>> {
 fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &HashSet<SessionId>, options: &GcOptions) -> Result<Committed> {
     let mut out = Committed { points: Vec::new(), lists: Vec::new(), decided: HashSet::new() };
     let mut reader = CachedReader::new(store, true);
+    if let Some(name) = registers::misplaced(store)?.filter(|_| !options.accept_loss) {
+        // Its packs would be taken for those of a session that nobody decided.
+        return Err(StoreError::damaged(&name, "it lies in another object's folder; nothing was deleted. Move it to where its name belongs"));
+    }
     for (id, name) in registers::list(store)? {
         out.decided.insert(id);
         // What is forgotten needs no reading, and hinders nobody if it cannot be read.

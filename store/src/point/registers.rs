@@ -32,6 +32,19 @@ pub(crate) fn list(store: &Inner) -> Result<Vec<(SessionId, ObjectName)>> {
     Ok(names.into_iter().filter_map(|n| Some((parse_session(n.file()).ok()?, n))).filter(|(id, n)| *n == ObjectName::register(id)).collect())
 }
 
+/// A register that lies in another month's folder and nowhere else: its session is decided, and nobody sees it.
+pub(crate) fn misplaced(store: &Inner) -> Result<Option<ObjectName>> {
+    for name in list_months(store, "c")? {
+        if let Ok(id) = parse_session(name.file())
+            && name != ObjectName::register(&id)
+            && store.platform.size(&ObjectName::register(&id))?.is_none()
+        {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
 /// Objects of all months below `root`.
 pub(crate) fn list_months(store: &Inner, root: &str) -> Result<Vec<ObjectName>> {
     list_months_of(&*store.platform, root)
