@@ -103,7 +103,7 @@ impl Rig {
     /// # Panics
     /// It does not come up again.
     pub fn reboot(&mut self, index: usize) {
-        self.clients[index] = self.boot(&self.clients[index].name().to_owned());
+        self.clients[index] = self.boot(self.clients[index].name());
     }
 
     /// The store as the host sees it, beside NFS.

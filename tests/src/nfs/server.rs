@@ -19,10 +19,10 @@ const COMPILE_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 /// The export's name for clients.
 pub const EXPORT: &str = "/export";
-/// What is wrong while the grace period's end is not awaited: nothing, for clients that hold no locks.
+/// Times of a grace period and a lease are short, so that a restart does not cost a suite its minutes.
 const CONFIG: &str = "\
 NFS_CORE_PARAM { Protocols = 4; NFS_Port = @PORT@; MNT_Port = @MNT_PORT@; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
-NFSV4 { Only_Numeric_Owners = true; Grace_Period = 5; Lease_Lifetime = 10; RecoveryBackend = fs; RecoveryRoot = \"@DIR@/recovery\"; Graceless = true; }
+NFSV4 { Only_Numeric_Owners = true; Grace_Period = 5; Lease_Lifetime = 10; RecoveryBackend = fs; RecoveryRoot = \"@DIR@/recovery\"; Graceless = false; }
 EXPORT { Export_Id = 1; Path = \"@DIR@/export\"; Pseudo = \"@EXPORT@\"; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Protocols = 4; FSAL { Name = VFS; } }
 LOG { Default_Log_Level = EVENT; }
 ";
