@@ -4,7 +4,7 @@
 //! clients' steps is certain.
 
 use cairn_lab::nfs::rig::Image;
-use cairn_lab::nfs::{Client, Preload, Rig};
+use cairn_lab::nfs::{Client, Rig, Setup};
 use cairn_lab::{Options, cairn, lab_test};
 use cairn_store::format::{ObjectName, SessionId};
 use cairn_store::platform::{Durability, LocalPlatform, Platform};
@@ -109,6 +109,11 @@ fn obey(platform: &LocalPlatform, words: &[&str]) -> Result<String, Box<dyn std:
             let found = platform.read(&register(number, *apart == "apart")?, 1000)?;
             Ok(if found.is_some() { "ok there".into() } else { "ok missing".into() })
         }
+        ["size", number, apart] => Ok(if platform.size(&register(number, *apart == "apart")?)?.is_some() { "ok there".into() } else { "ok missing".into() }),
+        ["discard", number, apart] => {
+            let deleting = platform.deleting().ok_or("this storage can delete")?;
+            Ok(format!("ok {}", deleting.discard(&register(number, *apart == "apart")?, 1)?))
+        }
         ["plain", dir] => {
             let names: Result<Vec<_>, _> = std::fs::read_dir(Path::new(FOLDER).join(dir))?.collect();
             Ok(format!("ok {}", names?.iter().map(|e| e.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")))
@@ -136,8 +141,21 @@ fn stale_lists(first: &mut Peer, second: &mut Peer, rounds: std::ops::Range<u64>
     (plain_stale, stale)
 }
 
+/// Rounds of "two looks at a pack, one discards it, two looks again": a backup must not come to rely on it.
+fn stale_sizes(first: &mut Peer, second: &mut Peer, rounds: std::ops::Range<u64>) -> (u64, u64) {
+    let (mut plain_stale, mut stale) = (0, 0);
+    for round in rounds {
+        assert_eq!(second.step(&format!("size {round} apart")), "ok there");
+        assert_eq!(second.step(&format!("plain-read {round} apart")), "ok there");
+        assert_eq!(first.step(&format!("discard {round} apart")), "ok true");
+        plain_stale += u64::from(second.step(&format!("plain-read {round} apart")) == "ok there");
+        stale += u64::from(second.step(&format!("size {round} apart")) == "ok there");
+    }
+    (plain_stale, stale)
+}
+
 lab_test!(a_completed_create_is_in_the_next_listing_however_coarse_the_servers_times, options(), |lab| {
-    let rig = Rig::start(&lab, HELPER, Preload { round_ns: Some(1_000_000_000) });
+    let rig = Rig::start(&lab, HELPER, Setup { round_ns: Some(1_000_000_000), ..Setup::default() });
     let [mut first, mut second] = peers(&rig);
     first.step("create 0 together");
     let begin = Instant::now();
@@ -150,7 +168,7 @@ lab_test!(a_completed_create_is_in_the_next_listing_however_coarse_the_servers_t
 });
 
 lab_test!(what_was_missing_before_is_found_once_it_is_made, options(), |lab| {
-    let mut rig = Rig::start(&lab, HELPER, Preload::default());
+    let mut rig = Rig::start(&lab, HELPER, Setup::default());
     {
         let [mut first, mut second] = peers(&rig);
         // The folder above all months is missing as well at first.
@@ -172,6 +190,9 @@ lab_test!(what_was_missing_before_is_found_once_it_is_made, options(), |lab| {
         }
         println!("missing before: plain opens stale {plain_stale}/{ROUNDS}, ours {stale}/{ROUNDS}");
         assert_eq!(stale, 0);
+        let (plain, ours) = stale_sizes(&mut first, &mut second, 0..ROUNDS);
+        println!("discarded: plain opens stale {plain}/{ROUNDS}, ours {ours}/{ROUNDS}");
+        assert_eq!(ours, 0);
         first.step("create 0 together");
         let (plain, ours) = stale_lists(&mut first, &mut second, 1000..1000 + ROUNDS);
         println!("default options: plain listings stale {plain}/{ROUNDS}, ours {ours}/{ROUNDS}");
