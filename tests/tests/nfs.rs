@@ -2,7 +2,7 @@
 
 use cairn_lab::domain::Exec;
 use cairn_lab::nfs::rig::{GC_NOW, Image, wait_until};
-use cairn_lab::nfs::{Preload, Rig, Running};
+use cairn_lab::nfs::{Rig, Running, Setup};
 use cairn_lab::{Options, cairn, lab_test};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ fn done_or_clean(what: &str, done: &Exec) -> bool {
 }
 
 lab_test!(two_clients_back_up_and_collect_at_once, options(), |lab| {
-    let rig = Rig::start(&lab, HELPER, Preload::default());
+    let rig = Rig::start(&lab, HELPER, Setup::default());
     rig.cairn(0, "init /mnt/nfs/store");
     // Both write; half of each image is the other's as well.
     let running = [2, 3].map(|own| [image(1, own), image(2, own)].map(|image| format!("({})", Rig::backup_script(&image))).join(" && "));
@@ -64,7 +64,7 @@ lab_test!(two_clients_back_up_and_collect_at_once, options(), |lab| {
 });
 
 lab_test!(the_server_is_killed_under_backups_and_collections, options(), |lab| {
-    let mut rig = Rig::start(&lab, HELPER, Preload::default());
+    let mut rig = Rig::start(&lab, HELPER, Setup { grace: true, ..Setup::default() });
     rig.cairn(0, "init /mnt/nfs/store");
     rig.backup(0, &image(1, 2));
     for (round, delay_ms) in [300u64, 1200].into_iter().enumerate() {
@@ -104,7 +104,7 @@ fn kill_and_restart(rig: &mut Rig) {
 }
 
 lab_test!(a_link_whose_reply_is_lost_is_taken_for_ours, options(), |lab| {
-    let mut rig = Rig::start(&lab, HELPER, Preload::default());
+    let mut rig = Rig::start(&lab, HELPER, Setup::default());
     rig.cairn(0, "init /mnt/nfs/store");
     rig.backup(0, &image(1, 2));
     // The session's record, a data pack, a metadata pack, and the register, which is the commit.
@@ -138,7 +138,7 @@ fn reply_lost(rig: &mut Rig, folder: &str, start: impl FnOnce(&Rig) -> Running) 
 }
 
 lab_test!(a_client_is_killed_and_the_other_one_collects, options(), |lab| {
-    let mut rig = Rig::start(&lab, HELPER, Preload::default());
+    let mut rig = Rig::start(&lab, HELPER, Setup::default());
     rig.cairn(0, "init /mnt/nfs/store");
     rig.backup(1, &image(1, 2));
     // In the middle of a backup: its session is recorded, its register is not there.
