@@ -331,7 +331,15 @@ impl Platform for LocalPlatform {
     }
 
     fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
-        self.none_if_missing("stat", name, again_if_stale(|| self.open_path(&self.path(name))?.metadata()).map(|m| m.size()))
+        let look = || {
+            let path = self.path(name);
+            // On NFS a name that this host knows opens by its handle, wherever another host has moved the file meanwhile.
+            if self.nfs && !nfs::refresh(path.parent().expect("objects lie in folders"), &self.root)? {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            Ok(File::open(&path)?.metadata()?.size())
+        };
+        self.none_if_missing("stat", name, again_if_stale(look))
     }
 
     fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {

@@ -51,7 +51,7 @@ pub trait Platform: Send + Sync {
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>>;
     /// Exactly `len` bytes at `offset`; `None` where the object does not exist or ends before.
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>>;
-    /// Size in bytes; `None` where it does not exist.
+    /// Size in bytes; `None` where it does not exist (any more): a delete or discard that completed before is seen.
     fn size(&self, name: &ObjectName) -> Result<Option<u64>>;
     /// Objects of one folder.
     fn list(&self, dir: &str) -> Result<Vec<ObjectName>>;

@@ -55,7 +55,7 @@ impl Client {
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.arg("-serial").arg(format!("file:{}", console.display()));
         command.arg("-kernel").arg(boot.join("vmlinuz")).arg("-initrd").arg(boot.join("initramfs"));
-        command.args(["-append", &format!("console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off tsc=unstable client={name}")]);
+        command.args(["-append", &format!("console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off tsc=unstable no_timer_check client={name}")]);
         command.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
         command.arg("-chardev").arg(format!("socket,id=agent,path={},server=on,wait=off", socket.display()));
         command.args(["-device", "virtio-serial", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]);

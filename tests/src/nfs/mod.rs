@@ -13,4 +13,4 @@ pub mod server;
 
 pub use client::{Client, Running};
 pub use rig::Rig;
-pub use server::{Preload, Server};
+pub use server::{Server, Setup};

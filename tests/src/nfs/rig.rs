@@ -7,7 +7,7 @@ use crate::cairn::{self, Cairn};
 use crate::domain::Exec;
 use crate::lab::Lab;
 use crate::nfs::client::{Client, EXEC_LIMIT, MOUNTED, Running};
-use crate::nfs::server::{Preload, Server};
+use crate::nfs::server::{Server, Setup};
 use crate::{initramfs, process};
 use serde_json::Value;
 use std::fs;
@@ -74,7 +74,7 @@ impl Rig {
     /// # Panics
     /// It does not come up.
     #[must_use]
-    pub fn start(lab: &Lab, helper: &str, preload: Preload) -> Self {
+    pub fn start(lab: &Lab, helper: &str, setup: Setup) -> Self {
         let begin = Instant::now();
         let boot = lab.folder().join("boot");
         let test = std::env::current_exe().expect("a running test has a path");
@@ -82,7 +82,7 @@ impl Rig {
         let agent = initramfs::guest_agent().expect("qemu-guest-agent");
         let programs = [("qemu-ga", agent), ("lab-guest", PathBuf::from(helper)), ("cairn", cairn), ("suite", test)];
         initramfs::write(&boot, &initramfs::Content { init: INIT, modules: &MODULES, scripts: &[], programs: &programs }).expect("initramfs");
-        let server = Server::start(&lab.dir(), preload).expect("NFS server");
+        let server = Server::start(&lab.dir(), setup).expect("NFS server");
         let mut rig = Self { server, clients: Vec::new(), lab: lab.clone(), boot };
         rig.clients = std::thread::scope(|scope| {
             let starting: Vec<_> = ["one", "two"].map(|name| scope.spawn(|| rig.boot(name))).into();
@@ -103,8 +103,7 @@ impl Rig {
     /// # Panics
     /// It does not come up again.
     pub fn reboot(&mut self, index: usize) {
-        let booted = self.boot(self.clients[index].name());
-        self.clients[index] = booted;
+        self.clients[index] = self.boot(self.clients[index].name());
     }
 
     /// The store as the host sees it, beside NFS.

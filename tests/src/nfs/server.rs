@@ -19,19 +19,21 @@ const COMPILE_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 /// The export's name for clients.
 pub const EXPORT: &str = "/export";
-/// What is wrong while the grace period's end is not awaited: nothing, for clients that hold no locks.
+/// Times of a grace period and a lease are short, so that a restart does not cost a suite its minutes.
 const CONFIG: &str = "\
 NFS_CORE_PARAM { Protocols = 4; NFS_Port = @PORT@; MNT_Port = @MNT_PORT@; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
-NFSV4 { Only_Numeric_Owners = true; Grace_Period = 5; Lease_Lifetime = 10; RecoveryBackend = fs; RecoveryRoot = \"@DIR@/recovery\"; Graceless = true; }
+NFSV4 { Only_Numeric_Owners = true; Grace_Period = 5; Lease_Lifetime = 10; RecoveryBackend = fs; RecoveryRoot = \"@DIR@/recovery\"; Graceless = @GRACELESS@; }
 EXPORT { Export_Id = 1; Path = \"@DIR@/export\"; Pseudo = \"@EXPORT@\"; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Protocols = 4; FSAL { Name = VFS; } }
 LOG { Default_Log_Level = EVENT; }
 ";
 
-/// How the server is made to misbehave (`tests/guest/nfs-shim.c`).
+/// What the server of a test is like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Preload {
-    /// Times are cut to multiples of this.
+pub struct Setup {
+    /// Times are cut to multiples of this (`tests/guest/nfs-shim.c`).
     pub round_ns: Option<u64>,
+    /// After a restart clients may claim for some seconds what they had open, and nothing new is opened until then.
+    pub grace: bool,
 }
 
 /// The server; dropping it kills it.
@@ -48,7 +50,7 @@ impl Server {
     ///
     /// # Errors
     /// It is not installed, there is no compiler for the library it is preloaded with, or it does not come up.
-    pub fn start(folder: &Path, preload: Preload) -> Result<Self> {
+    pub fn start(folder: &Path, setup: Setup) -> Result<Self> {
         for name in ["export", "recovery"] {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
@@ -65,10 +67,11 @@ impl Server {
         let (port, mnt_port) = (free_port()?, free_port()?);
         let text = CONFIG.replace("@PORT@", &port.to_string()).replace("@MNT_PORT@", &mnt_port.to_string());
         let text = text.replace("@DIR@", &folder.to_string_lossy()).replace("@EXPORT@", EXPORT);
+        let text = text.replace("@GRACELESS@", if setup.grace { "false" } else { "true" });
         let config = folder.join("ganesha.conf");
         fs::write(&config, text).map_err(Error::io("write", &config))?;
-        let child = spawn(folder, preload.round_ns)?;
-        let mut server = Self { folder: folder.to_owned(), port, round_ns: preload.round_ns, child };
+        let child = spawn(folder, setup.round_ns)?;
+        let mut server = Self { folder: folder.to_owned(), port, round_ns: setup.round_ns, child };
         server.wait_up()?;
         Ok(server)
     }
