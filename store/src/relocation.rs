@@ -80,7 +80,7 @@ impl Inner {
                 Err(e) => return Err(e),
             }
         }
-        reader.keep()?;
+        reader.keep();
         // A list may itself have been moved by another one, whatever their order: those that cannot be found are tried again after the others.
         loop {
             let before = unread.len();

@@ -60,10 +60,13 @@ impl Inner {
         let place = if self.packs.info(&r.at.pack).is_err() { whole_pack(r.at.pack) } else { r.at };
         tracing::info!("{first}; looking for another copy");
         for refresh in [false, true] {
-            if refresh {
-                self.refresh_index()?;
-            }
-            if let Some(at) = self.locate(&r.id)?.filter(|at| *at != r.at)
+            let found = if refresh { self.refresh_index().and_then(|()| self.locate(&r.id)) } else { self.locate(&r.id) };
+            // A cache that fails knows of no other copy.
+            let found = match found {
+                Err(StoreError::Index { .. }) => None,
+                other => other?,
+            };
+            if let Some(at) = found.filter(|at| *at != r.at)
                 && let Ok(plain) = self.fetch_at(zstd, &at, &r.id, kind, level)
             {
                 return Ok(plain);

@@ -326,3 +326,24 @@ fn the_cache_may_vanish_be_damaged_or_rolled_back() {
         assert!(again.stored_bytes < 30_000, "{}", again.stored_bytes);
     }
 }
+
+#[test]
+fn a_cache_that_breaks_while_it_is_used_keeps_nobody_from_restoring() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(REGION, 40);
+    let points: Vec<_> = (0..30).map(|i| backup(&store, &format!("n{i}"), &data, full()).expect("backs up")).collect();
+    store.points().expect("fills the cache");
+    drop(store);
+    let index = fs::read_dir(lab.dir.path().join("state/index")).expect("lists").flatten().map(|e| e.path());
+    for file in index.filter(|p| p.extension().is_some_and(|e| e == "sqlite")) {
+        // The first pages tell the tables, so that opening finds nothing wrong.
+        let mut bytes = fs::read(&file).expect("reads");
+        assert!(bytes.len() > 45_000, "{} bytes", bytes.len());
+        bytes[28_672..].fill(0x5a);
+        fs::write(&file, bytes).expect("damages");
+    }
+    let store = lab.open();
+    assert_eq!(store.points().expect("lists").len(), points.len());
+    assert_eq!(restore(&store, &point(&store, &points[29])).expect("restores"), data);
+}

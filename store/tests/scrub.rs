@@ -74,7 +74,8 @@ fn a_share_at_a_time_comes_round_to_every_pack() {
     let slow = std::time::Instant::now();
     let report = store.scrub(&ScrubOptions { percent: 100, rate_bytes_max: Some(20 << 20) }, &Progress::default()).expect("scrubs");
     let least = std::time::Duration::from_millis(report.bytes * 1000 / (20 << 20));
-    assert!(slow.elapsed() >= least, "{:?} for {} bytes", slow.elapsed(), report.bytes);
+    // The platform's clock counts whole milliseconds.
+    assert!(slow.elapsed() + std::time::Duration::from_millis(2) >= least, "{:?} for {} bytes", slow.elapsed(), report.bytes);
 }
 
 #[test]

@@ -47,9 +47,9 @@ fn settle_round(store: &Inner, n: u64, decided: bool, options: &GcOptions, repor
         let (boot, now) = (store.platform.boot(), store.platform.monotonic_ms());
         if !gone && store.index.unchanged_ms(&format!("round-{n}"), 0, &boot, now)? < options.dead_after_ms {
             return Err(StoreError::Busy(format!(
-                "a garbage collection of host {} is at work here (round {n}); try again when it has ended. If it has died, the round is given up after {} h without a result",
+                "a garbage collection of host {} is at work here (round {n}); try again when it has ended. If it has died, the round is given up after {} without a result",
                 condemned.list.host,
-                options.dead_after_ms / 3_600_000
+                crate::point::hours(options.dead_after_ms)
             )));
         }
         round::decide(store, n, &condemned, Spared::All)?

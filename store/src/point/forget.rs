@@ -89,7 +89,7 @@ impl Store {
                 out.push(*p);
             }
         }
-        reader.keep()?;
+        reader.keep();
         out.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
         Ok(out)
     }

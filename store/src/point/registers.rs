@@ -75,7 +75,7 @@ impl<'a> CachedReader<'a> {
     /// What `open` makes of an object. Only what it accepts is kept: a storage that had a bad moment must not be believed for ever.
     pub(crate) fn read<T>(&mut self, name: &ObjectName, max: usize, open: impl Fn(&[u8]) -> Result<T>) -> Result<Option<T>> {
         if self.cached
-            && let Some(bytes) = self.store.index.object(name.as_str())?
+            && let Some(bytes) = self.in_cache(name)
         {
             match open(&bytes) {
                 Err(StoreError::Damaged { .. } | StoreError::Format(_)) => tracing::info!("{name}: this host's copy is damaged; reading it again"),
@@ -87,18 +87,30 @@ impl<'a> CachedReader<'a> {
         if self.cached {
             self.fresh.push((name.as_str().to_owned(), bytes));
             if self.fresh.len() >= CACHE_BATCH {
-                self.keep()?;
+                self.keep();
             }
         }
         Ok(Some(opened))
     }
 
+    /// A cache that fails is done without: nothing local may keep a host from restoring.
+    fn in_cache(&mut self, name: &ObjectName) -> Option<Vec<u8>> {
+        self.store.index.object(name.as_str()).unwrap_or_else(|e| {
+            tracing::warn!("{e}; this command goes on without it");
+            self.cached = false;
+            None
+        })
+    }
+
     /// Hands what was read to the cache.
-    pub(crate) fn keep(&mut self) -> Result<()> {
-        if !self.fresh.is_empty() {
-            self.store.index.keep_objects(&std::mem::take(&mut self.fresh))?;
+    pub(crate) fn keep(&mut self) {
+        if self.cached
+            && !self.fresh.is_empty()
+            && let Err(e) = self.store.index.keep_objects(&std::mem::take(&mut self.fresh))
+        {
+            tracing::warn!("{e}; this command goes on without it");
+            self.cached = false;
         }
-        Ok(())
     }
 
     /// A register, opened.

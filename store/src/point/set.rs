@@ -69,7 +69,7 @@ impl PointSet {
                 live.push(*point);
             }
         }
-        cache.keep()?;
+        cache.keep();
         live.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
         Ok(Self { damaged, live, lists, forgotten, registers: ids })
     }
