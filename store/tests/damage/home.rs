@@ -1,12 +1,16 @@
 //! A copy of a store that may be damaged: files are hard links, broken where a case changes one; the host's cache is a copy.
 
 use super::case::Edit;
-use crate::zoo::{self, Zoo};
+use crate::zoo::{self, Death, Dying, Zoo};
 use cairn_store::{OpenOptions, Result, Store};
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+
+/// State of the host that made the store.
+const WARM: &str = "warm";
 
 /// See the module.
 pub struct Home {
@@ -24,7 +28,7 @@ pub fn scratch() -> tempfile::TempDir {
 impl Home {
     pub fn of(zoo: &Zoo) -> Self {
         let dir = scratch();
-        for (from, link) in [("store", true), ("warm", false)] {
+        for (from, link) in [("store", true), (WARM, false)] {
             copy(&zoo.dir.join(from), &dir.path().join(from), link);
         }
         if zoo.encrypted {
@@ -70,7 +74,8 @@ impl Home {
 
     pub fn open(&self, state: &str) -> Result<Store> {
         let options = OpenOptions { credential: zoo::credential(self.path()), state_dir: self.path().join(state), host: "matrix".into() };
-        Store::open(&self.root(), options)
+        // The host with the cache works with all its threads; the others with one, since starting threads for tiny disks is most of the time.
+        if state == WARM { Store::open(&self.root(), options) } else { Store::open_on(Arc::new(Dying::open(&self.root(), Death::Never)), options) }
     }
 
     /// Packs by path.

@@ -12,8 +12,11 @@ pub use dying::{Death, Dying};
 
 use crate::common::{Mem, MemTarget};
 use cairn_store::{
-    BackupOutcome, Credential, DiskJob, GcOptions, InitOptions, OpenOptions, Part, Plan, Point, PointInfo, Profile, Progress, Result, Store, format::SessionId,
-    init, restore::OnDamage, verify::Verifier,
+    BackupOutcome, Credential, DiskJob, GcOptions, InitOptions, OpenOptions, Part, Plan, Point, PointInfo, Profile, Progress, Result, Store,
+    format::{SessionId, register::DiskTable},
+    init,
+    restore::OnDamage,
+    verify::Verifier,
 };
 use std::{
     fs,
@@ -108,7 +111,9 @@ impl Zoo {
             vec![disk(alpha(2))],
             &Plan::Incremental { base: (one.id, 0), dirty: std::iter::once(REGION as u64..REGION as u64 + 8192).collect() },
         );
-        self.save(&store, "beta", beta(), &full());
+        let beta = self.save(&store, "beta", beta(), &Plan::Full { reason: "a reason as long as one may be ".repeat(4) });
+        let table = store.points().expect("lists").into_iter().find(|p| p.id == beta.id).map(|p| p.body.disks);
+        assert!(matches!(table, Some(DiskTable::Frame(_))), "{table:?}");
         self.save(&store, "empty", vec![disk(vec![0; 1 << 20])], &full());
         let (kept, gone) = (noise(9 * BLOCK, 7), noise(14 * BLOCK, 70));
         let gamma = self.save(&store, "gamma-1", vec![disk([&kept[..], &[0; BLOCK], &gone].concat())], &full());
@@ -261,7 +266,9 @@ fn alpha(day: u64) -> Vec<u8> {
     out
 }
 
-/// So many disks that their table does not fit a register.
+/// Disks whose table does not fit a register.
 fn beta() -> Vec<Disk> {
-    (0..24).map(|i| (format!("a-disk-with-a-long-target-name-{i:02}"), text(4096 + 100 * usize::try_from(i).expect("small"), 100 + i))).collect()
+    (0..12)
+        .map(|i| (format!("a-disk-with-a-target-name-as-long-as-one-may-be-{i:02}"), text(4096 + 100 * usize::try_from(i).expect("small"), 100 + i)))
+        .collect()
 }
