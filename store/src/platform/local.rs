@@ -245,17 +245,23 @@ impl Platform for LocalPlatform {
     }
 
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
-        let read = || {
+        let mut out = Vec::new();
+        Ok(self.read_into(name, max, &mut out)?.then_some(out))
+    }
+
+    fn read_into(&self, name: &ObjectName, max: usize, out: &mut Vec<u8>) -> Result<bool> {
+        out.clear();
+        let mut read = || {
             let mut f = File::open(self.path(name))?;
             let len = usize::try_from(f.metadata()?.size()).unwrap_or(usize::MAX);
             if len > max {
                 return Err(io::Error::other(format!("{len} bytes, more than the {max} that such an object may have")));
             }
-            let mut out = Vec::with_capacity(len);
-            (&mut f).take(max as u64).read_to_end(&mut out)?;
-            Ok(out)
+            out.reserve_exact(len);
+            (&mut f).take(max as u64).read_to_end(out)?;
+            Ok(())
         };
-        self.none_if_missing("read", name, read())
+        Ok(self.none_if_missing("read", name, read())?.is_some())
     }
 
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {

@@ -44,6 +44,13 @@ pub trait Platform: Send + Sync {
     fn barrier(&self) -> Result<()>;
     /// The whole object, at most `max` bytes; `None` where it does not exist.
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>>;
+    /// As [`Platform::read`], into a buffer that is used again for many large objects; `false` where it does not exist.
+    fn read_into(&self, name: &ObjectName, max: usize, out: &mut Vec<u8>) -> Result<bool> {
+        let read = self.read(name, max)?;
+        let there = read.is_some();
+        *out = read.unwrap_or_default();
+        Ok(there)
+    }
     /// Exactly `len` bytes at `offset`; `None` where the object does not exist or ends before.
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>>;
     /// Size in bytes; `None` where it does not exist.
