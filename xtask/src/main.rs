@@ -2,6 +2,7 @@
 //!
 //! It must build on a machine that has cargo and a C compiler and nothing else: `setup` is what installs the rest.
 
+mod bench;
 mod demo;
 mod error;
 mod gates;
@@ -24,6 +25,7 @@ usage: cargo xtask COMMAND
   demo [--keep]         back up and restore a real guest, every byte compared
   test [-- ARGUMENTS]   all gates: format, lints, tidy, licences, documentation, every test
   tidy                  the tidy check alone
+  bench [OPTIONS]       Cairn beside the least work for its format, restic and borg; --help tells the rest
   lab [OPTIONS] -- COMMAND...
                         run a command beside a libvirt of its own with the guest lab1 in it
 ";
@@ -48,6 +50,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
             "setup" => setup::main(rest),
             "lab" => lab::main(rest),
             "demo" => demo::main(rest),
+            "bench" => bench::main(rest),
             "test" => gates::main(rest),
             "tidy" => tidy::main(rest),
             demo::INSIDE => demo::inside(rest),

@@ -88,6 +88,20 @@ pub fn install_missing() -> Result<()> {
     result
 }
 
+/// Installs those of these packages that are not there, with the same care; quick and silent when all are.
+pub fn install_packages(packages: &[&'static str]) -> Result<()> {
+    let missing: Vec<Need> = packages.iter().map(|p| need(p, "to compare with")).filter(|n| !is_there(n)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say!("setup: installing {}", missing.iter().map(|n| n.package).collect::<Vec<_>>().join(", "));
+    let missing: Vec<&Need> = missing.iter().collect();
+    let signals = Signals::block()?;
+    let result = install(&missing);
+    signals.release()?;
+    result
+}
+
 fn install(missing: &[&Need]) -> Result<()> {
     let _guard = PolicyGuard::place()?;
     run_visibly(apt_env(Command::new("apt-get").arg("update")))?;
@@ -98,7 +112,7 @@ fn install(missing: &[&Need]) -> Result<()> {
     if !removed.is_empty() {
         apt_install(&removed)?;
     }
-    match NEEDS.iter().find(|need| !is_there(need)) {
+    match NEEDS.iter().chain(missing.iter().copied()).find(|need| !is_there(need)) {
         Some(need) => Err(Error::failed(format!("apt-get succeeded, but {} is still not there", need.package))),
         None => Ok(()),
     }
@@ -123,7 +137,8 @@ fn installed(package: &str) -> bool {
     query.is_ok_and(|text| text.lines().any(|line| line == "installed"))
 }
 
-fn on_path(program: &str) -> bool {
+/// Whether a program can be started by its name.
+pub fn on_path(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).is_file())
 }

@@ -94,6 +94,12 @@ fn failed(range: &Range<u64>, source: std::io::Error) -> StoreError {
     StoreError::Block { what: format!("reading {} bytes at {}", range.end - range.start, range.start), source }
 }
 
+/// In order, without a gap, and no more than the range.
+fn covers(range: &Range<u64>, extents: &[Extent]) -> bool {
+    let mut at = range.start;
+    extents.iter().all(|e| e.range.start == std::mem::replace(&mut at, e.range.end) && e.range.start < e.range.end) && at == range.end
+}
+
 impl View<'_> {
     fn load(&mut self, block: usize) -> Result<()> {
         let wanted_end = self.wanted.iter().find(|d| d.contains(&block)).map_or(0, |d| d.end);
@@ -103,12 +109,18 @@ impl View<'_> {
         let at = |b: usize| (self.start + (b * BLOCK_BYTES) as u64).min(size);
         let range = at(block)..at(end);
         let extents = if range.is_empty() { Vec::new() } else { self.source.extents(range.clone()).map_err(|e| failed(&range, e))? };
+        // The buffer holds another region's bytes where nothing is read: a source that leaves a part out must not let them through.
+        if !covers(&range, &extents) {
+            return Err(failed(&range, std::io::Error::other("the source's extents do not cover it")));
+        }
         if extents.iter().all(|e| e.zero) {
             // Sparse disks are mostly this: nothing is read, nothing is looked at.
             self.reader.state[block..end].fill(State::Zero);
             return Ok(());
         }
-        self.reader.buffer[block * BLOCK_BYTES..end * BLOCK_BYTES].fill(0);
+        // Behind the disk's end there is nothing to read, and the last block is padded.
+        let read_bytes = usize::try_from(range.end - range.start).expect("inside one region");
+        self.reader.buffer[block * BLOCK_BYTES + read_bytes..end * BLOCK_BYTES].fill(0);
         self.read(extents)?;
         for b in block..end {
             let zero = is_zero(&self.reader.buffer[b * BLOCK_BYTES..(b + 1) * BLOCK_BYTES]);
@@ -118,9 +130,13 @@ impl View<'_> {
     }
 
     fn read(&mut self, extents: Vec<Extent>) -> Result<()> {
-        for e in extents.into_iter().filter(|e| !e.zero) {
+        for e in extents {
             let local = |offset: u64| usize::try_from(offset - self.start).expect("inside one region");
             let buf = &mut self.reader.buffer[local(e.range.start)..local(e.range.end)];
+            if e.zero {
+                buf.fill(0);
+                continue;
+            }
             self.source.read_at(e.range.start, buf).map_err(|x| failed(&e.range, x))?;
             self.read_bytes += e.range.end - e.range.start;
             self.source.done_with(e.range);
@@ -154,3 +170,68 @@ impl Blocks for View<'_> {
 }
 
 const _: () = assert!(REGION_BLOCKS as u64 * BLOCK_BYTES as u64 == REGION_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_store_format::config::ChunkSizes;
+    use std::io;
+
+    /// Content and what it tells of its holes.
+    struct Told(Vec<u8>, Vec<(Range<u64>, bool)>);
+
+    impl BlockSource for Told {
+        fn size_bytes(&self) -> u64 {
+            self.0.len() as u64
+        }
+        fn extents(&self, range: Range<u64>) -> io::Result<Vec<Extent>> {
+            let cut = |r: &Range<u64>| r.start.max(range.start)..r.end.min(range.end);
+            Ok(self.1.iter().map(|(r, zero)| Extent { range: cut(r), zero: *zero }).filter(|e| e.range.start < e.range.end).collect())
+        }
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            let at = usize::try_from(offset).expect("small");
+            buf.copy_from_slice(&self.0[at..at + buf.len()]);
+            Ok(())
+        }
+    }
+
+    fn reader() -> RegionReader {
+        RegionReader::new(Cutter::new(&[1; 16], ChunkSizes { min_blocks: 8, mean_blocks: 16, max_blocks: 32 }))
+    }
+
+    /// What a walk says of each block, as bytes.
+    fn seen(reader: &mut RegionReader, source: &Told) -> Result<Vec<u8>> {
+        let (runs, _) = reader.walk(source, 0, &[], &Dirty::All)?;
+        Ok(runs.iter().fold(Vec::new(), |mut out, run| {
+            match run {
+                NewRun::Zero(n) => out.resize(out.len() + n * BLOCK_BYTES, 0),
+                NewRun::New(r) => out.extend_from_slice(reader.content(r)),
+                NewRun::Kept(_) => unreachable!("there is no old map"),
+            }
+            out
+        }))
+    }
+
+    #[test]
+    fn nothing_of_the_region_before_is_seen_in_holes_or_behind_the_end() {
+        let mut reader = reader();
+        let full = Told(vec![0xaa; REGION_BYTES as usize], vec![(0..REGION_BYTES, false)]);
+        assert_eq!(seen(&mut reader, &full).expect("walks"), full.0);
+        // Holes within blocks, and an end within one.
+        let len = 9 * BLOCK_BYTES as u64 + 100;
+        let told = vec![(0..1000, false), (1000..20_000, true), (20_000..len, false)];
+        let sparse = Told(vec![0xbb; len as usize], told);
+        let mut expected = vec![0xbb; 10 * BLOCK_BYTES];
+        expected[1000..20_000].fill(0);
+        expected[len as usize..].fill(0);
+        assert_eq!(seen(&mut reader, &sparse).expect("walks"), expected);
+    }
+
+    #[test]
+    fn a_source_that_leaves_a_part_out_is_an_error() {
+        for told in [vec![], vec![(0..8192, false)], vec![(0..4096, false), (8192..40_960, false)], vec![(0..40_960, false), (0..40_960, false)]] {
+            let source = Told(vec![1; 40_960], told);
+            assert!(matches!(seen(&mut reader(), &source), Err(StoreError::Block { .. })), "{:?}", source.1);
+        }
+    }
+}

@@ -75,27 +75,28 @@ pub(crate) struct Sealer {
     family: FamilyId,
     zstd: Compressor<'static>,
     level: u8,
+    /// Compressed bytes of the frame in work: as large as the largest one needs, touched once and used again.
+    scratch: Vec<u8>,
 }
 
 impl Sealer {
     pub(crate) fn new(family: FamilyId, level: u8) -> Self {
-        Self { family, zstd: Compressor::new(i32::from(level)).expect("zstd accepts any level and needs only memory"), level }
+        Self { family, zstd: Compressor::new(i32::from(level)).expect("zstd accepts any level and needs only memory"), level, scratch: Vec::new() }
     }
 
     /// Seals `plain`, whose content id is `id`.
     pub(crate) fn seal(&mut self, id: Id, kind: FrameKind, level: u8, plain: &[u8], key: Option<&Arc<PackKey>>) -> SealedFrame {
         assert!(plain.len() <= FRAME_PLAIN_BYTES_MAX, "callers cut what is larger");
-        let bound = zstd::zstd_safe::compress_bound(plain.len());
-        let mut stored = vec![0; 4 + bound + AES_256_GCM.tag_len()];
-        stored[..4].copy_from_slice(&u32::try_from(plain.len()).expect("checked above").to_le_bytes());
-        let (codec, codec_level, len) = match self.zstd.compress_to_buffer(plain, &mut stored[4..4 + bound]) {
-            Ok(n) if n < plain.len() => (Codec::Zstd, self.level, n),
-            _ => {
-                stored[4..4 + plain.len()].copy_from_slice(plain);
-                (Codec::Raw, 0, plain.len())
-            }
+        self.scratch.clear();
+        self.scratch.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        let (codec, codec_level, body) = match self.zstd.compress_to_buffer(plain, &mut self.scratch) {
+            Ok(n) if n < plain.len() => (Codec::Zstd, self.level, &self.scratch[..n]),
+            _ => (Codec::Raw, 0, plain),
         };
-        stored.truncate(4 + len);
+        // Frames wait for their place in a pack: they are allocated as large as they are, not as large as they might have been.
+        let mut stored = Vec::with_capacity(4 + body.len() + AES_256_GCM.tag_len());
+        stored.extend_from_slice(&u32::try_from(plain.len()).expect("checked above").to_le_bytes());
+        stored.extend_from_slice(body);
         if let Some(k) = key {
             let aad = Aad::from(aad(&self.family, &id, kind, level, codec, codec_level));
             k.aead.seal_in_place_append_tag(k.nonce(&id, codec, codec_level), aad, &mut stored).expect("AES-GCM seals anything below 64 GiB");

@@ -24,8 +24,12 @@ pub(crate) struct FinishedPack {
 }
 
 impl PackBuilder {
-    pub(crate) fn new(family: &FamilyId, pack: PackId) -> Self {
-        Self { pack, bytes: encode_pack_header(family, &pack), slots: HashMap::new(), rows: Vec::new() }
+    /// `buffer` is what the pack is put together in: that of one that was written spares the system 32 MiB of fresh pages.
+    pub(crate) fn new(family: &FamilyId, pack: PackId, buffer: Vec<u8>) -> Self {
+        let mut bytes = buffer;
+        bytes.clear();
+        bytes.extend_from_slice(&encode_pack_header(family, &pack));
+        Self { pack, bytes, slots: HashMap::new(), rows: Vec::new() }
     }
 
     /// Whether a frame of this stored length still belongs in here.

@@ -2,7 +2,7 @@
 
 use super::{
     FinishedPack, PackBuilder,
-    writer::{PackWriter, must_be_new},
+    writer::{PackWriter, WrittenPack, must_be_new},
 };
 use crate::{
     Result, StoreError,
@@ -63,6 +63,8 @@ pub(crate) struct PackStream {
     meta_keys: Option<MetaKeys>,
     pub(crate) pending: Arc<Pending>,
     writer: PackWriter,
+    /// The buffer of a data pack that was written, for the next one; at most one is kept.
+    spare: Vec<u8>,
     unpublished: Vec<IndexedPack>,
     /// Called for every pack that is durable: the local index takes it in.
     on_stored: OnStored,
@@ -90,6 +92,7 @@ impl PackStream {
             data_key,
             meta_keys: None,
             pending: Arc::default(),
+            spare: Vec::new(),
             unpublished: Vec::new(),
             on_stored,
             stored_bytes: 0,
@@ -120,7 +123,8 @@ impl PackStream {
         }
         let family = self.keys.family();
         let id = self.pack_id(PackKind::Data, self.data.is_none());
-        let at = self.data.get_or_insert_with(|| PackBuilder::new(&family, id)).add(f);
+        let spare = &mut self.spare;
+        let at = self.data.get_or_insert_with(|| PackBuilder::new(&family, id, std::mem::take(spare))).add(f);
         self.pending.insert(f.id, at);
         self.stored_bytes += f.stored.len() as u64;
         Ok((at, true))
@@ -134,7 +138,7 @@ impl PackStream {
         let family = self.keys.family();
         let id = self.pack_id(PackKind::Meta, self.meta.is_none());
         self.stored_bytes += f.stored.len() as u64;
-        Ok(self.meta.get_or_insert_with(|| PackBuilder::new(&family, id)).add(f))
+        Ok(self.meta.get_or_insert_with(|| PackBuilder::new(&family, id, Vec::new())).add(f))
     }
 
     /// Seals and stores a frame of metadata.
@@ -178,7 +182,11 @@ impl PackStream {
     /// Takes in what the writer finished; waits for all of it where `all`.
     fn collect(&mut self, all: bool) -> Result<()> {
         while let Some(written) = self.writer.written(all) {
-            self.unpublished.push(written?);
+            let WrittenPack { pack, buffer } = written?;
+            if pack.pack.kind == PackKind::Data {
+                self.spare = buffer;
+            }
+            self.unpublished.push(pack);
         }
         if self.unpublished.len() >= PACKS_PER_INDEX_FILE || (all && !self.unpublished.is_empty()) {
             let packs = std::mem::take(&mut self.unpublished);

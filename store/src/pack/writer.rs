@@ -18,12 +18,18 @@ use std::{
     thread::JoinHandle,
 };
 
+/// A pack that is in the storage, and the buffer that it was put together in.
+pub(super) struct WrittenPack {
+    pub(super) pack: IndexedPack,
+    pub(super) buffer: Vec<u8>,
+}
+
 /// Takes packs and says when each is in the storage (durable after the next barrier).
 pub(super) enum PackWriter {
     /// At once, on the caller's thread.
-    Inline { platform: Arc<dyn Platform>, written: VecDeque<Result<IndexedPack>> },
+    Inline { platform: Arc<dyn Platform>, written: VecDeque<Result<WrittenPack>> },
     /// By a thread.
-    Threaded { to_writer: Option<SyncSender<FinishedPack>>, from_writer: Receiver<Result<IndexedPack>>, in_flight: usize, thread: Option<JoinHandle<()>> },
+    Threaded { to_writer: Option<SyncSender<FinishedPack>>, from_writer: Receiver<Result<WrittenPack>>, in_flight: usize, thread: Option<JoinHandle<()>> },
 }
 
 impl PackWriter {
@@ -58,7 +64,7 @@ impl PackWriter {
     }
 
     /// The next pack that was written; with `wait`, `None` only once all were answered for.
-    pub(super) fn written(&mut self, wait: bool) -> Option<Result<IndexedPack>> {
+    pub(super) fn written(&mut self, wait: bool) -> Option<Result<WrittenPack>> {
         match self {
             Self::Inline { written, .. } => written.pop_front(),
             Self::Threaded { in_flight: 0, .. } => None,
@@ -88,10 +94,11 @@ pub(super) fn must_be_new(name: &ObjectName, created: Created) -> Result<()> {
     }
 }
 
-fn write_pack(platform: &dyn Platform, pack: FinishedPack) -> Result<IndexedPack> {
+fn write_pack(platform: &dyn Platform, pack: FinishedPack) -> Result<WrittenPack> {
     let sha256 = Sha256::digest(&pack.bytes).into();
     for name in ObjectName::pack(&pack.pack) {
         must_be_new(&name, platform.create(&name, &pack.bytes, Durability::Deferred)?)?;
     }
-    Ok(IndexedPack { pack: pack.pack, size_bytes: pack.bytes.len() as u64, sha256, footer: pack.footer })
+    let indexed = IndexedPack { pack: pack.pack, size_bytes: pack.bytes.len() as u64, sha256, footer: pack.footer };
+    Ok(WrittenPack { pack: indexed, buffer: pack.bytes })
 }

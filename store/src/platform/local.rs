@@ -300,17 +300,23 @@ impl Platform for LocalPlatform {
     }
 
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
+        let mut out = Vec::new();
+        Ok(self.read_into(name, max, &mut out)?.then_some(out))
+    }
+
+    fn read_into(&self, name: &ObjectName, max: usize, out: &mut Vec<u8>) -> Result<bool> {
         let read = || {
+            out.clear();
             let mut f = self.open_path(&self.path(name))?;
             let len = usize::try_from(f.metadata()?.size()).unwrap_or(usize::MAX);
             if len > max {
                 return Ok(Err(super::too_large(name, len, max)));
             }
-            let mut out = Vec::with_capacity(len);
-            (&mut f).take(max as u64).read_to_end(&mut out)?;
-            Ok(Ok(out))
+            out.reserve_exact(len);
+            (&mut f).take(max as u64).read_to_end(out)?;
+            Ok(Ok(()))
         };
-        self.none_if_missing("read", name, again_if_stale(read))?.transpose()
+        Ok(self.none_if_missing("read", name, again_if_stale(read))?.transpose()?.is_some())
     }
 
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {

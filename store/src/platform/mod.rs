@@ -49,6 +49,13 @@ pub trait Platform: Send + Sync {
     /// The whole object; `None` where it does not exist. One of more than `max` bytes is [`crate::StoreError::Damaged`]: no other fault is in the
     /// storage, and it must not hide what lies beside it.
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>>;
+    /// As [`Platform::read`], into a buffer that is used again for many large objects; `false` where it does not exist.
+    fn read_into(&self, name: &ObjectName, max: usize, out: &mut Vec<u8>) -> Result<bool> {
+        let read = self.read(name, max)?;
+        let there = read.is_some();
+        *out = read.unwrap_or_default();
+        Ok(there)
+    }
     /// Exactly `len` bytes at `offset`; `None` where the object does not exist or ends before.
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>>;
     /// Size in bytes; `None` where it does not exist (any more): a delete or discard that completed before is seen.

@@ -122,10 +122,10 @@ impl Scrub<'_> {
             chosen.into_iter().map(Ok),
             workers,
             workers + 1,
-            crate::resolve::decompressor,
-            |zstd, pack| {
+            packs::Worker::new,
+            |worker, pack| {
                 progress.check()?;
-                Ok((pack, self.pack(zstd, &pack, known.get(&pack).map(|k| &k.1))?))
+                Ok((pack, self.pack(worker, &pack, known.get(&pack).map(|k| &k.1))?))
             },
             |(pack, checked)| {
                 progress.check()?;

@@ -1,7 +1,7 @@
 //! One pack, every byte of it: header, frames, footer, trailer, and the whole against the index file.
 
 use super::{Finding, Scrub};
-use crate::{Result, StoreError, damage::whole_pack};
+use crate::{Result, StoreError, damage::whole_pack, resolve::decompressor};
 use cairn_store_format::{
     Location, ObjectName, PackId,
     limits::PACK_BYTES_MAX,
@@ -18,16 +18,27 @@ pub(super) struct Checked {
     pub(super) findings: Vec<Finding>,
 }
 
+/// What a thread of the scrub uses again for every pack.
+pub(super) struct Worker {
+    zstd: Decompressor<'static>,
+    pack: Vec<u8>,
+}
+
+impl Worker {
+    pub(super) fn new() -> Self {
+        Self { zstd: decompressor(), pack: Vec::new() }
+    }
+}
+
 impl Scrub<'_> {
-    pub(super) fn pack(&self, zstd: &mut Decompressor<'static>, pack: &PackId, sha256: Option<&[u8; 32]>) -> Result<Checked> {
+    pub(super) fn pack(&self, worker: &mut Worker, pack: &PackId, sha256: Option<&[u8; 32]>) -> Result<Checked> {
         let mut out = Checked::default();
         let names = ObjectName::pack(pack);
         let mut there = 0;
         for name in &names {
-            let read = self.platform.read(name, PACK_BYTES_MAX);
-            let bytes = match read {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => continue,
+            match self.platform.read_into(name, PACK_BYTES_MAX, &mut worker.pack) {
+                Ok(true) => {}
+                Ok(false) => continue,
                 // A disk that gives no bytes is damage like any other; the scrub goes on.
                 Err(e @ (StoreError::Storage { .. } | StoreError::Damaged { .. })) => {
                     there += 1;
@@ -35,10 +46,10 @@ impl Scrub<'_> {
                     continue;
                 }
                 Err(e) => return Err(e),
-            };
+            }
             there += 1;
-            out.bytes += bytes.len() as u64;
-            self.copy(zstd, pack, name, &bytes, sha256, &mut out)?;
+            out.bytes += worker.pack.len() as u64;
+            self.copy(&mut worker.zstd, pack, name, &worker.pack, sha256, &mut out)?;
         }
         // None at all: a collection took it after it was listed. One of two: the other was lost.
         if there > 0 && there < names.len() && self.platform.size(&names[0])?.is_some() != self.platform.size(&names[1])?.is_some() {

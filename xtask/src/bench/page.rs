@@ -1,0 +1,140 @@
+//! docs/benchmarks.md: the figures with the conditions they were taken under.
+
+use super::images::{Image, Images};
+use super::lone::OneChange;
+use super::report::{Report, budget_table};
+use super::runner::Records;
+use cairn_lab::process::run_ok;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+const QUERY_LIMIT: Duration = Duration::from_secs(30);
+const HEAD: &str = "\
+# Benchmarks
+
+Written by `cargo xtask bench --write`; do not edit. Other machines give other seconds: compare the ratios, which come from one run.
+
+- `floor` is the least work that this format can be had for: read, cut, hash, look up, compress, seal, write, sync, and the ways back, without
+  packs, map, crash safety or checks of order. It is no backup program.
+- Every tool reads the whole image each time: none is told which blocks changed. With a domain's dirty bitmap Cairn reads only those; the last
+  two budgets are about that.
+- `first`, `day2`, `day3`: one machine on three days. `clone`: another machine from the same template. `separate`: a machine with the same
+  packages that was installed by itself, so that equal files lie elsewhere. `restore`: day 3, compared with the image byte by byte. `verify`: all
+  that is in the store, read and proven. `forget`: day 1 forgotten and its space freed.
+- The tools take turns: a step is done by all of them before the next one begins, and each step begins with another tool.
+";
+const TAIL: &str = "
+## What Cairn does beyond the floor
+
+By `perf record` of a first backup and of `verify --packs` (1 GiB disk, samples of both programs side by side):
+
+- first backup: 19 % more samples than the floor. More than half of that is the SHA-256 of every pack, which the index files hold; then copying
+  frames into packs, fresh pages for them, and CRC-32C. Look-ups in SQLite and the map's nodes are below half a percent each.
+- verify: a third more. Half of that is the SHA-256 of every pack again, the rest CRC-32C (twice a frame) and reading whole packs.
+- The stages wait for each other little: workers (read, cut, hash, compress, seal) are what takes the time, the consumer and the writer of packs,
+  which syncs every 32 MiB, are idle most of it.
+";
+
+/// The page.
+pub fn page(images: &Images, records: &Records, change: Option<&OneChange>, dir: &Path, repeat: usize) -> String {
+    let report = Report(records);
+    let mut out = format!("{HEAD}\n## Budgets\n\n{}\n", budget_table(&report.budgets(change)));
+    if let Some(c) = change {
+        let _ = writeln!(
+            out,
+            "One changed chunk: {:.1} KiB written, of which {} KiB are the chunk, in {:.2} s; the first backup of that disk (1 TiB, sparse, 4096 chunks) took {:.1} s.\n",
+            c.written_bytes as f64 / 1024.0,
+            c.chunk_bytes >> 10,
+            c.wall_s,
+            c.first_s
+        );
+    }
+    let _ = write!(out, "## Figures\n\n{}## Conditions\n\n{}{TAIL}", report.tables(), conditions(images, records, dir, repeat));
+    out
+}
+
+fn conditions(images: &Images, records: &Records, dir: &Path, repeat: usize) -> String {
+    let f = &images.facts;
+    let mut out = String::new();
+    let mut fact = |what: &str, value: String| {
+        let _ = writeln!(out, "- {what}: {value}");
+    };
+    fact("date", said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]));
+    fact("commit", said("git", &["describe", "--always", "--dirty"]));
+    fact("machine", format!("{}, {} threads, {} MiB of memory", cpu(), threads(), memory_mib()));
+    fact("system", format!("{}, Linux {}, {} below images and stores", distribution(), said("uname", &["-r"]), file_system(dir)));
+    let cache = if records.cold { "emptied before each step" } else { "NOT emptied before each step (needs root)" };
+    fact("page cache", cache.to_owned());
+    fact("load of the last minute when each step began", format!("{}; the run's own part is about 2", records.loads.join(", ")));
+    fact("repeats", format!("{repeat}{}", if repeat > 1 { "; medians are shown" } else { "" }));
+    let days: Vec<String> = f["days"].as_array().into_iter().flatten().map(day).collect();
+    fact(
+        "images",
+        format!(
+            "disks of {} MiB, GPT, ext4; {} files of /usr ({} MiB), a database of {} MiB, media of {} MiB, a log",
+            f["disk_mib"], f["tree_files"], f["tree_mib"], f["database_mib"], f["media_mib"]
+        ),
+    );
+    fact("changes", days.join("; "));
+    let allocated = Image::ALL.map(|i| format!("{} {}", i.name(), f["allocated_mib"][i.name()]));
+    fact("MiB allocated", allocated.join(", "));
+    for (kind, version) in &records.versions {
+        fact(kind.name(), format!("{version}; {}", kind.settings()));
+    }
+    out
+}
+
+fn day(d: &serde_json::Value) -> String {
+    format!(
+        "day {}: {} database pages of 8 KiB, {} MiB of new files (with {} upgraded programs), {} MiB of journal",
+        d["day"], d["pages"], d["new_mib"], d["upgraded_files"], d["journal_mib"]
+    )
+}
+
+fn said(program: &str, args: &[&str]) -> String {
+    let text = run_ok(Command::new(program).args(args).current_dir(crate::workspace::root()), QUERY_LIMIT);
+    text.map_or_else(|_| "unknown".to_owned(), |t| t.trim().to_owned())
+}
+
+fn field<'a>(text: &'a str, key: &str, separator: char) -> Option<&'a str> {
+    text.lines().find_map(|l| l.strip_prefix(key)?.trim_start().strip_prefix(separator)).map(|v| v.trim().trim_matches('"'))
+}
+
+fn cpu() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    field(&text, "model name", ':').unwrap_or("unknown processor").to_owned()
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(0, usize::from)
+}
+
+fn memory_mib() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = field(&text, "MemTotal", ':').and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) >> 10
+}
+
+fn distribution() -> String {
+    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    field(&text, "PRETTY_NAME", '=').unwrap_or("unknown distribution").to_owned()
+}
+
+fn file_system(dir: &Path) -> String {
+    said("stat", &["-f", "-c", "%T", &dir.to_string_lossy()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found() {
+        assert_eq!(field("a: 1\nmodel name\t: Some CPU\n", "model name", ':'), Some("Some CPU"));
+        assert_eq!(field("NAME=\"x\"\nPRETTY_NAME=\"A B\"\n", "PRETTY_NAME", '='), Some("A B"));
+        assert_eq!(field("", "x", ':'), None);
+    }
+}
