@@ -207,3 +207,26 @@ fn a_disk_is_compared_by_roots() {
     let short = compare(&data);
     assert_eq!((short.other_size, short.ranges.last().map(|r| r.end)), (Some(3 * m), Some(4 * m + 5000)));
 }
+
+#[test]
+fn a_pack_whose_footer_is_damaged_is_read_by_the_index_file_and_healed() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(2 * REGION, 41);
+    let a = backup(&store, "a", &data, full()).expect("backs up");
+    let pack = pack_of(&lab, "d", &a.id);
+    let size = fs::metadata(&pack).expect("stat").len() as usize;
+    for at in [size - 3, size - 30, size - 200] {
+        flip(&pack, at);
+        let store = lab.open_with(lab.credential(), &format!("s{at}")).expect("opens");
+        assert_eq!(restore(&store, &point(&store, &a)).expect("restores"), data);
+        assert_eq!(scrub(&store).findings.len(), 1);
+    }
+    let report = collect(&store);
+    assert!(report.moved_frames > 0 && !pack.exists(), "{report:?}");
+    // Not even the index files are needed any more.
+    lab.files("x").iter().for_each(|f| fs::remove_file(f).expect("removes"));
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    assert_eq!(restore(&fresh, &point(&fresh, &a)).expect("restores"), data);
+    assert!(scrub(&fresh).findings.is_empty());
+}

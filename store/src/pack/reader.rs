@@ -6,8 +6,9 @@ use crate::{
     platform::Platform,
 };
 use cairn_store_format::{
-    Id, Location, ObjectName, PackId, PackKind,
-    limits::PACK_BYTES_MAX,
+    Id, Location, ObjectName, PackId, PackKind, index,
+    limits::{LIST_BYTES_MAX, PACK_BYTES_MAX},
+    name::parse_numbered,
     pack::{FRAME_HEADER_BYTES, Footer, FrameHeader, FrameKind, KEY_ROW_NONE, PACK_HEADER_BYTES, TRAILER_BYTES, Trailer, decode_pack_header},
 };
 use std::{
@@ -64,12 +65,16 @@ impl PackReader {
         *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Cache::default();
     }
 
-    /// A pack's footer, from its own bytes.
+    /// A pack's footer, from its own bytes; where these are damaged, as an index file keeps it.
     pub(crate) fn info(&self, pack: &PackId) -> Result<Arc<PackInfo>> {
         if let Some(i) = self.cached(pack) {
             return Ok(i);
         }
-        let info = Arc::new(self.first_good(&ObjectName::pack(pack), |name| self.load(pack, name))?);
+        let own = self.first_good(&ObjectName::pack(pack), |name| self.load(pack, name));
+        let info = Arc::new(match own {
+            Err(e @ StoreError::Damaged { .. }) => self.rescued(pack)?.ok_or(e)?,
+            other => other?,
+        });
         let mut c = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         c.slots += info.footer.slots.len();
         if c.packs.insert(*pack, info.clone()).is_none() {
@@ -82,6 +87,21 @@ impl PackReader {
             }
         }
         Ok(info)
+    }
+
+    /// The footer holds the keys of all frames: a bit that flipped in it must not cost the whole pack. Index files have the same footer. Not for a
+    /// file that is another pack: its frames are not what that footer tells.
+    fn rescued(&self, pack: &PackId) -> Result<Option<PackInfo>> {
+        let mut size = None;
+        for name in ObjectName::pack(pack) {
+            let header = self.platform.read_at(&name, 0, PACK_HEADER_BYTES)?.map(|bytes| decode_pack_header(&bytes, pack.kind));
+            if header.is_some_and(|h| h.is_ok_and(|(_, found)| found == *pack)) {
+                size = size.or(self.platform.size(&name)?);
+            }
+        }
+        let (Some(size_bytes), Some(footer)) = (size, footer_from_index(&*self.platform, pack)?) else { return Ok(None) };
+        tracing::warn!("pack {pack}: its footer is damaged; an index file has it");
+        Ok(Some(PackInfo { keys: footer.key_rows.iter().map(|_| OnceLock::new()).collect(), footer, size_bytes }))
     }
 
     fn cached(&self, pack: &PackId) -> Option<Arc<PackInfo>> {
@@ -165,4 +185,21 @@ impl PackReader {
     fn key_of(&self, name: &ObjectName, pack: &PackId, keys: &Keys, row: u16) -> Result<Option<Arc<PackKey>>> {
         if name.as_str().starts_with("trash/") { self.load(pack, name)?.key(keys, row) } else { self.info(pack)?.key(keys, row) }
     }
+}
+
+/// A pack's footer as the index files of its session tell it.
+fn footer_from_index(platform: &dyn Platform, pack: &PackId) -> Result<Option<Footer>> {
+    let dir = ObjectName::index(&pack.session, 0);
+    for name in platform.list(dir.dir())?.into_iter().filter(|n| parse_numbered(n.file()).is_some_and(|(s, _)| s == pack.session)) {
+        let bytes = match platform.read(&name, LIST_BYTES_MAX) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) | Err(StoreError::Damaged { .. }) => continue,
+            Err(e) => return Err(e),
+        };
+        let found = index::decode(&bytes).ok().and_then(|(_, packs)| packs.into_iter().find(|p| p.pack == *pack));
+        if let Some(p) = found {
+            return Ok(Some(p.footer));
+        }
+    }
+    Ok(None)
 }

@@ -94,7 +94,18 @@ impl Scrub<'_> {
                     self.finding(out, name, &whole, Some(at as u64), "there is a gap before the footer");
                 }
             }
-            Err(why) => self.finding(out, name, &whole, None, &why),
+            Err(why) => {
+                self.finding(out, name, &whole, None, &why);
+                // An index file may have the footer: then it tells which frames are whole.
+                let rescued = self.keyed.and_then(|store| store.packs.info(pack).ok());
+                for slot in rescued.iter().flat_map(|info| &info.footer.slots) {
+                    out.frames += 1;
+                    let place = Location { pack: *pack, offset: slot.offset, stored_len: slot.stored_len };
+                    if let Some(why) = self.frame(zstd, name, bytes, slot, &place)? {
+                        self.finding(out, name, &place, Some(slot.offset.into()), &why);
+                    }
+                }
+            }
         }
         if before == out.findings.len() && sha256.is_some_and(|s| Sha256::digest(bytes)[..] != s[..]) {
             self.finding(out, name, &whole, None, "it is not the pack that its index file names");
