@@ -18,6 +18,8 @@ use zstd::bulk::Decompressor;
 
 /// Each worker holds the sealed chunks of one region, at most some 4 MiB.
 const WORKERS_MAX: usize = 8;
+/// More than a small host's cores: while some wait for the storage, others decode and write.
+const WORKERS_MIN: usize = 4;
 
 /// What to do about what cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +48,7 @@ impl Store {
         progress.total_bytes.fetch_add(disk.size_bytes, Ordering::Relaxed);
         let restore = DiskRestore { store: self, disk, target, on_damage, progress };
         let regions = TreeReader::new(self.inner.clone(), disk.root, disk.size_bytes)?.regions();
-        let workers = parallel::workers(&*self.inner.platform, 2, WORKERS_MAX);
+        let workers = parallel::workers(&*self.inner.platform, WORKERS_MIN, WORKERS_MAX);
         let (mut report, mut at) = (RestoreReport::default(), 0);
         parallel::ordered(
             regions,
