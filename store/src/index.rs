@@ -179,6 +179,17 @@ impl Index {
         work(&mut db).map_err(fail(&self.path))
     }
 
+    /// Takes in packs that are stored, if it can: a cache that is full or broken costs missed duplicates, never a backup.
+    pub(crate) fn add_or_warn(&self, packs: &[IndexedPack]) -> Result<()> {
+        match self.add(packs, None) {
+            Err(e @ StoreError::Index { .. }) => {
+                tracing::warn!("{e}; chunks of this backup may be stored again");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     /// Index files taken in so far.
     pub(crate) fn files(&self) -> Result<HashSet<String>> {
         let db = self.db();

@@ -109,8 +109,18 @@ impl Inner {
         Ok(false)
     }
 
-    /// B4: takes in index files that this host has not seen.
+    /// B4: takes in index files that this host has not seen. A cache that is full or broken costs missed duplicates.
     pub(crate) fn refresh_index(&self) -> Result<()> {
+        match self.take_in_index_files() {
+            Err(e @ StoreError::Index { .. }) => {
+                tracing::warn!("{e}; this command goes on with what the index knows");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn take_in_index_files(&self) -> Result<()> {
         let known = self.index.files()?;
         for month in self.platform.list_dirs("x")? {
             for name in self.platform.list(&format!("x/{month}"))? {

@@ -395,3 +395,43 @@ fn packs_of_a_session_whose_record_was_removed_are_not_kept_for_ever() {
     collect(&store, &at_once());
     assert_eq!(packs(&lab), 0);
 }
+
+#[test]
+fn a_pin_does_not_silence_the_alarm_for_living_points() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(3 * REGION, 26);
+    let a = point(&store, &backup(&store, "a", &data, full()).expect("backs up"));
+    let job = [DiskJob { target: "disk0".into(), source: Arc::new(Mem(data.clone())), plan: Plan::Incremental { base: (a.id, 0), dirty: vec![] } }];
+    let b = store.begin().expect("begins").backup(&job, || info("a"), &Progress::default(), || Ok(())).expect("backs up");
+    let _pin = store.pin(&[a.id]).expect("pins");
+    store.forget(&a, 0, false).expect("forgets");
+    // The nodes that both share, in both copies.
+    for f in lab.files("m").into_iter().filter(|f| f.to_string_lossy().contains(&a.id.to_string())) {
+        let mut bytes = fs::read(&f).expect("reads");
+        (150..3000).step_by(400).for_each(|at| bytes[at] ^= 1);
+        fs::write(&f, bytes).expect("damages");
+    }
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    let before = packs(&lab);
+    let out = fresh.collect(&at_once(), &Progress::default());
+    assert!(matches!(&out, Err(StoreError::Damaged { what, .. }) if what.contains(&b.id.to_string())), "{out:?}");
+    assert_eq!(packs(&lab), before);
+}
+
+#[test]
+fn index_files_of_a_backup_that_ran_beside_a_collection_stay() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let a = backup(&store, "a", &content(REGION, 27), full()).expect("backs up");
+    forget(&store, &a);
+    let session = store.begin().expect("begins");
+    let id = session.id().to_string();
+    let other = lab.open_with(lab.credential(), "other").expect("opens");
+    let collector = std::thread::spawn(move || collect(&other, &GcOptions { wait_ms_max: 60_000, ..at_once() }));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let job = [DiskJob { target: "disk0".into(), source: Arc::new(Mem(content(REGION, 28))), plan: full() }];
+    session.backup(&job, || info("b"), &Progress::default(), || Ok(())).expect("commits");
+    assert!(collector.join().expect("ends").deleted_packs > 0);
+    assert!(lab.files("x").iter().any(|f| f.to_string_lossy().contains(&id)), "{:?}", lab.files("x"));
+}

@@ -199,7 +199,7 @@ pub fn gc(common: &Common, o: &cli::Gc) -> Outcome<Done> {
     let store = open_store(common)?;
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
-    interrupt::watch(&runtime, &progress, "an open round, which the next collection closes")?;
+    interrupt::watch(&runtime, &progress, "a round that the next collection closes")?;
     let options = GcOptions {
         dry_run: o.dry_run,
         wait_ms_max: o.wait,

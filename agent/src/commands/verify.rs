@@ -1,6 +1,6 @@
 //! `cairn verify`
 
-use super::{Done, scrub};
+use super::{Done, now_unix_ms, scrub};
 use crate::{
     cli::{self, Common},
     context::open_store,
@@ -10,11 +10,14 @@ use crate::{
     points,
 };
 use cairn_store::{
-    Pin, Point, Progress, Store, StoreError,
+    Pin, Point, PointState, Progress, Store, StoreError,
+    format::point_log::Action,
     verify::{Verifier, VerifyReport},
 };
 use std::sync::Arc;
 
+/// A good verdict is not repeated within this time.
+const VERDICT_FRESH_MS: u64 = 7 * 24 * 3_600_000;
 /// Damaged ranges printed a point; JSON has them all.
 const PRINTED_MAX: usize = 10;
 
@@ -95,10 +98,16 @@ fn pin<'a>(store: &Store, points: &[&'a Point], gone: &mut Option<StoreError>) -
 pub(super) fn record(store: &Store, p: &Point, data: bool, report: &VerifyReport) -> Outcome<()> {
     match report.damage.first() {
         Some(d) => store.record_verdict(p, Some(&format!("{} ranges, first {} at {}: {}", report.damage_count, d.target, d.offset, d.why)))?,
-        None if data => store.record_verdict(p, None)?,
+        None if data && !is_news_to_nobody(p) => store.record_verdict(p, None)?,
         None => {}
     }
     Ok(())
+}
+
+/// A good verdict over a recent good one adds nothing but a file that every listing reads.
+fn is_news_to_nobody(p: &Point) -> bool {
+    let last = p.log.iter().rev().find(|e| e.action == Action::Verified);
+    p.state() == PointState::Good && last.is_some_and(|e| now_unix_ms().saturating_sub(e.time_unix_ms) < VERDICT_FRESH_MS)
 }
 
 fn json(p: &Point, r: &VerifyReport, data: bool) -> serde_json::Value {

@@ -156,7 +156,7 @@ impl Session {
         let store = self.store.clone();
         let index = self.store.clone();
         let mut stream =
-            PackStream::new(store.platform.clone(), store.keys.clone(), self.id(), Box::new(move |p| index.index.add(std::slice::from_ref(p), None)));
+            PackStream::new(store.platform.clone(), store.keys.clone(), self.id(), Box::new(move |p| index.index.add_or_warn(std::slice::from_ref(p))));
         let mut parents: Vec<Parent> = Vec::new();
         let mut entries = Vec::new();
         for job in disks {

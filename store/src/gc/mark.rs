@@ -27,9 +27,6 @@ use std::{
 };
 use zstd::bulk::Decompressor;
 
-/// Moves of a moved place that are followed; more than a few rounds of repacking one frame do not happen between two collections.
-const MOVES_MAX: usize = 64;
-
 /// Marked places, and what the walk found missing.
 pub(crate) struct Marker<'a> {
     store: &'a Inner,
@@ -40,6 +37,8 @@ pub(crate) struct Marker<'a> {
     /// Points that are walked only because they are pinned: what they refer to may have been deleted before the pin, and their reader is about to
     /// notice. That is no alarm.
     tombstones: HashSet<SessionId>,
+    /// Something was missing for these alone. What they share with others was visited then, and is not looked at again.
+    pub(crate) excused: bool,
     places: HashMap<PackId, RoaringBitmap>,
     /// Moved places that a map still names: the lists that move them are in use.
     moves_used: HashSet<Location>,
@@ -61,6 +60,7 @@ impl<'a> Marker<'a> {
             moves: store.relocations.known(),
             bad,
             tombstones,
+            excused: false,
             places: HashMap::new(),
             moves_used: HashSet::new(),
             displaced: HashMap::new(),
@@ -167,7 +167,7 @@ impl<'a> Marker<'a> {
         let mut todo = vec![r.at];
         let mut seen = HashSet::new();
         while let Some(at) = todo.pop() {
-            if !seen.insert(at) || seen.len() > MOVES_MAX {
+            if !seen.insert(at) {
                 continue;
             }
             if let Some(targets) = moves.get(&at) {
@@ -209,10 +209,16 @@ impl<'a> Marker<'a> {
 
     fn lose(&mut self, what: String) {
         if self.current.is_some_and(|p| self.tombstones.contains(&p)) {
+            self.excused = true;
             return;
         }
         self.lost.insert(what);
         self.damaged_points.extend(self.current);
+    }
+
+    /// Whether a point is walked only because it is pinned.
+    pub(crate) fn is_tombstoned(&self, p: &Point) -> bool {
+        self.tombstones.contains(&p.id)
     }
 
     /// Whether anything in a pack is marked.

@@ -110,7 +110,8 @@ fn move_frames(
     check: &mut dyn FnMut() -> Result<()>,
 ) -> Result<bool> {
     let index = store.clone();
-    let mut stream = PackStream::new(store.platform.clone(), store.keys.clone(), session.id, Box::new(move |p| index.index.add(std::slice::from_ref(p), None)));
+    let mut stream =
+        PackStream::new(store.platform.clone(), store.keys.clone(), session.id, Box::new(move |p| index.index.add_or_warn(std::slice::from_ref(p))));
     let mut moves: Vec<(Location, Location)> = Vec::new();
     for t in thin {
         check()?;

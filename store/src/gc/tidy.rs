@@ -97,12 +97,21 @@ fn forget_in_index(store: &Inner, deleting: &dyn Deleting, session: &SessionId, 
     Ok(())
 }
 
-/// Index files of decided sessions that have no pack left: a power loss brought one back, or it came after its packs were collected.
+/// Index files of decided sessions that have no pack left: a power loss brought one back, or it came after its packs were collected. Sessions that
+/// were waited for have packs that G2 did not see: each pack is asked for before a file goes.
 fn index_files(store: &Inner, deleting: &dyn Deleting, marked: &Marked<'_>, report: &mut GcReport) -> Result<()> {
     let with_packs: HashSet<SessionId> = marked.packs.iter().map(|p| p.session).collect();
     for name in list_months(store, "x")? {
         if parse_numbered(name.file()).is_some_and(|(s, _)| marked.decided.contains(&s) && !with_packs.contains(&s)) {
-            report.tidied += u64::from(deleting.delete(&name)?);
+            let Some(bytes) = read_or_skip(&*store.platform, &name, LIST_BYTES_MAX)? else { continue };
+            let Ok((_, packs)) = index::decode(&bytes) else { continue };
+            let mut any = false;
+            for p in &packs {
+                any |= store.pack_exists(&p.pack)?;
+            }
+            if !any {
+                report.tidied += u64::from(deleting.delete(&name)?);
+            }
         }
     }
     Ok(())

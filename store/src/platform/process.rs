@@ -26,8 +26,8 @@ pub(super) fn is_gone(name: &str) -> bool {
     let parts: Vec<&str> = name.split(' ').collect();
     let [its_boot, namespace, pid, started] = parts[..] else { return false };
     let (Ok(pid), Ok(started)) = (pid.parse::<u32>(), started.parse::<u64>()) else { return false };
-    // A /proc that does not even show this process proves nothing about others.
-    if its_boot.is_empty() || its_boot != boot() || pid_namespace().as_deref() != Some(namespace) || start_time(std::process::id()).is_none() {
+    // A /proc that hides other users' processes (hidepid) does not show the first one either, and proves nothing.
+    if its_boot.is_empty() || its_boot != boot() || pid_namespace().as_deref() != Some(namespace) || start_time(1).is_none() {
         return false;
     }
     start_time(pid) != Some(started)

@@ -1,4 +1,4 @@
-//! A session: from its record in `gc/` (B1) to its register (B6). Labels are those of docs/format.md.
+//! A session: from its record in `gc/` (B1) to its register (B6). Labels are those of docs/gc.md.
 //!
 //! Invariants:
 //! - B1 < B2 < B3 < B4: the record is durable before `gc/` is listed, and points are looked at only after that.
