@@ -287,7 +287,7 @@ pub struct Prune {
 #[command(after_help = "Examples:
   cairn gc --dry-run
   cairn gc
-  cairn gc --keep-trash 0s        the disk is full: free the space now
+  cairn gc --keep-trash 0s --keep-interrupted 0s    the disk is full: free the space now
 
 Backups, restores and other hosts may go on meanwhile. Backups that began before are waited for.")]
 pub struct Gc {

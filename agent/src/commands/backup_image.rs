@@ -21,6 +21,8 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     check_tags(&o.tags)?;
     let store = open_store(common)?;
     let source = open_source(&o.source)?;
+    // Other commands may look for it from another folder.
+    let path = std::path::absolute(&o.source).unwrap_or_else(|_| o.source.clone());
     let (before, time_unix_ms) = (stamp(&o.source), now_unix_ms());
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
@@ -34,7 +36,7 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
         quiesce: "none".into(),
         tags: tags.clone(),
         warnings: changed(&o.source, before).into_iter().collect(),
-        source: serde_json::json!({"kind": "image", "path": o.source.display().to_string()}),
+        source: serde_json::json!({"kind": "image", "path": path.display().to_string()}),
         parts: Vec::new(),
         cairn_version: env!("CARGO_PKG_VERSION").into(),
     };

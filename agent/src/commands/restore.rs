@@ -20,7 +20,7 @@ const PRINTED_MAX: usize = 10;
 pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     o.rename.as_deref().map_or(Ok(()), check_new_name)?;
     let store = open_store(common)?;
-    let all = store.points()?;
+    let (all, unreadable) = store.points_and_damage()?;
     let p = points::select(&all, &o.point)?;
     let _pin = store.pin(&[p.id])?;
     let (disks, manifest) = (store.disks(p)?, store.manifest(p)?);
@@ -52,7 +52,8 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     } else if !common.quiet {
         for d in &plan.disks {
             let format = if d.format == cli::Format::Qcow2 { "qcow2" } else { "raw" };
-            println!("{}: {} restored to {} ({format})", output::shown(&d.entry.target), output::bytes(d.entry.size_bytes), d.path.display());
+            let from = format!("{} {}", output::shown(&p.summary.name), p.id);
+            println!("{}: {} of {from} restored to {} ({format})", output::shown(&d.entry.target), output::bytes(d.entry.size_bytes), d.path.display());
         }
         if let Some(name) = &domain {
             println!("domain {} defined{}", output::shown(name), if o.start { " and started" } else { "" });
@@ -65,7 +66,14 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         damaged.iter().take(PRINTED_MAX).for_each(|d| eprintln!("  {}", output::damage_line(d)));
         return Ok(Done::Code(DAMAGED));
     }
-    Ok(if missing.is_empty() { Done::Clean } else { Done::WithWarnings })
+    for d in &unreadable {
+        eprintln!(
+            "cairn: warning: {d}; if the newest point is the one that cannot be read, this was an older one: {} of {}",
+            p.id,
+            output::shown(&p.summary.name)
+        );
+    }
+    Ok(if missing.is_empty() && unreadable.is_empty() { Done::Clean } else { Done::WithWarnings })
 }
 
 /// After Ctrl-C whatever went wrong did so because of it.

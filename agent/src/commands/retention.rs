@@ -245,6 +245,9 @@ fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
             output::bytes(r.would_free_bytes),
             r.would_repack
         );
+        if r.kept_for_resume > 0 {
+            println!("  {} packs of interrupted backups would be kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
+        }
         return;
     }
     println!("{}: {} of {} packs discarded, {}", store.location(), r.deleted_packs, r.packs, output::bytes(r.freed_bytes));

@@ -1,6 +1,7 @@
 //! Retention: which points of a name go, and why each stays.
 //!
-//! Pure: points, rules and a time zone in, a verdict for each point out. Rules are independent of each other; a point that any of them wants stays.
+//! Pure: points, rules and a time zone in, a verdict for each point out. Rules are independent of each other; a point that any of them wants stays,
+//! and the newest good one of each name stays if no count wants any.
 //! Points are counted by (name, host), so that points forged on one host do not push out those of another; `within` looks back from the newest
 //! point and not from now, so that a wrong clock forgets nothing.
 
@@ -138,6 +139,11 @@ fn keep_group(candidates: &[Candidate], group: &[usize], rules: &Rules, zone: &T
             out[*i].push(format!("tag {tag}"));
         }
     }
+    // A rule that fits nothing (a tag with a typo) must not take a machine's last point: that is forgotten by name or not at all.
+    let newest = group.iter().find(|i| !candidates[**i].damaged).or(group.first());
+    if let Some(i) = newest.filter(|_| !group.iter().any(|i| !out[*i].is_empty())) {
+        out[*i].push("newest".into());
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +177,7 @@ mod tests {
         assert_eq!(kept(&all, &Rules { monthly: 2, ..Rules::default() }), [18, 39], "the last of October and the newest");
         assert_eq!(kept(&all, &Rules { yearly: 5, ..Rules::default() }), [39]);
         assert_eq!(kept(&all, &Rules { within: Some(Span::new().days(2)), ..Rules::default() }), [37, 38, 39]);
-        assert_eq!(kept(&all, &Rules::default()), [0; 0]);
+        assert_eq!(kept(&all, &Rules { tags: vec!["wekly".into()], ..Rules::default() }), [39], "a typo takes not everything");
         let both = Rules { last: 1, monthly: 2, ..Rules::default() };
         assert_eq!(reasons(&all, &both, &TimeZone::UTC, NOW)[39], ["last 1/1", "monthly 1/2"]);
     }

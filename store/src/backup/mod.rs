@@ -157,12 +157,14 @@ impl Session {
         let index = self.store.clone();
         let mut stream =
             PackStream::new(store.platform.clone(), store.keys.clone(), self.id(), Box::new(move |p| index.index.add_or_warn(std::slice::from_ref(p))));
-        let mut parents: Vec<Parent> = Vec::new();
-        let mut entries = Vec::new();
-        for job in disks {
-            let base = self.base_of(&job.plan, &mut parents)?;
-            entries.push(self.save_disk(job, base.as_ref(), &mut stream, progress)?);
-        }
+        let (parents, entries) = match self.save_disks(disks, &mut stream, progress) {
+            Ok(saved) => saved,
+            Err(e) => {
+                // What is stored already is told to others, so that the next backup goes on from there. If that fails too, the first error counts.
+                let _ = stream.finish();
+                return Err(e);
+            }
+        };
         let info = info();
         let manifest = self.save_manifest(&info, &mut stream)?;
         let disk_table = self.disk_table(&entries, &mut stream)?;
@@ -175,6 +177,15 @@ impl Session {
         let summary = summary_of(&self.store.host, &info, &entries, stream.stored_bytes, duration_ms);
         self.commit(&self.seal_register(&summary, &body)?)?;
         Ok(BackupOutcome { id: self.id(), disks: entries.into_iter().map(|entry| DiskResult { entry }).collect(), stored_bytes: stream.stored_bytes })
+    }
+
+    fn save_disks(&self, disks: &[DiskJob], stream: &mut PackStream, progress: &Progress) -> Result<(Vec<Parent>, Vec<DiskEntry>)> {
+        let (mut parents, mut entries) = (Vec::new(), Vec::new());
+        for job in disks {
+            let base = self.base_of(&job.plan, &mut parents)?;
+            entries.push(self.save_disk(job, base.as_ref(), stream, progress)?);
+        }
+        Ok((parents, entries))
     }
 
     /// The base disk of a plan; its point becomes a parent.

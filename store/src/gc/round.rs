@@ -168,6 +168,12 @@ fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &HashSet<Sess
             Ok(Decided::Relocation(list)) => out.lists.push(list),
             Ok(Decided::Closed) => {}
             Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) if options.accept_loss => tracing::warn!("{e}; taken for lost"),
+            Err(StoreError::Damaged { what, why }) => {
+                return Err(StoreError::damaged(
+                    what,
+                    format_args!("{why}; nothing was deleted. 'cairn forget --force {id}' gives this point up, then collections go on"),
+                ));
+            }
             Err(e) => return Err(e),
         }
     }

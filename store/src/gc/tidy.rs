@@ -146,6 +146,8 @@ fn records(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: 
 fn reports(store: &Inner, deleting: &dyn Deleting, marked: &Marked<'_>, report: &mut GcReport) -> Result<()> {
     for (name, r) in read_reports(store)? {
         if !marked.packs.contains(&r.at.pack) && !marked.marker.marks(&r.at.pack) && !store.pack_exists(&r.at.pack)? {
+            // Lost and healed: an index file that goes on naming it would be a finding for ever.
+            forget_in_index(store, deleting, &r.at.pack.session, report)?;
             report.tidied += u64::from(deleting.delete(&name)?);
         }
     }

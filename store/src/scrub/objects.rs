@@ -33,8 +33,13 @@ impl Scrub<'_> {
             names.extend(list_months_of(self.platform, root)?);
         }
         report.add(gaps(&names));
+        let buried: BTreeSet<String> = names.iter().filter(|n| n.as_str().starts_with("f/")).map(|n| n.file().to_owned()).collect();
         for name in names {
             progress.check()?;
+            // The register of a forgotten point tells nothing that anybody needs.
+            if name.as_str().starts_with("c/") && buried.contains(name.file()) {
+                continue;
+            }
             let bytes = match self.platform.read(&name, LIST_BYTES_MAX) {
                 Ok(Some(bytes)) => bytes,
                 // Collections take records away.

@@ -281,7 +281,8 @@ pub fn ruthless() -> GcOptions {
 
 /// The same, and thinly used packs are rewritten.
 pub fn repacking() -> GcOptions {
-    GcOptions { repack_below_percent: 95, ..ruthless() }
+    // Beyond 100: every pack that is used is rewritten by each collection, however full it is.
+    GcOptions { repack_below_percent: 101, ..ruthless() }
 }
 
 /// Content that does not shrink and that no other seed has a chunk of.
