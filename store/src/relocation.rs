@@ -18,15 +18,13 @@ use std::{
 /// Old place to new places.
 pub(crate) type Moves = HashMap<Location, Vec<Location>>;
 
-/// What this process knows of relocations.
+/// What this process knows of relocations; and the packs that newer lists were looked for: a lost pack costs one look, however many frames lay in it.
 #[derive(Default)]
-pub(crate) struct Relocations(Mutex<Known>);
+pub(crate) struct Relocations(Mutex<Known>, Mutex<HashSet<PackId>>);
 
 #[derive(Default)]
 struct Known {
     registers: HashSet<SessionId>,
-    /// Packs that newer lists were looked for: a lost pack costs one look, however many frames lay in it.
-    asked: HashSet<PackId>,
     moves: Arc<Moves>,
 }
 
@@ -54,10 +52,12 @@ impl Inner {
         if let Some(found) = self.relocations.known().get(at) {
             return Ok(found.clone());
         }
-        if !self.relocations.0.lock().unwrap_or_else(PoisonError::into_inner).asked.insert(at.pack) {
-            return Ok(Vec::new());
+        // Held until the newer lists are read: whoever asks meanwhile must not take "being looked for" for "was not moved".
+        let mut asked = self.relocations.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.contains(&at.pack) {
+            self.refresh_relocations()?;
+            asked.insert(at.pack);
         }
-        self.refresh_relocations()?;
         Ok(self.relocations.known().get(at).cloned().unwrap_or_default())
     }
 
