@@ -18,9 +18,13 @@ use std::{
 /// Old place to new places.
 pub(crate) type Moves = HashMap<Location, Vec<Location>>;
 
-/// What this process knows of relocations; and the packs that newer lists were looked for: a lost pack costs one look, however many frames lay in it.
+/// What this process knows of relocations.
 #[derive(Default)]
-pub(crate) struct Relocations(Mutex<Known>, Mutex<HashSet<PackId>>);
+pub(crate) struct Relocations {
+    known: Mutex<Known>,
+    /// Packs that newer lists were looked for: a lost pack costs one look, however many frames lay in it.
+    asked: Mutex<HashSet<PackId>>,
+}
 
 #[derive(Default)]
 struct Known {
@@ -30,7 +34,7 @@ struct Known {
 
 impl Relocations {
     fn take_in(&self, read: Vec<(Location, Location)>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let moves = Arc::make_mut(&mut known.moves);
         for (from, to) in read {
             let targets = moves.entry(from).or_default();
@@ -42,7 +46,7 @@ impl Relocations {
 
     /// All moves known so far.
     pub(crate) fn known(&self) -> Arc<Moves> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).moves.clone()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).moves.clone()
     }
 }
 
@@ -53,7 +57,7 @@ impl Inner {
             return Ok(found.clone());
         }
         // Held until the newer lists are read: whoever asks meanwhile must not take "being looked for" for "was not moved".
-        let mut asked = self.relocations.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.relocations.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if !asked.contains(&at.pack) {
             self.refresh_relocations()?;
             asked.insert(at.pack);
@@ -66,7 +70,7 @@ impl Inner {
     pub(crate) fn refresh_relocations(&self) -> Result<()> {
         let mut reader = CachedReader::new(self, true);
         let new: Vec<_> = {
-            let known = self.relocations.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = self.relocations.known.lock().unwrap_or_else(PoisonError::into_inner);
             registers::list(self)?.into_iter().filter(|(id, _)| !known.registers.contains(id)).collect()
         };
         let mut unread: Vec<(SessionId, Ref)> = Vec::new();
@@ -103,7 +107,7 @@ impl Inner {
             }
         }
         // What is left was retired, or its new place is told by a list that is newer than this look: the next look tries it again.
-        self.relocations.0.lock().unwrap_or_else(PoisonError::into_inner).registers.extend(done);
+        self.relocations.known.lock().unwrap_or_else(PoisonError::into_inner).registers.extend(done);
         Ok(())
     }
 

@@ -238,7 +238,7 @@ pub struct Forget {
   cairn prune web1 --keep-within 30d --keep-tag gold --dry-run
   cairn prune --keep-daily 7 --keep-monthly 12 --simulate 400d
 
-A point stays if any rule wants it; --dry-run names the rules. Points are counted by name and host. --keep-within looks back from the newest point.
+A point stays if any rule wants it; --dry-run names the rules. Points are counted by name and host, and the newest good one of each stays anyhow. --keep-within looks back from the newest point.
 Protected points stay. The space is free after 'cairn gc'.")]
 pub struct Prune {
     /// Only points of these domains or images

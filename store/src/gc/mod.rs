@@ -61,7 +61,7 @@ impl Default for GcOptions {
 pub struct GcReport {
     /// Packs found.
     pub packs: u64,
-    /// Candidates of the last round.
+    /// Candidates of all rounds of this collection.
     pub condemned: u64,
     /// Candidates that were referred to after all.
     pub pardoned: u64,
