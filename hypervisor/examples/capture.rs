@@ -5,7 +5,8 @@
 //! capture guard                       (started by `run`)
 //! ```
 //! FOLDER gets `<session>/<target>.raw` for each point and `catalog.json`. `--stop-at begun|read|committed` ends the process by SIGKILL there;
-//! `--hold SECONDS` waits after the capture began. Prints one line of JSON per disk.
+//! `--hold SECONDS` waits after the capture began, `--hold-file FILE` makes a file there and waits only until somebody removes it. Prints one line
+//! of JSON per disk.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -72,6 +73,7 @@ struct Arguments {
     quiesce: Option<String>,
     stop_at: Option<String>,
     hold: Option<u64>,
+    hold_file: Option<PathBuf>,
     scratch: Option<PathBuf>,
     disks: Vec<String>,
 }
@@ -82,7 +84,7 @@ fn main() -> ExitCode {
     let result = match arguments.next().as_deref() {
         Some("guard") => return cairn_hypervisor::guard::main(),
         Some("run") => parse(arguments).and_then(|arguments| run(&arguments)),
-        _ => Err("usage: capture run DOMAIN FOLDER [--quiesce P] [--stop-at S] [--hold S] [--scratch DIR] [--disk D]...".into()),
+        _ => Err("usage: capture run DOMAIN FOLDER [--quiesce P] [--stop-at S] [--hold S [--hold-file FILE]] [--scratch DIR] [--disk D]...".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -99,6 +101,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// Waits for `longest`, or until somebody removed `file`.
+fn hold(longest: Duration, file: Option<&Path>) -> Result<(), Failure> {
+    if let Some(file) = file {
+        File::create(file)?;
+    }
+    let start = Instant::now();
+    while start.elapsed() < longest && file.is_none_or(Path::exists) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Failure> {
     let mut next = |what: &str| arguments.next().ok_or_else(|| format!("{what} is missing"));
     let mut out = Arguments { domain: next("DOMAIN")?, folder: next("FOLDER")?.into(), ..Arguments::default() };
@@ -107,6 +121,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Failu
             "--quiesce" => out.quiesce = Some(next("policy")?),
             "--stop-at" => out.stop_at = Some(next("step")?),
             "--hold" => out.hold = Some(next("seconds")?.parse()?),
+            "--hold-file" => out.hold_file = Some(next("file")?.into()),
             "--scratch" => out.scratch = Some(next("folder")?.into()),
             "--disk" => out.disks.push(next("target")?),
             other => return Err(format!("unknown option {other}").into()),
@@ -139,7 +154,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let begun_ms = start.elapsed().as_millis();
     stop_if(arguments, "begun");
     if let Some(seconds) = arguments.hold {
-        std::thread::sleep(Duration::from_secs(seconds));
+        hold(Duration::from_secs(seconds), arguments.hold_file.as_deref())?;
     }
     let folder = arguments.folder.join(hex(&session));
     std::fs::create_dir_all(&folder)?;

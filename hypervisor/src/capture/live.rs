@@ -47,6 +47,8 @@ use crate::qmp::nodes::Nodes;
 
 /// Threads for socket work; reading threads are the caller's.
 const RUNTIME_THREADS: usize = 2;
+/// For the sockets of a capture that ends; closing them takes no time.
+const SOCKETS_CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How to capture.
 #[derive(Debug, Clone)]
@@ -374,7 +376,8 @@ impl LiveCapture {
         }
         self.disks.clear();
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Waits until its sockets are closed: the clean-up stops the NBD server, and must not while one still negotiates (docs/capture.md).
+            runtime.shutdown_timeout(SOCKETS_CLOSE_LIMIT);
         }
         let (names, nodes) = (self.names, &self.nodes);
         let result = cleanup::run(&self.domain, &self.scratch_folder, &|node, name| {

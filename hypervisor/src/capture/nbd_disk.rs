@@ -29,7 +29,11 @@ pub struct NbdDisk {
 
 impl NbdDisk {
     pub(crate) fn connect(runtime: &Handle, options: ConnectOptions, connections: usize) -> Result<Self, NbdError> {
-        let pool = runtime.block_on(Pool::connect(options.context(ALLOCATION), connections))?;
+        let pool = runtime.block_on(async {
+            let pool = Pool::connect(options.context(ALLOCATION), connections).await?;
+            pool.open_all().await?;
+            Ok::<_, NbdError>(pool)
+        })?;
         Ok(Self { pool, runtime: runtime.clone() })
     }
 

@@ -60,6 +60,19 @@ impl Pool {
         Ok(Self { options, info, idle: Mutex::new(vec![first]), permits: Semaphore::new(size), size })
     }
 
+    /// Opens what is missing up to the pool's size, now. A QEMU whose NBD server is stopped while a client still negotiates hangs for good
+    /// (docs/capture.md), so a backup negotiates all at once, in its first milliseconds.
+    ///
+    /// # Errors
+    /// Those of [`Connection::connect`].
+    pub async fn open_all(&self) -> Result<(), NbdError> {
+        let mut loans = Vec::with_capacity(self.size);
+        for _ in 0..self.size {
+            loans.push(self.loan().await?);
+        }
+        Ok(())
+    }
+
     /// What the server told of the export.
     #[must_use]
     pub fn info(&self) -> &ExportInfo {
