@@ -13,6 +13,7 @@ mod output;
 mod points;
 mod restore;
 mod retention;
+mod run;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ mod table;
 pub use bar::Bar;
 pub use json::{damage_json, disk_json, point_json, rfc3339};
 pub use statistics::{store_json, store_text};
-pub use table::{bytes, damage_line, duration, point_table, prune_table, show, simulation_table};
+pub use table::{bytes, damage_line, duration, point_table, prune_table, run_table, show, simulation_table};
 
 /// Prints a JSON value on stdout.
 pub fn print_json(value: &serde_json::Value) {
