@@ -57,10 +57,8 @@ fn strike(suite: &Suite, victim: Part) -> usize {
 
 /// Waits until the guest answers and the writer goes on; gives what is acknowledged then.
 fn wait_writes(domain: &Domain, since: u64) -> u64 {
-    process::wait_for("the guest's writes", BACK_LIMIT, Duration::from_millis(300), || {
-        Ok(runs::acknowledged(domain).ok().filter(|now| *now > since))
-    })
-    .unwrap_or_else(|error| panic!("{}; the guest is {:?}", error.report(), domain.virsh_ok(&["domstate", "--reason", RUN])))
+    process::wait_for("the guest's writes", BACK_LIMIT, Duration::from_millis(300), || Ok(runs::acknowledged(domain).ok().filter(|now| *now > since)))
+        .unwrap_or_else(|error| panic!("{}; the guest is {:?}", error.report(), domain.virsh_ok(&["domstate", "--reason", RUN])))
 }
 
 /// Both journals of a domain that is off, from its images; whole and at least so long.

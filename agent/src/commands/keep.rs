@@ -54,6 +54,7 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
         return Ok(Done::Clean);
     }
     watch(common, &folder, &record, asked_unix_ms)?;
+    crate::run::wait_end(&record);
     if common.json {
         output::print_json(&serde_json::json!({"name": record.name, "kept": true}));
     } else if !common.quiet {

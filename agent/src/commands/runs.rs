@@ -90,7 +90,7 @@ fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
 
 fn percent(s: &Shown) -> Option<u64> {
     let keep = s.status.keep.as_ref().filter(|_| s.keeping)?;
-    Some(if keep.total_bytes == 0 { 0 } else { keep.done_bytes.saturating_mul(100) / keep.total_bytes })
+    Some(keep.done_bytes.saturating_mul(100).checked_div(keep.total_bytes).unwrap_or(0))
 }
 
 fn row(s: &Shown) -> [String; 6] {

@@ -105,7 +105,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str) -> Outcome<Made> {
     let mut wanted = RunXml {
         name: name.clone(),
         keep_identity: o.keep_identity,
-        disks: disks.iter().map(|d| xml_disk(d)).collect(),
+        disks: disks.iter().map(xml_disk).collect(),
         socket: path_text(&if direct { sockets.server() } else { sockets.daemon() })?,
         reconnect_s: (direct && can_wait).then_some(RECONNECT_S),
         network,
@@ -139,7 +139,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str) -> Outcome<Made> {
     folder.create()?; // M2
     let made = (|| {
         folder.save(&record)?;
-        build(&host, &folder, &mut record, &mut wanted, built, &origin, o)
+        build(&host, &folder, &mut record, &mut wanted, &built, &origin, o)
     })();
     match made {
         Ok((domain, mut warnings)) => {
@@ -156,7 +156,7 @@ fn build(
     folder: &RunFolder,
     record: &mut Record,
     wanted: &mut RunXml,
-    built: Built,
+    built: &Built,
     origin: &Origin,
     o: &cli::Run,
 ) -> Outcome<(Domain, Vec<String>)> {
@@ -258,9 +258,9 @@ fn store_and_key(common: &Common) -> Outcome<(PathBuf, Key)> {
         Ok(path)
     };
     let key = match (&common.key_file, &common.passphrase_file) {
-        (Some(file), _) => Key::KeyFile(lasting(file)?),
-        (None, Some(file)) => Key::PassphraseFile(lasting(file)?),
-        (None, None) if encrypted => Key::KeyFile(context::default_key_file(&id)?).filter_there()?,
+        (Some(file), _) => Key::File(lasting(file)?),
+        (None, Some(file)) => Key::Passphrase(lasting(file)?),
+        (None, None) if encrypted => Key::File(context::default_key_file(&id)?).filter_there()?,
         (None, None) => Key::None,
     };
     Ok((path, key))
@@ -270,7 +270,7 @@ impl Key {
     /// A default that is not there is no key at all.
     fn filter_there(self) -> Outcome<Self> {
         match &self {
-            Self::KeyFile(path) if !path.is_file() => Err(Failure::new(
+            Self::File(path) if !path.is_file() => Err(Failure::new(
                 crate::failure::WRONG_KEY,
                 format!(
                     "this store is encrypted and there is no key file {}; a run opens the store again by itself: give --key-file or --passphrase-file",

@@ -43,7 +43,10 @@ pub fn discard(folder: &RunFolder, record: &Record) -> Outcome<()> {
     let until = Instant::now() + DISCARD_LIMIT;
     loop {
         let gone = |result: Outcome<()>| match result {
-            Err(f) if f.code == NOT_FOUND => Ok(()),
+            Err(f) if f.code == NOT_FOUND => {
+                wait_end(record);
+                Ok(())
+            }
             other => other,
         };
         match folder.try_lock() {
@@ -56,5 +59,16 @@ pub fn discard(folder: &RunFolder, record: &Record) -> Outcome<()> {
             Ok(None) => std::thread::sleep(Duration::from_millis(20)),
             Err(f) => return gone(Err(f)),
         }
+    }
+}
+
+/// How long the supervisor of a run that is gone may take to end.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// A run is gone with its folder; its supervisor ends a moment later.
+pub fn wait_end(record: &Record) {
+    let until = Instant::now() + END_LIMIT;
+    while Instant::now() < until && !processes::find(&record.id, record.owner).is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -57,9 +57,9 @@ pub enum Key {
     /// Not encrypted.
     None,
     /// Key file.
-    KeyFile(PathBuf),
+    File(PathBuf),
     /// File with a passphrase.
-    PassphraseFile(PathBuf),
+    Passphrase(PathBuf),
 }
 
 /// What QEMU's overlays read from.
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn records_of_the_first_version_are_read() {
-        let text = r#"{"version":1,"id":"0123456789abcdef0123456789abcdef","name":"web-run","uuid":"u","connect":null,"store":"/s","key":{"key-file":"/k"},
+        let text = r#"{"version":1,"id":"0123456789abcdef0123456789abcdef","name":"web-run","uuid":"u","connect":null,"store":"/s","key":{"file":"/k"},
             "state_dir":"/var/lib/cairn","point":"p","point_name":"web","created_unix_ms":1,"via":"daemon","network":"none","nvram":null,"owner":[64055,109],
             "disks":[{"target":"vda","size_bytes":4096,"overlay":"/i/web-run-vda.qcow2","inode":[1,2]}],"state":"ready","a-later-field":1}"#;
         let record: Record = serde_json::from_str(text).expect("reads");

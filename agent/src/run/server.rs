@@ -29,8 +29,8 @@ impl From<ServerError> for Failure {
 pub fn open_store(path: &Path, key: &Key, state_dir: &Path) -> Outcome<Store> {
     let credential = match key {
         Key::None => None,
-        Key::KeyFile(path) => Some(Credential::read_key_file(path)?),
-        Key::PassphraseFile(path) => Some(Credential::Passphrase(context::read_passphrase(path)?)),
+        Key::File(path) => Some(Credential::read_key_file(path)?),
+        Key::Passphrase(path) => Some(Credential::Passphrase(context::read_passphrase(path)?)),
     };
     Ok(Store::open(path, OpenOptions { credential, state_dir: state_dir.to_path_buf(), host: context::host_name() })?)
 }

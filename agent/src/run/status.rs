@@ -2,7 +2,7 @@
 
 use super::folder::{RunSockets, read_json};
 use serde::{Deserialize, Serialize};
-use std::{fs, io::Write};
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt};
 
 /// A run as its supervisor sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl Status {
     pub fn write(&self, sockets: &RunSockets) {
         let (path, temporary) = (sockets.dir.join("status.json"), sockets.dir.join("status.tmp"));
         let write = || -> std::io::Result<()> {
-            let mut file = fs::File::create(&temporary)?;
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(serde_json::to_string(self).map_err(std::io::Error::other)?.as_bytes())?;
             fs::rename(&temporary, &path)
         };
