@@ -7,7 +7,7 @@ use crate::{
     failure::{FAILED, Failure, Outcome},
     output,
     run::{
-        self,
+        self, backing,
         folder::RunFolder,
         keep::libvirt,
         launch, log,
@@ -20,6 +20,8 @@ use cairn_hypervisor::{Domain, Host, run::GuestState};
 use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(100);
+/// For QEMU's lock on an image to be given back.
+const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Makes a run, or serves one again.
 pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
@@ -65,13 +67,29 @@ fn resume(common: &Common, name: &str) -> Outcome<Made> {
     if matches!(folder.wish()?, Some(Wish::Discard)) {
         return Err(Failure::refused(format!("run '{0}' is being removed; 'cairn discard {0}' goes on with that", output::shown(name))));
     }
+    // A keep of the domain that is off would hold its images.
+    let _starting = folder.starting()?;
     launch::ensure_supervisor(&folder, &record)?;
     make::wait_served(&folder, &record)?;
-    let domain = Host::open(record.connect.as_deref())?.domain(&record.uuid)?;
+    let host = Host::open(record.connect.as_deref())?;
+    let domain = host.domain(&record.uuid)?;
     if domain.guest_state().map_err(|e| libvirt(&e))? == GuestState::Off {
-        domain.start().map_err(|e| libvirt(&e))?;
+        start(&folder, &host, &domain)?;
     }
     Ok(Made { record, domain, warnings: Vec::new() })
+}
+
+/// Once more while a keep lets go of the images.
+fn start(folder: &RunFolder, host: &Host, domain: &Domain) -> Outcome<()> {
+    let until = Instant::now() + START_LIMIT;
+    loop {
+        // What a crash in the middle of a keep left is undone before anything reads it.
+        let result = folder.record().and_then(|record| backing::restore(host, domain, &record)).and_then(|()| domain.start().map_err(|e| libvirt(&e)));
+        match result {
+            Err(f) if f.message.contains("lock") && Instant::now() < until => std::thread::sleep(POLL),
+            result => return result,
+        }
+    }
 }
 
 fn wait_agent(domain: &Domain, limit: Duration) -> bool {

@@ -17,11 +17,16 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 const RECORD: &str = "run.json";
 const WISH: &str = "wish.json";
 const LOCK: &str = "lock";
+/// Says that somebody starts the domain: its images are left alone meanwhile.
+const STARTING: &str = "starting";
+/// Who starts a domain for longer than this has died.
+const STARTING_LIMIT: Duration = Duration::from_secs(180);
 /// What is being removed has this before its name.
 const GONE: &str = ".gone-";
 /// Longest file that is read.
@@ -120,6 +125,19 @@ impl RunFolder {
         }
     }
 
+    /// Says that the domain is being started, until the result is dropped.
+    pub fn starting(&self) -> Outcome<Starting> {
+        let path = self.path.join(STARTING);
+        File::create(&path).map_err(|e| failed("create", &path, &e))?;
+        Ok(Starting { path })
+    }
+
+    /// Whether somebody starts the domain.
+    pub fn is_starting(&self) -> bool {
+        let age = fs::metadata(self.path.join(STARTING)).and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+        age.is_some_and(|age| age < STARTING_LIMIT)
+    }
+
     /// The lock, if nobody has it.
     pub fn try_lock(&self) -> Outcome<Option<RunLock>> {
         let file = self.lock_file()?;
@@ -178,6 +196,19 @@ impl RunFolder {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &gone, &e)),
             _ => Ok(()),
         }
+    }
+}
+
+/// A domain is being started.
+#[derive(Debug)]
+pub struct Starting {
+    path: PathBuf,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        // One that stays counts for three minutes.
+        let _ = fs::remove_file(&self.path);
     }
 }
 

@@ -168,6 +168,10 @@ impl Watcher<'_> {
         if self.memory.gave_up {
             return Ok(TROUBLE);
         }
+        if state == GuestState::Off && self.folder.is_starting() {
+            self.memory.stop_offline();
+            return Ok(TICK);
+        }
         let copying = !to.is_empty() || record.disks.iter().any(|d| d.copy.is_some());
         let mut work = Work { folder: self.folder, host, domain, state, record, shared: self.shared, bytes_per_s, memory: &mut self.memory };
         let step = if copying { copy::step(&mut work, &to) } else { keep::step(&mut work) };

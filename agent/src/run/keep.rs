@@ -3,6 +3,9 @@
 //! The overlay is the disk from the first moment to the last, so no crash at any step loses anything: whoever comes next sees which disks still
 //! have something below them and goes on. A running domain's disks are pulled by QEMU, one after the other; those of a domain that is off by
 //! `qemu-img` ([`super::offline`]).
+//!
+//! P1: pull, until nothing is below the overlay · P2: flush, for QEMU has not written all of what it pulled · P3: `filled` is recorded. An overlay without
+//! a backing file that is not recorded as filled may have lost what was pulled: it gets its backing file again, and is filled again.
 
 use super::{
     folder::{RunFolder, failed},
@@ -41,6 +44,11 @@ impl Memory {
     /// Of a new wish.
     pub fn of(asked_unix_ms: u64) -> Self {
         Self { asked_unix_ms, ..Self::default() }
+    }
+
+    /// Ends what works on the images of a domain that is off.
+    pub fn stop_offline(&mut self) {
+        self.offline = None;
     }
 
     /// Counts an attempt at a disk; an error once there were too many.
@@ -84,8 +92,14 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
     work.memory.offline = None;
     let live = work.domain.xml_live().map_err(|e| libvirt(&e))?;
     let mut done_bytes = 0;
-    for disk in &work.record.disks {
+    for index in 0..work.record.disks.len() {
+        let disk = work.record.disks[index].clone();
+        if disk.filled {
+            done_bytes += disk.size_bytes;
+            continue;
+        }
         let now = xml::disk_now(&live, &disk.target).map_err(|e| Failure::new(FAILED, e.to_string()))?;
+        // Somebody detached it: there is nothing to keep.
         let Some(now) = now else { continue };
         let job = work.domain.block_job(&disk.target).map_err(|e| libvirt(&e))?;
         match job {
@@ -99,7 +113,13 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
             Some(_) => {
                 return Err(Failure::new(FAILED, format!("disk {} has a block job that is not ours; end it with 'virsh blockjob --abort'", disk.target)));
             }
-            None if !now.has_backing => done_bytes += disk.size_bytes,
+            None if !now.has_backing => {
+                work.domain.flush_disk(&disk.target).map_err(|e| Failure::new(FAILED, crate::domain::chain(&e)))?; // P2
+                super::copy::sync(&disk.overlay)?;
+                work.record.disks[index].filled = true;
+                work.folder.save(work.record)?; // P3
+                return Ok(Step::Again);
+            }
             None => {
                 work.memory.attempt(&disk.target)?;
                 log::say(format!("keep: pulling {}", disk.target));

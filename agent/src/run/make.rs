@@ -90,7 +90,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str) -> Outcome<Made> {
         if fs::symlink_metadata(&overlay).is_ok() {
             return Err(Failure::refused(format!("{} exists; nothing was made (give another name with --as, or another place with --dir)", overlay.display())));
         }
-        disks.push(RunDisk { target: entry.target, size_bytes: entry.size_bytes, overlay, inode: None, phase: Phase::Overlay, copy: None });
+        disks.push(RunDisk { target: entry.target, size_bytes: entry.size_bytes, overlay, inode: None, filled: false, phase: Phase::Overlay, copy: None });
     }
     let id = uuid::Uuid::new_v4().simple().to_string();
     let sockets = RunSockets::of(&id);
@@ -179,7 +179,7 @@ fn build(
         domain = host.define(&relocated(&built.xml, record)?)?;
     }
     for disk in &record.disks {
-        let uri = format!("nbd+unix:///{}?socket={}", disk.target, wanted.socket);
+        let uri = record.backing_uri(&disk.target);
         qemu_img_create(&["-u", "-F", "raw", "-b", &uri], &disk.overlay, disk.size_bytes)?;
         super::copy::sync(&disk.overlay)?;
     }

@@ -3,7 +3,8 @@
 //! - [`record`], [`folder`]: what a run is, on disk; it outlives every process and the host's restart
 //! - [`make`], [`teardown`]: making one and taking it away, both to be called again after a crash
 //! - [`server`], [`daemon`]: the processes between store and QEMU; [`processes`] finds them
-//! - [`supervisor`]: keeps those alive; [`guest`]: sees to the domain; [`keep`], [`copy`], [`offline`]: make it an ordinary one
+//! - [`supervisor`]: keeps those alive; [`guest`]: sees to the domain; [`keep`], [`copy`], [`offline`]: make it an ordinary one; [`backing`]: undoes the
+//!   half of that which a crash left
 //!
 //! Invariants
 //! - Who holds the lock of a run's folder is its supervisor, or will be: there is one at most, and it alone changes the record of a finished run.
@@ -12,6 +13,7 @@
 //!
 //! What it must not do: decide about points; touch what a run did not make.
 
+pub mod backing;
 pub mod copy;
 pub mod daemon;
 pub mod finish;

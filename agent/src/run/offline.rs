@@ -1,12 +1,12 @@
 //! Keeping a domain that is off: `qemu-img` reads the point through the run's server.
 //!
-//! - in place: `qemu-img rebase -b ''` fills the overlay and takes its backing file away last, so that it may be killed at any moment
+//! - in place: `qemu-img rebase -b ''` fills the overlay and takes its backing file away last; until `filled` is recorded it is done again
 //! - elsewhere: `qemu-img convert` into the new image; the overlay is the disk until the definition says otherwise
 //!
 //! QEMU's image locks keep a guest from starting meanwhile, and this from beginning while a guest runs.
 
 use super::{
-    copy, finish,
+    backing, copy, finish,
     guest::{Step, Work as Around},
     keep, log,
     record::Phase,
@@ -75,35 +75,37 @@ pub fn has_backing_file(image: &Path) -> Outcome<bool> {
 /// One step of a keep in place.
 pub fn rebase(around: &mut Around<'_>) -> Outcome<Step> {
     let mut done_bytes = 0;
-    for disk in &around.record.disks {
-        let size = disk.size_bytes;
-        if let Some(work) = around.memory.offline.as_mut().filter(|w| w.target == disk.target) {
-            match work.ended() {
-                Ok(None) => {
-                    let filled = std::fs::metadata(&disk.overlay).map_or(0, |m| m.blocks() * 512);
-                    keep::tell(around, done_bytes + filled.min(size));
-                    return Ok(Step::Again);
-                }
-                Ok(Some(())) => around.memory.offline = None,
-                Err(f) => {
-                    around.memory.offline = None;
-                    return Err(f);
-                }
-            }
+    for index in 0..around.record.disks.len() {
+        let disk = around.record.disks[index].clone();
+        if disk.filled {
+            done_bytes += disk.size_bytes;
+            continue;
         }
-        if has_backing_file(&disk.overlay)? {
-            if !around.shared.status().served {
+        if let Some(work) = around.memory.offline.as_mut().filter(|w| w.target == disk.target) {
+            let ended = work.ended();
+            if let Ok(None) = ended {
+                let filled = std::fs::metadata(&disk.overlay).map_or(0, |m| m.blocks() * 512);
+                keep::tell(around, done_bytes + filled.min(disk.size_bytes));
                 return Ok(Step::Again);
             }
-            around.memory.attempt(&disk.target)?;
-            log::say(format!("keep: filling {} while the domain is off", disk.target));
-            let mut command = Command::new("qemu-img");
-            // Nothing that is written is kept before the end; the header changes last.
-            command.args(["rebase", "-q", "-t", "none", "-f", "qcow2", "-b", ""]).arg(&disk.overlay);
-            around.memory.offline = Some(Work::start(&disk.target, command)?);
+            around.memory.offline = None;
+            ended?;
+            copy::sync(&disk.overlay)?;
+            around.record.disks[index].filled = true;
+            around.folder.save(around.record)?;
             return Ok(Step::Again);
         }
-        done_bytes += size;
+        if !around.shared.status().served {
+            return Ok(Step::Again);
+        }
+        around.memory.attempt(&disk.target)?;
+        backing::header(around.record, &disk)?;
+        log::say(format!("keep: filling {} while the domain is off", disk.target));
+        let mut command = Command::new("qemu-img");
+        // What is written counts once the process has ended well; the header changes last.
+        command.args(["rebase", "-q", "-t", "none", "-f", "qcow2", "-b", ""]).arg(&disk.overlay);
+        around.memory.offline = Some(Work::start(&disk.target, command)?);
+        return Ok(Step::Again);
     }
     keep::tell(around, done_bytes);
     finish::forget_backing(around.host, around.domain, around.record)?;

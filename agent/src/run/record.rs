@@ -5,6 +5,7 @@
 //! - Files are replaced whole: temporary file, fsync, rename, fsync of the folder.
 //! - Fields are only ever added; a record of a newer version is refused by name.
 
+use super::folder::RunSockets;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -93,6 +94,9 @@ pub struct RunDisk {
     pub overlay: PathBuf,
     /// Device and inode of the overlay, once it is made: only that file is ever removed.
     pub inode: Option<(u64, u64)>,
+    /// A keep in place has filled the overlay, and all of it is on the disk.
+    #[serde(default)]
+    pub filled: bool,
     /// How far a `keep --to` is.
     #[serde(default)]
     pub phase: Phase,
@@ -150,6 +154,15 @@ pub enum Wish {
     Cancel,
     /// Take it away.
     Discard,
+}
+
+impl Record {
+    /// What a disk's overlay reads from, as QEMU writes it.
+    pub fn backing_uri(&self, target: &str) -> String {
+        let sockets = RunSockets::of(&self.id);
+        let socket = if self.via == Via::Direct { sockets.server() } else { sockets.daemon() };
+        format!("nbd+unix:///{target}?socket={}", socket.display())
+    }
 }
 
 #[cfg(test)]

@@ -133,13 +133,7 @@ impl RunXml {
             let inner: String = driver.children().map(|c| &text[c.range()]).collect();
             edits.push((driver.range(), format!("<driver{attributes}>{inner}</driver>")));
         }
-        let reconnect = self.reconnect_s.map_or_else(String::new, |s| format!("<reconnect delay='{s}'/>"));
-        let backing = format!(
-            "<backingStore type='network'><format type='raw'/><source protocol='nbd' name='{}'><host transport='unix' socket='{}'/>{reconnect}</source>\
-             <backingStore/></backingStore>",
-            escape(&disk.target),
-            escape(&self.socket)
-        );
+        let backing = backing_store(&disk.target, &self.socket, self.reconnect_s);
         edits.extend(child(node, "source").map(|source| (source.range().end..source.range().end, backing)));
     }
 
@@ -155,6 +149,30 @@ impl RunXml {
             Network::Same => edits.extend(child(node, "target").map(|target| (target.range(), String::new()))),
         }
     }
+}
+
+fn backing_store(target: &str, socket: &str, reconnect_s: Option<u32>) -> String {
+    let reconnect = reconnect_s.map_or_else(String::new, |s| format!("<reconnect delay='{s}'/>"));
+    format!(
+        "<backingStore type='network'><format type='raw'/><source protocol='nbd' name='{}'><host transport='unix' socket='{}'/>{reconnect}</source>\
+         <backingStore/></backingStore>",
+        escape(target),
+        escape(socket)
+    )
+}
+
+/// A definition with an export below a disk again.
+///
+/// # Errors
+/// [`RestoreXmlError`]; among them that there is no such disk.
+pub fn with_backing(xml: &str, target: &str, socket: &str, reconnect_s: Option<u32>) -> Result<String, RestoreXmlError> {
+    let document = Document::parse(xml)?;
+    let is_it = |node: &Node<'_, '_>| node.has_tag_name("disk") && child(*node, "target").and_then(|t| t.attribute("dev")) == Some(target);
+    let disk = document.descendants().find(is_it).ok_or_else(|| RestoreXmlError::NoDisk(target.to_owned()))?;
+    let source = child(disk, "source").ok_or(RestoreXmlError::Missing("source of a disk"))?;
+    let mut edits: Edits = child(disk, "backingStore").map(|old| (old.range(), String::new())).into_iter().collect();
+    edits.push((source.range().end..source.range().end, backing_store(target, socket, reconnect_s)));
+    Ok(apply(xml, edits))
 }
 
 /// A port that is taken would keep the copy from starting.
@@ -283,5 +301,9 @@ mod tests {
         let moved = moved_disk(&xml, "vda", "/k/a.raw", "raw", false).expect("moves");
         assert_eq!(disk_now(&moved, "vda").expect("XML"), Some(DiskNow { path: Some("/k/a.raw".into()), has_backing: false }));
         assert!(moved.contains("rerror_policy='stop'"), "what is not its place stays");
+        let again = with_backing(&moved, "vda", "/run/x/nbd.sock", None).expect("adds");
+        assert_eq!(disk_now(&again, "vda").expect("XML"), Some(DiskNow { path: Some("/k/a.raw".into()), has_backing: true }));
+        let twice = with_backing(&again, "vda", "/run/y", Some(30)).expect("replaces");
+        assert!(!twice.contains("/run/x/nbd.sock") && twice.contains("/run/y") && with_backing(&twice, "vdz", "/x", None).is_err());
     }
 }
