@@ -7,6 +7,7 @@ use cairn_lab::chaos::rng::Rng;
 use cairn_lab::runs::{self, Part};
 use cairn_lab::suite::Suite;
 use cairn_lab::{Domain, Options, cairn, lab_test, process, reference};
+use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -215,7 +216,11 @@ fn power_failures(suite: &Suite, copy: &Domain, args: &[&str], rng: &mut Rng) {
             return;
         }
         suite.cairn.ok(&["run", "--resume", RUN]).expect("resume");
-        copy.wait_agent(Duration::from_secs(180)).expect("it boots");
+        // A keep that goes on pauses it for moments.
+        process::wait_for("boot after the power failure", Duration::from_secs(180), Duration::from_millis(300), || {
+            Ok(copy.agent_within("guest-ping", &Value::Null, 2).is_ok().then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{}; the guest is {:?}", error.report(), copy.virsh_ok(&["domstate", "--reason", RUN])));
         let bytes: u64 = copy.sh("wc -c < /mnt/b/journal").expect("journal").trim().parse().expect("a number");
         assert!(bytes / 512 >= acknowledged, "{} records are there, {acknowledged} were acknowledged", bytes / 512);
         copy.writer_start(2).expect("writer");
