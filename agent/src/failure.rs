@@ -83,7 +83,7 @@ impl From<StoreError> for Failure {
             StoreError::Key(_) => WRONG_KEY,
             StoreError::Refused(_) => REFUSED,
             StoreError::NotFound(_) => NOT_FOUND,
-            StoreError::Damaged { .. } | StoreError::Format(_) => DAMAGED,
+            StoreError::Damaged { .. } | StoreError::Unreadable { .. } | StoreError::Format(_) => DAMAGED,
             StoreError::Usage(_) => USAGE,
             StoreError::Busy(_) => BUSY,
             StoreError::Interrupted => INTERRUPTED,
