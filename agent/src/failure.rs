@@ -69,9 +69,9 @@ impl Failure {
     /// On stderr, as text or as a JSON object.
     pub fn print(&self, json: bool) {
         if json {
-            eprintln!("{}", serde_json::json!({"error": {"code": self.code, "kind": self.kind(), "message": self.message}}));
+            say!("{}", serde_json::json!({"error": {"code": self.code, "kind": self.kind(), "message": self.message}}));
         } else {
-            eprintln!("cairn: {}", self.message);
+            say!("cairn: {}", self.message);
         }
     }
 }

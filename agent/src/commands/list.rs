@@ -25,11 +25,11 @@ pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
         let values: Vec<_> = chosen.iter().map(|p| sized_json(&store, p, sizes.as_ref())).collect::<Outcome<_>>()?;
         output::print_json(&values.into());
     } else if chosen.is_empty() {
-        println!("no {}restore points in {}", if o.forgotten { "forgotten " } else { "" }, store.location());
+        out!("no {}restore points in {}", if o.forgotten { "forgotten " } else { "" }, store.location());
     } else {
-        println!("{}", output::point_table(&chosen, sizes.as_ref()));
+        out!("{}", output::point_table(&chosen, sizes.as_ref()));
     }
-    damaged.iter().for_each(|d| eprintln!("cairn: warning: {d}; a point may be missing above, see 'cairn verify --all'"));
+    damaged.iter().for_each(|d| say!("cairn: warning: {d}; a point may be missing above, see 'cairn verify --all'"));
     if let Some(s) = sizes.filter(|s| !s.damage.is_empty()) {
         return Ok(super::store_info::damage(&s.damage));
     }
@@ -55,7 +55,7 @@ pub fn show(common: &Common, o: &cli::Show) -> Outcome<Done> {
     let sizes = if o.sizes { Some(super::store_info::sizes(&store, &[p])?) } else { None };
     let done = sizes.as_ref().map_or(Done::Clean, |s| super::store_info::damage(&s.damage));
     if !common.json {
-        println!("{}", output::show(p, &store.disks(p)?, &manifest, sizes.as_ref()));
+        out!("{}", output::show(p, &store.disks(p)?, &manifest, sizes.as_ref()));
         return Ok(done);
     }
     let mut value = sized_json(&store, p, sizes.as_ref())?;

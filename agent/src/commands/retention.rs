@@ -44,7 +44,7 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
             // Its register is damaged: no list has it, and collections stop at it.
             (Err(_), Ok(id)) if o.force => {
                 store.forget_unreadable(&id)?;
-                eprintln!("cairn: {id}: its register could not be read; it is forgotten");
+                say!("cairn: {id}: its register could not be read; it is forgotten");
                 continue;
             }
             (Err(f), _) => return Err(f),
@@ -65,7 +65,7 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
     for p in &chosen {
         store.forget(p, o.min_age, o.force)?;
         if !common.json && !common.quiet {
-            println!("{} {}: forgotten; 'cairn forget --undo {}' takes it back until its data is collected", output::shown(&p.summary.name), p.id, p.id);
+            out!("{} {}: forgotten; 'cairn forget --undo {}' takes it back until its data is collected", output::shown(&p.summary.name), p.id, p.id);
         }
     }
     if common.json {
@@ -130,7 +130,7 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         if why.is_empty() && !o.dry_run {
             // Protected meanwhile: it stays, and the others still go.
             if let Err(e) = store.forget(p, rules.min_age_ms, false) {
-                eprintln!("cairn: warning: {e}");
+                say!("cairn: warning: {e}");
                 (action, warned) = ("keep", true);
             }
         }
@@ -140,10 +140,10 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         let value = |(p, action, why): &(&Point, &str, &Vec<String>)| json!({"id": p.id.to_string(), "name": p.summary.name, "host": p.summary.host, "time": output::rfc3339(p.summary.time_unix_ms), "action": action, "reasons": why});
         output::print_json(&rows.iter().map(value).collect::<Vec<_>>().into());
     } else if !common.quiet {
-        println!("{}", output::prune_table(&rows));
+        out!("{}", output::prune_table(&rows));
         let gone = rows.iter().filter(|r| r.1 == "forget").count();
         let (said, next) = if o.dry_run { ("would be forgotten", "") } else { ("forgotten", "; 'cairn gc' frees their space") };
-        println!("{} kept, {gone} {said}{next}", rows.len() - gone);
+        out!("{} kept, {gone} {said}{next}", rows.len() - gone);
     }
     Ok(if warned { Done::WithWarnings } else { Done::Clean })
 }
@@ -187,10 +187,10 @@ fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms
         return Ok(Done::Clean);
     }
     for (name, host, steps) in &out {
-        println!("{} of host {}, one point every {}:", output::shown(name), output::shown(host), output::duration(every_ms));
-        println!("{}", output::simulation_table(steps));
+        out!("{} of host {}, one point every {}:", output::shown(name), output::shown(host), output::duration(every_ms));
+        out!("{}", output::simulation_table(steps));
     }
-    println!("simulated: nothing was forgotten");
+    out!("simulated: nothing was forgotten");
     Ok(Done::Clean)
 }
 
@@ -217,12 +217,12 @@ pub fn gc(common: &Common, o: &cli::Gc) -> Outcome<Done> {
         print_gc(&report, o.dry_run, &store);
     }
     for s in &report.fenced {
-        eprintln!("cairn: session {} had died and was shut out", output::shown(s));
+        say!("cairn: session {} had died and was shut out", output::shown(s));
     }
     if report.damaged_points.is_empty() {
         return Ok(Done::Clean);
     }
-    report.damaged_points.iter().for_each(|p| eprintln!("cairn: warning: point {p} refers to what is lost"));
+    report.damaged_points.iter().for_each(|p| say!("cairn: warning: point {p} refers to what is lost"));
     Ok(Done::WithWarnings)
 }
 
@@ -237,7 +237,7 @@ fn gc_json(r: &GcReport, dry_run: bool) -> serde_json::Value {
 
 fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
     if dry_run {
-        println!(
+        out!(
             "{}: {} of {} packs would go, {}; {} more are so empty that they would be rewritten",
             store.location(),
             r.condemned,
@@ -246,28 +246,28 @@ fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
             r.would_repack
         );
         if r.kept_for_resume > 0 {
-            println!("  {} packs of interrupted backups would be kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
+            out!("  {} packs of interrupted backups would be kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
         }
         return;
     }
-    println!("{}: {} of {} packs discarded, {}", store.location(), r.deleted_packs, r.packs, output::bytes(r.freed_bytes));
+    out!("{}: {} of {} packs discarded, {}", store.location(), r.deleted_packs, r.packs, output::bytes(r.freed_bytes));
     if r.moved_frames > 0 {
-        println!("  {} frames of nearly empty packs moved together, {}", r.moved_frames, output::bytes(r.moved_bytes));
+        out!("  {} frames of nearly empty packs moved together, {}", r.moved_frames, output::bytes(r.moved_bytes));
     }
     if r.healed_frames > 0 {
-        println!("  {} damaged frames have a good copy at their place again", r.healed_frames);
+        out!("  {} damaged frames have a good copy at their place again", r.healed_frames);
     }
     if r.pardoned > 0 {
-        println!("  {} packs were needed again by backups that ran meanwhile", r.pardoned);
+        out!("  {} packs were needed again by backups that ran meanwhile", r.pardoned);
     }
     if r.kept_for_resume > 0 {
-        println!("  {} packs of interrupted backups kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
+        out!("  {} packs of interrupted backups kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
     }
     if r.purged_files > 0 {
-        println!("  trash: {} files removed, {}", r.purged_files, output::bytes(r.purged_bytes));
+        out!("  trash: {} files removed, {}", r.purged_files, output::bytes(r.purged_bytes));
     }
     if r.freed_bytes > r.purged_bytes {
-        println!("  discarded packs stay in trash/ for a while; --keep-trash 0s frees their space at once");
+        out!("  discarded packs stay in trash/ for a while; --keep-trash 0s frees their space at once");
     }
 }
 

@@ -1,4 +1,5 @@
 //! The program as it is used: started with arguments, on real stores in real folders; exit codes, what it prints, what is there afterwards.
 
 mod place;
+mod streams;
 mod unreadable;
