@@ -40,6 +40,6 @@ pub use gc::{GcOptions, GcReport};
 pub use init::{InitOptions, InitReport, KeyFileChooser, Profile, init, init_on};
 pub use point::{Point, PointState};
 pub use point_source::PointSource;
-pub use session::{Pin, Session};
+pub use session::{BEAT_PERIOD_MS, Pin, Session};
 pub use stats::{Growth, NameStatistics, PointSizes, Statistics, Waste};
 pub use store::{OpenOptions, Store};

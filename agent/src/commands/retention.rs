@@ -8,12 +8,15 @@ use crate::{
     interrupt, output, points,
     retention::{Candidate, Rules, reasons, simulate},
 };
-use cairn_store::{GcOptions, GcReport, Point, Progress, Store, StoreError};
+use cairn_store::{BEAT_PERIOD_MS, GcOptions, GcReport, Point, Progress, Store, StoreError};
 use jiff::{Span, Timestamp, Unit, tz::TimeZone};
 use serde_json::json;
 use std::sync::Arc;
 
 use super::now_unix_ms;
+
+/// One sign of life may be late, or lost.
+const DEAD_AFTER_MS_MIN: u64 = 2 * BEAT_PERIOD_MS;
 
 /// A length of time such as `36h`, `30d`, `1y 6mo`; counted from now where its length depends on the calendar.
 pub fn parse_ms(text: &str) -> Result<u64, String> {
@@ -196,6 +199,15 @@ fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms
 
 /// Frees what no point uses.
 pub fn gc(common: &Common, o: &cli::Gc) -> Outcome<Done> {
+    if o.dead_after < DEAD_AFTER_MS_MIN && !o.even_if_alive {
+        return Err(Failure::refused(format!(
+            "--dead-after {} is shorter than {}: backups and restores of other hosts give a sign of life every {}, so living ones would be taken for \
+             dead and lose their work; nothing was done",
+            output::duration(o.dead_after),
+            output::duration(DEAD_AFTER_MS_MIN),
+            output::duration(BEAT_PERIOD_MS)
+        )));
+    }
     let store = open_store(common)?;
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
