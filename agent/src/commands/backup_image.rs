@@ -94,6 +94,14 @@ pub fn committed_point(store: &Store, id: &SessionId) -> Outcome<Point> {
     Ok(p)
 }
 
+/// A point that was there before.
+pub fn print_point(common: &Common, store: &Store, id: &SessionId) -> Outcome<Done> {
+    if common.json {
+        output::print_json(&output::point_json(store, &committed_point(store, id)?)?);
+    }
+    Ok(Done::Clean)
+}
+
 /// What was committed, for people or scripts.
 pub fn print_outcome(common: &Common, store: &Store, outcome: &BackupOutcome) -> Outcome<()> {
     let p = &committed_point(store, &outcome.id)?;

@@ -8,7 +8,7 @@ use crate::{
     interrupt, output, points,
     retention::{Candidate, Rules, reasons, simulate},
 };
-use cairn_store::{BEAT_PERIOD_MS, GcOptions, GcReport, Point, Progress, Store, StoreError};
+use cairn_store::{BEAT_PERIOD_MS, GcOptions, GcReport, Point, Progress, Store, StoreError, TakeBack};
 use jiff::{Span, Timestamp, Unit, tz::TimeZone};
 use serde_json::json;
 use std::sync::Arc;
@@ -67,6 +67,10 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
     }
     for p in &chosen {
         store.forget(p, o.min_age, o.force)?;
+        if let Some(d) = p.log_damage.as_ref() {
+            let entries = output::shown(&d.entries.join("; "));
+            say!("cairn: warning: the log of {} {} could not be read whole ({entries}); it is forgotten all the same", output::shown(&p.summary.name), p.id);
+        }
         if !common.json && !common.quiet {
             out!("{} {}: forgotten; 'cairn forget --undo {}' takes it back until its data is collected", output::shown(&p.summary.name), p.id, p.id);
         }
@@ -81,6 +85,10 @@ fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
     let forgotten = store.forgotten_points()?;
     let p = points::select(&forgotten, spec)
         .map_err(|f| Failure::new(f.code, format!("among the forgotten points: {}; see 'cairn list --forgotten'", f.message)))?;
+    if let Some(id) = TakeBack::new(store)?.done_before(p)? {
+        say!("cairn: {} {} is there again already, as point {id}; nothing was done", output::shown(&p.summary.name), p.id);
+        return super::backup_image::print_point(common, store, &id);
+    }
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "packs that a garbage collection removes")?;
@@ -92,9 +100,9 @@ fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
 /// A forgotten point that cannot be read any more is what a collection leaves, and no damage.
 fn taken(p: &Point, e: StoreError) -> Failure {
     let gone = match &e {
-        StoreError::Damaged { .. } => true,
+        e if e.is_damage() => true,
         // The forgotten point is what the new one is read from.
-        StoreError::Block { source, .. } => matches!(source.get_ref().and_then(|inner| inner.downcast_ref()), Some(StoreError::Damaged { .. })),
+        StoreError::Block { source, .. } => matches!(source.get_ref().and_then(|inner| inner.downcast_ref()), Some(e) if StoreError::is_damage(e)),
         _ => false,
     };
     if !gone {
@@ -116,14 +124,18 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         ));
     }
     let store = open_store(common)?;
-    let all = store.points()?;
+    // A hidden point takes no place of those that can be seen: what goes would go as well if all could be seen (retention's tests show it for all
+    // rules). What its own log cannot tell keeps a point.
+    let (all, damaged) = store.points_and_damage()?;
+    let hidden = super::unreadable(&damaged);
     if let Some(name) = o.names.iter().find(|n| points::of_name(&all, n).is_empty()) {
         return Err(Failure::not_found(format!("no restore point of '{}' in {}", output::shown(name), store.location())));
     }
     let chosen: Vec<&Point> = all.iter().filter(|p| o.names.is_empty() || o.names.contains(&p.summary.name)).collect();
     let candidates: Vec<Candidate> = chosen.iter().map(|p| Candidate::from(*p)).collect();
     if let Some(span_ms) = o.simulate {
-        return simulation(common, &candidates, &rules, o.every, span_ms);
+        simulation(common, &candidates, &rules, o.every, span_ms)?;
+        return Ok(hidden);
     }
     let why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
     let mut warned = false;
@@ -148,7 +160,7 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         let (said, next) = if o.dry_run { ("would be forgotten", "") } else { ("forgotten", "; 'cairn gc' frees their space") };
         out!("{} kept, {gone} {said}{next}", rows.len() - gone);
     }
-    Ok(if warned { Done::WithWarnings } else { Done::Clean })
+    Ok(if hidden == Done::Clean && warned { Done::WithWarnings } else { hidden })
 }
 
 fn rules(o: &cli::Prune) -> Rules {
@@ -165,7 +177,7 @@ fn rules(o: &cli::Prune) -> Rules {
     }
 }
 
-fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) -> Outcome<Done> {
+fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) -> Outcome<()> {
     if every_ms == 0 {
         return Err(Failure::usage("--every 0: points must come at a pace"));
     }
@@ -187,14 +199,14 @@ fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms
             json!({"name": name, "host": host, "steps": steps})
         };
         output::print_json(&out.iter().map(value).collect::<Vec<_>>().into());
-        return Ok(Done::Clean);
+        return Ok(());
     }
     for (name, host, steps) in &out {
         out!("{} of host {}, one point every {}:", output::shown(name), output::shown(host), output::duration(every_ms));
         out!("{}", output::simulation_table(steps));
     }
     out!("simulated: nothing was forgotten");
-    Ok(Done::Clean)
+    Ok(())
 }
 
 /// Frees what no point uses.
