@@ -83,12 +83,16 @@ fn is_whole_pack(at: &Location) -> bool {
 /// Whether the frame at a place opens and is what its header says, in any copy.
 fn frame_is_good(store: &Inner, at: &Location) -> Result<bool> {
     for name in ObjectName::pack(&at.pack) {
-        let Some(head) = store.platform.read_at(&name, at.offset.into(), FRAME_HEADER_BYTES)? else { continue };
+        let head = match store.platform.read_at(&name, at.offset.into(), FRAME_HEADER_BYTES) {
+            Err(e) if e.is_bad_media() => continue,
+            other => other?,
+        };
+        let Some(head) = head else { continue };
         let Ok(header) = FrameHeader::decode(&head) else { continue };
         let want = (header.id, header.kind, header.level);
         match store.packs.frame_from(std::slice::from_ref(&name), &store.keys, &mut decompressor(), at, want) {
             Ok(_) => return Ok(true),
-            Err(StoreError::Damaged { .. }) => {}
+            Err(e) if e.is_damage() || e.is_bad_media() => {}
             Err(e) => return Err(e),
         }
     }

@@ -297,9 +297,12 @@ pub struct Gc {
     /// Longest wait for backups that began before
     #[arg(long, value_name = "TIME", default_value = "2h", value_parser = parse_ms)]
     pub wait: u64,
-    /// A backup of another host without a sign of life for so long is taken for dead
+    /// A backup of another host without a sign of life for so long is taken for dead (at least 2h)
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_ms)]
     pub dead_after: u64,
+    /// Any --dead-after, for tests: what is alive loses its work
+    #[arg(long, hide = true)]
+    pub even_if_alive: bool,
     /// Keep what interrupted backups stored for so long, so that they can go on
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_ms)]
     pub keep_interrupted: u64,

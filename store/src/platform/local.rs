@@ -336,6 +336,13 @@ impl Platform for LocalPlatform {
         }
     }
 
+    fn drop_cached(&self, name: &ObjectName) {
+        // A file that does not open is in no cache that would be believed.
+        if let Ok(file) = File::open(self.path(name)) {
+            drop_cache(&file);
+        }
+    }
+
     fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
         let look = || {
             let path = self.path(name);

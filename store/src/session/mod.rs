@@ -8,6 +8,7 @@ mod pin;
 mod record;
 
 pub use pin::Pin;
+pub use record::BEAT_PERIOD_MS;
 pub(crate) use record::Registered;
 
 use crate::{

@@ -12,3 +12,4 @@ mod pauses;
 mod soak;
 mod storage;
 mod town;
+mod unreadable;
