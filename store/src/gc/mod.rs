@@ -10,7 +10,11 @@ mod repack;
 mod round;
 mod rounds;
 mod settle;
+mod subtree;
 mod tidy;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use rounds::Doomed;
 
