@@ -6,6 +6,7 @@
 
 mod living;
 mod mark;
+mod reindex;
 mod repack;
 mod round;
 mod rounds;
