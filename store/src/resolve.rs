@@ -11,7 +11,7 @@ use cairn_store_format::{
     map::Ref,
     pack::{FRAME_HEADER_BYTES, FrameKind},
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::PoisonError};
 use zstd::bulk::Decompressor;
 
 /// Frames read in one request begin within so many bytes; a region of incompressible chunks is 4 MiB.
@@ -59,8 +59,11 @@ impl Inner {
         // A pack that is lost as a whole is one finding, however many chunks lie in it.
         let place = if self.packs.info(&r.at.pack).is_err() { whole_pack(r.at.pack) } else { r.at };
         tracing::info!("{first}; looking for another copy");
-        for refresh in [false, true] {
-            let found = if refresh { self.refresh_index().and_then(|()| self.locate(&r.id)) } else { self.locate(&r.id) };
+        // Newer index files and the trash were looked through for this pack a moment ago.
+        let now_ms = self.platform.monotonic_ms();
+        let looked = self.searched.lock().unwrap_or_else(PoisonError::into_inner).contains(&r.at.pack, now_ms);
+        for refresh in if looked { &[false][..] } else { &[false, true] } {
+            let found = if *refresh { self.refresh_index().and_then(|()| self.locate(&r.id)) } else { self.locate(&r.id) };
             // A cache that fails knows of no other copy.
             let found = match found {
                 Err(StoreError::Index { .. }) => None,
@@ -72,11 +75,19 @@ impl Inner {
                 return Ok(plain);
             }
         }
-        for round in self.platform.list_dirs("trash")? {
+        let mut in_trash = false;
+        for round in if looked { Vec::new() } else { self.platform.list_dirs("trash")? } {
             let names: Vec<_> = ObjectName::pack(&r.at.pack).iter().filter_map(|n| ObjectName::trashed(&round, n)).collect();
+            for name in &names {
+                in_trash |= self.platform.size(name)?.is_some();
+            }
             if let Ok(plain) = self.packs.frame_from(&names, &self.keys, zstd, &r.at, (r.id, kind, level)) {
                 return Ok(plain);
             }
+        }
+        // Of a pack that is there or in the trash each frame is looked for: it may be that one of them alone is bad.
+        if !looked && !in_trash && place == whole_pack(r.at.pack) {
+            self.searched.lock().unwrap_or_else(PoisonError::into_inner).insert(r.at.pack, now_ms);
         }
         self.report(&place, &first);
         Err(first)
