@@ -160,7 +160,8 @@ pub(super) fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &H
         // Its packs would be taken for those of a session that nobody decided.
         return Err(StoreError::damaged(&name, "it lies in another object's folder; nothing was deleted. Move it to where its name belongs"));
     }
-    for (id, name) in registers::list(store)? {
+    let (all, copies) = registers::list_with_copies(store)?;
+    for (id, name) in all {
         out.decided.insert(id);
         // What is forgotten needs no reading, and hinders nobody if it cannot be read.
         if known.contains(&id) || forgotten.contains(&id) {
@@ -169,6 +170,16 @@ pub(super) fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &H
         match reader.register(&id, &name) {
             Ok(Decided::Point(p)) => out.points.push(*p),
             Ok(Decided::Relocation(list)) => out.lists.push(list),
+            Ok(Decided::Closed) if copies.contains(&id) && !options.accept_loss => {
+                let copy = ObjectName::register_copy(&id);
+                return Err(StoreError::damaged(
+                    &name,
+                    format_args!(
+                        "a fence or abort stands where a point's register was, as its copy {copy} tells; nothing was deleted. Move {name} out of the store and collect \
+                         again, which puts the register back; 'cairn forget --force {id}' gives the point up"
+                    ),
+                ));
+            }
             Ok(Decided::Closed) => drop(out.closed.insert(id)),
             Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) if options.accept_loss => tracing::warn!("{e}; taken for lost"),
             Err(StoreError::Damaged { what, why }) => {

@@ -163,7 +163,7 @@ fn reports(store: &Inner, deleting: &dyn Deleting, marked: &Marked<'_>, report: 
 
 fn temporaries(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let mut dirs: Vec<String> = ["gc", "b", "config", "keys"].map(String::from).to_vec();
-    for root in ["d", "m", "x", "c", "p", "f"] {
+    for root in ["d", "m", "x", "c", "r", "p", "f"] {
         dirs.extend(store.platform.list_dirs(root)?.into_iter().map(|d| format!("{root}/{d}")));
     }
     for dir in dirs {
