@@ -34,13 +34,16 @@ pub(crate) enum Decided {
     Closed,
 }
 
+/// A session that is decided, and where that stands.
+type Listed = (SessionId, ObjectName);
+
 /// A fresh list of all registers; of one that is lost the copy in its place.
-pub(crate) fn list(store: &Inner) -> Result<Vec<(SessionId, ObjectName)>> {
+pub(crate) fn list(store: &Inner) -> Result<Vec<Listed>> {
     list_with_copies(store).map(|l| l.0)
 }
 
 /// The same, and all sessions that have a copy.
-pub(crate) fn list_with_copies(store: &Inner) -> Result<(Vec<(SessionId, ObjectName)>, HashSet<SessionId>)> {
+pub(crate) fn list_with_copies(store: &Inner) -> Result<(Vec<Listed>, HashSet<SessionId>)> {
     // Copies first: each was made after its register, so one that is seen without it has lost it.
     let mut copies: HashMap<SessionId, ObjectName> = list_sessions(store, "r", ObjectName::register_copy)?.into_iter().collect();
     let ids = copies.keys().copied().collect();
@@ -54,7 +57,7 @@ pub(crate) fn list_with_copies(store: &Inner) -> Result<(Vec<(SessionId, ObjectN
 }
 
 /// One in another month's folder is no register: there is one name for each, which decides a session once.
-fn list_sessions(store: &Inner, root: &str, home: fn(&SessionId) -> ObjectName) -> Result<Vec<(SessionId, ObjectName)>> {
+fn list_sessions(store: &Inner, root: &str, home: fn(&SessionId) -> ObjectName) -> Result<Vec<Listed>> {
     let names = list_months(store, root)?;
     Ok(names.into_iter().filter_map(|n| Some((parse_session(n.file()).ok()?, n))).filter(|(id, n)| *n == home(id)).collect())
 }
