@@ -239,7 +239,7 @@ fn open_register(store: &Inner, id: &SessionId, name: &ObjectName, bytes: &[u8])
             let summary = Summary::decode(&open(1, reg.summary)?)?;
             let body = Body::decode(&open(2, reg.body)?)?;
             let register_sha256 = Sha256::digest(bytes).into();
-            Decided::Point(Box::new(Point { id: *id, summary, body, register_sha256, log: Vec::new() }))
+            Decided::Point(Box::new(Point { id: *id, summary, body, register_sha256, log: Vec::new(), log_damage: None }))
         }
     })
 }
