@@ -63,10 +63,11 @@ fn a_lost_protect_does_not_unprotect() {
     let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
     let (points, damaged) = fresh.points_and_damage().expect("lists");
     assert!(damaged.len() == 1 && damaged[0].contains(entry.as_str()), "{damaged:?}");
-    let refusal = fresh.forget(&points[0], 0, true);
-    assert!(matches!(&refusal, Err(StoreError::Refused(why)) if why.contains(entry.as_str())), "{refusal:?}");
+    let refusal = fresh.forget(&points[0], 0, false);
+    assert!(matches!(&refusal, Err(StoreError::Refused(why)) if why.contains(entry.as_str()) && why.contains("--force")), "{refusal:?}");
     let report = fresh.scrub(&ScrubOptions { percent: 100, rate_bytes_max: None }, &Progress::default()).expect("scrubs");
     assert!(report.findings.iter().any(|f| f.object == entry.to_string()), "{report:?}");
+    fresh.forget(&points[0], 0, true).expect("forced, by one who knows");
 }
 
 #[test]
