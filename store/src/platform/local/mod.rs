@@ -156,7 +156,7 @@ impl Platform for LocalPlatform {
 
     fn drop_cached(&self, name: &ObjectName) {
         // A file that does not open is in no cache that would be believed.
-        if let Ok(file) = File::open(self.path(name)) {
+        if let Ok(file) = read::open(&self.path(name)) {
             drop_cache(&file);
         }
     }
@@ -168,7 +168,7 @@ impl Platform for LocalPlatform {
             if self.nfs && !nfs::refresh(path.parent().expect("objects lie in folders"), &self.root)? {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            Ok(File::open(&path)?.metadata()?.size())
+            Ok(read::open(&path)?.metadata()?.size())
         };
         self.none_if_missing("stat", name, again_if_stale(look))
     }

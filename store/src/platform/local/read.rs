@@ -5,8 +5,9 @@ use crate::platform::nfs;
 use cairn_store_format::ObjectName;
 use std::{
     collections::{HashMap, VecDeque},
-    fs::File,
+    fs::{File, OpenOptions},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
 };
@@ -22,13 +23,18 @@ pub(super) struct OpenFiles {
     order: VecDeque<ObjectName>,
 }
 
+/// A pipe in an object's place would keep whoever opens it waiting; opened like this it reads as empty.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
 impl LocalPlatform {
     /// On NFS "not there" is believed only after this host has forgotten what it knew about the folder.
     pub(super) fn open_path(&self, path: &Path) -> io::Result<File> {
-        match File::open(path) {
+        match open(path) {
             Err(e) if self.nfs && e.kind() == io::ErrorKind::NotFound => {
                 let dir = path.parent().expect("objects lie in folders");
-                if nfs::refresh(dir, &self.root)? { File::open(path) } else { Err(e) }
+                if nfs::refresh(dir, &self.root)? { open(path) } else { Err(e) }
             }
             other => other,
         }
