@@ -2,11 +2,15 @@
 
 mod backup;
 mod backup_image;
+mod discard;
 mod init;
+mod keep;
 mod list;
 mod log;
 mod restore;
 mod retention;
+mod run;
+mod runs;
 mod scrub;
 mod store_info;
 mod verify;
@@ -48,6 +52,11 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::List(o) => list::list(common, &o),
         Command::Show(o) => list::show(common, &o),
         Command::Restore(o) => restore::run(common, &o),
+        Command::Run(o) => run::run(common, &o),
+        Command::Runs(o) => runs::run(common, &o),
+        Command::Keep(o) => keep::run(common, &o),
+        Command::Discard(o) => discard::run(common, &o),
+        Command::ServeRun(o) => run::serve(common, &o),
         Command::Verify(o) => verify::run(common, &o),
         Command::Tag(o) => log::tag(common, &o),
         Command::Note(o) => log::note(common, &o),

@@ -7,14 +7,14 @@ mod saved;
 mod source;
 
 pub use capture::{BackupRequest, back_up};
-pub use recover::Recovery;
-pub use saved::{SavedDisk, SavedDomain};
+pub use recover::{Recovery, missing, write_nvram};
+pub use saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDisk, SavedDomain};
 
 use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
 use cairn_hypervisor::{capture::error::CaptureError, host::HostError};
 
 /// Message with all its causes, outermost first.
-fn chain(e: &dyn std::error::Error) -> String {
+pub fn chain(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut source = e.source();
     while let Some(s) = source {
