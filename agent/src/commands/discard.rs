@@ -41,7 +41,7 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
     for (folder, record) in &chosen {
         run::discard(folder, record)?;
         if !common.quiet && !common.json {
-            println!("run {} is gone", output::shown(&record.name));
+            out!("run {} is gone", output::shown(&record.name));
         }
     }
     if common.json {

@@ -49,7 +49,7 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
         if common.json {
             output::print_json(&serde_json::json!({"name": record.name, "kept": false}));
         } else if !common.quiet {
-            println!("run {} is being kept; 'cairn runs' shows how far it is", output::shown(&record.name));
+            out!("run {} is being kept; 'cairn runs' shows how far it is", output::shown(&record.name));
         }
         return Ok(Done::Clean);
     }
@@ -58,7 +58,7 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
     if common.json {
         output::print_json(&serde_json::json!({"name": record.name, "kept": true}));
     } else if !common.quiet {
-        println!("domain {} is an ordinary one now", output::shown(&record.name));
+        out!("domain {} is an ordinary one now", output::shown(&record.name));
     }
     Ok(Done::Clean)
 }
@@ -118,7 +118,7 @@ fn cancel(common: &Common, folder: &RunFolder, record: &Record, wish: Option<&Wi
     if common.json {
         output::print_json(&serde_json::json!({"name": record.name, "cancelled": true}));
     } else if !common.quiet {
-        println!("run {} goes on as a run", output::shown(&record.name));
+        out!("run {} goes on as a run", output::shown(&record.name));
     }
     Ok(Done::Clean)
 }

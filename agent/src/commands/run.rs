@@ -42,10 +42,10 @@ pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
         }));
     } else if !common.quiet {
         let name = output::shown(&r.name);
-        println!("domain {name} {} from {} {}", if o.paused { "is ready, paused," } else { "runs" }, output::shown(&r.point_name), r.point);
-        println!("  look      virsh console {name}");
-        println!("  keep      cairn keep {name}");
-        println!("  discard   cairn discard {name} --force");
+        out!("domain {name} {} from {} {}", if o.paused { "is ready, paused," } else { "runs" }, output::shown(&r.point_name), r.point);
+        out!("  look      virsh console {name}");
+        out!("  keep      cairn keep {name}");
+        out!("  discard   cairn discard {name} --force");
     }
     made.warnings.iter().for_each(|w| eprintln!("cairn: warning: {}", output::shown(w)));
     if answered == Some(false) {

@@ -46,9 +46,9 @@ pub fn run(common: &Common, o: &cli::Runs) -> Outcome<Done> {
     if common.json {
         output::print_json(&shown.iter().map(json).collect());
     } else if shown.is_empty() {
-        println!("no domain runs from a restore point");
+        out!("no domain runs from a restore point");
     } else {
-        println!("{}", output::run_table(&shown.iter().map(row).collect::<Vec<_>>()));
+        out!("{}", output::run_table(&shown.iter().map(row).collect::<Vec<_>>()));
     }
     for s in &shown {
         if let Some(problem) = &s.status.problem {

@@ -6,6 +6,7 @@
 
 mod objects;
 mod packs;
+mod referenced;
 
 use crate::{
     Progress, Result, StoreError,
@@ -17,7 +18,8 @@ use crate::{
     point::registers::list_months_of,
     store::{Inner, Store, read_config},
 };
-use cairn_store_format::{Location, ObjectName, PackId, PackKind, StoreId, limits::LIST_BYTES_MAX, name::parse_pack};
+use cairn_store_format::{Location, ObjectName, PackId, PackKind, StoreId, index::IndexedPack, limits::LIST_BYTES_MAX, name::parse_pack, pack::Footer};
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeSet, HashMap},
     path::Path,
@@ -98,6 +100,17 @@ pub fn scrub_without_keys(root: &Path, state_dir: &Path, options: &ScrubOptions,
     Scrub { platform: &platform, index: &index, store: config.store, keyed: None }.run(options, progress)
 }
 
+/// What an index file says of a pack; the footer only as its hash, for there may be many.
+struct Indexed {
+    size_bytes: u64,
+    sha256: [u8; 32],
+    footer_sha256: [u8; 32],
+}
+
+fn footer_sha256(footer: &Footer) -> [u8; 32] {
+    Sha256::digest(footer.encode()).into()
+}
+
 struct Scrub<'a> {
     platform: &'a dyn Platform,
     index: &'a Index,
@@ -114,8 +127,9 @@ impl Scrub<'_> {
         let all = self.list_packs(&mut report)?;
         report.packs_total = all.len() as u64;
         report.add(self.missing(&known, &all)?);
+        report.add(self.referenced(&known, &all)?);
         let chosen = self.oldest(all, options.percent)?;
-        progress.total_bytes.fetch_add(chosen.iter().filter_map(|p| known.get(p)).map(|k| k.0).sum(), Ordering::Relaxed);
+        progress.total_bytes.fetch_add(chosen.iter().filter_map(|p| known.get(p)).map(|k| k.size_bytes).sum(), Ordering::Relaxed);
         let started_ms = self.platform.monotonic_ms();
         let workers = parallel::workers(self.platform, 2, WORKERS_MAX);
         parallel::ordered(
@@ -125,7 +139,7 @@ impl Scrub<'_> {
             packs::Worker::new,
             |worker, pack| {
                 progress.check()?;
-                Ok((pack, self.pack(worker, &pack, known.get(&pack).map(|k| &k.1))?))
+                Ok((pack, self.pack(worker, &pack, known.get(&pack))?))
             },
             |(pack, checked)| {
                 progress.check()?;
@@ -169,15 +183,16 @@ impl Scrub<'_> {
         Ok(out)
     }
 
-    /// Size and SHA-256 of packs by the index files that can be read.
-    fn indexed(&self, progress: &Progress) -> Result<HashMap<PackId, (u64, [u8; 32])>> {
+    /// Packs by the index files that can be read.
+    fn indexed(&self, progress: &Progress) -> Result<HashMap<PackId, Indexed>> {
         let mut out = HashMap::new();
         for month in self.platform.list_dirs("x")? {
             for name in self.platform.list(&format!("x/{month}"))? {
                 progress.check()?;
                 let Some(bytes) = read_or_skip(self.platform, &name, LIST_BYTES_MAX)? else { continue };
                 if let Ok((_, packs)) = cairn_store_format::index::decode(&bytes) {
-                    out.extend(packs.into_iter().map(|p| (p.pack, (p.size_bytes, p.sha256))));
+                    let indexed = |p: &IndexedPack| Indexed { size_bytes: p.size_bytes, sha256: p.sha256, footer_sha256: footer_sha256(&p.footer) };
+                    out.extend(packs.iter().map(|p| (p.pack, indexed(p))));
                 }
             }
         }
@@ -185,7 +200,7 @@ impl Scrub<'_> {
     }
 
     /// Packs that an index file names and that are not there, unless a collection has taken them.
-    fn missing(&self, known: &HashMap<PackId, (u64, [u8; 32])>, there: &BTreeSet<PackId>) -> Result<Vec<Finding>> {
+    fn missing(&self, known: &HashMap<PackId, Indexed>, there: &BTreeSet<PackId>) -> Result<Vec<Finding>> {
         let gone: Vec<&PackId> = known.keys().filter(|p| !there.contains(p)).collect();
         if gone.is_empty() {
             return Ok(Vec::new());
