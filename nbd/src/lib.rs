@@ -15,6 +15,7 @@
 
 pub mod client;
 pub mod codec;
+pub mod server;
 
 pub use client::address::Address;
 pub use client::connection::{Connection, ContextStatus, ExportInfo};

@@ -1,7 +1,7 @@
 //! Greeting, options and option replies (fixed newstyle).
 
 use super::error::CodecError;
-use super::limits::{CONTEXTS_MAX, EXPORT_BYTES_MAX, OPTION_REPLY_BYTES_MAX, OPTION_REQUEST_BYTES_MAX};
+use super::limits::{CONTEXTS_MAX, EXPORT_BYTES_MAX, NAME_BYTES_MAX, OPTION_REPLY_BYTES_MAX, OPTION_REQUEST_BYTES_MAX};
 use super::wire::{Reader, expect_magic, put_name, within};
 
 /// "NBDMAGIC".
@@ -27,10 +27,14 @@ pub const FLAG_NO_ZEROES: u16 = 2;
 
 /// Options a client may send.
 pub mod option {
+    /// The old way into transmission: its reply has no room for an error.
+    pub const EXPORT_NAME: u32 = 1;
     /// Give up in good order.
     pub const ABORT: u32 = 2;
     /// List the exports.
     pub const LIST: u32 = 3;
+    /// Go on inside TLS.
+    pub const STARTTLS: u32 = 5;
     /// Describe an export.
     pub const INFO: u32 = 6;
     /// Describe an export and enter transmission.
@@ -69,12 +73,18 @@ pub mod reply {
     pub const ERR_SHUTDOWN: u32 = ERROR_BIT | 7;
     /// The export has block size constraints that the client must ask for.
     pub const ERR_BLOCK_SIZE_REQD: u32 = ERROR_BIT | 8;
+    /// The option is larger than the server reads.
+    pub const ERR_TOO_BIG: u32 = ERROR_BIT | 9;
 }
 
 /// Information types of INFO and GO.
 pub mod info {
     /// Size and flags.
     pub const EXPORT: u16 = 0;
+    /// The export's name as the server calls it.
+    pub const NAME: u16 = 1;
+    /// A text for people.
+    pub const DESCRIPTION: u16 = 2;
     /// Block size constraints.
     pub const BLOCK_SIZE: u16 = 3;
 }
@@ -93,8 +103,12 @@ pub mod export_flag {
     pub const SEND_TRIM: u16 = 1 << 5;
     /// WRITE_ZEROES is understood.
     pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
+    /// DF is understood.
+    pub const SEND_DF: u16 = 1 << 7;
     /// Several connections see one cache.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
+    /// CACHE is understood.
+    pub const SEND_CACHE: u16 = 1 << 10;
 }
 
 /// Encodes a server's greeting.
@@ -116,6 +130,38 @@ pub fn decode_greeting(bytes: &[u8; GREETING_BYTES]) -> Result<u16, CodecError> 
     expect_magic("greeting magic", reader.u64("greeting magic")?, GREETING_MAGIC)?;
     expect_magic("option magic", reader.u64("option magic")?, OPTION_MAGIC)?;
     reader.u16("handshake flags")
+}
+
+/// Decodes a client's answer to the greeting: whether it wants 124 zero bytes left out behind EXPORT_NAME.
+///
+/// # Errors
+/// A flag that no greeting of ours offers.
+pub fn decode_client_flags(bytes: [u8; 4]) -> Result<bool, CodecError> {
+    let flags = u32::from_be_bytes(bytes);
+    if flags & !u32::from(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES) != 0 {
+        return Err(CodecError::Forbidden { field: "client flags", found: u64::from(flags) });
+    }
+    Ok(flags & u32::from(FLAG_NO_ZEROES) != 0)
+}
+
+/// Bytes left out behind the answer to EXPORT_NAME where [`FLAG_NO_ZEROES`] was agreed on.
+const EXPORT_NAME_ZEROES_BYTES: usize = 124;
+
+/// Encodes the answer to EXPORT_NAME, the one option whose answer has no header.
+#[must_use]
+pub fn encode_export_name_reply(size_bytes: u64, flags: u16, no_zeroes: bool) -> Vec<u8> {
+    let mut out = size_bytes.to_be_bytes().to_vec();
+    out.extend_from_slice(&flags.to_be_bytes());
+    out.resize(out.len() + if no_zeroes { 0 } else { EXPORT_NAME_ZEROES_BYTES }, 0);
+    out
+}
+
+/// Decodes the payload of EXPORT_NAME.
+///
+/// # Errors
+/// Too long, not UTF-8.
+pub fn decode_export_name(payload: &[u8]) -> Result<String, CodecError> {
+    Reader::new(payload).name("export name", payload.len())
 }
 
 /// Encodes an option with its payload.
@@ -256,6 +302,40 @@ pub fn decode_meta_context_reply(payload: &[u8]) -> Result<(u32, String), CodecE
     Ok((id, reader.name("meta context name", length)?))
 }
 
+/// Encodes one META_CONTEXT reply's payload.
+///
+/// # Errors
+/// Name above 4096 bytes.
+pub fn encode_meta_context_reply(id: u32, name: &str) -> Result<Vec<u8>, CodecError> {
+    within("meta context name", name.len() as u64, NAME_BYTES_MAX as u64)?;
+    let mut out = id.to_be_bytes().to_vec();
+    out.extend_from_slice(name.as_bytes());
+    Ok(out)
+}
+
+/// Encodes one SERVER reply's payload: an export's name and, unless empty, its description.
+///
+/// # Errors
+/// Name or description above 4096 bytes.
+pub fn encode_server_reply(name: &str, description: &str) -> Result<Vec<u8>, CodecError> {
+    within("export description", description.len() as u64, NAME_BYTES_MAX as u64)?;
+    let mut out = Vec::new();
+    put_name(&mut out, "export name", name)?;
+    out.extend_from_slice(description.as_bytes());
+    Ok(out)
+}
+
+/// Encodes one INFO reply's payload that is a text: [`info::NAME`] or [`info::DESCRIPTION`].
+///
+/// # Errors
+/// Text above 4096 bytes.
+pub fn encode_info_text(kind: u16, text: &str) -> Result<Vec<u8>, CodecError> {
+    within("information text", text.len() as u64, NAME_BYTES_MAX as u64)?;
+    let mut out = kind.to_be_bytes().to_vec();
+    out.extend_from_slice(text.as_bytes());
+    Ok(out)
+}
+
 /// Decodes one SERVER reply of LIST to the export's name; a description behind it is left alone.
 ///
 /// # Errors
@@ -368,6 +448,28 @@ mod tests {
         assert_eq!(decode_info(&encode_info(sizes)), Ok(sizes));
         let export = Info::Export { size_bytes: 1 << 40, flags: 3 };
         assert_eq!(decode_info(&encode_info(export)), Ok(export));
+    }
+
+    #[test]
+    fn what_a_server_says_is_what_a_client_reads() {
+        let server = encode_server_reply("vda", "first disk").expect("short");
+        assert_eq!(decode_server_reply(&server), Ok("vda".to_owned()));
+        let context = encode_meta_context_reply(1, "base:allocation").expect("short");
+        assert_eq!(decode_meta_context_reply(&context), Ok((1, "base:allocation".to_owned())));
+        let name = encode_info_text(info::NAME, "vda").expect("short");
+        assert_eq!(decode_info(&name), Ok(Info::Other(info::NAME)));
+        assert_eq!((encode_export_name_reply(1, 1, true).len(), encode_export_name_reply(1, 1, false).len()), (10, 134));
+        assert!(encode_server_reply(&"x".repeat(4097), "").is_err() && encode_server_reply("x", &"x".repeat(4097)).is_err());
+        assert!(encode_info_text(1, &"x".repeat(4097)).is_err() && encode_meta_context_reply(1, &"x".repeat(4097)).is_err());
+    }
+
+    #[test]
+    fn client_flags_and_export_names_are_checked() {
+        assert_eq!(decode_client_flags([0, 0, 0, 3]), Ok(true));
+        assert_eq!(decode_client_flags([0, 0, 0, 1]), Ok(false));
+        assert!(decode_client_flags([0, 0, 0, 4]).is_err() && decode_client_flags([1, 0, 0, 3]).is_err());
+        assert_eq!(decode_export_name(b"vda"), Ok("vda".to_owned()));
+        assert!(decode_export_name(&[0xff]).is_err() && decode_export_name(&[b'x'; 4097]).is_err());
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub mod command {
     pub const FLUSH: u16 = 3;
     /// Trim.
     pub const TRIM: u16 = 4;
+    /// Make later reads quick.
+    pub const CACHE: u16 = 5;
     /// Write zeroes.
     pub const WRITE_ZEROES: u16 = 6;
     /// Block status.
@@ -42,6 +44,28 @@ pub mod command_flag {
     pub const FUA: u16 = 1;
     /// WRITE_ZEROES: do not punch a hole.
     pub const NO_HOLE: u16 = 2;
+    /// READ: one data chunk at most.
+    pub const DF: u16 = 4;
+    /// BLOCK_STATUS: one descriptor a context.
+    pub const REQ_ONE: u16 = 8;
+}
+
+/// Error numbers: the protocol's own, whatever the host calls them.
+pub mod errno {
+    /// Not allowed.
+    pub const EPERM: u32 = 1;
+    /// Input or output failed.
+    pub const EIO: u32 = 5;
+    /// No memory.
+    pub const ENOMEM: u32 = 12;
+    /// The request makes no sense.
+    pub const EINVAL: u32 = 22;
+    /// Too large.
+    pub const EOVERFLOW: u32 = 75;
+    /// Not supported.
+    pub const ENOTSUP: u32 = 95;
+    /// The server is going away.
+    pub const ESHUTDOWN: u32 = 108;
 }
 
 /// Chunk types.
@@ -253,6 +277,21 @@ pub fn encode_block_status(context: u32, descriptors: &[Descriptor]) -> Vec<u8> 
         out.extend_from_slice(&descriptor.length.to_be_bytes());
         out.extend_from_slice(&descriptor.status.to_be_bytes());
     }
+    out
+}
+
+/// Encodes a data chunk's payload up to where the data begins.
+#[must_use]
+pub fn encode_offset(offset: u64) -> [u8; 8] {
+    offset.to_be_bytes()
+}
+
+/// Encodes a hole chunk's payload.
+#[must_use]
+pub fn encode_hole(offset: u64, length: u32) -> [u8; 12] {
+    let mut out = [0; 12];
+    out[..8].copy_from_slice(&offset.to_be_bytes());
+    out[8..].copy_from_slice(&length.to_be_bytes());
     out
 }
 
