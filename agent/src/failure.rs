@@ -69,9 +69,9 @@ impl Failure {
     /// On stderr, as text or as a JSON object.
     pub fn print(&self, json: bool) {
         if json {
-            eprintln!("{}", serde_json::json!({"error": {"code": self.code, "kind": self.kind(), "message": self.message}}));
+            say!("{}", serde_json::json!({"error": {"code": self.code, "kind": self.kind(), "message": self.message}}));
         } else {
-            eprintln!("cairn: {}", self.message);
+            say!("cairn: {}", self.message);
         }
     }
 }
@@ -83,7 +83,7 @@ impl From<StoreError> for Failure {
             StoreError::Key(_) => WRONG_KEY,
             StoreError::Refused(_) => REFUSED,
             StoreError::NotFound(_) => NOT_FOUND,
-            StoreError::Damaged { .. } | StoreError::Format(_) => DAMAGED,
+            StoreError::Damaged { .. } | StoreError::Unreadable { .. } | StoreError::Format(_) => DAMAGED,
             StoreError::Usage(_) => USAGE,
             StoreError::Busy(_) => BUSY,
             StoreError::Interrupted => INTERRUPTED,

@@ -23,10 +23,10 @@ pub fn watch(runtime: &Runtime, progress: &Arc<Progress>, would_leave: &'static 
         loop {
             tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
             if progress.cancel.swap(true, Ordering::SeqCst) {
-                eprintln!("cairn: ended at once; {would_leave}");
+                say!("cairn: ended at once; {would_leave}");
                 std::process::exit(INTERRUPTED.into());
             }
-            eprintln!("cairn: stopping and cleaning up (again to end at once: {would_leave})");
+            say!("cairn: stopping and cleaning up (again to end at once: {would_leave})");
         }
     });
     Ok(())

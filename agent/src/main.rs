@@ -3,13 +3,17 @@
 //! Arguments are parsed once (`cli`), a command runs (`commands`), its outcome becomes an exit code ([`failure`]). Scripts rely on the
 //! codes and on `--json`; both are described in docs/command-line.md.
 
+// First: its macros are what all others print with.
+#[macro_use]
+mod output;
+
 mod cli;
 mod commands;
 mod context;
 mod domain;
 mod failure;
 mod interrupt;
-mod output;
+mod logging;
 mod points;
 mod restore;
 mod retention;
@@ -18,9 +22,6 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // A closed pipe (`cairn list | head`) ends the program quietly, as it does with every other tool.
-    // SAFETY: setting a signal's default disposition before any thread exists.
-    let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
     // A parent that blocks signals must not make us, or the programs we start, deaf to SIGTERM and Ctrl-C.
     // That fails for no mask that exists; and if it did, signals would be as the parent left them.
     let _ = nix::sys::signal::SigSet::all().thread_unblock();
@@ -28,25 +29,42 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(e) => {
             if !e.use_stderr() {
-                // Help or version; nothing is left to do where the terminal is gone.
-                let _ = e.print();
-                return ExitCode::SUCCESS;
+                out!("{}", e.render().to_string().trim_end());
+                return heard(ExitCode::SUCCESS, false);
             }
             if wants_json(std::env::args_os()) {
                 failure::Failure::usage(e.render().to_string().trim().trim_start_matches("error: ")).print(true);
             } else {
-                // As above.
+                // A terminal that is gone reads nothing more.
                 let _ = e.print();
             }
             return ExitCode::from(failure::USAGE);
         }
     };
-    start_log(args.common.verbose);
+    logging::start(args.common.verbose);
     let json = args.common.json;
     match commands::run(args) {
-        Ok(commands::Done::Clean) => ExitCode::SUCCESS,
-        Ok(commands::Done::WithWarnings) => ExitCode::from(failure::WARNINGS),
-        Ok(commands::Done::Code(code)) => ExitCode::from(code),
+        Ok(commands::Done::Clean) => heard(ExitCode::SUCCESS, json),
+        // What these codes say matters more than that nobody could read of it, which is said all the same.
+        Ok(commands::Done::WithWarnings) => {
+            heard(ExitCode::SUCCESS, json);
+            ExitCode::from(failure::WARNINGS)
+        }
+        Ok(commands::Done::Code(code)) => {
+            heard(ExitCode::SUCCESS, json);
+            ExitCode::from(code)
+        }
+        Err(f) => {
+            f.print(json);
+            ExitCode::from(f.code)
+        }
+    }
+}
+
+/// A command that did all it should, but could not say so, has failed for who relies on what it says.
+fn heard(code: ExitCode, json: bool) -> ExitCode {
+    match output::was_heard() {
+        Ok(()) => code,
         Err(f) => {
             f.print(json);
             ExitCode::from(f.code)
@@ -57,13 +75,6 @@ fn main() -> ExitCode {
 /// Whether `--json` is among arguments that could not be parsed; after `--` it is no option.
 fn wants_json(args: impl Iterator<Item = std::ffi::OsString>) -> bool {
     args.take_while(|a| a != "--").any(|a| a == "--json")
-}
-
-/// Log lines go to stderr: warnings by default, more with `-v`, or as `CAIRN_LOG` says.
-fn start_log(verbose: u8) {
-    let default = ["warn", "info", "debug", "trace"][usize::from(verbose.min(3))];
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().with_ansi(false).init();
 }
 
 #[cfg(test)]

@@ -137,6 +137,7 @@ mod tests {
             body: Body { parents: vec![], seen: Seen::default(), disks: DiskTable::Inline(vec![]), manifest: None },
             register_sha256: [0; 32],
             log: vec![],
+            log_damage: None,
         }
     }
 

@@ -83,22 +83,26 @@ fn is_whole_pack(at: &Location) -> bool {
 /// Whether the frame at a place opens and is what its header says, in any copy.
 fn frame_is_good(store: &Inner, at: &Location) -> Result<bool> {
     for name in ObjectName::pack(&at.pack) {
-        let Some(head) = store.platform.read_at(&name, at.offset.into(), FRAME_HEADER_BYTES)? else { continue };
+        let head = match store.platform.read_at(&name, at.offset.into(), FRAME_HEADER_BYTES) {
+            Err(e) if e.is_bad_media() => continue,
+            other => other?,
+        };
+        let Some(head) = head else { continue };
         let Ok(header) = FrameHeader::decode(&head) else { continue };
         let want = (header.id, header.kind, header.level);
         match store.packs.frame_from(std::slice::from_ref(&name), &store.keys, &mut decompressor(), at, want) {
             Ok(_) => return Ok(true),
-            Err(StoreError::Damaged { .. }) => {}
+            Err(e) if e.is_damage() || e.is_bad_media() => {}
             Err(e) => return Err(e),
         }
     }
     Ok(false)
 }
 
-/// An object that others can do without: one that is too large to be whole counts as absent, with a warning.
+/// An object that others can do without: one that is too large to be whole, or that the storage cannot read, counts as absent, with a warning.
 pub(crate) fn read_or_skip(platform: &dyn Platform, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
     match platform.read(name, max) {
-        Err(e @ StoreError::Damaged { .. }) => {
+        Err(e) if e.is_damage() || e.is_bad_media() => {
             tracing::warn!("{e}; skipped");
             Ok(None)
         }

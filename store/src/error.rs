@@ -35,6 +35,15 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+    /// The storage is there and cannot read one object: what a disk with bad sectors answers. To readers it is damage; to a collection it is no loss,
+    /// since the next try may read it.
+    #[error("damaged data in the store: {name} cannot be read: {source}")]
+    Unreadable {
+        /// Object.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Another session or a GC decided this session's end.
     #[error("session {session} was shut out by a garbage collection while it ran (its host looked dead for too long); nothing is lost, run the backup again")]
     Fenced {
@@ -85,6 +94,25 @@ impl StoreError {
     /// Shorthand for [`StoreError::Damaged`].
     pub fn damaged(what: impl Display, why: impl Display) -> Self {
         Self::Damaged { what: format!("{what}"), why: format!("{why}") }
+    }
+    /// Whether bytes of the store are not what they should be, or cannot be had from a storage that is there: those who read go on with the rest.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Unreadable { .. })
+    }
+    /// Whether the storage says that it cannot read this one object. It says the same of each object when it is gone as a whole: that is for
+    /// the caller to find out.
+    pub(crate) fn is_bad_media(&self) -> bool {
+        // EIO of a disk; file systems and drivers that know more say that a checksum, a seal, a medium or the file system itself is bad. A folder in
+        // an object's place cannot be read either.
+        const ERRORS: [i32; 7] = [libc::EIO, libc::EUCLEAN, libc::EBADMSG, libc::ENODATA, libc::EILSEQ, libc::EREMOTEIO, libc::EISDIR];
+        matches!(self, Self::Storage { op: "read" | "stat", source, .. } if source.raw_os_error().is_some_and(|code| ERRORS.contains(&code)))
+    }
+    /// What [`StoreError::is_bad_media`] says, once it is known that the storage as a whole is there.
+    pub(crate) fn unreadable(self) -> Self {
+        match self {
+            Self::Storage { name, source, .. } => Self::Unreadable { name, source },
+            other => other,
+        }
     }
     /// Whether the store's storage is full.
     pub fn is_no_space(&self) -> bool {

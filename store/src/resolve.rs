@@ -1,4 +1,8 @@
 //! From a reference to plain content, by the resolution rule: hint, relocations, local index, newer index files, trash, then a report.
+//!
+//! A frame that the storage cannot read is looked for elsewhere like one whose bytes are wrong. Before either counts as damage, the store's
+//! configuration is read past this host's caches: where that fails too, the storage is gone as a whole (unmounted, unplugged, its server down), and
+//! nothing is damaged for all anybody knows.
 
 use crate::{
     Result, StoreError,
@@ -7,11 +11,12 @@ use crate::{
 };
 use cairn_store_format::{
     Id, Location, ObjectName, PackId,
-    limits::LIST_BYTES_MAX,
+    config::Config,
+    limits::{LIST_BYTES_MAX, SMALL_BYTES_MAX},
     map::Ref,
     pack::{FRAME_HEADER_BYTES, FrameKind},
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::PoisonError};
 use zstd::bulk::Decompressor;
 
 /// Frames read in one request begin within so many bytes; a region of incompressible chunks is 4 MiB.
@@ -26,9 +31,28 @@ impl Inner {
     /// Plain content of a frame.
     pub(crate) fn fetch(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8) -> Result<Vec<u8>> {
         match self.fetch_at(zstd, &r.at, &r.id, kind, level) {
-            Err(first @ StoreError::Damaged { .. }) => self.fetch_elsewhere(zstd, r, kind, level, first),
+            Err(first) if first.is_damage() || first.is_bad_media() => self.fetch_elsewhere(zstd, r, kind, level, first),
             other => other,
         }
+    }
+
+    /// Whether the storage still has this store: one copy of its configuration can be read.
+    pub(crate) fn check_there(&self) -> Result<()> {
+        let mut why = "there is no config/ in it any more".to_owned();
+        match self.platform.list("config") {
+            Ok(names) => {
+                for name in names {
+                    self.platform.drop_cached(&name);
+                    match self.platform.read(&name, SMALL_BYTES_MAX) {
+                        Ok(Some(bytes)) if Config::decode(&bytes).is_ok_and(|(config, ..)| config.store == self.config.store) => return Ok(()),
+                        Ok(_) => {}
+                        Err(e) => why = e.to_string(),
+                    }
+                }
+            }
+            Err(e) => why = e.to_string(),
+        }
+        Err(StoreError::NoStore { at: self.platform.location(), why: format!("it does not answer any more ({why}); is its file system still mounted?") })
     }
 
     pub(crate) fn fetch_at(&self, zstd: &mut Decompressor<'static>, at: &Location, id: &Id, kind: FrameKind, level: u8) -> Result<Vec<u8>> {
@@ -45,46 +69,109 @@ impl Inner {
             }
             match self.fetch_at(zstd, &at, &r.id, kind, level) {
                 Ok(plain) => return Ok(Some(plain)),
-                Err(StoreError::Damaged { .. }) => places.extend(self.moved_to(&at)?),
+                Err(e) if e.is_damage() || e.is_bad_media() => places.extend(self.moved_to(&at)?),
                 Err(e) => return Err(e),
             }
         }
         Ok(None)
     }
 
+    /// The same for those who only ask what is there: `None` where it cannot be had, and no report.
+    pub(crate) fn fetch_if_there(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8) -> Result<Option<Vec<u8>>> {
+        match self.fetch_at(zstd, &r.at, &r.id, kind, level) {
+            Err(first) if first.is_damage() || first.is_bad_media() => match self.find_elsewhere(zstd, r, kind, level, &mut None)? {
+                None => self.check_there().map(|()| None),
+                found => Ok(found),
+            },
+            other => other.map(Some),
+        }
+    }
+
     fn fetch_elsewhere(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8, first: StoreError) -> Result<Vec<u8>> {
-        if let Some(plain) = self.fetch_moved(zstd, r, kind, level)? {
+        tracing::info!("{first}; looking for another copy");
+        let mut hindrance = None;
+        if let Some(plain) = self.find_elsewhere(zstd, r, kind, level, &mut hindrance)? {
             return Ok(plain);
         }
+        self.check_there()?;
+        // Where a look for another copy failed, nobody knows that there is none: a collection must not take that for a loss.
+        let first = hindrance.unwrap_or(first).unreadable();
         // A pack that is lost as a whole is one finding, however many chunks lie in it.
         let place = if self.packs.info(&r.at.pack).is_err() { whole_pack(r.at.pack) } else { r.at };
-        tracing::info!("{first}; looking for another copy");
-        for refresh in [false, true] {
-            let found = if refresh { self.refresh_index().and_then(|()| self.locate(&r.id)) } else { self.locate(&r.id) };
-            // A cache that fails knows of no other copy.
-            let found = match found {
-                Err(StoreError::Index { .. }) => None,
-                other => other?,
-            };
-            if let Some(at) = found.filter(|at| *at != r.at)
-                && let Ok(plain) = self.fetch_at(zstd, &at, &r.id, kind, level)
-            {
-                return Ok(plain);
-            }
-        }
-        for round in self.platform.list_dirs("trash")? {
-            let names: Vec<_> = ObjectName::pack(&r.at.pack).iter().filter_map(|n| ObjectName::trashed(&round, n)).collect();
-            if let Ok(plain) = self.packs.frame_from(&names, &self.keys, zstd, &r.at, (r.id, kind, level)) {
-                return Ok(plain);
-            }
-        }
         self.report(&place, &first);
         Err(first)
     }
 
+    /// Another copy. A look that the storage fails is no reason to give up the others; the first one is left in `hindrance`.
+    fn find_elsewhere(
+        &self,
+        zstd: &mut Decompressor<'static>,
+        r: &Ref,
+        kind: FrameKind,
+        level: u8,
+        hindrance: &mut Option<StoreError>,
+    ) -> Result<Option<Vec<u8>>> {
+        let mut hindered = |e: StoreError| match e {
+            StoreError::Storage { .. } => drop(hindrance.get_or_insert(e)),
+            other => tracing::debug!("{other}"),
+        };
+        match self.fetch_moved(zstd, r, kind, level) {
+            Ok(Some(plain)) => return Ok(Some(plain)),
+            Ok(None) => {}
+            Err(e @ StoreError::Storage { .. }) => hindered(e),
+            Err(e) => return Err(e),
+        }
+        // Newer index files and the trash were looked through for this pack a moment ago.
+        let now_ms = self.platform.monotonic_ms();
+        let looked = self.searched.lock().unwrap_or_else(PoisonError::into_inner).contains(&r.at.pack, now_ms);
+        for refresh in if looked { &[false][..] } else { &[false, true] } {
+            let found = match if *refresh { self.refresh_index().and_then(|()| self.locate(&r.id)) } else { self.locate(&r.id) } {
+                Ok(found) => found,
+                // A cache that fails knows of no other copy.
+                Err(StoreError::Index { .. }) => None,
+                Err(e @ StoreError::Storage { .. }) => {
+                    hindered(e);
+                    None
+                }
+                Err(e) => return Err(e),
+            };
+            if let Some(at) = found.filter(|at| *at != r.at) {
+                match self.fetch_at(zstd, &at, &r.id, kind, level) {
+                    Ok(plain) => return Ok(Some(plain)),
+                    Err(e) => hindered(e),
+                }
+            }
+        }
+        let rounds = if looked { Ok(Vec::new()) } else { self.platform.list_dirs("trash") };
+        let rounds = rounds.unwrap_or_else(|e| {
+            hindered(e);
+            Vec::new()
+        });
+        let mut in_trash = false;
+        for round in rounds {
+            let names: Vec<_> = ObjectName::pack(&r.at.pack).iter().filter_map(|n| ObjectName::trashed(&round, n)).collect();
+            for name in &names {
+                in_trash |= self.platform.size(name).is_ok_and(|size| size.is_some());
+            }
+            match self.packs.frame_from(&names, &self.keys, zstd, &r.at, (r.id, kind, level)) {
+                Ok(plain) => return Ok(Some(plain)),
+                Err(e) => hindered(e),
+            }
+        }
+        // Of a pack that is there or in the trash each frame is looked for: it may be that one of them alone is bad. And a look that failed is none.
+        if !looked && !in_trash && hindrance.is_none() && self.packs.info(&r.at.pack).is_err() {
+            self.searched.lock().unwrap_or_else(PoisonError::into_inner).insert(r.at.pack, now_ms);
+        }
+        Ok(None)
+    }
+
     /// Whether a chunk can be had anywhere.
-    pub(crate) fn fetch_works(&self, r: &Ref) -> bool {
-        self.fetch(&mut decompressor(), r, FrameKind::Chunk, 0).is_ok()
+    pub(crate) fn fetch_works(&self, r: &Ref) -> Result<bool> {
+        match self.fetch(&mut decompressor(), r, FrameKind::Chunk, 0) {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_damage() => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Where the local index and the pack's own footer say an id is.
@@ -156,13 +243,19 @@ impl Inner {
             let (first, last) = (&at[0], &at[len - 1]);
             let bytes = (last.offset - first.offset) as usize + FRAME_HEADER_BYTES + last.stored_len as usize;
             let name = &ObjectName::pack(&first.pack)[0];
-            let mut bytes = self.platform.read_at(name, first.offset.into(), bytes)?.unwrap_or_default();
+            let mut bytes = match self.platform.read_at(name, first.offset.into(), bytes) {
+                // One bad sector costs the frames that lie on it: each is tried alone.
+                Err(e) if e.is_bad_media() => Vec::new(),
+                other => other?.unwrap_or_default(),
+            };
             for ((tag, r), at) in group.iter().zip(at) {
                 let start = (at.offset - first.offset) as usize;
                 let frame = bytes.get_mut(start..start + FRAME_HEADER_BYTES + at.stored_len as usize);
                 let plain = match frame.map(|f| self.packs.open(name, &self.keys, zstd, at, (r.id, FrameKind::Chunk, 0), f)) {
                     Some(Ok(plain)) => Ok(plain),
-                    Some(Err(StoreError::Damaged { .. })) | None => self.fetch(zstd, r, FrameKind::Chunk, 0),
+                    None => self.fetch(zstd, r, FrameKind::Chunk, 0),
+                    // The pack's keys lie in its footer, which may be what cannot be read.
+                    Some(Err(e)) if e.is_damage() || e.is_bad_media() => self.fetch(zstd, r, FrameKind::Chunk, 0),
                     Some(Err(other)) => Err(other),
                 };
                 use_chunk(*tag, plain)?;

@@ -111,7 +111,7 @@ impl DiskRestore<'_> {
 
     /// Damage ends the restore, or the range is zeroed and noted.
     fn damaged(&self, range: Range<u64>, e: StoreError) -> Result<Option<Damage>> {
-        if self.on_damage == OnDamage::Stop || !matches!(e, StoreError::Damaged { .. }) {
+        if self.on_damage == OnDamage::Stop || !e.is_damage() {
             return Err(e);
         }
         let end = range.end.min(self.disk.size_bytes);
@@ -174,6 +174,7 @@ impl DiskRestore<'_> {
             out.bytes += len as u64;
             self.target.write_at(offset, &plain[..len]).map_err(|e| self.failed("writing", offset, e))
         })?;
+        self.target.done_with(range);
         Ok(out)
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     index::Index,
     pack::PackReader,
     platform::{LocalPlatform, Platform},
-    relocation::Relocations,
+    relocation::{Recent, Relocations},
 };
 use cairn_store_format::{
     ObjectName, StoreId,
@@ -23,7 +23,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 use zeroize::Zeroizing;
 
@@ -45,6 +45,8 @@ pub(crate) struct Inner {
     pub(crate) index: Index,
     pub(crate) packs: PackReader,
     pub(crate) relocations: Relocations,
+    /// Packs that are lost, and were looked for in newer index files and the trash a moment ago.
+    pub(crate) searched: Mutex<Recent>,
     /// What was reported as damaged.
     pub(crate) reported: Reported,
     pub(crate) host: String,
@@ -82,6 +84,7 @@ impl Store {
                 index,
                 packs,
                 relocations: Relocations::default(),
+                searched: Mutex::default(),
                 reported: Reported::default(),
                 host: options.host,
             }),
@@ -108,21 +111,21 @@ impl Store {
     }
 }
 
-/// The newest configuration, its signature checked by the key inside it (the pin says whether that key is the right one). It lies there twice.
+/// The newest configuration that is whole, its signature checked by the key inside it (the pin says whether that key is the right one). It lies
+/// there twice.
 pub(crate) fn read_config(platform: &dyn Platform) -> Result<Config> {
     let none = || StoreError::NoStore {
         at: platform.location(),
         why: "there is no config/ in it; is its file system mounted? A new store is made with 'cairn init'".into(),
     };
     let names = platform.list("config")?;
-    let newest = names.iter().filter_map(|n| parse_copy(n.file(), "")).max().ok_or_else(none)?;
     let read = |name: &ObjectName| {
         let bytes = platform.read(name, SMALL_BYTES_MAX)?.ok_or_else(none)?;
         let (config, signed, signature) = Config::decode(&bytes).map_err(|e| StoreError::damaged(name, e))?;
         verify_signature(&config.public_key, signed, &signature)?;
         Ok(config)
     };
-    let first = first_whole(&names, newest, "", read)?;
+    let (newest, first) = newest_whole(&names, "", |name, _| read(name))?.ok_or_else(none)?;
     // Another store's configuration is whole as well; the key ring says whose copy is the right one.
     if !ring_is_of(platform, &first.store)?
         && let Some(other) = names.iter().filter(|n| parse_copy(n.file(), "") == Some(newest)).filter_map(|n| read(n).ok()).find(|c| c.store != first.store)
@@ -145,19 +148,23 @@ fn ring_is_of(platform: &dyn Platform, store: &StoreId) -> Result<bool> {
     Ok(false)
 }
 
-/// The first of an object's copies that is whole; else the first one's error.
-fn first_whole<T>(names: &[ObjectName], number: u64, prefix: &str, read: impl Fn(&ObjectName) -> Result<T>) -> Result<T> {
+/// The newest of a folder's numbered objects of which a copy is whole, with its number; else the newest one's error; `None` where there is none. A file
+/// that is half written, damaged or foreign is named and passed over, whatever its number: nobody who can put one there could not take the newest away
+/// as well.
+fn newest_whole<T>(names: &[ObjectName], prefix: &str, read: impl Fn(&ObjectName, u64) -> Result<T>) -> Result<Option<(u64, T)>> {
+    let mut copies: Vec<(u64, &ObjectName)> = names.iter().filter_map(|n| Some((parse_copy(n.file(), prefix)?, n))).collect();
+    copies.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     let mut first = None;
-    for name in names.iter().filter(|n| parse_copy(n.file(), prefix) == Some(number)) {
-        match read(name) {
-            Ok(v) => return Ok(v),
+    for (number, name) in copies {
+        match read(name, number) {
+            Ok(v) => return Ok(Some((number, v))),
             Err(e) => {
-                tracing::warn!("{e}; trying the other copy");
+                tracing::warn!("{e}; {name} is passed over, another copy is tried");
                 first = first.or(Some(e));
             }
         }
     }
-    Err(first.unwrap_or_else(|| StoreError::damaged(format_args!("{prefix}{number}"), "both copies are missing")))
+    first.map_or(Ok(None), Err)
 }
 
 fn pin_path(state_dir: &Path, store: &StoreId) -> PathBuf {
@@ -209,19 +216,19 @@ fn pin(config: &Config, state_dir: &Path) -> std::io::Result<()> {
 fn read_ring(platform: &dyn Platform, config: &Config, credential: Option<&Credential>) -> Result<KeyRing> {
     let names = platform.list("keys")?;
     let damaged = |e: &dyn std::fmt::Display| StoreError::damaged("keys/", e);
-    let number = names.iter().filter_map(|n| parse_copy(n.file(), "ring-")).max().ok_or_else(|| damaged(&"the key ring is missing"))?;
-    let aad = small::aad(ObjectKind::KeyRing, &config.store.0, number);
     let master = if config.encrypted { Some(find_master(platform, &names, credential)?) } else { None };
-    first_whole(&names, number, "ring-", |name| {
+    let newest = newest_whole(&names, "ring-", |name, number| {
         let bytes = platform.read(name, SMALL_BYTES_MAX)?.ok_or_else(|| damaged(&"the key ring is missing"))?;
         let ring = small::decode(ObjectKind::KeyRing, &bytes).map_err(|e| StoreError::damaged(name, e))?;
         if ring.subject != config.store.0 || ring.number != number {
             return Err(StoreError::damaged(name, "it is another store's, or lies under another name"));
         }
         let Some(master) = &master else { return Ok(KeyRing::decode(ring.sealed)?) };
+        let aad = small::aad(ObjectKind::KeyRing, &config.store.0, number);
         let plain = crate::crypto::open_with(master, &aad, ring.sealed).ok_or_else(|| StoreError::damaged(name, "its seal does not hold"))?;
         Ok(KeyRing::decode(&Zeroizing::new(plain))?)
-    })
+    })?;
+    newest.map(|(_, ring)| ring).ok_or_else(|| damaged(&"the key ring is missing"))
 }
 
 fn find_master(platform: &dyn Platform, names: &[ObjectName], credential: Option<&Credential>) -> Result<Zeroizing<[u8; 32]>> {

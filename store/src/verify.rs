@@ -74,7 +74,7 @@ impl Store {
     pub fn verify_point(&self, point: &Point, data: bool, verifier: &Verifier, progress: &Progress) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let mut meta_damage = |target: &str, e: StoreError| match e {
-            e @ StoreError::Damaged { .. } => {
+            e if e.is_damage() => {
                 report.damage_count += 1;
                 report.damage.push(Damage { target: target.into(), offset: 0, len: 0, why: e.to_string() });
                 Ok(())
@@ -162,7 +162,7 @@ impl DiskCheck<'_> {
         }
         let node = match load_region(&self.store.inner, zstd, &region.node) {
             Ok(n) => n,
-            Err(e @ StoreError::Damaged { .. }) => {
+            Err(e) if e.is_damage() => {
                 out.damage.push(Damage { target: self.target.into(), offset: start, len: REGION_BYTES, why: e.to_string() });
                 return Ok(out);
             }
@@ -239,7 +239,7 @@ impl DiskCheck<'_> {
                     return Ok(());
                 }
                 Ok(_) => "a chunk is not as long as the map says".to_owned(),
-                Err(e @ StoreError::Damaged { .. }) => e.to_string(),
+                Err(e) if e.is_damage() => e.to_string(),
                 Err(e) => return Err(e),
             };
             out.damage.push(Damage { target: self.target.into(), offset, len: len as u64, why });
@@ -251,7 +251,7 @@ impl DiskCheck<'_> {
     fn look_up_chunks(&self, todo: &[(usize, Ref)], places: &[(u64, usize)], out: &mut RegionReport) -> Result<()> {
         for (i, r) in todo {
             let there = !self.verifier.bad.contains(&r.at) && self.store.inner.locate_in(&r.at.pack, &r.id).is_some() && self.pack_is_whole(&r.at.pack)?;
-            if !there && !self.store.inner.fetch_works(r) {
+            if !there && !self.store.inner.fetch_works(r)? {
                 let (offset, len) = places[*i];
                 out.damage.push(Damage { target: self.target.into(), offset, len: len as u64, why: format!("chunk {} is not in pack {}", r.id, r.at.pack) });
             }
@@ -263,7 +263,10 @@ impl DiskCheck<'_> {
         if let Some(known) = self.verifier.packs.lock().unwrap_or_else(PoisonError::into_inner).get(pack) {
             return Ok(*known);
         }
-        let size = self.store.inner.platform.size(&ObjectName::pack(pack)[0])?;
+        let size = match self.store.inner.platform.size(&ObjectName::pack(pack)[0]) {
+            Err(e) if e.is_bad_media() => None,
+            other => other?,
+        };
         let whole = self.store.inner.packs.info(pack).is_ok_and(|i| Some(i.size_bytes) == size);
         self.verifier.packs.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack, whole);
         Ok(whole)

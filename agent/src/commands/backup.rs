@@ -111,7 +111,7 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
     let (outcome, warnings) = back_up(&request, progress)?;
     drop(bar);
     for w in &warnings {
-        eprintln!("cairn: warning: {}", output::shown(w));
+        say!("cairn: warning: {}", output::shown(w));
     }
     Ok((outcome, !warnings.is_empty()))
 }

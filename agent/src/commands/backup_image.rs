@@ -45,7 +45,7 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     drop(bar);
     print_outcome(common, &store, &outcome)?;
     let Some(warning) = changed(&o.source, before) else { return Ok(Done::Clean) };
-    eprintln!("cairn: warning: {warning}");
+    say!("cairn: warning: {warning}");
     Ok(Done::WithWarnings)
 }
 
@@ -90,8 +90,16 @@ pub fn committed_point(store: &Store, id: &SessionId) -> Outcome<Point> {
     }
     let forgotten = store.forgotten_points()?.into_iter().find(|p| p.id == *id);
     let p = forgotten.ok_or_else(|| Failure::new(crate::failure::FAILED, format!("point {id} was committed and is not listed")))?;
-    eprintln!("cairn: warning: point {id} was committed and has been forgotten since, by another command; 'cairn forget --undo {id}' takes that back");
+    say!("cairn: warning: point {id} was committed and has been forgotten since, by another command; 'cairn forget --undo {id}' takes that back");
     Ok(p)
+}
+
+/// A point that was there before.
+pub fn print_point(common: &Common, store: &Store, id: &SessionId) -> Outcome<Done> {
+    if common.json {
+        output::print_json(&output::point_json(store, &committed_point(store, id)?)?);
+    }
+    Ok(Done::Clean)
 }
 
 /// What was committed, for people or scripts.
@@ -102,7 +110,7 @@ pub fn print_outcome(common: &Common, store: &Store, outcome: &BackupOutcome) ->
         return Ok(());
     }
     let s = &p.summary;
-    println!(
+    out!(
         "{}: point {} · {} read, {} changed, {} stored · {} · {}",
         output::shown(&s.name),
         p.id,
@@ -115,7 +123,7 @@ pub fn print_outcome(common: &Common, store: &Store, outcome: &BackupOutcome) ->
     for d in &outcome.disks {
         let (d, mode) = (&d.entry, output::disk_json(&d.entry)["mode"].as_str().unwrap_or_default().to_owned());
         let why = if d.reason.is_empty() { String::new() } else { format!(" ({})", output::shown(&d.reason)) };
-        println!("  {}: {mode}{why}, {} of {} read", output::shown(&d.target), output::bytes(d.read_bytes), output::bytes(d.size_bytes));
+        out!("  {}: {mode}{why}, {} of {} read", output::shown(&d.target), output::bytes(d.read_bytes), output::bytes(d.size_bytes));
     }
     Ok(())
 }

@@ -38,6 +38,18 @@ pub fn run(common: &Common, o: &cli::Init) -> Outcome<Done> {
     };
     let report = cairn_store::init(&path, InitOptions { profile, zstd_level: o.zstd_level, encrypted: !o.no_encryption, key_file, passphrase })?;
     print(common, &path.display().to_string(), &report);
+    if report.recovery_key.is_some() {
+        output::was_read().map_err(|f| {
+            Failure::new(
+                f.code,
+                format!(
+                    "{}: the recovery key is lost, and is never shown again; the store is empty, so remove {} and its key file, and make it anew",
+                    f.message,
+                    path.display()
+                ),
+            )
+        })?;
+    }
     Ok(Done::Clean)
 }
 
@@ -60,12 +72,12 @@ fn print(common: &Common, location: &str, report: &InitReport) {
         }));
         return;
     }
-    println!("store {} made in {location}", report.store);
+    out!("store {} made in {location}", report.store);
     match (key_file, recovery) {
         (Some(file), Some(recovery)) => {
-            println!("key file: {file}");
-            println!("\nrecovery key, printed this once; write it down and keep it apart from this host:\n\n  {recovery}\n");
+            out!("key file: {file}");
+            out!("\nrecovery key, printed this once; write it down and keep it apart from this host:\n\n  {recovery}\n");
         }
-        _ => println!("it is not encrypted: whoever reads the folder reads the disks"),
+        _ => out!("it is not encrypted: whoever reads the folder reads the disks"),
     }
 }

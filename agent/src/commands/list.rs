@@ -7,33 +7,47 @@ use crate::{
     failure::{Failure, Outcome},
     output, points,
 };
-use cairn_store::{Point, PointSizes, Store};
+use cairn_store::{Point, PointSizes, Store, TakeBack};
 
 /// Points, oldest first.
 pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
     let store = open_store(common)?;
-    let (all, damaged) = if o.forgotten { (store.forgotten_points()?, Vec::new()) } else { store.points_and_damage()? };
+    let (all, damaged) = if o.forgotten { (can_be_taken_back(&store)?, Vec::new()) } else { store.points_and_damage()? };
     let chosen: Vec<&Point> = match &o.name {
         None => all.iter().collect(),
         Some(name) => points::of_name(&all, name),
     };
     if let (Some(name), true) = (&o.name, chosen.is_empty()) {
-        return Err(Failure::not_found(format!("no restore point of '{name}' in {}", store.location())));
+        let forgotten = if o.forgotten { "forgotten point that can be taken back" } else { "restore point" };
+        return Err(Failure::not_found(format!("no {forgotten} of '{name}' in {}", store.location())));
     }
     let sizes = if o.sizes { Some(super::store_info::sizes(&store, &chosen)?) } else { None };
     if common.json {
         let values: Vec<_> = chosen.iter().map(|p| sized_json(&store, p, sizes.as_ref())).collect::<Outcome<_>>()?;
         output::print_json(&values.into());
     } else if chosen.is_empty() {
-        println!("no {}restore points in {}", if o.forgotten { "forgotten " } else { "" }, store.location());
+        out!("no {} in {}", if o.forgotten { "forgotten restore points that can be taken back" } else { "restore points" }, store.location());
     } else {
-        println!("{}", output::point_table(&chosen, sizes.as_ref()));
+        out!("{}", output::point_table(&chosen, sizes.as_ref()));
     }
-    damaged.iter().for_each(|d| eprintln!("cairn: warning: {d}; a point may be missing above, see 'cairn verify --all'"));
+    super::unreadable(&damaged);
     if let Some(s) = sizes.filter(|s| !s.damage.is_empty()) {
         return Ok(super::store_info::damage(&s.damage));
     }
     Ok(if damaged.is_empty() { Done::Clean } else { Done::WithWarnings })
+}
+
+/// Forgotten points whose data is all there, and that nobody has taken back yet.
+fn can_be_taken_back(store: &Store) -> Outcome<Vec<Point>> {
+    let forgotten = store.forgotten_points()?;
+    let mut take_back = TakeBack::new(store)?;
+    let mut out = Vec::new();
+    for p in forgotten {
+        if take_back.done_before(&p)?.is_none() && take_back.is_possible(&p)? {
+            out.push(p);
+        }
+    }
+    Ok(out)
 }
 
 /// A point with what it would free, where that was asked for.
@@ -49,13 +63,17 @@ fn sized_json(store: &Store, p: &Point, sizes: Option<&PointSizes>) -> Outcome<s
 /// One point with its disks, warnings and source.
 pub fn show(common: &Common, o: &cli::Show) -> Outcome<Done> {
     let store = open_store(common)?;
-    let all = store.points()?;
+    let (all, damaged) = store.points_and_damage()?;
+    let hidden = super::unreadable(&damaged);
     let p = points::select(&all, &o.point)?;
     let manifest = store.manifest(p)?;
     let sizes = if o.sizes { Some(super::store_info::sizes(&store, &[p])?) } else { None };
-    let done = sizes.as_ref().map_or(Done::Clean, |s| super::store_info::damage(&s.damage));
+    let done = match sizes.as_ref().map_or(Done::Clean, |s| super::store_info::damage(&s.damage)) {
+        Done::Clean => hidden,
+        done => done,
+    };
     if !common.json {
-        println!("{}", output::show(p, &store.disks(p)?, &manifest, sizes.as_ref()));
+        out!("{}", output::show(p, &store.disks(p)?, &manifest, sizes.as_ref()));
         return Ok(done);
     }
     let mut value = sized_json(&store, p, sizes.as_ref())?;

@@ -53,13 +53,7 @@ fn say(common: &Common, store: &Store, id: SessionId) -> Outcome<Done> {
         let tags = p.tags();
         let tags = if tags.is_empty() { "no tags".into() } else { format!("tags {}", tags.join(", ")) };
         let note = if p.note().is_empty() { String::new() } else { format!(", note: {}", output::shown(p.note())) };
-        println!(
-            "{} {}: {}, {}{note}",
-            output::shown(&p.summary.name),
-            p.id,
-            output::shown(&tags),
-            if p.is_protected() { "protected" } else { "not protected" }
-        );
+        out!("{} {}: {}, {}{note}", output::shown(&p.summary.name), p.id, output::shown(&tags), if p.is_protected() { "protected" } else { "not protected" });
     }
     Ok(Done::Clean)
 }

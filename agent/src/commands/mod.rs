@@ -17,7 +17,8 @@ pub use scrub::parse_bytes;
 
 use crate::{
     cli::{Cli, Command},
-    failure::Outcome,
+    failure::{DAMAGED, Outcome},
+    output,
 };
 
 /// How a command that did not fail ended.
@@ -29,6 +30,12 @@ pub enum Done {
     WithWarnings,
     /// Something that is no failure of the command but must not end in 0.
     Code(u8),
+}
+
+/// Names what of registers and logs cannot be read, and how the command ends where there is any: a point may be among it.
+fn unreadable(damaged: &[String]) -> Done {
+    damaged.iter().for_each(|d| say!("cairn: warning: {}; a point may be missing here, see 'cairn verify --all'", output::shown(d)));
+    if damaged.is_empty() { Done::Clean } else { Done::Code(DAMAGED) }
 }
 
 /// Runs the command.

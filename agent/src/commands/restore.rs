@@ -53,25 +53,21 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         for d in &plan.disks {
             let format = if d.format == cli::Format::Qcow2 { "qcow2" } else { "raw" };
             let from = format!("{} {}", output::shown(&p.summary.name), p.id);
-            println!("{}: {} of {from} restored to {} ({format})", output::shown(&d.entry.target), output::bytes(d.entry.size_bytes), d.path.display());
+            out!("{}: {} of {from} restored to {} ({format})", output::shown(&d.entry.target), output::bytes(d.entry.size_bytes), d.path.display());
         }
         if let Some(name) = &domain {
-            println!("domain {} defined{}", output::shown(name), if o.start { " and started" } else { "" });
+            out!("domain {} defined{}", output::shown(name), if o.start { " and started" } else { "" });
         }
     }
-    missing.iter().for_each(|m| eprintln!("cairn: warning: {}", output::shown(m)));
+    missing.iter().for_each(|m| say!("cairn: warning: {}", output::shown(m)));
     let damaged: Vec<&Damage> = reports.iter().flat_map(|r| &r.damage).collect();
     if !damaged.is_empty() {
-        eprintln!("cairn: {} ranges of the point are damaged and were written as zeros:", damaged.len());
-        damaged.iter().take(PRINTED_MAX).for_each(|d| eprintln!("  {}", output::damage_line(d)));
+        say!("cairn: warning: {} ranges of the point are damaged and were written as zeros:", damaged.len());
+        damaged.iter().take(PRINTED_MAX).for_each(|d| say!("  {}", output::damage_line(d)));
         return Ok(Done::Code(DAMAGED));
     }
     for d in &unreadable {
-        eprintln!(
-            "cairn: warning: {d}; if the newest point is the one that cannot be read, this was an older one: {} of {}",
-            p.id,
-            output::shown(&p.summary.name)
-        );
+        say!("cairn: warning: {d}; if the newest point is the one that cannot be read, this was an older one: {} of {}", p.id, output::shown(&p.summary.name));
     }
     Ok(if missing.is_empty() && unreadable.is_empty() { Done::Clean } else { Done::WithWarnings })
 }

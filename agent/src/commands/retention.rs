@@ -8,12 +8,15 @@ use crate::{
     interrupt, output, points,
     retention::{Candidate, Rules, reasons, simulate},
 };
-use cairn_store::{GcOptions, GcReport, Point, Progress, Store, StoreError};
+use cairn_store::{BEAT_PERIOD_MS, GcOptions, GcReport, Point, Progress, Store, StoreError, TakeBack};
 use jiff::{Span, Timestamp, Unit, tz::TimeZone};
 use serde_json::json;
 use std::sync::Arc;
 
 use super::now_unix_ms;
+
+/// One sign of life may be late, or lost.
+const DEAD_AFTER_MS_MIN: u64 = 2 * BEAT_PERIOD_MS;
 
 /// A length of time such as `36h`, `30d`, `1y 6mo`; counted from now where its length depends on the calendar.
 pub fn parse_ms(text: &str) -> Result<u64, String> {
@@ -44,7 +47,7 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
             // Its register is damaged: no list has it, and collections stop at it.
             (Err(_), Ok(id)) if o.force => {
                 store.forget_unreadable(&id)?;
-                eprintln!("cairn: {id}: its register could not be read; it is forgotten");
+                say!("cairn: {id}: its register could not be read; it is forgotten");
                 continue;
             }
             (Err(f), _) => return Err(f),
@@ -64,8 +67,12 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
     }
     for p in &chosen {
         store.forget(p, o.min_age, o.force)?;
+        if let Some(d) = p.log_damage.as_ref() {
+            let entries = output::shown(&d.entries.join("; "));
+            say!("cairn: warning: the log of {} {} could not be read whole ({entries}); it is forgotten all the same", output::shown(&p.summary.name), p.id);
+        }
         if !common.json && !common.quiet {
-            println!("{} {}: forgotten; 'cairn forget --undo {}' takes it back until its data is collected", output::shown(&p.summary.name), p.id, p.id);
+            out!("{} {}: forgotten; 'cairn forget --undo {}' takes it back until its data is collected", output::shown(&p.summary.name), p.id, p.id);
         }
     }
     if common.json {
@@ -78,6 +85,10 @@ fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
     let forgotten = store.forgotten_points()?;
     let p = points::select(&forgotten, spec)
         .map_err(|f| Failure::new(f.code, format!("among the forgotten points: {}; see 'cairn list --forgotten'", f.message)))?;
+    if let Some(id) = TakeBack::new(store)?.done_before(p)? {
+        say!("cairn: {} {} is there again already, as point {id}; nothing was done", output::shown(&p.summary.name), p.id);
+        return super::backup_image::print_point(common, store, &id);
+    }
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "packs that a garbage collection removes")?;
@@ -89,9 +100,9 @@ fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
 /// A forgotten point that cannot be read any more is what a collection leaves, and no damage.
 fn taken(p: &Point, e: StoreError) -> Failure {
     let gone = match &e {
-        StoreError::Damaged { .. } => true,
+        e if e.is_damage() => true,
         // The forgotten point is what the new one is read from.
-        StoreError::Block { source, .. } => matches!(source.get_ref().and_then(|inner| inner.downcast_ref()), Some(StoreError::Damaged { .. })),
+        StoreError::Block { source, .. } => matches!(source.get_ref().and_then(|inner| inner.downcast_ref()), Some(e) if StoreError::is_damage(e)),
         _ => false,
     };
     if !gone {
@@ -113,14 +124,18 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         ));
     }
     let store = open_store(common)?;
-    let all = store.points()?;
+    // A hidden point takes no place of those that can be seen: what goes would go as well if all could be seen (retention's tests show it for all
+    // rules). What its own log cannot tell keeps a point.
+    let (all, damaged) = store.points_and_damage()?;
+    let hidden = super::unreadable(&damaged);
     if let Some(name) = o.names.iter().find(|n| points::of_name(&all, n).is_empty()) {
         return Err(Failure::not_found(format!("no restore point of '{}' in {}", output::shown(name), store.location())));
     }
     let chosen: Vec<&Point> = all.iter().filter(|p| o.names.is_empty() || o.names.contains(&p.summary.name)).collect();
     let candidates: Vec<Candidate> = chosen.iter().map(|p| Candidate::from(*p)).collect();
     if let Some(span_ms) = o.simulate {
-        return simulation(common, &candidates, &rules, o.every, span_ms);
+        simulation(common, &candidates, &rules, o.every, span_ms)?;
+        return Ok(hidden);
     }
     let why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
     let mut warned = false;
@@ -130,7 +145,7 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         if why.is_empty() && !o.dry_run {
             // Protected meanwhile: it stays, and the others still go.
             if let Err(e) = store.forget(p, rules.min_age_ms, false) {
-                eprintln!("cairn: warning: {e}");
+                say!("cairn: warning: {e}");
                 (action, warned) = ("keep", true);
             }
         }
@@ -140,12 +155,12 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         let value = |(p, action, why): &(&Point, &str, &Vec<String>)| json!({"id": p.id.to_string(), "name": p.summary.name, "host": p.summary.host, "time": output::rfc3339(p.summary.time_unix_ms), "action": action, "reasons": why});
         output::print_json(&rows.iter().map(value).collect::<Vec<_>>().into());
     } else if !common.quiet {
-        println!("{}", output::prune_table(&rows));
+        out!("{}", output::prune_table(&rows));
         let gone = rows.iter().filter(|r| r.1 == "forget").count();
         let (said, next) = if o.dry_run { ("would be forgotten", "") } else { ("forgotten", "; 'cairn gc' frees their space") };
-        println!("{} kept, {gone} {said}{next}", rows.len() - gone);
+        out!("{} kept, {gone} {said}{next}", rows.len() - gone);
     }
-    Ok(if warned { Done::WithWarnings } else { Done::Clean })
+    Ok(if hidden == Done::Clean && warned { Done::WithWarnings } else { hidden })
 }
 
 fn rules(o: &cli::Prune) -> Rules {
@@ -162,7 +177,7 @@ fn rules(o: &cli::Prune) -> Rules {
     }
 }
 
-fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) -> Outcome<Done> {
+fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) -> Outcome<()> {
     if every_ms == 0 {
         return Err(Failure::usage("--every 0: points must come at a pace"));
     }
@@ -184,18 +199,27 @@ fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms
             json!({"name": name, "host": host, "steps": steps})
         };
         output::print_json(&out.iter().map(value).collect::<Vec<_>>().into());
-        return Ok(Done::Clean);
+        return Ok(());
     }
     for (name, host, steps) in &out {
-        println!("{} of host {}, one point every {}:", output::shown(name), output::shown(host), output::duration(every_ms));
-        println!("{}", output::simulation_table(steps));
+        out!("{} of host {}, one point every {}:", output::shown(name), output::shown(host), output::duration(every_ms));
+        out!("{}", output::simulation_table(steps));
     }
-    println!("simulated: nothing was forgotten");
-    Ok(Done::Clean)
+    out!("simulated: nothing was forgotten");
+    Ok(())
 }
 
 /// Frees what no point uses.
 pub fn gc(common: &Common, o: &cli::Gc) -> Outcome<Done> {
+    if o.dead_after < DEAD_AFTER_MS_MIN && !o.even_if_alive {
+        return Err(Failure::refused(format!(
+            "--dead-after {} is shorter than {}: backups and restores of other hosts give a sign of life every {}, so living ones would be taken for \
+             dead and lose their work; nothing was done",
+            output::duration(o.dead_after),
+            output::duration(DEAD_AFTER_MS_MIN),
+            output::duration(BEAT_PERIOD_MS)
+        )));
+    }
     let store = open_store(common)?;
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
@@ -217,12 +241,12 @@ pub fn gc(common: &Common, o: &cli::Gc) -> Outcome<Done> {
         print_gc(&report, o.dry_run, &store);
     }
     for s in &report.fenced {
-        eprintln!("cairn: session {} had died and was shut out", output::shown(s));
+        say!("cairn: session {} had died and was shut out", output::shown(s));
     }
     if report.damaged_points.is_empty() {
         return Ok(Done::Clean);
     }
-    report.damaged_points.iter().for_each(|p| eprintln!("cairn: warning: point {p} refers to what is lost"));
+    report.damaged_points.iter().for_each(|p| say!("cairn: warning: point {p} refers to what is lost"));
     Ok(Done::WithWarnings)
 }
 
@@ -230,6 +254,7 @@ fn gc_json(r: &GcReport, dry_run: bool) -> serde_json::Value {
     json!({
         "host": host_name(), "dry_run": dry_run, "packs": r.packs, "condemned": r.condemned, "pardoned": r.pardoned, "deleted_packs": r.deleted_packs,
         "freed": r.freed_bytes, "would_free": r.would_free_bytes, "would_repack": r.would_repack, "moved_frames": r.moved_frames, "moved": r.moved_bytes, "healed_frames": r.healed_frames,
+        "registers_put_back": r.registers_put_back,
         "kept_interrupted": r.kept_for_resume, "fenced": r.fenced, "settled_rounds": r.settled_rounds, "tidied": r.tidied, "purged_files": r.purged_files,
         "purged": r.purged_bytes, "damaged_points": r.damaged_points.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
@@ -237,7 +262,7 @@ fn gc_json(r: &GcReport, dry_run: bool) -> serde_json::Value {
 
 fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
     if dry_run {
-        println!(
+        out!(
             "{}: {} of {} packs would go, {}; {} more are so empty that they would be rewritten",
             store.location(),
             r.condemned,
@@ -246,28 +271,31 @@ fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
             r.would_repack
         );
         if r.kept_for_resume > 0 {
-            println!("  {} packs of interrupted backups would be kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
+            out!("  {} packs of interrupted backups would be kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
         }
         return;
     }
-    println!("{}: {} of {} packs discarded, {}", store.location(), r.deleted_packs, r.packs, output::bytes(r.freed_bytes));
+    out!("{}: {} of {} packs discarded, {}", store.location(), r.deleted_packs, r.packs, output::bytes(r.freed_bytes));
     if r.moved_frames > 0 {
-        println!("  {} frames of nearly empty packs moved together, {}", r.moved_frames, output::bytes(r.moved_bytes));
+        out!("  {} frames of nearly empty packs moved together, {}", r.moved_frames, output::bytes(r.moved_bytes));
     }
     if r.healed_frames > 0 {
-        println!("  {} damaged frames have a good copy at their place again", r.healed_frames);
+        out!("  {} damaged frames have a good copy at their place again", r.healed_frames);
+    }
+    if r.registers_put_back > 0 {
+        println!("  {} lost registers of points are back, from their copies", r.registers_put_back);
     }
     if r.pardoned > 0 {
-        println!("  {} packs were needed again by backups that ran meanwhile", r.pardoned);
+        out!("  {} packs were needed again by backups that ran meanwhile", r.pardoned);
     }
     if r.kept_for_resume > 0 {
-        println!("  {} packs of interrupted backups kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
+        out!("  {} packs of interrupted backups kept for a while (--keep-interrupted 0s takes them)", r.kept_for_resume);
     }
     if r.purged_files > 0 {
-        println!("  trash: {} files removed, {}", r.purged_files, output::bytes(r.purged_bytes));
+        out!("  trash: {} files removed, {}", r.purged_files, output::bytes(r.purged_bytes));
     }
     if r.freed_bytes > r.purged_bytes {
-        println!("  discarded packs stay in trash/ for a while; --keep-trash 0s frees their space at once");
+        out!("  discarded packs stay in trash/ for a while; --keep-trash 0s frees their space at once");
     }
 }
 

@@ -96,15 +96,15 @@ fn print(common: &Common, r: &ScrubReport, keyed: bool, marked: &[String]) {
     if !common.quiet || r.finding_count > 0 {
         let how = if keyed { "seals and ids hold" } else { "checksums hold; a key would prove seals and ids too" };
         let said = if r.finding_count == 0 { format!("good, {how}") } else { format!("DAMAGED, {} findings", r.finding_count) };
-        println!("{} of {} packs, {} frames, {}; {} other objects: {said}", r.packs, r.packs_total, r.frames, output::bytes(r.bytes), r.objects);
+        out!("{} of {} packs, {} frames, {}; {} other objects: {said}", r.packs, r.packs_total, r.frames, output::bytes(r.bytes), r.objects);
     }
     for f in r.findings.iter().take(PRINTED_MAX) {
         let at = f.offset.map_or_else(String::new, |o| format!(" at {o}"));
-        println!("  {}{at}: {}", f.object, output::shown(&f.why));
+        out!("  {}{at}: {}", f.object, output::shown(&f.why));
     }
-    marked.iter().for_each(|m| println!("  damaged point: {}", output::shown(m)));
+    marked.iter().for_each(|m| out!("  damaged point: {}", output::shown(m)));
     if r.finding_count > 0 && keyed {
-        println!("  the next backup of what is damaged stores it again, then 'cairn gc' mends older points; 'cairn restore --allow-damaged' gets the rest");
+        out!("  the next backup of what is damaged stores it again, then 'cairn gc' mends older points; 'cairn restore --allow-damaged' gets the rest");
     }
 }
 
@@ -141,7 +141,7 @@ pub fn against_disk(common: &Common, o: &cli::Verify) -> Outcome<Done> {
             let size = c.other_size.map_or_else(String::new, |s| format!(", and its size is {}", output::bytes(s)));
             let said =
                 if c.is_equal() { "equal".into() } else { format!("differs in {} ranges of whole 4 MiB, {}{size}", c.ranges.len(), output::bytes(bytes)) };
-            println!("{} and {}: {said}", output::shown(target), path.display());
+            out!("{} and {}: {said}", output::shown(target), path.display());
         }
     }
     // Different content is no damage: disks are written to.

@@ -23,7 +23,7 @@ fn info(common: &Common) -> Outcome<Done> {
     if common.json {
         output::print_json(&output::store_json(&store, &statistics));
     } else {
-        println!("{}", output::store_text(&store, &statistics));
+        out!("{}", output::store_text(&store, &statistics));
     }
     Ok(damage(&statistics.damage))
 }
@@ -36,7 +36,7 @@ pub fn sizes(store: &Store, points: &[&Point]) -> Outcome<PointSizes> {
 
 /// Names what could not be read.
 pub fn damage(damage: &[String]) -> Done {
-    damage.iter().for_each(|d| eprintln!("cairn: warning: {}; the figures lack what it holds, see 'cairn verify --all'", output::shown(d)));
+    damage.iter().for_each(|d| say!("cairn: warning: {}; the figures lack what it holds, see 'cairn verify --all'", output::shown(d)));
     if damage.is_empty() { Done::Clean } else { Done::Code(DAMAGED) }
 }
 

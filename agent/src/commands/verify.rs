@@ -55,7 +55,7 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
             let report = store.verify_point(p, o.data, &verifier, &progress)?;
             if let Err(e) = record(&store, p, o.data, &report) {
                 // What was found matters more than the note about it: the store may be mounted read-only.
-                eprintln!("cairn: warning: the result is not recorded in the point: {}", e.message);
+                say!("cairn: warning: the result is not recorded in the point: {}", e.message);
             }
             reports.push((p, report));
         }
@@ -69,7 +69,7 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     } else {
         reports.iter().for_each(|(p, r)| print(common, p, r, o.data));
     }
-    unreadable.iter().for_each(|d| eprintln!("cairn: {d}"));
+    unreadable.iter().for_each(|d| say!("cairn: warning: {d}"));
     let damaged = !unreadable.is_empty() || reports.iter().any(|(_, r)| r.damage_count > 0);
     Ok(if damaged { Done::Code(DAMAGED) } else { Done::Clean })
 }
@@ -126,12 +126,12 @@ fn print(common: &Common, p: &Point, r: &VerifyReport, data: bool) {
             } else {
                 "all chunks are in their packs' footers; --data reads them too".into()
             };
-            println!("{name}: good, {} chunks, {read}", r.chunks);
+            out!("{name}: good, {} chunks, {read}", r.chunks);
         }
         return;
     }
-    println!("{name}: DAMAGED, {} ranges", r.damage_count);
+    out!("{name}: DAMAGED, {} ranges", r.damage_count);
     for d in r.damage.iter().take(PRINTED_MAX) {
-        println!("  {}", output::damage_line(d));
+        out!("  {}", output::damage_line(d));
     }
 }

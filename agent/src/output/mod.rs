@@ -3,16 +3,19 @@
 mod bar;
 mod json;
 mod statistics;
+#[macro_use]
+mod stream;
 mod table;
 
 pub use bar::Bar;
 pub use json::{damage_json, disk_json, point_json, rfc3339};
 pub use statistics::{store_json, store_text};
+pub use stream::{line, tell, was_heard, was_read};
 pub use table::{bytes, damage_line, duration, point_table, prune_table, show, simulation_table};
 
 /// Prints a JSON value on stdout.
 pub fn print_json(value: &serde_json::Value) {
-    println!("{value:#}");
+    out!("{value:#}");
 }
 
 /// Text of a guest or another host on a terminal: control characters are escaped.

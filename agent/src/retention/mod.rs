@@ -65,6 +65,8 @@ pub struct Candidate {
     pub protected: bool,
     /// Known to be damaged: it uses up no place of a good one.
     pub damaged: bool,
+    /// Its log cannot be read whole: tags, protection and a verdict of damage may be hidden. It stays, and uses up no place of a good one.
+    pub log_unreadable: bool,
 }
 
 impl From<&Point> for Candidate {
@@ -76,7 +78,8 @@ impl From<&Point> for Candidate {
             time_unix_ms: s.time_unix_ms,
             tags: p.tags(),
             protected: p.is_protected(),
-            damaged: p.state() == PointState::Damaged,
+            damaged: p.state() == PointState::Damaged || p.log_damage.is_some(),
+            log_unreadable: p.log_damage.is_some(),
         }
     }
 }
@@ -95,6 +98,9 @@ pub fn reasons(candidates: &[Candidate], rules: &Rules, zone: &TimeZone, now_uni
     for (c, why) in candidates.iter().zip(&mut out) {
         if c.protected {
             why.push("protected".into());
+        }
+        if c.log_unreadable {
+            why.push("its log cannot be read whole".into());
         }
         if rules.min_age_ms > 0 && now_unix_ms.saturating_sub(c.time_unix_ms) < rules.min_age_ms {
             why.push("young".into());
@@ -159,7 +165,7 @@ mod tests {
     }
 
     fn candidate(name: &str, host: &str, time_unix_ms: u64) -> Candidate {
-        Candidate { name: name.into(), host: host.into(), time_unix_ms, tags: vec![], protected: false, damaged: false }
+        Candidate { name: name.into(), host: host.into(), time_unix_ms, tags: vec![], protected: false, damaged: false, log_unreadable: false }
     }
 
     fn kept(candidates: &[Candidate], rules: &Rules) -> Vec<usize> {
@@ -200,6 +206,55 @@ mod tests {
         assert_eq!(kept(&all, &rules), [0, 1, 4, 5], "the newest is damaged: the one before takes its place");
         let young = Rules { last: 1, min_age_ms: 2 * DAY_MS + 1, ..Rules::default() };
         assert_eq!(kept(&all, &young), [1, 3, 4, 5]);
+    }
+
+    /// Points that nobody can see must cost none that can be seen: what goes without them goes with them as well.
+    #[test]
+    fn hidden_points_make_no_other_go() {
+        let mut x = 88_172_645_463_325_252_u64;
+        let mut draw = move |below: u64| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x % below
+        };
+        let mut gone = 0;
+        for case in 0..3000 {
+            let all: Vec<Candidate> = (0..2 + draw(25))
+                .map(|_| {
+                    let mut c = candidate(["a", "b"][draw(2) as usize], "h", NOW - draw(60 * 24) * 3_600_000);
+                    (c.damaged, c.protected) = (draw(6) == 0, draw(9) == 0);
+                    c.tags.extend((draw(8) == 0).then(|| "gold".to_owned()));
+                    c
+                })
+                .collect();
+            let rules = Rules {
+                last: draw(4) as u32,
+                hourly: draw(3) as u32,
+                daily: draw(5) as u32,
+                weekly: draw(4) as u32,
+                monthly: draw(3) as u32,
+                yearly: draw(2) as u32,
+                within: (draw(3) == 0).then(|| Span::new().days(i64::try_from(draw(20)).expect("small"))),
+                tags: if draw(3) == 0 { vec!["gold".into()] } else { vec![] },
+                min_age_ms: 0,
+            };
+            let seen: Vec<usize> = (0..all.len()).filter(|_| draw(5) > 0).collect();
+            let visible: Vec<Candidate> = seen.iter().map(|i| all[*i].clone()).collect();
+            let (with, without) = (kept(&all, &rules), kept(&visible, &rules));
+            for (place, i) in seen.iter().enumerate() {
+                assert!(without.contains(&place) || !with.contains(i), "case {case}: {i} goes only because others are hidden: {rules:?} {all:?}");
+                gone += u32::from(!without.contains(&place));
+            }
+        }
+        assert!(gone > 3000, "{gone} went");
+    }
+
+    #[test]
+    fn what_a_log_hides_keeps_its_point() {
+        let mut all = daily(6);
+        (all[4].log_unreadable, all[4].damaged) = (true, true);
+        assert_eq!(kept(&all, &Rules { last: 2, ..Rules::default() }), [3, 4, 5], "it stays, and its place goes to the one before");
     }
 
     #[test]

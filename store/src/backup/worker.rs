@@ -1,7 +1,7 @@
 //! A worker's part: read a region, cut, hash, look up, seal. And the consumer's: give the new frames their place.
 
 use crate::{
-    BlockSource, Result, StoreError,
+    BlockSource, Result,
     chunk::{Cutter, Dirty, NewRun, RegionReader},
     crypto::{Keys, PackKey, SealedFrame, Sealer},
     index::IndexReader,
@@ -88,7 +88,7 @@ impl<'a> Worker<'a> {
             (Some(p), Some(r)) => match p.region(&mut self.zstd, r) {
                 Ok(region) => (region.0, true),
                 // The parent's node is damaged, but the source has it all: this region is read whole and its node written anew.
-                Err(StoreError::Damaged { .. }) => (Vec::new(), false),
+                Err(e) if e.is_damage() => (Vec::new(), false),
                 Err(e) => return Err(e),
             },
             _ => (Vec::new(), true),

@@ -72,7 +72,7 @@ impl PackReader {
         }
         let own = self.first_good(&ObjectName::pack(pack), |name| self.load(pack, name));
         let info = Arc::new(match own {
-            Err(e @ StoreError::Damaged { .. }) => self.rescued(pack)?.ok_or(e)?,
+            Err(e) if e.is_damage() || e.is_bad_media() => self.rescued(pack)?.ok_or(e)?,
             other => other?,
         });
         let mut c = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,12 +94,17 @@ impl PackReader {
     fn rescued(&self, pack: &PackId) -> Result<Option<PackInfo>> {
         let mut size = None;
         for name in ObjectName::pack(pack) {
-            let header = self.platform.read_at(&name, 0, PACK_HEADER_BYTES)?.map(|bytes| decode_pack_header(&bytes, pack.kind));
+            let header = match self.platform.read_at(&name, 0, PACK_HEADER_BYTES) {
+                Err(e) if e.is_bad_media() => continue,
+                other => other?.map(|bytes| decode_pack_header(&bytes, pack.kind)),
+            };
             if header.is_some_and(|h| h.is_ok_and(|(_, found)| found == *pack)) {
                 size = size.or(self.platform.size(&name)?);
             }
         }
-        let (Some(size_bytes), Some(footer)) = (size, footer_from_index(&*self.platform, pack)?) else { return Ok(None) };
+        // Of a pack that is gone no footer is looked for: it would cost a look at all index files of its session for each of its chunks.
+        let Some(size_bytes) = size else { return Ok(None) };
+        let Some(footer) = footer_from_index(&*self.platform, pack)? else { return Ok(None) };
         tracing::warn!("pack {pack}: its footer is damaged; an index file has it");
         Ok(Some(PackInfo { keys: footer.key_rows.iter().map(|_| OnceLock::new()).collect(), footer, size_bytes }))
     }
@@ -193,7 +198,8 @@ fn footer_from_index(platform: &dyn Platform, pack: &PackId) -> Result<Option<Fo
     for name in platform.list(dir.dir())?.into_iter().filter(|n| parse_numbered(n.file()).is_some_and(|(s, _)| s == pack.session)) {
         let bytes = match platform.read(&name, LIST_BYTES_MAX) {
             Ok(Some(bytes)) => bytes,
-            Ok(None) | Err(StoreError::Damaged { .. }) => continue,
+            Ok(None) => continue,
+            Err(e) if e.is_damage() || e.is_bad_media() => continue,
             Err(e) => return Err(e),
         };
         let found = index::decode(&bytes).ok().and_then(|(_, packs)| packs.into_iter().find(|p| p.pack == *pack));

@@ -58,6 +58,8 @@ pub trait Platform: Send + Sync {
     }
     /// Exactly `len` bytes at `offset`; `None` where the object does not exist or ends before.
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>>;
+    /// Whoever reads this object next asks the storage itself, and not a cache of this host's. A hint.
+    fn drop_cached(&self, _name: &ObjectName) {}
     /// Size in bytes; `None` where it does not exist (any more): a delete or discard that completed before is seen.
     fn size(&self, name: &ObjectName) -> Result<Option<u64>>;
     /// Objects of one folder.

@@ -7,7 +7,7 @@ use crate::{
     store::Store,
 };
 use cairn_store_format::{
-    ObjectName,
+    ObjectName, SessionId,
     header::ObjectKind,
     limits::{NOTE_BYTES_MAX, TAG_BYTES_MAX},
     name::parse_numbered,
@@ -20,13 +20,13 @@ const TRIES_MAX: u32 = 1000;
 impl Store {
     /// Refuses to forget the point until it is unprotected.
     pub fn protect(&self, point: &Point, protect: bool) -> Result<()> {
-        self.append(point, if protect { Action::Protect } else { Action::Unprotect }, "")
+        self.append(&point.id, if protect { Action::Protect } else { Action::Unprotect }, "")
     }
 
     /// Adds or removes a tag.
     pub fn tag(&self, point: &Point, tag: &str, add: bool) -> Result<()> {
         check_tag(tag)?;
-        self.append(point, if add { Action::Tag } else { Action::Untag }, tag)
+        self.append(&point.id, if add { Action::Tag } else { Action::Untag }, tag)
     }
 
     /// Replaces the point's note.
@@ -34,29 +34,29 @@ impl Store {
         if text.len() > NOTE_BYTES_MAX {
             return Err(StoreError::Usage(format!("a note has at most {NOTE_BYTES_MAX} bytes, this one has {}", text.len())));
         }
-        self.append(point, Action::Note, text)
+        self.append(&point.id, Action::Note, text)
     }
 
     /// Records a verification: `None` where nothing was wrong.
     pub fn record_verdict(&self, point: &Point, damage: Option<&str>) -> Result<()> {
         let text = damage.map_or(super::VERDICT_GOOD.to_owned(), |d| format!("damaged: {d}"));
-        self.append(point, Action::Verified, &text)
+        self.append(&point.id, Action::Verified, &text)
     }
 
-    fn append(&self, point: &Point, action: Action, text: &str) -> Result<()> {
+    pub(super) fn append(&self, point: &SessionId, action: Action, text: &str) -> Result<()> {
         let store = &*self.inner;
         let text = cairn_store_format::register::cut_text(text, NOTE_BYTES_MAX).to_owned();
         let entry = LogEntry { action, time_unix_ms: store.platform.now_unix_ms(), host: store.host.clone(), text }.encode();
-        let dir = ObjectName::point_log(&point.id, 0);
+        let dir = ObjectName::point_log(point, 0);
         let used = store.platform.list(dir.dir())?;
-        let next = used.iter().filter_map(|n| parse_numbered(n.file())).filter(|n| n.0 == point.id).map(|n| n.1.saturating_add(1)).max().unwrap_or(0);
+        let next = used.iter().filter_map(|n| parse_numbered(n.file())).filter(|n| n.0 == *point).map(|n| n.1.saturating_add(1)).max().unwrap_or(0);
         for n in next..next.saturating_add(TRIES_MAX) {
-            let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.id.0, n.into(), &entry)?;
-            if store.platform.create(&ObjectName::point_log(&point.id, n), &bytes, Durability::Now)? == Created::New {
+            let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.0, n.into(), &entry)?;
+            if store.platform.create(&ObjectName::point_log(point, n), &bytes, Durability::Now)? == Created::New {
                 return Ok(());
             }
         }
-        Err(StoreError::Refused(format!("the log of point {} grows faster than an entry can be added", point.id)))
+        Err(StoreError::Refused(format!("the log of point {point} grows faster than an entry can be added")))
     }
 }
 

@@ -5,15 +5,17 @@
 
 mod forget;
 mod log;
+mod undo;
 pub(crate) use forget::finish_forgets;
 pub use log::check_tag;
+pub use undo::TakeBack;
 pub(crate) mod registers;
 mod set;
 
 #[cfg(test)]
 mod scale;
 
-pub(crate) use set::{PointSet, log_forgets};
+pub(crate) use set::{MISSING, PointSet, log_forgets};
 
 use crate::{
     Result, StoreError,
@@ -51,8 +53,28 @@ pub struct Point {
     pub body: Body,
     /// SHA-256 of its register.
     pub register_sha256: [u8; 32],
-    /// Its log, oldest first.
+    /// Its log, oldest first, as far as it can be read.
     pub log: Vec<LogEntry>,
+    /// What of its log cannot be read; `None` where nothing is known to be missing.
+    pub log_damage: Option<LogDamage>,
+}
+
+/// Entries of a point's log that cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogDamage {
+    /// Each with its reason.
+    pub entries: Vec<String>,
+    /// No later entry that can be read says whether the point is protected.
+    pub may_be_protected: bool,
+}
+
+impl LogDamage {
+    /// The first entry, and how many more.
+    fn first(&self) -> String {
+        let more = self.entries.len().saturating_sub(1);
+        let first = self.entries.first().map_or("", String::as_str);
+        if more == 0 { first.to_owned() } else { format!("{first}; and {more} more") }
+    }
 }
 
 impl Point {
@@ -124,7 +146,10 @@ impl Store {
     /// Whether a session has committed a point by now; asked afresh, so it knows of points that a session's B3 did not see.
     pub fn has_committed(&self, id: &SessionId) -> Result<bool> {
         let name = ObjectName::register(id);
-        let Some(bytes) = self.inner.platform.read(&name, REGISTER_BYTES_MAX)? else { return Ok(false) };
+        let Some(bytes) = self.inner.platform.read(&name, REGISTER_BYTES_MAX)? else {
+            // A copy is only made of what was committed.
+            return Ok(self.inner.platform.size(&ObjectName::register_copy(id))?.is_some());
+        };
         let register = register::decode(&bytes).map_err(|e| StoreError::damaged(&name, e))?;
         Ok(register.kind == RegisterKind::Manifest)
     }

@@ -1,7 +1,7 @@
 //! Which points exist: fresh lists of `c/`, `f/` and `p/`, contents from the cache where this host has read them before.
 
 use super::{
-    Point,
+    LogDamage, Point,
     registers::{self, CachedReader, Decided, list_months},
 };
 use crate::{Result, StoreError, store::Inner};
@@ -24,6 +24,8 @@ pub(crate) struct PointSet {
     lists: Vec<Ref>,
     forgotten: BTreeSet<SessionId>,
     registers: BTreeSet<SessionId>,
+    /// Points that something tells of and that have neither register nor copy.
+    missing: BTreeSet<SessionId>,
 }
 
 impl PointSet {
@@ -40,29 +42,30 @@ impl PointSet {
     fn read(store: &Inner, cached: bool) -> Result<Self> {
         let mut cache = CachedReader::new(store, cached);
         let mut damaged = Vec::new();
-        let registers = registers::list(store)?;
+        let (registers, copies) = registers::list_with_copies(store)?;
         let mut forgotten: BTreeSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
-        let mut logs: BTreeMap<SessionId, Vec<(u32, ObjectName)>> = BTreeMap::new();
-        for name in list_months(store, "p")? {
-            if let Some((sid, n)) = parse_numbered(name.file()).filter(|(sid, n)| name == ObjectName::point_log(sid, *n)) {
-                logs.entry(sid).or_default().push((n, name));
-            }
-        }
+        let mut logs = all_log_names(store)?;
         let (mut live, mut lists, mut ids) = (Vec::new(), Vec::new(), BTreeSet::new());
         for (id, name) in registers {
             ids.insert(id);
             if forgotten.contains(&id) {
                 continue;
             }
-            let mut point = match or_damaged(cache.register(&id, &name), &mut damaged)? {
+            let mut point = match register(store, &mut cache, &id, &name, &mut damaged)? {
                 Some(Decided::Point(point)) => point,
                 Some(Decided::Relocation(list)) => {
                     lists.push(list);
                     continue;
                 }
+                Some(Decided::Closed) if copies.contains(&id) => {
+                    let why = format_args!("a fence or abort stands where a register was, by the copy {}", ObjectName::register_copy(&id));
+                    damaged.push(StoreError::damaged(&name, why).to_string());
+                    continue;
+                }
                 Some(Decided::Closed) | None => continue,
             };
-            point.log = read_log(&mut cache, &id, logs.remove(&id).unwrap_or_default(), &mut damaged)?;
+            (point.log, point.log_damage) = read_log(&mut cache, &id, logs.remove(&id).unwrap_or_default())?;
+            damaged.extend(point.log_damage.iter().flat_map(|d| d.entries.iter().cloned()));
             if point.log_forgets() {
                 forgotten.insert(id);
             } else {
@@ -71,7 +74,23 @@ impl PointSet {
         }
         cache.keep();
         live.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
-        Ok(Self { damaged, live, lists, forgotten, registers: ids })
+        // Logs are of points alone, and parents were committed before their children: both outlive a register that is lost.
+        let mut missing: BTreeSet<SessionId> = live.iter().flat_map(|p| p.body.parents.iter().map(|parent| parent.session)).collect();
+        missing.extend(logs.into_keys());
+        missing.retain(|id| !ids.contains(id) && !forgotten.contains(id));
+        for id in std::mem::take(&mut missing) {
+            // What was committed or forgotten while the lists were made is there by now.
+            let names = [ObjectName::register(&id), ObjectName::register_copy(&id), ObjectName::tombstone(&id)];
+            let mut is_there = false;
+            for name in &names {
+                is_there |= store.platform.size(name)?.is_some();
+            }
+            if !is_there && !log_forgets(store, &id)? {
+                damaged.push(StoreError::damaged(&names[0], MISSING).to_string());
+                missing.insert(id);
+            }
+        }
+        Ok(Self { damaged, live, lists, forgotten, registers: ids, missing })
     }
 
     pub(crate) fn live(&self) -> &[Point] {
@@ -92,17 +111,41 @@ impl PointSet {
     pub(crate) fn is_forgotten(&self, id: &SessionId) -> bool {
         self.forgotten.contains(id)
     }
+    /// Points whose registers are lost, by what their logs and children tell.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &SessionId> {
+        self.missing.iter()
+    }
     /// All registers that exist, sorted.
     pub(crate) fn register_ids(&self) -> impl Iterator<Item = &SessionId> {
         self.registers.iter()
     }
 }
 
+/// What is wrong with a register that only a log or a child tells of.
+pub(crate) const MISSING: &str = "the register of this point is missing, and so is its copy; its log or a later point tells of it";
+
+/// A register, or its copy where it is damaged or gone; that is noted.
+fn register(store: &Inner, cache: &mut CachedReader<'_>, id: &SessionId, name: &ObjectName, damaged: &mut Vec<String>) -> Result<Option<Decided>> {
+    if registers::is_copy(name) {
+        let why = format_args!("the register is missing; its copy {name} serves, and the next collection puts it back");
+        damaged.push(StoreError::damaged(ObjectName::register(id), why).to_string());
+    }
+    if let Some(decided) = or_damaged(store, cache.register_at(id, name), damaged)? {
+        return Ok(Some(decided));
+    }
+    or_damaged(store, cache.register(id, name), &mut Vec::new())
+}
+
 /// Damage of one object is noted; any other failure ends the listing.
-fn or_damaged<T>(result: Result<T>, damaged: &mut Vec<String>) -> Result<Option<T>> {
+fn or_damaged<T>(store: &Inner, result: Result<T>, damaged: &mut Vec<String>) -> Result<Option<T>> {
+    let result = match result {
+        // A storage that is gone as a whole has no damaged objects.
+        Err(e) if e.is_bad_media() => Err(store.check_there().err().unwrap_or(e.unreadable())),
+        other => other,
+    };
     match result {
         Ok(v) => Ok(Some(v)),
-        Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
+        Err(e) if e.is_damage() || matches!(e, StoreError::Format(_)) => {
             damaged.push(e.to_string());
             Ok(None)
         }
@@ -112,25 +155,50 @@ fn or_damaged<T>(result: Result<T>, damaged: &mut Vec<String>) -> Result<Option<
 
 /// Whether a point's log forgets it, as it lies in the store now.
 pub(crate) fn log_forgets(store: &Inner, id: &SessionId) -> Result<bool> {
-    let dir = ObjectName::point_log(id, 0);
-    let numbered = |name: ObjectName| parse_numbered(name.file()).filter(|(sid, _)| sid == id).map(|(_, n)| (n, name));
-    let names = store.platform.list(dir.dir())?.into_iter().filter_map(numbered).collect();
-    let log = read_log(&mut CachedReader::new(store, false), id, names, &mut Vec::new())?;
+    let (log, _) = read_log(&mut CachedReader::new(store, false), id, log_names(store, id)?)?;
     Ok(log.iter().any(|e| e.action == Action::Forget))
 }
 
-pub(super) fn read_log(cache: &mut CachedReader<'_>, id: &SessionId, mut names: Vec<(u32, ObjectName)>, damaged: &mut Vec<String>) -> Result<Vec<LogEntry>> {
+/// The entries of one point's log, by a fresh list.
+pub(super) fn log_names(store: &Inner, id: &SessionId) -> Result<Vec<(u32, ObjectName)>> {
+    let numbered = |name: ObjectName| parse_numbered(name.file()).filter(|(sid, _)| sid == id).map(|(_, n)| (n, name));
+    Ok(store.platform.list(ObjectName::point_log(id, 0).dir())?.into_iter().filter_map(numbered).collect())
+}
+
+/// The logs of all points, by fresh lists.
+pub(super) fn all_log_names(store: &Inner) -> Result<BTreeMap<SessionId, Vec<(u32, ObjectName)>>> {
+    let mut logs: BTreeMap<SessionId, Vec<(u32, ObjectName)>> = BTreeMap::new();
+    for name in list_months(store, "p")? {
+        if let Some((sid, n)) = parse_numbered(name.file()).filter(|(sid, n)| name == ObjectName::point_log(sid, *n)) {
+            logs.entry(sid).or_default().push((n, name));
+        }
+    }
+    Ok(logs)
+}
+
+/// What of a log can be read, oldest first, and what cannot.
+pub(super) fn read_log(cache: &mut CachedReader<'_>, id: &SessionId, mut names: Vec<(u32, ObjectName)>) -> Result<(Vec<LogEntry>, Option<LogDamage>)> {
     names.sort_unstable_by_key(|n| n.0);
     let (mut out, mut next) = (Vec::with_capacity(names.len()), 0);
+    let (mut damaged, mut may_be_protected) = (Vec::new(), false);
     let store = cache.store;
     for (n, name) in names {
         // Each number is taken only once the one before is: one that is not there was lost, and may have been a protect.
         if n != next {
             damaged.push(StoreError::damaged(ObjectName::point_log(id, next), "this entry of a point's log is missing").to_string());
+            may_be_protected = true;
         }
         next = n.saturating_add(1);
         let open = |bytes: &[u8]| Ok(LogEntry::decode(&store.keys.open_object(&name, ObjectKind::PointLog, &id.0, n.into(), bytes)?)?);
-        out.extend(or_damaged(cache.read(&name, SMALL_BYTES_MAX, open), damaged)?.flatten());
+        let (entry, unreadable) = (cache.read(&name, SMALL_BYTES_MAX, open), damaged.len());
+        match or_damaged(store, entry, &mut damaged)?.flatten() {
+            // It says how things stand, whatever was lost before.
+            Some(e) => {
+                may_be_protected &= !matches!(e.action, Action::Protect | Action::Unprotect);
+                out.push(e);
+            }
+            None => may_be_protected |= damaged.len() > unreadable,
+        }
     }
-    Ok(out)
+    Ok((out, (!damaged.is_empty()).then_some(LogDamage { entries: damaged, may_be_protected })))
 }

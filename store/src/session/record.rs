@@ -16,8 +16,9 @@ use std::{
     time::Duration,
 };
 
-/// A session gives a sign of life this often; a GC fences it only after 24 hours without.
-const BEAT_PERIOD_S: u64 = 3600;
+/// A session gives a sign of life this often, milliseconds; a collection fences it only after 24 hours without. Whoever is taken for dead after less
+/// than two periods may be alive: one beat may be late.
+pub const BEAT_PERIOD_MS: u64 = 3_600_000;
 
 /// A session that collections know of.
 pub(crate) struct Registered {
@@ -73,7 +74,7 @@ impl Beats {
             let mut n = 1;
             loop {
                 let guard = stopped.lock().unwrap_or_else(PoisonError::into_inner);
-                let wait = wake.wait_timeout_while(guard, Duration::from_secs(BEAT_PERIOD_S), |s| !*s);
+                let wait = wake.wait_timeout_while(guard, Duration::from_millis(BEAT_PERIOD_MS), |s| !*s);
                 if *wait.unwrap_or_else(PoisonError::into_inner).0 {
                     return n;
                 }

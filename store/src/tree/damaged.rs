@@ -1,7 +1,7 @@
 //! What of a disk's map is known to be damaged: the next backup reads these places again, even where the dirty bitmap says "unchanged".
 
 use super::{Step, TreeReader, load_region};
-use crate::{Result, StoreError, damage::Bad, resolve::decompressor, store::Inner};
+use crate::{Result, damage::Bad, resolve::decompressor, store::Inner};
 use cairn_store_format::{
     limits::{BLOCK_BYTES, REGION_BYTES},
     map::Run,
@@ -20,7 +20,7 @@ pub(crate) fn damaged_ranges(store: &Inner, tree: TreeReader, bad: &Bad) -> Resu
         let start = at.index * REGION_BYTES;
         let node = match load_region(store, &mut zstd, &at.node) {
             Ok(node) => node,
-            Err(StoreError::Damaged { .. }) => {
+            Err(e) if e.is_damage() => {
                 out.push(start..start + REGION_BYTES);
                 continue;
             }

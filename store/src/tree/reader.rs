@@ -137,7 +137,7 @@ impl Iterator for Regions {
                     let children = b.0.into_iter().enumerate().rev();
                     self.stack.extend(children.filter_map(|(i, c)| Some((level - 1, index * BRANCH_FANOUT as u64 + i as u64, c?))));
                 }
-                Err(e @ StoreError::Damaged { .. }) => {
+                Err(e) if e.is_damage() => {
                     let regions = span_bytes(level) / REGION_BYTES;
                     return Some(Ok(Step::Broken(index * regions..(index + 1).saturating_mul(regions), e)));
                 }

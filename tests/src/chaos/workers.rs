@@ -200,7 +200,7 @@ pub fn collect(world: &World, mut rng: Rng) {
             85..92 => gc(world, Op::GcDryRun, state, &["gc", "--dry-run"], &[]),
             _ => {
                 let _alone = world.patience.write().unwrap_or_else(PoisonError::into_inner);
-                gc(world, Op::GcImpatient, state, &args, &["--keep-interrupted", "0s", "--dead-after", "1s"]);
+                gc(world, Op::GcImpatient, state, &args, &["--keep-interrupted", "0s", "--dead-after", "1s", "--even-if-alive"]);
             }
         }
     }

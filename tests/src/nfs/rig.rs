@@ -18,7 +18,7 @@ const INIT: &str = include_str!("../../guest/nfs-init.sh");
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "virtio_net", "nfsv4"];
 const MIB: u64 = 1 << 20;
 /// Nothing is kept back for later, and who is silent for five seconds is dead.
-pub const GC_NOW: &str = "gc --keep-interrupted 0s --keep-trash 0s --dead-after 5s --wait 120s";
+pub const GC_NOW: &str = "gc --keep-interrupted 0s --keep-trash 0s --dead-after 5s --even-if-alive --wait 120s";
 
 /// An image: its first half is shared by all of the same `common`, the other is its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

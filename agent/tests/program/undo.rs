@@ -1,0 +1,52 @@
+//! Taking a forget back.
+
+use crate::place::{Place, noise};
+
+fn listed(place: &Place, args: &[&str]) -> Vec<String> {
+    let listed = place.run(&[&["list", "--json"], args].concat()).expect(0).json();
+    listed.as_array().expect("an array").iter().map(|p| p["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+#[test]
+fn what_was_said_of_a_point_comes_back_with_it() {
+    let place = Place::new();
+    place.save("data", &noise(300_000, 1));
+    let id = place.save("data", &noise(300_000, 2));
+    for args in [&["tag", &id, "gold", "old"][..], &["tag", &id, "--remove", "old"], &["note", &id, "before the upgrade"], &["protect", &id]] {
+        place.run(args).expect(0);
+    }
+    let before = place.run(&["show", &id, "--json"]).expect(0).json();
+    place.run(&["unprotect", &id]).expect(0);
+    place.run(&["forget", &id, "--force"]).expect(0);
+    assert_eq!(listed(&place, &["--forgotten"]), std::slice::from_ref(&id));
+    let back = place.run(&["forget", "--undo", &id, "--json"]).expect(0).json();
+    let (new, after) = (back["id"].as_str().expect("an id"), place.run(&["show", back["id"].as_str().expect("an id"), "--json"]).expect(0).json());
+    assert_ne!(new, id);
+    for key in ["name", "time", "tags", "note", "size", "quiesce"] {
+        assert_eq!(before[key], after[key], "{key}");
+    }
+    assert_eq!(after["protected"], false, "as it was when it was forgotten");
+    assert_eq!(before["disks"][0]["root"], after["disks"][0]["root"]);
+
+    // Once more makes nothing new, and says so.
+    let again = place.run(&["forget", "--undo", &id, "--json"]).expect(0);
+    assert_eq!(again.json()["id"], new);
+    assert!(again.err.contains("there again") && again.err.contains(new), "{}", again.err);
+    assert_eq!(listed(&place, &[]).len(), 2);
+    assert_eq!(listed(&place, &["--forgotten"]), [""; 0], "nothing is left to be taken back");
+}
+
+#[test]
+fn only_what_can_be_taken_back_is_listed() {
+    let place = Place::new();
+    let (gone, kept) = (place.save("gone", &noise(3_000_000, 1)), place.save("kept", &noise(300_000, 2)));
+    place.run(&["forget", &gone, "--force"]).expect(0);
+    place.run(&["gc", "--keep-trash", "1h"]).expect(0);
+    assert_eq!(listed(&place, &["--forgotten"]), std::slice::from_ref(&gone), "its data lies in the trash");
+    place.run(&["gc", "--keep-trash", "0s"]).expect(0);
+    place.run(&["forget", &kept, "--force"]).expect(0);
+    assert_eq!(listed(&place, &["--forgotten"]), [kept], "a collection took the other");
+    assert!(place.files("b").is_empty(), "what a collection took is no damage");
+    let refused = place.run(&["forget", "--undo", &gone]).expect(15);
+    assert!(refused.err.contains("cannot be taken back"), "{}", refused.err);
+}

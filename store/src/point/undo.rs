@@ -1,0 +1,226 @@
+//! Taking a forget back while the data is still there: a new point with the content of the forgotten one, and with what its log said of it.
+//!
+//! Order: 1 the new point is committed · 2 protection · 3 tags · 4 note. If we die after 1 or later: the point is there and lacks the rest, which can
+//! be set by hand; taking the same forget back again makes no second point.
+//! Must not: report what is gone as damage. A collection has taken it, as it should.
+
+use super::{
+    Point, PointSet,
+    registers::{CachedReader, Decided},
+    set::{all_log_names, read_log},
+};
+use crate::{BackupOutcome, DiskJob, Part, Plan, PointInfo, Progress, Result, StoreError, point_source::PointSource, resolve::decompressor, store::Store};
+use cairn_store_format::{
+    Location, ObjectName, PackId, SessionId,
+    manifest::Manifest,
+    map::{Branch, Ref, Region, Run, root_level},
+    pack::FrameKind,
+    point_log::Action,
+    register::{DiskEntry, DiskTable, decode_disks},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+use zstd::bulk::Decompressor;
+
+impl Store {
+    /// Points that were forgotten and whose registers can be read, newest last, with what can be read of their logs. [`TakeBack`] tells whether their data
+    /// is still there.
+    pub fn forgotten_points(&self) -> Result<Vec<Point>> {
+        let store = &*self.inner;
+        let mut reader = CachedReader::new(store, true);
+        let set = PointSet::load(store)?;
+        let mut logs = all_log_names(store)?;
+        let mut out = Vec::new();
+        for id in set.forgotten() {
+            // Fences and what is damaged are nothing that could be taken back.
+            if let Ok(Decided::Point(mut p)) = reader.register(id, &ObjectName::register(id)) {
+                (p.log, p.log_damage) = read_log(&mut reader, id, logs.remove(id).unwrap_or_default())?;
+                out.push(*p);
+            }
+        }
+        reader.keep();
+        out.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
+        Ok(out)
+    }
+
+    /// Takes a forget back: a new point with the content of the forgotten one. What is still in the store is not stored again; if anything is
+    /// gone, nothing is committed. Tags, note and protection are carried over as far as the log of the forgotten point can be read.
+    pub fn unforget(&self, point: &Point, progress: &Progress) -> Result<BackupOutcome> {
+        let session = self.begin()?;
+        if !session.is_forgotten(&point.id) {
+            return Err(StoreError::NotFound(format!("point {} was not forgotten", point.id)));
+        }
+        let manifest = self.manifest(point)?;
+        let mut parts = Vec::new();
+        for (name, part) in &manifest.parts {
+            let bytes = self.part(&manifest, name)?.expect("the manifest names it");
+            parts.push(Part { name: name.clone(), bytes, secret: part.secret });
+        }
+        let mut jobs = Vec::new();
+        for d in self.disks(point)? {
+            let source = Arc::new(PointSource::new(self, &d)?);
+            jobs.push(DiskJob { target: d.target, source, plan: Plan::Full { reason: format!("taken back: {} was forgotten", point.id) } });
+        }
+        let s = &point.summary;
+        let tags = point.tags();
+        // The summary has little room: what it had before fits in again.
+        let (first, later): (Vec<String>, Vec<String>) = tags.into_iter().partition(|t| s.tags.contains(t));
+        let info = || PointInfo {
+            name: s.name.clone(),
+            time_unix_ms: s.time_unix_ms,
+            quiesce: s.quiesce.clone(),
+            tags: first,
+            warnings: manifest.warnings,
+            source: manifest.source,
+            parts,
+            cairn_version: manifest.cairn_version,
+        };
+        let outcome = session.backup(&jobs, info, progress, || Ok(()))?;
+        self.carry_over(point, &outcome.id, &later);
+        Ok(outcome)
+    }
+
+    /// The point is back already, so what fails here is told and no more.
+    fn carry_over(&self, old: &Point, new: &SessionId, tags: &[String]) {
+        let mut entries = Vec::new();
+        if old.is_protected() {
+            entries.push((Action::Protect, ""));
+        }
+        entries.extend(tags.iter().map(|t| (Action::Tag, t.as_str())));
+        if !old.note().is_empty() {
+            entries.push((Action::Note, old.note()));
+        }
+        for (action, text) in entries {
+            if let Err(e) = self.append(new, action, text) {
+                tracing::warn!("point {new} was taken back, but lacks an entry of its log, {action:?} {}: {e}; set it again", text.escape_debug());
+            }
+        }
+        if let Some(d) = &old.log_damage {
+            tracing::warn!("point {new} was taken back, but tags, note or protection may be missing ({}); look and set them again", d.first());
+        }
+    }
+}
+
+/// Finds out whether forgets can still be taken back. What points share is looked at once.
+pub struct TakeBack<'a> {
+    store: &'a Store,
+    live: Vec<Point>,
+    zstd: Decompressor<'static>,
+    /// Nodes below which everything is there.
+    whole: HashSet<(Location, u8)>,
+    packs: HashMap<PackId, bool>,
+    rounds: Vec<String>,
+}
+
+impl<'a> TakeBack<'a> {
+    /// For the points of a store.
+    pub fn new(store: &'a Store) -> Result<Self> {
+        let rounds = store.inner.platform.list_dirs("trash")?;
+        Ok(Self { store, live: store.points()?, zstd: decompressor(), whole: HashSet::new(), packs: HashMap::new(), rounds })
+    }
+
+    /// The living point that has the name, the time and the content of this one: its forget was taken back before.
+    pub fn done_before(&mut self, forgotten: &Point) -> Result<Option<SessionId>> {
+        let s = &forgotten.summary;
+        let alike = |p: &&Point| p.summary.name == s.name && p.summary.time_unix_ms == s.time_unix_ms && p.summary.size_bytes == s.size_bytes;
+        let same: Vec<Point> = self.live.iter().filter(alike).cloned().collect();
+        if same.is_empty() {
+            return Ok(None);
+        }
+        let content = |disks: Vec<DiskEntry>| disks.into_iter().map(|d| (d.target, d.size_bytes, d.root.map(|r| r.id))).collect::<Vec<_>>();
+        let Some(mine) = self.disks(forgotten)?.map(content) else { return Ok(None) };
+        for p in same {
+            if self.disks(&p)?.map(content).is_some_and(|theirs| theirs == mine) {
+                return Ok(Some(p.id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A point's disks; `None` where they cannot be had any more.
+    fn disks(&mut self, p: &Point) -> Result<Option<Vec<DiskEntry>>> {
+        match &p.body.disks {
+            DiskTable::Inline(d) => Ok(Some(d.clone())),
+            DiskTable::Frame(r) => {
+                let plain = self.store.inner.fetch_if_there(&mut self.zstd, r, FrameKind::DiskTable, 0)?;
+                Ok(plain.and_then(|plain| decode_disks(&plain).ok()))
+            }
+        }
+    }
+
+    /// Whether all that the point refers to can be found, by the packs that are there: nothing but maps is read.
+    pub fn is_possible(&mut self, forgotten: &Point) -> Result<bool> {
+        let Some(r) = &forgotten.body.manifest else { return Ok(false) };
+        let Some(plain) = self.store.inner.fetch_if_there(&mut self.zstd, r, FrameKind::Manifest, 0)? else { return Ok(false) };
+        let Ok(manifest) = Manifest::decode(&plain) else { return Ok(false) };
+        for part in manifest.parts.values() {
+            if !part.to_ref().is_ok_and(|r| self.frame_is_there(&r).unwrap_or(false)) {
+                return Ok(false);
+            }
+        }
+        let Some(disks) = self.disks(forgotten)? else { return Ok(false) };
+        for d in disks {
+            if let Some(root) = d.root
+                && !self.tree_is_there(root, root_level(d.size_bytes)?)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn tree_is_there(&mut self, root: Ref, level: u8) -> Result<bool> {
+        let (mut todo, mut seen) = (vec![(root, level)], Vec::new());
+        while let Some((r, level)) = todo.pop() {
+            if self.whole.contains(&(r.at, level)) {
+                continue;
+            }
+            let Some(plain) = self.store.inner.fetch_if_there(&mut self.zstd, &r, FrameKind::Node, level)? else { return Ok(false) };
+            if level > 0 {
+                let Ok(branch) = Branch::decode(&plain) else { return Ok(false) };
+                todo.extend(branch.0.into_iter().flatten().map(|child| (child, level - 1)));
+            } else {
+                let Ok(region) = Region::decode(&plain) else { return Ok(false) };
+                for run in region.0 {
+                    if let Run::Chunk(_, chunk) = run
+                        && !self.frame_is_there(&chunk)?
+                    {
+                        return Ok(false);
+                    }
+                }
+            }
+            seen.push((r.at, level));
+        }
+        // Only now: nothing below any of them is missing.
+        self.whole.extend(seen);
+        Ok(true)
+    }
+
+    /// By its pack, here or in the trash; else by where it was moved to, or where the index has it.
+    fn frame_is_there(&mut self, r: &Ref) -> Result<bool> {
+        if self.pack_is_there(&r.at.pack)? {
+            return Ok(true);
+        }
+        for to in self.store.inner.moved_to(&r.at)? {
+            if self.pack_is_there(&to.pack)? {
+                return Ok(true);
+            }
+        }
+        Ok(self.store.inner.locate(&r.id).ok().flatten().is_some())
+    }
+
+    fn pack_is_there(&mut self, pack: &PackId) -> Result<bool> {
+        if let Some(known) = self.packs.get(pack) {
+            return Ok(*known);
+        }
+        let platform = &*self.store.inner.platform;
+        let mut there = self.store.inner.pack_exists(pack)?;
+        for name in self.rounds.iter().flat_map(|round| ObjectName::pack(pack).into_iter().filter_map(|n| ObjectName::trashed(round, &n))) {
+            there = there || platform.size(&name)?.is_some();
+        }
+        self.packs.insert(*pack, there);
+        Ok(there)
+    }
+}
