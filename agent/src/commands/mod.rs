@@ -2,6 +2,9 @@
 
 mod backup;
 mod backup_image;
+mod diff;
+mod export;
+mod in_place;
 mod init;
 mod list;
 mod log;
@@ -47,7 +50,10 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::BackupImage(o) => backup_image::run(common, &o),
         Command::List(o) => list::list(common, &o),
         Command::Show(o) => list::show(common, &o),
+        Command::Restore(o) if o.in_place.in_place => in_place::run(common, &o),
         Command::Restore(o) => restore::run(common, &o),
+        Command::Diff(o) => diff::run(common, &o),
+        Command::Export(o) => export::run(common, &o),
         Command::Verify(o) => verify::run(common, &o),
         Command::Tag(o) => log::tag(common, &o),
         Command::Note(o) => log::note(common, &o),

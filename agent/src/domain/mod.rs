@@ -7,6 +7,7 @@ mod saved;
 mod source;
 
 pub use capture::{BackupRequest, back_up};
+pub use catalog::PointsCatalog;
 pub use recover::Recovery;
 pub use saved::{SavedDisk, SavedDomain};
 
@@ -14,7 +15,7 @@ use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
 use cairn_hypervisor::{capture::error::CaptureError, host::HostError};
 
 /// Message with all its causes, outermost first.
-fn chain(e: &dyn std::error::Error) -> String {
+pub fn chain(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut source = e.source();
     while let Some(s) = source {
