@@ -18,6 +18,7 @@ mod logging;
 mod points;
 mod restore;
 mod retention;
+mod run;
 
 use clap::Parser;
 use std::process::ExitCode;

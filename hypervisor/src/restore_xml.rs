@@ -58,7 +58,7 @@ pub struct Rewritten {
     pub nvram: Option<String>,
 }
 
-type Edits = Vec<(Range<usize>, String)>;
+pub(crate) type Edits = Vec<(Range<usize>, String)>;
 
 /// Rewrites a domain's XML.
 ///
@@ -157,21 +157,21 @@ fn disk(node: Node<'_, '_>, new: &NewDisk, edits: &mut Edits) {
     }
 }
 
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+pub(crate) fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
     node.children().find(|n| n.has_tag_name(name))
 }
 
-fn text_range(node: Node<'_, '_>) -> Option<Range<usize>> {
+pub(crate) fn text_range(node: Node<'_, '_>) -> Option<Range<usize>> {
     node.children().find(Node::is_text).map(|t| t.range())
 }
 
-fn after_tag_name(node: Node<'_, '_>) -> Range<usize> {
+pub(crate) fn after_tag_name(node: Node<'_, '_>) -> Range<usize> {
     let at = node.range().start + 1 + node.tag_name().name().len();
     at..at
 }
 
 /// Edits inside a removed element go with it; the others are applied from the end on.
-fn apply(xml: &str, mut edits: Edits) -> String {
+pub(crate) fn apply(xml: &str, mut edits: Edits) -> String {
     edits.sort_by_key(|e| (e.0.start, std::cmp::Reverse(e.0.end)));
     let mut out = String::with_capacity(xml.len() + 256);
     let mut at = 0;
@@ -188,12 +188,12 @@ fn apply(xml: &str, mut edits: Edits) -> String {
 }
 
 /// `/x/old_VARS.fd` becomes `/x/<name>_VARS.fd`.
-fn sibling_path(path: &str, name: &str) -> String {
+pub(crate) fn sibling_path(path: &str, name: &str) -> String {
     let dir = path.rsplit_once('/').map_or("", |p| p.0);
     format!("{dir}/{}_VARS.fd", name.replace('/', "_"))
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;").replace('"', "&quot;")
 }
 

@@ -7,6 +7,7 @@ mod in_place;
 mod points;
 mod restore;
 mod retention;
+mod run;
 
 pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
 pub use diff::Diff;
@@ -15,6 +16,7 @@ pub use in_place::InPlace;
 pub use points::{List, Note, OnePoint, Show, Tag};
 pub use restore::{Format, Restore, Verify};
 pub use retention::{Forget, Gc, Prune};
+pub use run::{Discard, Keep, Run, Runs, ServeRun, ViaChoice};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -82,6 +84,14 @@ pub enum Command {
     Diff(Diff),
     /// Hand a disk of a restore point out as a raw stream, an image, or over NBD
     Export(Export),
+    /// Run a domain straight from a restore point
+    Run(Run),
+    /// List the domains that run from restore points
+    Runs(Runs),
+    /// Make a run an ordinary domain, while it runs
+    Keep(Keep),
+    /// Remove a run with all that it wrote
+    Discard(Discard),
     /// Check that restore points can be read, and with --data that every chunk is what it was
     Verify(Verify),
     /// Add or remove tags of a restore point
@@ -107,6 +117,9 @@ pub enum Command {
     /// Watches a backup and thaws the guest if the backup dies (started by backup itself)
     #[command(hide = true)]
     Guard,
+    /// Serves a run, and keeps it served (started by run itself)
+    #[command(hide = true)]
+    ServeRun(ServeRun),
 }
 
 /// `cairn store`
@@ -149,6 +162,11 @@ mod tests {
             "cairn tag web1@latest --remove old",
             "cairn list web1 --sizes --json",
             "cairn store info --json",
+            "cairn run web1@latest --as b --network lab --memory 2GiB --wait-agent 60",
+            "cairn run --resume web1-run",
+            "cairn keep web1-run --to /srv/x --format raw --rate 50MiB --detach",
+            "cairn keep web1-run --cancel",
+            "cairn discard a b --force",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -170,6 +188,13 @@ mod tests {
             "cairn gc --wait x",
             "cairn list --sizes --forgotten",
             "cairn store",
+            "cairn run",
+            "cairn run web1 --resume x",
+            "cairn run web1 --dir /x --pool y",
+            "cairn keep",
+            "cairn keep x --format raw",
+            "cairn keep x --cancel --detach",
+            "cairn discard",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

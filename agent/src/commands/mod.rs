@@ -3,13 +3,17 @@
 mod backup;
 mod backup_image;
 mod diff;
+mod discard;
 mod export;
 mod in_place;
 mod init;
+mod keep;
 mod list;
 mod log;
 mod restore;
 mod retention;
+mod run;
+mod runs;
 mod scrub;
 mod store_info;
 mod verify;
@@ -54,6 +58,11 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Restore(o) => restore::run(common, &o),
         Command::Diff(o) => diff::run(common, &o),
         Command::Export(o) => export::run(common, &o),
+        Command::Run(o) => run::run(common, &o),
+        Command::Runs(o) => runs::run(common, &o),
+        Command::Keep(o) => keep::run(common, &o),
+        Command::Discard(o) => discard::run(common, &o),
+        Command::ServeRun(o) => run::serve(common, &o),
         Command::Verify(o) => verify::run(common, &o),
         Command::Tag(o) => log::tag(common, &o),
         Command::Note(o) => log::note(common, &o),

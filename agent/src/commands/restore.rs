@@ -84,7 +84,7 @@ fn interrupted(f: Failure, progress: &Progress) -> Failure {
 }
 
 /// A name that libvirt could not define is wrong usage, and is known before anything is written.
-fn check_new_name(name: &str) -> Outcome<()> {
+pub(super) fn check_new_name(name: &str) -> Outcome<()> {
     if name.trim().is_empty() {
         return Err(Failure::usage("--as wants a name that is not empty"));
     }

@@ -283,7 +283,7 @@ fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
         out!("  {} damaged frames have a good copy at their place again", r.healed_frames);
     }
     if r.registers_put_back > 0 {
-        println!("  {} lost registers of points are back, from their copies", r.registers_put_back);
+        out!("  {} lost registers of points are back, from their copies", r.registers_put_back);
     }
     if r.pardoned > 0 {
         out!("  {} packs were needed again by backups that ran meanwhile", r.pardoned);

@@ -8,8 +8,8 @@ mod source;
 
 pub use capture::{BackupRequest, back_up};
 pub use catalog::PointsCatalog;
-pub use recover::Recovery;
-pub use saved::{SavedDisk, SavedDomain};
+pub use recover::{Recovery, missing, write_nvram};
+pub use saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDisk, SavedDomain};
 
 use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
 use cairn_hypervisor::{capture::error::CaptureError, host::HostError};

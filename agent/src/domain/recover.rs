@@ -87,7 +87,7 @@ impl Recovery {
 }
 
 /// What a point lacks of its domain: media that are never saved are no loss, disks that were left out are.
-fn missing(saved: &SavedDomain, renamed: bool) -> Vec<String> {
+pub fn missing(saved: &SavedDomain, renamed: bool) -> Vec<String> {
     const NO_LOSS: [&str; 4] = ["CD-ROM", "floppy", "read-only", "no medium"];
     let then = if renamed { "the new domain does not have it" } else { "the domain refers to it as it did; it must be there before the domain can start" };
     let lost = saved.skipped.iter().filter(|s| !NO_LOSS.contains(&s.reason.as_str()));
@@ -137,7 +137,8 @@ fn refuse_other(uuid: &str, name: &str, saved: &SavedDomain) -> Outcome<()> {
     )))
 }
 
-fn write_nvram(path: &std::path::Path, bytes: &[u8], force: bool) -> Outcome<()> {
+/// Writes the firmware's variables, durably; an existing file is replaced only with `force`.
+pub fn write_nvram(path: &std::path::Path, bytes: &[u8], force: bool) -> Outcome<()> {
     let fail = |e: std::io::Error| Failure::new(FAILED, format!("NVRAM {}: {e}", path.display()));
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(fail)?;
