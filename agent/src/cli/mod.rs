@@ -1,12 +1,18 @@
 //! The command line, as clap reads it. One struct a command; nothing here acts.
 
 mod backup;
+mod diff;
+mod export;
+mod in_place;
 mod points;
 mod restore;
 mod retention;
 mod run;
 
 pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
+pub use diff::Diff;
+pub use export::Export;
+pub use in_place::InPlace;
 pub use points::{List, Note, OnePoint, Show, Tag};
 pub use restore::{Format, Restore, Verify};
 pub use retention::{Forget, Gc, Prune};
@@ -74,6 +80,10 @@ pub enum Command {
     Show(Show),
     /// Restore a domain or single disks
     Restore(Restore),
+    /// Show where the disks of two restore points differ
+    Diff(Diff),
+    /// Hand a disk of a restore point out as a raw stream, an image, or over NBD
+    Export(Export),
     /// Run a domain straight from a restore point
     Run(Run),
     /// List the domains that run from restore points
@@ -137,6 +147,11 @@ mod tests {
             "cairn backup web1 db1 --tag x --quiesce never",
             "cairn --store /s list --json",
             "cairn restore web1@-1 --as b --disk vda=/x --disk vdb=/y --format qcow2 --force",
+            "cairn restore web1@-1 --in-place --disk vda --stop --stop-limit 10 --start --force",
+            "cairn restore web1@-1 --in-place --dry-run",
+            "cairn diff a@-1 a@latest --disk vda --ranges --json",
+            "cairn export a@latest --disk vda --raw -",
+            "cairn export a@latest --nbd tcp://h:1 --tls-cert c --tls-key k --tls-ca a",
             "cairn verify --all --data",
             "cairn verify --percent 15 --rate 50MiB",
             "cairn verify x@latest --against-disk",
@@ -157,6 +172,13 @@ mod tests {
         }
         for line in [
             "cairn backup",
+            "cairn restore a --stop",
+            "cairn restore a --in-place --as b",
+            "cairn restore a --in-place --dry-run --start",
+            "cairn diff a",
+            "cairn export a",
+            "cairn export a --raw x --nbd y",
+            "cairn export a --nbd y --tls-cert c",
             "cairn verify",
             "cairn tag web1@latest",
             "cairn backup a --all",

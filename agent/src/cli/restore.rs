@@ -1,5 +1,6 @@
 //! Options of what reads points: `restore`, `verify`.
 
+use super::InPlace;
 use crate::commands::parse_bytes;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub enum Format {
   cairn restore web1@-1 --as web1-copy --dir /var/lib/libvirt/images --start
   cairn restore web1@latest                                   the domain itself, after its loss
   cairn restore data@latest --disk disk0=/dev/vg0/data --force
+  cairn restore web1@-1 --in-place --stop --start             into the disks it has, writing only what differs
 
 With only --disk, disks are written and no domain is defined. With --as, or with neither, the domain is defined too.
 Nothing that exists is overwritten without --force.")]
@@ -47,6 +49,9 @@ pub struct Restore {
     /// Write zeros for what is damaged in the store, name the ranges, and end with code 14
     #[arg(long)]
     pub allow_damaged: bool,
+    /// In place.
+    #[command(flatten)]
+    pub in_place: InPlace,
 }
 
 /// `cairn verify`

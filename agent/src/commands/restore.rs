@@ -3,7 +3,7 @@
 use super::Done;
 use crate::{
     cli::{self, Common},
-    context::open_store,
+    context::{open_store, state_dir},
     failure::{DAMAGED, Failure, INTERRUPTED, Outcome},
     interrupt,
     output::{self, Bar},
@@ -46,6 +46,12 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         .map(|(d, r)| serde_json::json!({"target": d.entry.target, "path": d.path.display().to_string(), "size": d.entry.size_bytes, "written": r.written_bytes, "damage": output::damage_json(&r.damage)}))
         .collect();
     let missing = domain.as_ref().map(|d| d.missing.clone()).unwrap_or_default();
+    if o.rename.is_none()
+        && let (Some(_), Some(saved)) = (&domain, crate::domain::SavedDomain::of(&manifest))
+    {
+        // All its disks are new and whole, whatever they were before.
+        crate::in_place::forget_record(&state_dir(common)?, &saved.uuid)?;
+    }
     let domain = domain.map(|d| d.finish(o.start)).transpose()?;
     if common.json {
         output::print_json(&serde_json::json!({"id": p.id.to_string(), "name": p.summary.name, "disks": written, "domain": domain, "missing": missing}));

@@ -7,6 +7,7 @@ mod saved;
 mod source;
 
 pub use capture::{BackupRequest, back_up};
+pub use catalog::PointsCatalog;
 pub use recover::{Recovery, missing, write_nvram};
 pub use saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDisk, SavedDomain};
 

@@ -44,8 +44,8 @@ fn write_file(store: &Store, d: &DiskPlan, partial: &Partial, on_damage: OnDamag
             store.restore_disk(&d.entry, &Fresh(target), on_damage, progress)?
         }
         Format::Qcow2 => {
-            let image = qcow2::Image::create(partial.path(), d.entry.size_bytes, runtime)?;
-            let report = store.restore_disk(&d.entry, image.target(), on_damage, progress)?;
+            let image = qcow2::create(partial.path(), d.entry.size_bytes, runtime)?;
+            let report = store.restore_disk(&d.entry, &image, on_damage, progress)?;
             image.close()?;
             report
         }
