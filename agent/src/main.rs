@@ -15,6 +15,7 @@ mod failure;
 mod interrupt;
 mod logging;
 mod points;
+mod recover_host;
 mod restore;
 mod retention;
 

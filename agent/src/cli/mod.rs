@@ -1,5 +1,11 @@
 //! The command line, as clap reads it. One struct a command; nothing here acts.
 
+mod elsewhere;
+mod recover_host;
+
+pub use elsewhere::Elsewhere;
+pub use recover_host::RecoverHost;
+
 use crate::commands::{parse_bytes, parse_ms, parse_span};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -63,6 +69,8 @@ pub enum Command {
     Show(Show),
     /// Restore a domain or single disks
     Restore(Restore),
+    /// Restore many domains in order, as after the loss of a host
+    RecoverHost(RecoverHost),
     /// Check that restore points can be read, and with --data that every chunk is what it was
     Verify(Verify),
     /// Add or remove tags of a restore point
@@ -354,6 +362,8 @@ pub enum Format {
   cairn restore web1@-1 --as web1-copy --dir /var/lib/libvirt/images --start
   cairn restore web1@latest                                   the domain itself, after its loss
   cairn restore data@latest --disk disk0=/dev/vg0/data --force
+  cairn restore web1@latest --pool fast                       disks become volumes of a storage pool
+  cairn restore web1@latest --map-path /srv/vm=/var/lib/libvirt/images --map-network lan=default      on another host
 
 With only --disk, disks are written and no domain is defined. With --as, or with neither, the domain is defined too.
 Nothing that exists is overwritten without --force.")]
@@ -363,9 +373,12 @@ pub struct Restore {
     /// Define it under this name, with a new UUID and new MAC addresses
     #[arg(long = "as", value_name = "NAME")]
     pub rename: Option<String>,
-    /// Restore this disk to this path; may be repeated
+    /// Restore this disk to this path, or to a volume of a pool (TARGET=POOL/VOLUME); may be repeated
     #[arg(long = "disk", value_name = "TARGET=PATH")]
     pub disks: Vec<String>,
+    /// Pool, and what is elsewhere on this host.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
     /// Folder for disks without a path of their own (default: where each disk was)
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -456,6 +469,9 @@ mod tests {
             "cairn backup web1 db1 --tag x --quiesce never",
             "cairn --store /s list --json",
             "cairn restore web1@-1 --as b --disk vda=/x --disk vdb=/y --format qcow2 --force",
+            "cairn restore web1 --pool p --disk vda=q/v --map-path /a=/b --map-network lan=default --map-machine pc=q35 --ignore-missing",
+            "cairn recover-host --from-list /l --dry-run --json",
+            "cairn recover-host --all --host h --pool p --map-path /a=/b --start --wait-agent 60 --stop-on-error",
             "cairn verify --all --data",
             "cairn verify --percent 15 --rate 50MiB",
             "cairn verify x@latest --against-disk",
@@ -474,6 +490,10 @@ mod tests {
             "cairn verify",
             "cairn tag web1@latest",
             "cairn backup a --all",
+            "cairn restore web1 --pool p --dir /x",
+            "cairn recover-host",
+            "cairn recover-host --all --from-list /l",
+            "cairn recover-host --all --wait-agent 5",
             "cairn verify --percent 0",
             "cairn verify --against-disk",
             "cairn forget",

@@ -5,6 +5,7 @@ mod backup_image;
 mod init;
 mod list;
 mod log;
+mod recover_host;
 mod restore;
 mod retention;
 mod scrub;
@@ -48,6 +49,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::List(o) => list::list(common, &o),
         Command::Show(o) => list::show(common, &o),
         Command::Restore(o) => restore::run(common, &o),
+        Command::RecoverHost(o) => recover_host::run(common, &o),
         Command::Verify(o) => verify::run(common, &o),
         Command::Tag(o) => log::tag(common, &o),
         Command::Note(o) => log::note(common, &o),

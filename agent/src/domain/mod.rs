@@ -2,19 +2,20 @@
 
 mod capture;
 mod catalog;
+mod files;
 mod recover;
 mod saved;
 mod source;
 
 pub use capture::{BackupRequest, back_up};
-pub use recover::Recovery;
+pub use recover::{Recovery, saved_xml};
 pub use saved::{SavedDisk, SavedDomain};
 
 use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
 use cairn_hypervisor::{capture::error::CaptureError, host::HostError};
 
 /// Message with all its causes, outermost first.
-fn chain(e: &dyn std::error::Error) -> String {
+pub fn chain(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut source = e.source();
     while let Some(s) = source {

@@ -2,11 +2,20 @@
 //! taken for whole.
 
 mod in_use;
+mod job;
+mod journal;
+mod mapping;
 mod partial;
 mod plan;
 mod qcow2;
+mod volumes;
 mod write;
 
 pub use in_use::refuse_in_use;
-pub use plan::{DiskPlan, Request, RestorePlan, plan};
-pub use write::write_disks;
+pub use job::{Options, Work, check_new_name, prepare, refuse_problems};
+pub use journal::Journal;
+pub use mapping::{Place, mapping, places};
+pub use partial::Partial;
+pub use plan::{DiskPlan, RestorePlan, plan};
+pub use volumes::Volumes;
+pub use write::{Writing, write_disks};
