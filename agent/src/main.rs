@@ -16,6 +16,7 @@ mod in_place;
 mod interrupt;
 mod logging;
 mod points;
+mod recover_host;
 mod restore;
 mod retention;
 mod run;

@@ -9,10 +9,10 @@ use crate::{
     interrupt,
     output::{self, Bar},
     points,
-    restore::{Request, plan, refuse_in_use, write_disks},
+    restore::{self, Options, Place, Work},
 };
 use cairn_nbd::server::{Export, ExportExtent, Exports, Limits, Listener, Server, TlsIdentity, UnixSocket};
-use cairn_store::{BlockSource, Point, PointSource, Progress, Store, StoreError, format::register::DiskEntry, restore::OnDamage};
+use cairn_store::{BlockSource, Point, PointSource, Progress, Store, StoreError, format::register::DiskEntry};
 use std::{
     io::{self, Write},
     net::{SocketAddr, ToSocketAddrs},
@@ -47,7 +47,7 @@ pub fn run(common: &Common, o: &cli::Export) -> Outcome<Done> {
     } else {
         interrupt::watch(&runtime, &progress, "a file that ends in .cairn-partial")?;
         let (path, format) = o.raw.as_ref().map(|p| (p, Format::Raw)).or(o.qcow2.as_ref().map(|p| (p, Format::Qcow2))).ok_or_else(no_way)?;
-        to_file(common, o, &store, p, &disks, entry, (path, format), &runtime, &progress)?;
+        to_file(common, o, &store, p, entry, (path, format), &runtime, &progress)?;
     }
     for d in &unreadable {
         say!("cairn: warning: {}; if the newest point is the one that cannot be read, this was an older one: {}", output::shown(d), p.id);
@@ -111,21 +111,18 @@ fn to_file(
     o: &cli::Export,
     store: &Store,
     p: &Point,
-    disks: &[DiskEntry],
     entry: &DiskEntry,
     (path, format): (&std::path::PathBuf, Format),
     runtime: &tokio::runtime::Runtime,
     progress: &Arc<Progress>,
 ) -> Outcome<()> {
     let path = std::path::absolute(path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
-    let request = Request { disks: vec![(entry.target.clone(), path)], rename: None, dir: None, format: Some(format), force: o.force };
-    let plan = plan(&request, p, disks, &store.manifest(p)?)?;
-    refuse_in_use(&plan, common.connect.as_deref())?;
+    let options = Options { disks: vec![(entry.target.clone(), Place::Path(path))], format: Some(format), force: o.force, ..Options::default() };
+    let prepared = restore::prepare(Work { common, store, journal: None }, p, &options)?;
     let bar = Bar::start(common, "export", progress);
-    let reports = write_disks(store, &plan, OnDamage::Stop, o.force, runtime, progress)
-        .map_err(|f| if progress.cancel.load(Ordering::SeqCst) { Failure::new(crate::failure::INTERRUPTED, f.message) } else { f })?;
+    let (restored, written) = prepared.run(runtime, progress)?;
     drop(bar);
-    for (d, r) in plan.disks.iter().zip(&reports) {
+    for (d, r) in written.iter().zip(&restored.reports) {
         let path = d.path.display();
         if common.json {
             output::print_json(&serde_json::json!({

@@ -24,6 +24,7 @@ pub mod keep;
 pub mod launch;
 pub mod log;
 pub mod make;
+mod nvram;
 pub mod offline;
 pub mod processes;
 pub mod record;
