@@ -3,7 +3,7 @@
 mod common;
 
 use cairn_store::{
-    Progress, Store, StoreError,
+    GcOptions, Progress, Store, StoreError,
     restore::{OnDamage, RestoreReport},
     verify::Verifier,
 };
@@ -100,4 +100,34 @@ fn a_pipe_in_a_packs_place_keeps_nobody_waiting() {
     std::thread::spawn(move || told.send(restore_rest(&store, &p).map(|r| r.damage.len())));
     let damage = done.recv_timeout(std::time::Duration::from_secs(60)).expect("it does not hang").expect("goes on");
     assert!(damage > 0, "there is no data in a pipe");
+}
+
+fn fresh(lab: &Lab, state: &str) -> Store {
+    lab.open_with(lab.credential(), state).expect("opens")
+}
+
+#[test]
+fn the_copy_of_a_register_serves_where_the_disk_does_not_give_it() {
+    let lab = Lab::new();
+    let bytes = content(300_000, 9);
+    let first = backup(&lab.open(), "a", &bytes, full()).expect("backs up");
+    let files = |root: &str| lab.files(root).into_iter().find(|f| f.ends_with(first.id.to_string())).expect("is there");
+    make_unreadable(&files("c"));
+    // A host that has read it before would not notice.
+    let store = fresh(&lab, "fresh");
+    let (points, damaged) = store.points_from_storage().expect("lists");
+    assert!(points.len() == 1 && damaged.len() == 1 && damaged[0].contains("Input/output error"), "{damaged:?}");
+    assert_eq!(common::restore(&store, &points[0]).expect("restores"), bytes);
+    let at_once = GcOptions { resume_grace_ms: 0, trash_keep_ms: 0, ..GcOptions::default() };
+    let report = store.collect(&at_once, &Progress::default()).expect("collects");
+    assert!(report.deleted_packs == 0 && report.fenced.is_empty(), "{report:?}");
+    backup(&fresh(&lab, "other"), "b", &bytes, full()).expect("a register that another point needs does not hinder a backup");
+
+    // Without a copy nobody knows what it was.
+    make_unreadable(&files("r"));
+    let store = fresh(&lab, "third");
+    let outcome = store.collect(&at_once, &Progress::default());
+    assert!(matches!(&outcome, Err(e) if e.is_damage() && e.to_string().contains("forget --force")), "{outcome:?}");
+    store.forget_unreadable(&first.id).expect("gives it up");
+    store.collect(&at_once, &Progress::default()).expect("goes on");
 }

@@ -28,7 +28,10 @@ use cairn_store_format::{
     name::parse_session,
 };
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Display,
+};
 
 /// Numbers that other collections may take while this one looks for a free one.
 const PUBLISH_TRIES_MAX: u32 = 100;
@@ -182,17 +185,21 @@ pub(super) fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &H
             }
             Ok(Decided::Closed) => drop(out.closed.insert(id)),
             Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) if options.accept_loss => tracing::warn!("{e}; taken for lost"),
-            Err(StoreError::Damaged { what, why }) => {
-                return Err(StoreError::damaged(
-                    what,
-                    format_args!("{why}; nothing was deleted. 'cairn forget --force {id}' gives this point up, then collections go on"),
-                ));
+            Err(StoreError::Damaged { what, why }) => return Err(given_up_by_force(&what, &why, &id)),
+            Err(e) if e.is_bad_media() => {
+                store.check_there()?;
+                return Err(given_up_by_force(&name, &e, &id));
             }
             Err(e) => return Err(e),
         }
     }
     reader.keep();
     Ok(out)
+}
+
+/// A register that tells nothing, and the way on.
+fn given_up_by_force(what: &dyn Display, why: &dyn Display, id: &SessionId) -> StoreError {
+    StoreError::damaged(what, format_args!("{why}; nothing was deleted. 'cairn forget --force {id}' gives this point up, then collections go on"))
 }
 
 /// G3: marks what live points refer to, and the lists of moves that are still needed.
