@@ -5,10 +5,13 @@ mod common;
 use cairn_store::{
     GcOptions, Progress, Store, StoreError,
     restore::{OnDamage, RestoreReport},
+    scrub::ScrubOptions,
     verify::Verifier,
 };
 use common::{Lab, MemTarget, backup, content, full, point};
 use std::{fs, path::Path};
+
+const ALL: ScrubOptions = ScrubOptions { percent: 100, rate_bytes_max: None };
 
 fn restore_rest(store: &Store, p: &cairn_store::Point) -> cairn_store::Result<RestoreReport> {
     let disk = store.disks(p)?.remove(0);
@@ -31,6 +34,7 @@ fn assert_gone(lab: &Lab, what: &str, take_away: impl Fn(), bring_back: impl Fn(
         ("restore", restore_rest(&store, &p).map(|r| r.damage.len())),
         ("verify --data", store.verify_point(&p, true, &verifier, &Progress::default()).map(|r| r.damage.len())),
         ("verify", store.verify_point(&p, false, &verifier, &Progress::default()).map(|r| r.damage.len())),
+        ("verify --packs", store.scrub(&ALL, &Progress::default()).map(|r| r.findings.len())),
     ];
     bring_back();
     for (step, outcome) in outcomes {
@@ -67,6 +71,8 @@ fn a_store_that_is_gone_has_no_damage() {
     let outcome = restore_rest(&store, &p);
     assert!(matches!(outcome, Err(StoreError::NoStore { .. })), "{outcome:?}");
     let outcome = store.verify_point(&p, true, &verifier, &Progress::default());
+    assert!(matches!(outcome, Err(StoreError::NoStore { .. })), "{outcome:?}");
+    let outcome = store.scrub(&ALL, &Progress::default());
     assert!(matches!(outcome, Err(StoreError::NoStore { .. })), "{outcome:?}");
 }
 
