@@ -132,3 +132,26 @@ fn a_scrub_finds_the_frames_on_bad_sectors_and_they_heal() {
     }
     assert_eq!(store.scrub(&ALL, &Progress::default()).expect("scrubs").findings, []);
 }
+
+#[test]
+fn a_collection_replaces_an_index_file_that_the_disk_does_not_give() {
+    let lab = Lab::new();
+    let bad = BadSectors::default();
+    let data = content(2 << 20, 4);
+    backup(&open(&lab, "state", &bad), "a", &data, full()).expect("backs up");
+    let index = lab.files("x").remove(0);
+    bad.lock().expect("lock").push((name_of(&lab, &index), 0..u64::MAX));
+
+    // Nor a pack of it: what else the file may say is not known.
+    let pack = name_of(&lab, &lab.files("d").remove(0));
+    bad.lock().expect("lock").push((pack.clone(), 100..200));
+    open(&lab, "first", &bad).collect(&at_once(), &Progress::default()).expect("collects");
+    assert!(index.exists(), "it may be read tomorrow");
+    bad.lock().expect("lock").retain(|(name, _)| *name != pack);
+
+    let store = open(&lab, "fresh", &bad);
+    store.collect(&at_once(), &Progress::default()).expect("collects");
+    assert!(!index.exists() && !lab.files("x").is_empty(), "another one stands for it");
+    let b = backup(&open(&lab, "other", &bad), "b", &data, full()).expect("backs up");
+    assert!(b.stored_bytes < 100_000, "all of it is found: {}", b.stored_bytes);
+}
