@@ -36,6 +36,9 @@ use std::{
 /// Numbers that other collections may take while this one looks for a free one.
 const PUBLISH_TRIES_MAX: u32 = 100;
 
+/// Beyond all rounds that a store will see.
+const ROUND_END: u64 = 1 << 48;
+
 /// What a round leaves for those that repack, tidy and count.
 pub(crate) struct Marked<'a> {
     /// K of G2, without what the round deleted.
@@ -283,7 +286,8 @@ fn publish(store: &Inner, candidates: &HashSet<PackId>) -> Result<(u64, Listed)>
     packs.sort_unstable();
     let list = Condemned { host: store.host.clone(), process: platform.process(), time_unix_ms: platform.now_unix_ms(), packs };
     for _ in 0..PUBLISH_TRIES_MAX {
-        let round = rounds::stages(&platform.list("gc")?).keys().max().map_or(1, |n| n + 1);
+        // A number that no round can have come to is a stray file's; behind it there would soon be none left.
+        let round = rounds::stages(&platform.list("gc")?).keys().filter(|n| **n < ROUND_END).max().map_or(1, |n| n + 1);
         let bytes = store.keys.small_object(platform, ObjectKind::Condemned, &[0; 16], round, &list.encode())?;
         if platform.create(&ObjectName::condemned(round), &bytes, Durability::Now)? == Created::New {
             let sha256 = Sha256::digest(&bytes).into();
