@@ -102,9 +102,10 @@ impl StoreError {
     /// Whether the storage says that it cannot read this one object. It says the same of each object when it is gone as a whole: that is for
     /// the caller to find out.
     pub(crate) fn is_bad_media(&self) -> bool {
-        // EIO of a disk; file systems and drivers that know more say that a checksum, a seal, a medium or the file system itself is bad. A folder in
-        // an object's place cannot be read either.
-        const ERRORS: [i32; 7] = [libc::EIO, libc::EUCLEAN, libc::EBADMSG, libc::ENODATA, libc::EILSEQ, libc::EREMOTEIO, libc::EISDIR];
+        // EIO of a disk; file systems and drivers that know more say that a checksum, a seal, a medium or the file system itself is bad. A folder, a
+        // pipe or a socket in an object's place cannot be read either.
+        const ERRORS: [i32; 9] =
+            [libc::EIO, libc::EUCLEAN, libc::EBADMSG, libc::ENODATA, libc::EILSEQ, libc::EREMOTEIO, libc::EISDIR, libc::ESPIPE, libc::ENXIO];
         matches!(self, Self::Storage { op: "read" | "stat", source, .. } if source.raw_os_error().is_some_and(|code| ERRORS.contains(&code)))
     }
     /// What [`StoreError::is_bad_media`] says, once it is known that the storage as a whole is there.

@@ -9,7 +9,7 @@ use crate::{
     resolve::decompressor,
     store::Inner,
 };
-use cairn_store_format::{Location, PackId, SessionId, gc::decode_relocations, map::Ref, pack::FrameKind};
+use cairn_store_format::{Location, ObjectName, PackId, SessionId, gc::decode_relocations, map::Ref, pack::FrameKind};
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -118,6 +118,8 @@ impl Inner {
                 Ok(Decided::Relocation(list)) => unread.push((*id, list)),
                 // No list that could be used; those who need all registers report it.
                 Ok(_) | Err(StoreError::Damaged { .. } | StoreError::Format(_)) => done.push(*id),
+                // Given up by an admin, as the collection that met it said.
+                Err(e) if e.is_bad_media() && self.platform.size(&ObjectName::tombstone(id))?.is_some() => done.push(*id),
                 // It may well be one: whoever goes on without it would take moved frames for unused.
                 Err(e) => return Err(e),
             }

@@ -7,10 +7,11 @@
 use crate::{
     Result, StoreError,
     damage::{read_or_skip, whole_pack},
+    platform::Platform,
     store::Inner,
 };
 use cairn_store_format::{
-    Id, Location, ObjectName, PackId,
+    Id, Location, ObjectName, PackId, StoreId,
     config::Config,
     limits::{LIST_BYTES_MAX, SMALL_BYTES_MAX},
     map::Ref,
@@ -27,6 +28,25 @@ pub(crate) fn decompressor() -> Decompressor<'static> {
     Decompressor::new().expect("zstd needs only memory")
 }
 
+/// Whether the storage still has this store: one copy of its configuration can be read.
+pub(crate) fn check_there(platform: &dyn Platform, store: &StoreId) -> Result<()> {
+    let mut why = "there is no config/ in it any more".to_owned();
+    match platform.list("config") {
+        Ok(names) => {
+            for name in names {
+                platform.drop_cached(&name);
+                match platform.read(&name, SMALL_BYTES_MAX) {
+                    Ok(Some(bytes)) if Config::decode(&bytes).is_ok_and(|(config, ..)| config.store == *store) => return Ok(()),
+                    Ok(_) => {}
+                    Err(e) => why = e.to_string(),
+                }
+            }
+        }
+        Err(e) => why = e.to_string(),
+    }
+    Err(StoreError::NoStore { at: platform.location(), why: format!("it does not answer any more ({why}); is its file system still mounted?") })
+}
+
 impl Inner {
     /// Plain content of a frame.
     pub(crate) fn fetch(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8) -> Result<Vec<u8>> {
@@ -38,21 +58,7 @@ impl Inner {
 
     /// Whether the storage still has this store: one copy of its configuration can be read.
     pub(crate) fn check_there(&self) -> Result<()> {
-        let mut why = "there is no config/ in it any more".to_owned();
-        match self.platform.list("config") {
-            Ok(names) => {
-                for name in names {
-                    self.platform.drop_cached(&name);
-                    match self.platform.read(&name, SMALL_BYTES_MAX) {
-                        Ok(Some(bytes)) if Config::decode(&bytes).is_ok_and(|(config, ..)| config.store == self.config.store) => return Ok(()),
-                        Ok(_) => {}
-                        Err(e) => why = e.to_string(),
-                    }
-                }
-            }
-            Err(e) => why = e.to_string(),
-        }
-        Err(StoreError::NoStore { at: self.platform.location(), why: format!("it does not answer any more ({why}); is its file system still mounted?") })
+        check_there(&*self.platform, &self.config.store)
     }
 
     pub(crate) fn fetch_at(&self, zstd: &mut Decompressor<'static>, at: &Location, id: &Id, kind: FrameKind, level: u8) -> Result<Vec<u8>> {

@@ -3,12 +3,15 @@
 mod common;
 
 use cairn_store::{
-    Progress, Store, StoreError,
+    GcOptions, Progress, Store, StoreError,
     restore::{OnDamage, RestoreReport},
+    scrub::ScrubOptions,
     verify::Verifier,
 };
 use common::{Lab, MemTarget, backup, content, full, point};
 use std::{fs, path::Path};
+
+const ALL: ScrubOptions = ScrubOptions { percent: 100, rate_bytes_max: None };
 
 fn restore_rest(store: &Store, p: &cairn_store::Point) -> cairn_store::Result<RestoreReport> {
     let disk = store.disks(p)?.remove(0);
@@ -31,6 +34,7 @@ fn assert_gone(lab: &Lab, what: &str, take_away: impl Fn(), bring_back: impl Fn(
         ("restore", restore_rest(&store, &p).map(|r| r.damage.len())),
         ("verify --data", store.verify_point(&p, true, &verifier, &Progress::default()).map(|r| r.damage.len())),
         ("verify", store.verify_point(&p, false, &verifier, &Progress::default()).map(|r| r.damage.len())),
+        ("verify --packs", store.scrub(&ALL, &Progress::default()).map(|r| r.findings.len())),
     ];
     bring_back();
     for (step, outcome) in outcomes {
@@ -68,6 +72,8 @@ fn a_store_that_is_gone_has_no_damage() {
     assert!(matches!(outcome, Err(StoreError::NoStore { .. })), "{outcome:?}");
     let outcome = store.verify_point(&p, true, &verifier, &Progress::default());
     assert!(matches!(outcome, Err(StoreError::NoStore { .. })), "{outcome:?}");
+    let outcome = store.scrub(&ALL, &Progress::default());
+    assert!(matches!(outcome, Err(StoreError::NoStore { .. })), "{outcome:?}");
 }
 
 #[test]
@@ -100,4 +106,34 @@ fn a_pipe_in_a_packs_place_keeps_nobody_waiting() {
     std::thread::spawn(move || told.send(restore_rest(&store, &p).map(|r| r.damage.len())));
     let damage = done.recv_timeout(std::time::Duration::from_secs(60)).expect("it does not hang").expect("goes on");
     assert!(damage > 0, "there is no data in a pipe");
+}
+
+fn fresh(lab: &Lab, state: &str) -> Store {
+    lab.open_with(lab.credential(), state).expect("opens")
+}
+
+#[test]
+fn the_copy_of_a_register_serves_where_the_disk_does_not_give_it() {
+    let lab = Lab::new();
+    let bytes = content(300_000, 9);
+    let first = backup(&lab.open(), "a", &bytes, full()).expect("backs up");
+    let files = |root: &str| lab.files(root).into_iter().find(|f| f.ends_with(first.id.to_string())).expect("is there");
+    make_unreadable(&files("c"));
+    // A host that has read it before would not notice.
+    let store = fresh(&lab, "fresh");
+    let (points, damaged) = store.points_from_storage().expect("lists");
+    assert!(points.len() == 1 && damaged.len() == 1 && damaged[0].contains("Input/output error"), "{damaged:?}");
+    assert_eq!(common::restore(&store, &points[0]).expect("restores"), bytes);
+    let at_once = GcOptions { resume_grace_ms: 0, trash_keep_ms: 0, ..GcOptions::default() };
+    let report = store.collect(&at_once, &Progress::default()).expect("collects");
+    assert!(report.deleted_packs == 0 && report.fenced.is_empty(), "{report:?}");
+    backup(&fresh(&lab, "other"), "b", &bytes, full()).expect("a register that another point needs does not hinder a backup");
+
+    // Without a copy nobody knows what it was.
+    make_unreadable(&files("r"));
+    let store = fresh(&lab, "third");
+    let outcome = store.collect(&at_once, &Progress::default());
+    assert!(matches!(&outcome, Err(e) if e.is_damage() && e.to_string().contains("forget --force")), "{outcome:?}");
+    store.forget_unreadable(&first.id).expect("gives it up");
+    store.collect(&at_once, &Progress::default()).expect("goes on");
 }

@@ -11,13 +11,19 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 /// See the module. `decided`: sessions that write no more.
 pub(super) fn replace_damaged(store: &Inner, deleting: &dyn Deleting, decided: &HashSet<SessionId>, report: &mut GcReport) -> Result<()> {
     let mut damaged: BTreeMap<SessionId, Vec<ObjectName>> = BTreeMap::new();
+    let mut unreadable: BTreeSet<SessionId> = BTreeSet::new();
     // What this host has taken in was whole then, and is not read again by each collection; a scrub of this host that finds one damaged takes it out.
     let known = store.index.files().unwrap_or_default();
     for name in list_months(store, "x")? {
         let Some((session, n)) = parse_numbered(name.file()).filter(|(s, _)| decided.contains(s)) else { continue };
         // Looked at twice: a disk may have had a bad moment.
         let is_candidate = name == ObjectName::index(&session, n) && !known.contains(name.as_str());
-        if is_candidate && !is_whole(store, &session, &name)? && !is_whole(store, &session, &name)? {
+        if is_candidate && look(store, &session, &name)? != Look::Whole {
+            match look(store, &session, &name)? {
+                Look::Whole => continue,
+                Look::Damaged => {}
+                Look::Unreadable => drop(unreadable.insert(session)),
+            }
             damaged.entry(session).or_default().push(name);
         }
     }
@@ -28,10 +34,15 @@ pub(super) fn replace_damaged(store: &Inner, deleting: &dyn Deleting, decided: &
     let packs = round::list_packs(store)?;
     for (session, names) in damaged {
         let named = named(store, &session)?;
-        let nameless = packs.iter().filter(|p| p.session == session && !named.contains(p));
+        let nameless: Vec<_> = packs.iter().filter(|p| p.session == session && !named.contains(p)).collect();
         let mut entries = Vec::new();
-        for pack in nameless {
+        for pack in &nameless {
             entries.extend(indexed(&*store.platform, pack)?);
+        }
+        if unreadable.contains(&session) && entries.len() < nameless.len() {
+            // Of one that may be read tomorrow nothing is lost yet: it goes only once others say all that it may say.
+            tracing::warn!("index files of session {session} cannot be read, and neither can packs of it; they stay");
+            continue;
         }
         tidy::write_index(store, &session, &entries)?;
         for name in &names {
@@ -42,12 +53,23 @@ pub(super) fn replace_damaged(store: &Inner, deleting: &dyn Deleting, decided: &
     Ok(())
 }
 
-/// Whether an index file decodes and is its session's; one that is gone has nothing that could be mended.
-fn is_whole(store: &Inner, session: &SessionId, name: &ObjectName) -> Result<bool> {
+/// What an index file is found to be.
+#[derive(PartialEq, Eq)]
+enum Look {
+    /// It decodes and is its session's; or it is gone, and has nothing that could be mended.
+    Whole,
+    /// Its bytes are wrong.
+    Damaged,
+    /// The disk does not give them.
+    Unreadable,
+}
+
+fn look(store: &Inner, session: &SessionId, name: &ObjectName) -> Result<Look> {
     match store.platform.read(name, LIST_BYTES_MAX) {
-        Ok(Some(bytes)) => Ok(index::decode(&bytes).is_ok_and(|(s, _)| s == *session)),
-        Ok(None) => Ok(true),
-        Err(StoreError::Damaged { .. }) => Ok(false),
+        Ok(Some(bytes)) if index::decode(&bytes).is_ok_and(|(s, _)| s == *session) => Ok(Look::Whole),
+        Ok(None) => Ok(Look::Whole),
+        Ok(Some(_)) | Err(StoreError::Damaged { .. }) => Ok(Look::Damaged),
+        Err(e) if e.is_bad_media() => store.check_there().map(|()| Look::Unreadable),
         Err(e) => Err(e),
     }
 }

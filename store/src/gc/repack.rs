@@ -93,7 +93,7 @@ fn thin_packs(store: &Inner, marked: &Marked<'_>, options: &GcOptions) -> Result
         let info = match store.packs.info(pack) {
             Ok(info) => info,
             // Damaged packs are left to scrub and healing.
-            Err(StoreError::Damaged { .. }) => continue,
+            Err(e) if e.is_damage() || e.is_bad_media() => continue,
             Err(e) => return Err(e),
         };
         let at = |s: &Slot| Location { pack: *pack, offset: s.offset, stored_len: s.stored_len };
@@ -168,13 +168,23 @@ pub(crate) fn sealed_register(store: &Inner, session: &Registered, list: Ref) ->
 
 fn copy_pack(store: &Inner, thin: &Thin, stream: &mut PackStream, moves: &mut Vec<(Location, Location)>) -> Result<()> {
     let rows: Vec<Arc<KeyRow>> = store.packs.info(&thin.pack)?.footer.key_rows.iter().cloned().map(Arc::new).collect();
-    let mut copies = Vec::new();
+    let (mut copies, mut in_parts) = (Vec::new(), Vec::new());
     for name in ObjectName::pack(&thin.pack) {
-        copies.extend(read_or_skip(&*store.platform, &name, PACK_BYTES_MAX)?);
+        match read_or_skip(&*store.platform, &name, PACK_BYTES_MAX)? {
+            Some(bytes) => copies.push(bytes),
+            // A bad sector costs the frames on it and no others.
+            None => in_parts.push(name),
+        }
     }
     for slot in &thin.live {
         let at = Location { pack: thin.pack, offset: slot.offset, stored_len: slot.stored_len };
-        let Some(frame) = copies.iter().find_map(|bytes| whole_frame(bytes, slot, &rows)) else {
+        let mut frame = copies.iter().find_map(|bytes| whole_frame(bytes, slot, &rows));
+        for name in &in_parts {
+            if frame.is_none() {
+                frame = frame_alone(store, name, slot, &rows)?;
+            }
+        }
+        let Some(frame) = frame else {
             tracing::warn!("{} at {}: the frame is damaged and is not moved", thin.pack, slot.offset);
             continue;
         };
@@ -191,15 +201,13 @@ fn copy_pack(store: &Inner, thin: &Thin, stream: &mut PackStream, moves: &mut Ve
 fn copy_frame(store: &Inner, copy: &Ref, stream: &mut PackStream) -> Result<Option<Location>> {
     let info = match store.packs.info(&copy.at.pack) {
         Ok(info) => info,
-        Err(StoreError::Damaged { .. }) => return Ok(None),
+        Err(e) if e.is_damage() || e.is_bad_media() => return Ok(None),
         Err(e) => return Err(e),
     };
     let rows: Vec<Arc<KeyRow>> = info.footer.key_rows.iter().cloned().map(Arc::new).collect();
     let Some(slot) = info.footer.slots.iter().find(|s| s.id == copy.id && s.offset == copy.at.offset) else { return Ok(None) };
     for name in ObjectName::pack(&copy.at.pack) {
-        let len = FRAME_HEADER_BYTES + slot.stored_len as usize;
-        let Some(bytes) = store.platform.read_at(&name, slot.offset.into(), len)? else { continue };
-        if let Some(frame) = whole_frame(&bytes, &Slot { offset: 0, ..*slot }, &rows) {
+        if let Some(frame) = frame_alone(store, &name, slot, &rows)? {
             let to = match copy.at.pack.kind {
                 PackKind::Data => stream.put_chunk(&frame)?.0,
                 PackKind::Meta => stream.put_meta(&frame)?,
@@ -208,6 +216,15 @@ fn copy_frame(store: &Inner, copy: &Ref, stream: &mut PackStream) -> Result<Opti
         }
     }
     Ok(None)
+}
+
+/// The same from a file of which only this frame is read; one that the disk does not give is not whole.
+fn frame_alone(store: &Inner, name: &ObjectName, slot: &Slot, rows: &[Arc<KeyRow>]) -> Result<Option<SealedFrame>> {
+    let bytes = match store.platform.read_at(name, slot.offset.into(), FRAME_HEADER_BYTES + slot.stored_len as usize) {
+        Err(e) if e.is_bad_media() => None,
+        other => other?,
+    };
+    Ok(bytes.and_then(|bytes| whole_frame(&bytes, &Slot { offset: 0, ..*slot }, rows)))
 }
 
 /// The frame that a slot names, if it lies there whole.

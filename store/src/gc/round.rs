@@ -28,10 +28,16 @@ use cairn_store_format::{
     name::parse_session,
 };
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Display,
+};
 
 /// Numbers that other collections may take while this one looks for a free one.
 const PUBLISH_TRIES_MAX: u32 = 100;
+
+/// Beyond all rounds that a store will see.
+const ROUND_END: u64 = 1 << 48;
 
 /// What a round leaves for those that repack, tidy and count.
 pub(crate) struct Marked<'a> {
@@ -182,17 +188,21 @@ pub(super) fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &H
             }
             Ok(Decided::Closed) => drop(out.closed.insert(id)),
             Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) if options.accept_loss => tracing::warn!("{e}; taken for lost"),
-            Err(StoreError::Damaged { what, why }) => {
-                return Err(StoreError::damaged(
-                    what,
-                    format_args!("{why}; nothing was deleted. 'cairn forget --force {id}' gives this point up, then collections go on"),
-                ));
+            Err(StoreError::Damaged { what, why }) => return Err(given_up_by_force(&what, &why, &id)),
+            Err(e) if e.is_bad_media() => {
+                store.check_there()?;
+                return Err(given_up_by_force(&name, &e, &id));
             }
             Err(e) => return Err(e),
         }
     }
     reader.keep();
     Ok(out)
+}
+
+/// A register that tells nothing, and the way on.
+fn given_up_by_force(what: &dyn Display, why: &dyn Display, id: &SessionId) -> StoreError {
+    StoreError::damaged(what, format_args!("{why}; nothing was deleted. 'cairn forget --force {id}' gives this point up, then collections go on"))
 }
 
 /// G3: marks what live points refer to, and the lists of moves that are still needed.
@@ -276,7 +286,8 @@ fn publish(store: &Inner, candidates: &HashSet<PackId>) -> Result<(u64, Listed)>
     packs.sort_unstable();
     let list = Condemned { host: store.host.clone(), process: platform.process(), time_unix_ms: platform.now_unix_ms(), packs };
     for _ in 0..PUBLISH_TRIES_MAX {
-        let round = rounds::stages(&platform.list("gc")?).keys().max().map_or(1, |n| n + 1);
+        // A number that no round can have come to is a stray file's; behind it there would soon be none left.
+        let round = rounds::stages(&platform.list("gc")?).keys().filter(|n| **n < ROUND_END).max().map_or(1, |n| n + 1);
         let bytes = store.keys.small_object(platform, ObjectKind::Condemned, &[0; 16], round, &list.encode())?;
         if platform.create(&ObjectName::condemned(round), &bytes, Durability::Now)? == Created::New {
             let sha256 = Sha256::digest(&bytes).into();

@@ -38,7 +38,7 @@ impl<'a> Subtrees<'a> {
         }
         let info = match self.store.packs.info(&copy.at.pack) {
             Ok(info) => info,
-            Err(StoreError::Damaged { .. }) => return Ok(false),
+            Err(e) if e.is_damage() || e.is_bad_media() => return Ok(false),
             Err(e) => return Err(e),
         };
         let Some(slot) = info.footer.find(&copy.id).filter(|s| s.kind == FrameKind::Node) else { return Ok(true) };
@@ -47,7 +47,8 @@ impl<'a> Subtrees<'a> {
             check()?;
             let below = match self.store.fetch_at(&mut self.zstd, &r.at, &r.id, FrameKind::Node, level).and_then(|plain| children(level, &plain)) {
                 Ok(below) => below,
-                Err(StoreError::Damaged { .. } | StoreError::Format(_)) => return Ok(false),
+                Err(StoreError::Format(_)) => return Ok(false),
+                Err(e) if e.is_damage() || e.is_bad_media() => return Ok(false),
                 Err(e) => return Err(e),
             };
             for child in below {

@@ -111,3 +111,14 @@ fn a_round_spares_what_a_node_leads_to_that_was_put_in_anothers_stead_meanwhile(
     let Spared::Packs(spared) = spared else { panic!("a list") };
     assert!(condemned.iter().all(|p| spared.contains(p)), "the first point's map leads there now");
 }
+
+#[test]
+fn a_stray_file_with_the_last_number_of_all_does_not_end_the_rounds() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, [_, two]) = twins(dir.path());
+    fs::write(dir.path().join("store").join(ObjectName::pardon(u64::MAX).as_str()), b"rubbish").expect("writes");
+    let forgotten = store.points().expect("lists").into_iter().find(|p| p.id == two).expect("listed");
+    store.forget(&forgotten, 0, true).expect("forgets");
+    let options = GcOptions { wait_ms_max: 1000, poll_ms: 10, ..GcOptions::default() };
+    assert!(store.collect(&options, &Progress::default()).expect("collects").deleted_packs > 0);
+}

@@ -199,10 +199,11 @@ impl<'a> CachedReader<'a> {
         }
     }
 
-    /// A register, opened, or its copy where it cannot be.
+    /// A register, opened, or its copy where it cannot be: its bytes are wrong, or the disk does not give them.
     pub(crate) fn register(&mut self, id: &SessionId, name: &ObjectName) -> Result<Decided> {
+        let is_lost = |e: &StoreError| matches!(e, StoreError::Damaged { .. } | StoreError::Format(_)) || e.is_bad_media();
         let damage = match self.register_at(id, name) {
-            Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => e,
+            Err(e) if is_lost(&e) => e,
             other => return other,
         };
         match self.register_at(id, &ObjectName::register_copy(id)) {
@@ -210,7 +211,8 @@ impl<'a> CachedReader<'a> {
                 tracing::info!("{damage}; the register's copy serves");
                 Ok(decided)
             }
-            Ok(Decided::Closed) | Err(StoreError::Damaged { .. } | StoreError::Format(_)) => Err(damage),
+            Ok(Decided::Closed) => Err(damage),
+            Err(e) if is_lost(&e) => Err(damage),
             Err(e) => Err(e),
         }
     }

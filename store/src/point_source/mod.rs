@@ -12,6 +12,8 @@
 
 mod ahead;
 mod cache;
+#[cfg(test)]
+mod tests;
 mod touches;
 
 use crate::{BlockSource, Extent, Result, StoreError, parallel, resolve::decompressor, store::Store, tree::TreeReader};
@@ -93,6 +95,11 @@ impl Placed {
     fn range(&self) -> Range<u64> {
         let start = u64::from(self.block) * BLOCK_BYTES as u64;
         start..start + u64::from(self.blocks) * BLOCK_BYTES as u64
+    }
+
+    /// Whether a chunk is as long as its place.
+    fn fits(&self, chunk: &[u8]) -> bool {
+        chunk.len() as u64 == u64::from(self.blocks) * BLOCK_BYTES as u64
     }
 }
 
@@ -177,11 +184,11 @@ impl PointSource {
             out.fill(0);
             let inside = piece.start - region * REGION_BYTES..piece.end - region * REGION_BYTES;
             map.within(&inside).iter().all(|placed| match self.reading.chunks.ready(&placed.chunk.id) {
-                Some(chunk) => {
+                Some(chunk) if placed.fits(&chunk) => {
                     copy(&chunk, &placed.range(), out, &inside);
                     true
                 }
-                None => false,
+                _ => false,
             })
         });
         if done {
@@ -346,7 +353,7 @@ impl Reading {
         let (mut claimed, mut awaited) = (Vec::new(), Vec::new());
         for placed in wanted {
             match self.chunks.look(placed.chunk.id) {
-                Look::Ready(chunk) => copy(&chunk, &placed.range(), out, &inside),
+                Look::Ready(chunk) => copy(&checked(region, placed, chunk)?, &placed.range(), out, &inside),
                 Look::Claimed(claim) => claimed.push((placed, claim)),
                 // Also a chunk that is in this piece twice: its first place loads it.
                 Look::Loading => awaited.push(placed),
@@ -356,7 +363,7 @@ impl Reading {
         for placed in awaited {
             self.waits.fetch_add(1, Ordering::Relaxed);
             let chunk = match self.chunks.wait(&placed.chunk.id) {
-                Some(chunk) => chunk,
+                Some(chunk) => checked(region, placed, chunk)?,
                 // The other failed, or it is gone again already: this reader sees for itself, and the cache is not waited for again.
                 None => self.load_alone(zstd, region, placed)?,
             };
@@ -377,7 +384,7 @@ impl Reading {
         let mut claimed: Vec<Option<(&Placed, Claim<'_, Id, Chunk>)>> = claimed.into_iter().map(Some).collect();
         self.store.inner.fetch_chunks(zstd, &refs, |index, plain| {
             let (placed, claim) = claimed[index].take().expect("each chunk comes once");
-            let chunk = checked(region, placed, plain?)?;
+            let chunk = checked(region, placed, Arc::new(plain?))?;
             self.chunks_loaded.fetch_add(1, Ordering::Relaxed);
             use_chunk(placed, &chunk);
             claim.put(chunk.clone(), chunk.len());
@@ -389,7 +396,7 @@ impl Reading {
         let mut out = None;
         self.store.inner.fetch_chunks(zstd, &[(0, placed.chunk)], |_, plain| {
             self.chunks_loaded.fetch_add(1, Ordering::Relaxed);
-            out = Some(checked(region, placed, plain?)?);
+            out = Some(checked(region, placed, Arc::new(plain?))?);
             Ok(())
         })?;
         Ok(out.expect("one chunk was asked for"))
@@ -418,10 +425,10 @@ impl Reading {
     }
 }
 
-/// The id was proven; the length is the map's to tell.
-fn checked(region: u64, placed: &Placed, plain: Vec<u8>) -> Result<Chunk> {
-    if plain.len() as u64 == placed.range().end - placed.range().start {
-        return Ok(Arc::new(plain));
+/// The id was proven; the length is the map's to tell, and two places of a map that somebody made up may tell two.
+fn checked(region: u64, placed: &Placed, chunk: Chunk) -> Result<Chunk> {
+    if placed.fits(&chunk) {
+        return Ok(chunk);
     }
     Err(StoreError::damaged(format_args!("region {region}"), "a chunk is not as long as the map says"))
 }

@@ -1,7 +1,7 @@
 //! Scrub: reads what lies in the store and checks it, oldest-checked first; with or without keys.
 //!
 //! Without keys: checksums of all objects and frames, SHA-256 of packs that an index file names. With keys: every seal and every content id besides.
-//! Findings leave reports (with keys), so that the next backups and collections heal. Which pack was checked when is kept in this host's cache: a
+//! Findings leave reports (with keys), so that the next backups and collections heal. A storage that is gone has no findings: the scrub ends. Which pack was checked when is kept in this host's cache: a
 //! scrub that was interrupted goes on with what was not looked at for longest.
 
 mod objects;
@@ -16,6 +16,7 @@ use crate::{
     parallel,
     platform::{LocalPlatform, Platform},
     point::registers::list_months_of,
+    resolve::check_there,
     store::{Inner, Store, read_config},
 };
 use cairn_store_format::{Location, ObjectName, PackId, PackKind, StoreId, index::IndexedPack, limits::LIST_BYTES_MAX, name::parse_pack, pack::Footer};
@@ -152,7 +153,13 @@ impl Scrub<'_> {
                 self.pause(started_ms, report.bytes, options.rate_bytes_max, progress)
             },
         )?;
+        // The folders of a store that went away list as empty: that is no good news.
+        self.check_there()?;
         Ok(report)
+    }
+
+    fn check_there(&self) -> Result<()> {
+        check_there(self.platform, &self.store)
     }
 
     fn pause(&self, started_ms: u64, bytes: u64, rate: Option<u64>, progress: &Progress) -> Result<()> {

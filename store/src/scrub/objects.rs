@@ -50,6 +50,7 @@ impl Scrub<'_> {
                 // Collections take records away.
                 Ok(None) => continue,
                 Err(e @ (StoreError::Storage { .. } | StoreError::Damaged { .. })) => {
+                    self.check_there()?;
                     if name.as_str().starts_with("x/") {
                         self.index.forget_file(name.as_str())?;
                     }

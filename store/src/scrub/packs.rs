@@ -41,8 +41,9 @@ impl Scrub<'_> {
                 Ok(false) => continue,
                 // A disk that gives no bytes is damage like any other; the scrub goes on.
                 Err(e @ (StoreError::Storage { .. } | StoreError::Damaged { .. })) => {
+                    self.check_there()?;
                     there += 1;
-                    self.finding(&mut out, name, &whole_pack(*pack), None, &e.to_string());
+                    self.in_parts(&mut worker.zstd, pack, name, &e, &mut out)?;
                     continue;
                 }
                 Err(e) => return Err(e),
@@ -51,7 +52,10 @@ impl Scrub<'_> {
             out.bytes += worker.pack.len() as u64;
             self.copy(&mut worker.zstd, pack, name, &mut worker.pack, indexed, &mut out)?;
         }
-        // None at all: a collection took it after it was listed. One of two: the other was lost.
+        // None at all: a collection took it after it was listed, or the storage went away. One of two: the other was lost.
+        if there == 0 {
+            self.check_there()?;
+        }
         if there > 0 && there < names.len() && self.platform.size(&names[0])?.is_some() != self.platform.size(&names[1])?.is_some() {
             self.finding(&mut out, &names[0], &whole_pack(*pack), None, "one of its two copies is missing");
         }
@@ -113,6 +117,34 @@ impl Scrub<'_> {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A file that the disk does not give as a whole: a bad sector costs the frames on it and no others, and these are what is reported, so that backups
+    /// store them again. Which frames there are its footer tells, or an index file.
+    fn in_parts(&self, zstd: &mut Decompressor<'static>, pack: &PackId, name: &ObjectName, e: &StoreError, out: &mut Checked) -> Result<()> {
+        let before = out.findings.len();
+        let info = self.keyed.filter(|_| e.is_bad_media()).and_then(|store| store.packs.info(pack).ok());
+        for slot in info.iter().flat_map(|info| &info.footer.slots) {
+            out.frames += 1;
+            let place = Location { pack: *pack, offset: slot.offset, stored_len: slot.stored_len };
+            let why = match self.platform.read_at(name, slot.offset.into(), FRAME_HEADER_BYTES + slot.stored_len as usize) {
+                Ok(Some(mut bytes)) => {
+                    out.bytes += bytes.len() as u64;
+                    self.frame(zstd, name, &mut bytes, &Slot { offset: 0, ..*slot }, &place)?
+                }
+                Ok(None) => Some("it reaches beyond the pack's end".into()),
+                Err(e) if e.is_bad_media() => Some(e.to_string()),
+                Err(e) => return Err(e),
+            };
+            if let Some(why) = why {
+                self.finding(out, name, &place, Some(slot.offset.into()), &why);
+            }
+        }
+        // What cannot be read lies between the frames, or nothing tells where they are.
+        if before == out.findings.len() {
+            self.finding(out, name, &whole_pack(*pack), None, &e.to_string());
         }
         Ok(())
     }
