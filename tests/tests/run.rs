@@ -180,6 +180,30 @@ lab_test!(a_keep_is_watched_cancelled_and_gone_on_with, Options { data_mib: 72, 
     assert_ordinary(&Domain::new(RUN), None);
 });
 
+lab_test!(ctrl_c_takes_away_what_was_made, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    let mut interrupted = 0;
+    for moment_ms in [20, 100, 250, 400, 700] {
+        let mut child = suite.cairn.command(&["run", "lab1@latest", "--paused"]).spawn().expect("starts");
+        std::thread::sleep(Duration::from_millis(moment_ms));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("small"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("our own child");
+        let status = process::wait_limit(&mut child, "cairn run", END_LIMIT).expect("it ends");
+        let code = process::exit_code(status);
+        if code == cairn::DONE {
+            suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
+        } else {
+            assert_eq!(code, 130);
+            interrupted += 1;
+        }
+        assert_nothing_left();
+        assert!(Domain::new(RUN).state().is_err(), "no domain is left");
+    }
+    assert!(interrupted > 0, "none of the moments was within a run");
+    println!("{interrupted} of 5 were interrupted");
+});
+
 /// Target and image of each disk of the definition.
 fn disks_of(domain: &Domain) -> Vec<(String, String)> {
     let text = domain.virsh_ok(&["domblklist", "--inactive", domain.name()]).expect("domblklist");

@@ -23,6 +23,11 @@ fn kills() -> u64 {
     std::env::var("CAIRN_RUN_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS)
 }
 
+/// Slow enough for all kills to fall into a keep of some 72 MiB.
+fn rate() -> String {
+    format!("{}MiB", (64 / kills()).clamp(1, 16))
+}
+
 fn rng() -> Rng {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     let seed = std::env::var("CAIRN_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(time.as_secs());
@@ -152,7 +157,11 @@ fn keep_under_fire(suite: &Suite, copy: &Domain, args: &[&str], rng: &mut Rng) {
     let (mut number, mut child) = (0, start(suite, args));
     let (mut acknowledged, mut lost) = (wait_writes(copy, 0), false);
     loop {
-        assert!(begin.elapsed() < KEEP_LIMIT, "the keep does not end: {:?}", suite.cairn.run(&["runs"]).map(|o| o.text() + &o.err_text()));
+        assert!(
+            begin.elapsed() < KEEP_LIMIT + BACK_LIMIT * u32::try_from(kills() / 16).expect("small"),
+            "the keep does not end: {:?}",
+            suite.cairn.run(&["runs"]).map(|o| o.text() + &o.err_text())
+        );
         let ended = child.try_wait().expect("our child");
         if Path::new(runs::RECORDS).join(RUN).exists() {
             if ended.is_some() {
@@ -198,7 +207,7 @@ fn keep_under_fire(suite: &Suite, copy: &Domain, args: &[&str], rng: &mut Rng) {
 lab_test!(a_keep_ends_well_whoever_is_killed, Options { data_mib: 72, ..Options::small() }, |lab| {
     let mut rng = rng();
     let (suite, copy, sum) = begin(&lab);
-    keep_under_fire(&suite, &copy, &["keep", RUN, "--rate", "8MiB"], &mut rng);
+    keep_under_fire(&suite, &copy, &["keep", RUN, "--rate", &rate()], &mut rng);
     assert_whole(&suite, &copy, &sum);
 });
 
@@ -207,7 +216,7 @@ lab_test!(a_keep_elsewhere_ends_well_whoever_is_killed, Options { data_mib: 72, 
     let (suite, copy, sum) = begin(&lab);
     let to = suite.path("kept");
     std::fs::create_dir_all(&to).expect("folder");
-    keep_under_fire(&suite, &copy, &["keep", RUN, "--to", &to.to_string_lossy(), "--rate", "16MiB"], &mut rng);
+    keep_under_fire(&suite, &copy, &["keep", RUN, "--to", &to.to_string_lossy(), "--rate", &rate()], &mut rng);
     assert_whole(&suite, &copy, &sum);
 });
 
