@@ -61,6 +61,12 @@ struct Origin {
     warnings: Vec<String>,
 }
 
+/// How it is started, and what takes it back.
+struct Start<'a> {
+    paused: bool,
+    cancel: &'a AtomicBool,
+}
+
 /// Makes a run and starts its domain.
 pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> Outcome<Made> {
     // M1
@@ -140,7 +146,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
     folder.create()?; // M2
     let made = (|| {
         folder.save(&record)?;
-        build(&host, &folder, &mut record, &mut wanted, &built, &origin, o, cancel)
+        build(&host, &folder, &mut record, &mut wanted, &built, &origin, &Start { paused: o.paused, cancel })
     })();
     match made {
         Ok((domain, mut warnings)) => {
@@ -159,9 +165,9 @@ fn build(
     wanted: &mut RunXml,
     built: &Built,
     origin: &Origin,
-    o: &cli::Run,
-    cancel: &AtomicBool,
+    start: &Start<'_>,
 ) -> Outcome<(Domain, Vec<String>)> {
+    let cancel = start.cancel;
     for disk in &mut record.disks {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&disk.overlay).map_err(|e| failed("create", &disk.overlay, &e))?;
         disk.inode = Some(teardown::identity(&disk.overlay).map_err(|e| failed("look at", &disk.overlay, &e))?);
@@ -189,7 +195,7 @@ fn build(
     launch::ensure_supervisor(folder, record)?; // M6
     wait_served(folder, record, Some(cancel))?;
     interrupted(cancel)?;
-    let started = if o.paused { domain.start_paused() } else { domain.start() };
+    let started = if start.paused { domain.start_paused() } else { domain.start() };
     started.map_err(|e| Failure::new(FAILED, format!("the domain does not start: {e}")))?; // M7
     interrupted(cancel)?;
     record.state = State::Ready;

@@ -207,6 +207,15 @@ pub fn knows_reconnect(xml: &str) -> Result<bool, RestoreXmlError> {
     Ok(document.descendants().any(|node| node.has_tag_name("reconnect")))
 }
 
+/// All values of attributes: paths, names, sockets.
+///
+/// # Errors
+/// Not XML.
+pub fn attribute_values(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
+    let document = Document::parse(xml)?;
+    Ok(document.descendants().flat_map(|node| node.attributes().map(|a| a.value().to_owned()).collect::<Vec<_>>()).collect())
+}
+
 /// A disk as a definition has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskNow {
