@@ -180,6 +180,66 @@ lab_test!(a_keep_is_watched_cancelled_and_gone_on_with, Options { data_mib: 72, 
     assert_ordinary(&Domain::new(RUN), None);
 });
 
+// A blockpull that has ended leaves its tables in QEMU's memory, while header and definition name no backing file any more.
+lab_test!(what_a_dead_qemu_had_pulled_is_found_again, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let sum = runs::content_sum(&suite.domain).expect("sum");
+    let kept = suite.quiet_backup("only");
+    suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
+    for name in ["a-run", "b-run"] {
+        suite.cairn.ok(&["run", &kept.id, "--as", name, "--paused"]).expect("run");
+        let copy = Domain::new(name);
+        for target in ["vda", "vdb"] {
+            copy.virsh_ok(&["blockpull", name, target, "--wait"]).expect("blockpull");
+        }
+        assert_eq!(runs::kill_all(Part::Qemu), 1);
+        process::wait_for("end of the domain", END_LIMIT, Duration::from_millis(100), || Ok((copy.state()? == "shut off").then_some(()))).expect("off");
+        let (_, image) = disks_of(&copy).remove(0);
+        let alone = suite.path("alone.raw");
+        reference::raw_copy(Path::new(&image), "qcow2", &alone).expect("convert");
+        assert!(
+            reference::difference(&kept.reference.vda, &alone).expect("readable").is_some(),
+            "nothing was lost: the trap is gone, and so is this test's sense"
+        );
+        if name == "a-run" {
+            suite.cairn.ok(&["keep", name]).expect("keep");
+            for (target, image) in &disks_of(&copy) {
+                assert!(reference::same_by_qemu_img(Path::new(image), "qcow2", kept.reference.of(target).expect("disk")).expect("compare"), "{target}");
+            }
+        } else {
+            suite.cairn.ok(&["run", "--resume", name, "--wait-agent", AGENT_S]).expect("resume");
+            assert_eq!(runs::content_sum(&copy).expect("sum"), sum);
+            suite.cairn.ok(&["keep", name]).expect("keep");
+            assert_eq!(runs::content_sum(&copy).expect("sum"), sum);
+        }
+        assert_ordinary(&copy, None);
+    }
+});
+
+lab_test!(ctrl_c_takes_away_what_was_made, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    let mut interrupted = 0;
+    for moment_ms in [20, 100, 250, 400, 700] {
+        let mut child = suite.cairn.command(&["run", "lab1@latest", "--paused"]).spawn().expect("starts");
+        std::thread::sleep(Duration::from_millis(moment_ms));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("small"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("our own child");
+        let status = process::wait_limit(&mut child, "cairn run", END_LIMIT).expect("it ends");
+        let code = process::exit_code(status);
+        if code == cairn::DONE {
+            suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
+        } else {
+            assert_eq!(code, 130);
+            interrupted += 1;
+        }
+        assert_nothing_left();
+        assert!(Domain::new(RUN).state().is_err(), "no domain is left");
+    }
+    assert!(interrupted > 0, "none of the moments was within a run");
+    println!("{interrupted} of 5 were interrupted");
+});
+
 /// Target and image of each disk of the definition.
 fn disks_of(domain: &Domain) -> Vec<(String, String)> {
     let text = domain.virsh_ok(&["domblklist", "--inactive", domain.name()]).expect("domblklist");

@@ -5,7 +5,7 @@ use crate::{
     cli::{self, Common},
     context,
     failure::{FAILED, Failure, Outcome},
-    output,
+    interrupt, output,
     run::{
         self, backing,
         folder::RunFolder,
@@ -17,7 +17,11 @@ use crate::{
     },
 };
 use cairn_hypervisor::{Domain, Host, run::GuestState};
-use std::time::{Duration, Instant};
+use cairn_store::Progress;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 const POLL: Duration = Duration::from_millis(100);
 /// For QEMU's lock on an image to be given back.
@@ -27,12 +31,14 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
     o.rename.as_deref().map_or(Ok(()), crate::restore::check_new_name)?;
     run::folder::sweep(&context::state_dir(common)?);
+    let (runtime, progress) = (interrupt::runtime()?, Arc::new(Progress::default()));
+    interrupt::watch(&runtime, &progress, "an unfinished run, which 'cairn discard' removes")?;
     let made = match (&o.resume, &o.point) {
         (Some(name), _) => resume(common, name)?,
-        (None, Some(spec)) => make::make(common, o, spec)?,
+        (None, Some(spec)) => make::make(common, o, spec, &progress.cancel)?,
         (None, None) => return Err(Failure::usage("name a point, or a run with --resume")),
     };
-    let answered = o.wait_agent.map(|limit_s| wait_agent(&made.domain, Duration::from_secs(limit_s)));
+    let answered = o.wait_agent.map(|limit_s| wait_agent(&made.domain, Duration::from_secs(limit_s), &progress));
     let r = &made.record;
     if common.json {
         let disks: Vec<_> =
@@ -70,7 +76,7 @@ fn resume(common: &Common, name: &str) -> Outcome<Made> {
     // A keep of the domain that is off would hold its images.
     let _starting = folder.starting()?;
     launch::ensure_supervisor(&folder, &record)?;
-    make::wait_served(&folder, &record)?;
+    make::wait_served(&folder, &record, None)?;
     let host = Host::open(record.connect.as_deref())?;
     let domain = host.domain(&record.uuid)?;
     if domain.guest_state().map_err(|e| libvirt(&e))? == GuestState::Off {
@@ -92,10 +98,11 @@ fn start(folder: &RunFolder, host: &Host, domain: &Domain) -> Outcome<()> {
     }
 }
 
-fn wait_agent(domain: &Domain, limit: Duration) -> bool {
+fn wait_agent(domain: &Domain, limit: Duration, progress: &Progress) -> bool {
     use cairn_quiesce::agent::GuestAgent;
     let until = Instant::now() + limit;
-    while Instant::now() < until {
+    // Once it runs, Ctrl-C ends the waiting alone.
+    while Instant::now() < until && !progress.cancel.load(Ordering::SeqCst) {
         if domain.command(r#"{"execute":"guest-ping"}"#, 2).is_ok() {
             return true;
         }

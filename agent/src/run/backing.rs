@@ -8,7 +8,7 @@ use super::{
     daemon::RECONNECT_S,
     folder::RunSockets,
     keep::libvirt,
-    log, offline,
+    offline,
     record::{Phase, Record, RunDisk, Via},
 };
 use crate::{
@@ -30,7 +30,7 @@ pub fn restore(host: &Host, domain: &Domain, record: &Record) -> Outcome<()> {
         let inactive = domain.xml_inactive().map_err(|e| libvirt(&e))?;
         let broken = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
         if xml::disk_now(&inactive, &disk.target).map_err(|e| broken(&e))?.is_some_and(|now| !now.has_backing) {
-            log::say(format!("{}: the definition names its backing file again", disk.target));
+            tracing::warn!("{}: the definition names its backing file again", disk.target);
             let reconnect_s = waits.then_some(RECONNECT_S);
             host.define(&xml::with_backing(&inactive, &disk.target, &socket.display().to_string(), reconnect_s).map_err(|e| broken(&e))?)?;
         }
@@ -43,7 +43,7 @@ pub fn header(record: &Record, disk: &RunDisk) -> Outcome<()> {
     if offline::has_backing_file(&disk.overlay)? {
         return Ok(());
     }
-    log::say(format!("{} has no backing file and may lack what was pulled last: it is given one again", disk.target));
+    tracing::warn!("{} has no backing file and may lack what was pulled last: it is given one again", disk.target);
     let mut command = Command::new("qemu-img");
     command.args(["rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", &record.backing_uri(&disk.target)]).arg(&disk.overlay);
     let output = command.stdin(Stdio::null()).output().map_err(|e| Failure::new(FAILED, format!("cannot start qemu-img: {e}")))?;

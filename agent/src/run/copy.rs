@@ -71,6 +71,10 @@ fn begin(work: &mut Work<'_>, index: usize, to: &[Destination]) -> Outcome<Step>
 fn copying(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> {
     work.memory.offline = None;
     let disk = work.record.disks[index].clone();
+    let live = work.domain.xml_live().map_err(|e| libvirt(&e))?;
+    if let Some(now) = xml::disk_now(&live, &disk.target).map_err(|e| Failure::new(FAILED, e.to_string()))? {
+        keep::refuse_snapshot(work.memory, &now, &disk)?;
+    }
     let copy = disk.copy.ok_or_else(|| Failure::new(FAILED, format!("disk {} has no destination", disk.target)))?;
     match work.domain.block_job(&disk.target).map_err(|e| libvirt(&e))? {
         Some(job) if job.kind == JobKind::Copy => {

@@ -11,7 +11,7 @@ use super::{
     folder::{RunFolder, failed},
     guest::{Step, Work},
     log, offline,
-    record::{Phase, Record},
+    record::{Phase, Record, RunDisk},
 };
 use crate::failure::{FAILED, Failure, Outcome};
 use cairn_hypervisor::{
@@ -19,6 +19,7 @@ use cairn_hypervisor::{
     ffi::LibvirtError,
     run::{BlockJob, GuestState, JobKind, xml},
 };
+use std::path::Path;
 
 /// Attempts at one disk without progress between them. QEMU's first read after its server came back always fails (measured with 7.2).
 const ATTEMPTS_MAX: u32 = 20;
@@ -101,6 +102,7 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
         let now = xml::disk_now(&live, &disk.target).map_err(|e| Failure::new(FAILED, e.to_string()))?;
         // Somebody detached it: there is nothing to keep.
         let Some(now) = now else { continue };
+        refuse_snapshot(work.memory, &now, &disk)?;
         let job = work.domain.block_job(&disk.target).map_err(|e| libvirt(&e))?;
         match job {
             Some(job) if job.kind == JobKind::Pull => {
@@ -130,6 +132,20 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
     }
     tell(work, done_bytes);
     Ok(Step::Done)
+}
+
+/// A snapshot that somebody took of the run lies over its overlay: what would be kept is not what the record knows.
+pub fn refuse_snapshot(memory: &mut Memory, now: &xml::DiskNow, disk: &RunDisk) -> Outcome<()> {
+    if now.path.as_deref().map(Path::new) == Some(disk.overlay.as_path()) {
+        return Ok(());
+    }
+    memory.gave_up = true;
+    let there = now.path.as_deref().unwrap_or("no file");
+    Err(Failure::refused(format!(
+        "disk {0} is {there}, and not the run's overlay {1}: is it a snapshot? Commit that ('virsh blockcommit DOMAIN {0} --active --pivot'), then 'cairn keep' again",
+        disk.target,
+        disk.overlay.display()
+    )))
 }
 
 /// Shows how far it is.

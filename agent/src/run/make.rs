@@ -20,7 +20,7 @@ use crate::{
     commands::now_unix_ms,
     context,
     domain::{self, PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDomain, chain},
-    failure::{DAMAGED, FAILED, Failure, Outcome},
+    failure::{DAMAGED, FAILED, Failure, INTERRUPTED, Outcome},
     output, points,
 };
 use cairn_hypervisor::{
@@ -33,6 +33,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -60,8 +61,14 @@ struct Origin {
     warnings: Vec<String>,
 }
 
+/// How it is started, and what takes it back.
+struct Start<'a> {
+    paused: bool,
+    cancel: &'a AtomicBool,
+}
+
 /// Makes a run and starts its domain.
-pub fn make(common: &Common, o: &cli::Run, spec: &str) -> Outcome<Made> {
+pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> Outcome<Made> {
     // M1
     let state_dir = absolute(&context::state_dir(common)?)?;
     let (store_path, key) = store_and_key(common)?;
@@ -139,7 +146,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str) -> Outcome<Made> {
     folder.create()?; // M2
     let made = (|| {
         folder.save(&record)?;
-        build(&host, &folder, &mut record, &mut wanted, &built, &origin, o)
+        build(&host, &folder, &mut record, &mut wanted, &built, &origin, &Start { paused: o.paused, cancel })
     })();
     match made {
         Ok((domain, mut warnings)) => {
@@ -158,8 +165,9 @@ fn build(
     wanted: &mut RunXml,
     built: &Built,
     origin: &Origin,
-    o: &cli::Run,
+    start: &Start<'_>,
 ) -> Outcome<(Domain, Vec<String>)> {
+    let cancel = start.cancel;
     for disk in &mut record.disks {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&disk.overlay).map_err(|e| failed("create", &disk.overlay, &e))?;
         disk.inode = Some(teardown::identity(&disk.overlay).map_err(|e| failed("look at", &disk.overlay, &e))?);
@@ -168,6 +176,7 @@ fn build(
     if let (Some(path), Some(bytes)) = (&record.nvram, &origin.nvram) {
         super::nvram::write_new(path, bytes)?; // M4
     }
+    interrupted(cancel)?;
     // M5
     let mut domain = host.define(&built.xml)?;
     if wanted.reconnect_s.is_some() && !xml::knows_reconnect(&domain.xml_inactive().map_err(|e| libvirt(&e))?).map_err(|e| Failure::new(FAILED, chain(&e)))? {
@@ -184,9 +193,11 @@ fn build(
         super::copy::sync(&disk.overlay)?;
     }
     launch::ensure_supervisor(folder, record)?; // M6
-    wait_served(folder, record)?;
-    let started = if o.paused { domain.start_paused() } else { domain.start() };
+    wait_served(folder, record, Some(cancel))?;
+    interrupted(cancel)?;
+    let started = if start.paused { domain.start_paused() } else { domain.start() };
     started.map_err(|e| Failure::new(FAILED, format!("the domain does not start: {e}")))?; // M7
+    interrupted(cancel)?;
     record.state = State::Ready;
     folder.save(record)?; // M8
     let left_out = |kind: &String| format!("its {kind} is left out: a copy cannot share it with the original (--keep-identity keeps it)");
@@ -200,14 +211,20 @@ fn relocated(xml: &str, record: &Record) -> Outcome<String> {
     Ok(xml.replace(&format!("socket='{from}'"), &format!("socket='{to}'")).replace(&format!("<reconnect delay='{RECONNECT_S}'/>"), ""))
 }
 
+/// After Ctrl-C all of it is taken away.
+fn interrupted(cancel: &AtomicBool) -> Outcome<()> {
+    if cancel.load(Ordering::SeqCst) { Err(Failure::new(INTERRUPTED, "interrupted; what was made is taken away")) } else { Ok(()) }
+}
+
 /// Waits until the point is served.
-pub fn wait_served(folder: &RunFolder, record: &Record) -> Outcome<()> {
+pub fn wait_served(folder: &RunFolder, record: &Record, cancel: Option<&AtomicBool>) -> Outcome<()> {
     let (sockets, start) = (RunSockets::of(&record.id), Instant::now());
     loop {
         let status = Status::read(&sockets);
         if status.as_ref().is_some_and(|s| s.served) {
             return Ok(());
         }
+        cancel.map_or(Ok(()), interrupted)?;
         let problem = status.and_then(|s| s.problem);
         // A server that fails at once fails again; what it said is worth more than a long wait.
         let limit = if problem.is_some() { SERVED_LIMIT / 8 } else { SERVED_LIMIT };

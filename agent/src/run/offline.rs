@@ -47,7 +47,7 @@ impl Work {
                     // For the message only.
                     let _ = pipe.take(4096).read_to_string(&mut said);
                 }
-                Err(Failure::new(FAILED, format!("qemu-img, disk {}: it ended with {status}: {}", self.target, said.trim())))
+                Err(fail(format!("it ended with {status}: {}", said.trim())))
             }
         }
     }
@@ -58,6 +58,31 @@ impl Drop for Work {
         // One that ended is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What to do about an image that another process holds though libvirt says that the domain is off: libvirt 9.0 that is killed while a copy begins
+/// writes a state that it cannot read again (`unknown mirror job type ''`), and does not know the running QEMU any more.
+fn explain(f: Failure, image: &Path) -> Failure {
+    if !f.message.contains("lock") {
+        return f;
+    }
+    let image_text = image.display().to_string();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let holder = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
+        let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let args = String::from_utf8_lossy(&args);
+        args.split('\0').next().is_some_and(|program| program.contains("qemu-system")) && args.contains(&image_text)
+    });
+    match holder {
+        None => f,
+        Some(pid) => Failure::new(
+            f.code,
+            format!(
+                "libvirt says that the domain is off, but QEMU process {pid} still has {image_text}: libvirt lost sight of it when its daemon died. \
+                 End it ('kill {pid}': as if its power failed), and this goes on by itself or with 'cairn keep'"
+            ),
+        ),
     }
 }
 
@@ -89,7 +114,7 @@ pub fn rebase(around: &mut Around<'_>) -> Outcome<Step> {
                 return Ok(Step::Again);
             }
             around.memory.offline = None;
-            ended?;
+            ended.map_err(|f| explain(f, &disk.overlay))?;
             copy::sync(&disk.overlay)?;
             around.record.disks[index].filled = true;
             around.folder.save(around.record)?;
@@ -134,7 +159,7 @@ pub fn convert(around: &mut Around<'_>, index: usize, done_bytes: u64) -> Outcom
             }
             Err(f) => {
                 around.memory.offline = None;
-                return Err(f);
+                return Err(explain(f, &disk.overlay));
             }
         }
     }

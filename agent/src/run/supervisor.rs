@@ -69,7 +69,7 @@ pub fn run(folder: &RunFolder, locked: bool) -> Outcome<()> {
     let shared = Arc::new(Shared::default());
     log::say(format!("supervisor {} of run '{}'", std::process::id(), record.name));
     let (watched, of) = (shared.clone(), folder.clone());
-    std::thread::spawn(move || guest::watch(&of, &watched));
+    let guest = std::thread::spawn(move || guest::watch(&of, &watched));
     let mut keeper = Keeper::new(folder, &record, &sockets, shared);
     loop {
         if matches!(folder.wish(), Ok(Some(Wish::Discard))) {
@@ -92,6 +92,10 @@ pub fn run(folder: &RunFolder, locked: bool) -> Outcome<()> {
         }
         if !folder.exists() {
             return Ok(());
+        }
+        if guest.is_finished() {
+            // A panic in a library must not leave a supervisor that sees half of it: the server starts another one.
+            return Err(Failure::new(FAILED, "the thread that watches the domain has ended"));
         }
         keeper.look();
         log::rotate(folder);

@@ -65,14 +65,22 @@ fn domain(record: &Record) -> Outcome<()> {
     }
 }
 
-/// A domain that has an image of the run, now or at its next start.
+/// A domain that has an image or a socket of the run, now or at its next start, be it below a snapshot.
 pub fn is_ours(domain: &Domain, record: &Record) -> Outcome<bool> {
     let texts = [domain.xml_live().map_err(|e| libvirt(&e))?, domain.xml_inactive().map_err(|e| libvirt(&e))?];
-    let mut images = record.disks.iter().flat_map(|d| [Some(&d.overlay), d.copy.as_ref().map(|c| &c.path)]).flatten();
-    Ok(images.any(|image| {
-        let path = image.display().to_string();
-        texts.iter().any(|text| cairn_hypervisor::disks::parse_disks(text).is_ok_and(|disks| disks.iter().any(|d| d.source.path() == Some(path.as_str()))))
-    }))
+    Ok(texts.iter().any(|text| names_run(text, record)))
+}
+
+/// Any attribute of the XML that is an image of the run, or lies in its sockets' folder.
+fn names_run(xml: &str, record: &Record) -> bool {
+    let images: Vec<_> =
+        record.disks.iter().flat_map(|d| [Some(&d.overlay), d.copy.as_ref().map(|c| &c.path)]).flatten().map(|p| p.display().to_string()).collect();
+    let sockets = RunSockets::of(&record.id).dir;
+    attributes(xml).iter().any(|value| images.contains(value) || Path::new(value).starts_with(&sockets))
+}
+
+fn attributes(xml: &str) -> Vec<String> {
+    cairn_hypervisor::run::xml::attribute_values(xml).unwrap_or_default()
 }
 
 /// T2: storage daemon and server, whoever started them. The caller has the lock, so no supervisor starts them again.
@@ -105,6 +113,19 @@ fn images(record: &Record) -> Outcome<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_domain_is_the_runs_by_its_images_and_sockets() {
+        let text = r#"{"version":1,"id":"0123","name":"r","uuid":"u","connect":null,"store":"/s","key":"none","state_dir":"/v","point":"p","point_name":"w",
+            "created_unix_ms":1,"via":"daemon","network":"none","nvram":null,"owner":null,"state":"ready",
+            "disks":[{"target":"vda","size_bytes":4096,"overlay":"/i/it's-vda.qcow2","inode":[1,2]}]}"#;
+        let record: Record = serde_json::from_str(text).expect("a record");
+        let domain = |source: &str| format!("<domain><devices><disk><source file='/i/snap'/><backingStore>{source}</backingStore></disk></devices></domain>");
+        assert!(names_run(&domain("<source file='/i/it&apos;s-vda.qcow2'/>"), &record), "below a snapshot");
+        let socket = RunSockets::of("0123").server();
+        assert!(names_run(&domain(&format!("<host transport='unix' socket='{}'/>", socket.display())), &record));
+        assert!(!names_run(&domain("<source file='/i/it&apos;s-vda.qcow2.old'/>"), &record) && !names_run("<domain", &record));
+    }
 
     #[test]
     fn only_files_of_the_run_are_removed() {

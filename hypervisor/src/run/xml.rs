@@ -171,8 +171,9 @@ pub fn with_backing(xml: &str, target: &str, socket: &str, reconnect_s: Option<u
     let is_it = |node: &Node<'_, '_>| node.has_tag_name("disk") && child(*node, "target").and_then(|t| t.attribute("dev")) == Some(target);
     let disk = document.descendants().find(is_it).ok_or_else(|| RestoreXmlError::NoDisk(target.to_owned()))?;
     let source = child(disk, "source").ok_or(RestoreXmlError::Missing("source of a disk"))?;
-    let mut edits: Edits = child(disk, "backingStore").map(|old| (old.range(), String::new())).into_iter().collect();
-    edits.push((source.range().end..source.range().end, backing_store(target, socket, reconnect_s)));
+    // In the old one's place: an insertion at the edge of what is removed would go with it.
+    let place = child(disk, "backingStore").map_or(source.range().end..source.range().end, |old| old.range());
+    let edits: Edits = vec![(place, backing_store(target, socket, reconnect_s))];
     Ok(apply(xml, edits))
 }
 
@@ -205,6 +206,15 @@ pub fn uuid_of(xml: &str) -> Result<String, RestoreXmlError> {
 pub fn knows_reconnect(xml: &str) -> Result<bool, RestoreXmlError> {
     let document = Document::parse(xml)?;
     Ok(document.descendants().any(|node| node.has_tag_name("reconnect")))
+}
+
+/// All values of attributes: paths, names, sockets.
+///
+/// # Errors
+/// Not XML.
+pub fn attribute_values(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
+    let document = Document::parse(xml)?;
+    Ok(document.descendants().flat_map(|node| node.attributes().map(|a| a.value().to_owned()).collect::<Vec<_>>()).collect())
 }
 
 /// A disk as a definition has it.
