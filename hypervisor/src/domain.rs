@@ -110,11 +110,7 @@ impl Domain {
     /// libvirt's; XML that cannot be read.
     pub fn nvram_path(&self) -> Result<Option<String>, DisksError> {
         let xml = self.xml_live()?;
-        let document = roxmltree::Document::parse(&xml)?;
-        let nvram = document.descendants().find(|node| node.has_tag_name("nvram"));
-        let source = nvram.and_then(|node| node.children().find(|child| child.has_tag_name("source")));
-        let attribute = source.and_then(|source| source.attribute("file")).map(str::to_owned);
-        Ok(attribute.or_else(|| nvram.and_then(|node| node.text()).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())))
+        Ok(crate::state_files::state_files(&xml)?.nvram)
     }
 
     /// Disks of the running instance (of the definition if it is off).
@@ -219,6 +215,10 @@ impl Domain {
         let channel = document.descendants().find(|node| node.has_tag_name("channel") && is_agent(node))?;
         let source = channel.children().find(|child| child.has_tag_name("source"))?;
         source.attribute("path").map(std::path::PathBuf::from)
+    }
+
+    pub(crate) fn raw_domain(&self) -> &virt::domain::Domain {
+        &self.domain
     }
 
     /// URI of the connection.

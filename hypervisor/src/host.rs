@@ -81,6 +81,10 @@ impl Host {
         Ok(Self { connection: Arc::new(connection) })
     }
 
+    pub(crate) fn connection(&self) -> &Connect {
+        &self.connection
+    }
+
     /// Version of the daemon.
     ///
     /// # Errors

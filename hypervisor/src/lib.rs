@@ -15,9 +15,14 @@ pub mod domain;
 pub mod ffi;
 pub mod guard;
 pub mod host;
+pub mod needs;
 pub mod qmp;
+pub mod restore_map;
 pub mod restore_xml;
 pub mod run;
+pub mod snapshots;
+pub mod state_files;
+pub mod storage;
 
 pub use capture::live::{LiveCapture, LiveOptions};
 pub use capture::nbd_disk::{DiskExtent, NbdDisk};

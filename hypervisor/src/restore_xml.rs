@@ -10,6 +10,8 @@ use std::ops::Range;
 
 use roxmltree::{Document, Node};
 
+use crate::state_files::{child, nvram_path};
+
 /// Why XML cannot be rewritten.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreXmlError {
@@ -58,6 +60,7 @@ pub struct Rewritten {
     pub nvram: Option<String>,
 }
 
+/// Ranges of a text and what takes their place.
 pub(crate) type Edits = Vec<(Range<usize>, String)>;
 
 /// Rewrites a domain's XML.
@@ -73,12 +76,13 @@ pub fn rewrite(xml: &str, change: &Rewrite) -> Result<Rewritten, RestoreXmlError
     let mut edits = Edits::new();
     // The number of a running instance means nothing to a definition.
     edits.extend(root.attribute_node("id").map(|id| (id.range(), String::new())));
-    let mut nvram = child(root, "os").and_then(|os| child(os, "nvram")).and_then(|n| n.text()).map(str::to_owned);
+    let mut nvram = child(root, "os").and_then(|os| child(os, "nvram")).and_then(nvram_path);
     if let Some(name) = &change.rename {
         identity(root, name, &mut edits)?;
         if let (Some(node), Some(old)) = (child(root, "os").and_then(|os| child(os, "nvram")), &nvram) {
             let new = sibling_path(old, name);
-            edits.extend(text_range(node).map(|r| (r, escape(&new))));
+            let source = child(node, "source").and_then(|source| source.attribute_node("file"));
+            edits.extend(source.map(|a| a.range_value()).or_else(|| text_range(node)).map(|r| (r, escape(&new))));
             nvram = Some(new);
         }
     }
@@ -155,10 +159,6 @@ fn disk(node: Node<'_, '_>, new: &NewDisk, edits: &mut Edits) {
     for gone in ["backingStore", "encryption", "mirror"] {
         edits.extend(child(node, gone).map(|n| (n.range(), String::new())));
     }
-}
-
-pub(crate) fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
-    node.children().find(|n| n.has_tag_name(name))
 }
 
 pub(crate) fn text_range(node: Node<'_, '_>) -> Option<Range<usize>> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 const INIT: &str = include_str!("../guest/init.sh");
 const WRITER: &str = include_str!("../guest/writer.sh");
-const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "ext4"];
+const MODULES: [&str; 6] = ["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "ext4", "efivarfs"];
 const LIMIT: Duration = Duration::from_secs(60);
 const SETUP: &str = "run `cargo xtask setup`";
 

@@ -30,7 +30,7 @@ const fn need_or(package: &'static str, why: &'static str, instead: fn() -> bool
     Need { package, why, instead: Some(instead) }
 }
 
-const NEEDS: [Need; 21] = [
+const NEEDS: [Need; 24] = [
     need_or("gcc", "linking, and the C parts of zstd, SQLite and ring", || on_path("cc")),
     need("libc6-dev", "linking"),
     need_or("pkg-config", "finding libvirt", || on_path("pkg-config")),
@@ -50,6 +50,9 @@ const NEEDS: [Need; 21] = [
     need("nbdkit", "NBD tests"),
     need("fio", "NBD tests: many readers of our server"),
     need_or("openssl", "certificates for NBD tests", || on_path("openssl")),
+    need("ovmf", "UEFI guests"),
+    need("swtpm", "guests with a TPM"),
+    need("swtpm-tools", "making the state of a new TPM"),
     need("nfs-ganesha", "the NFS suite's server"),
     need("nfs-ganesha-vfs", "what that server exports"),
 ];

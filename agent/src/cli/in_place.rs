@@ -7,7 +7,7 @@ use clap::Args;
 #[command(next_help_heading = "In place")]
 pub struct InPlace {
     /// Write into the domain's own disks, and only what differs; it must be off (--disk then takes a target alone)
-    #[arg(long, conflicts_with_all = ["rename", "dir", "format"])]
+    #[arg(long, conflicts_with_all = ["rename", "dir", "format", "pool", "map_path", "map_network", "map_machine", "ignore_missing"])]
     pub in_place: bool,
     /// Shut the domain down first; with --force it is turned off if it does not
     #[arg(long, requires = "in_place")]

@@ -2,18 +2,22 @@
 
 mod backup;
 mod diff;
+mod elsewhere;
 mod export;
 mod in_place;
 mod points;
+mod recover_host;
 mod restore;
 mod retention;
 mod run;
 
 pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
 pub use diff::Diff;
+pub use elsewhere::Elsewhere;
 pub use export::Export;
 pub use in_place::InPlace;
 pub use points::{List, Note, OnePoint, Show, Tag};
+pub use recover_host::RecoverHost;
 pub use restore::{Format, Restore, Verify};
 pub use retention::{Forget, Gc, Prune};
 pub use run::{Discard, Keep, Run, Runs, ServeRun, ViaChoice};
@@ -80,6 +84,8 @@ pub enum Command {
     Show(Show),
     /// Restore a domain or single disks
     Restore(Restore),
+    /// Restore many domains in order, as after the loss of a host
+    RecoverHost(RecoverHost),
     /// Show where the disks of two restore points differ
     Diff(Diff),
     /// Hand a disk of a restore point out as a raw stream, an image, or over NBD
@@ -147,6 +153,9 @@ mod tests {
             "cairn backup web1 db1 --tag x --quiesce never",
             "cairn --store /s list --json",
             "cairn restore web1@-1 --as b --disk vda=/x --disk vdb=/y --format qcow2 --force",
+            "cairn restore web1 --pool p --disk vda=q/v --map-path /a=/b --map-network lan=default --map-machine pc=q35 --ignore-missing",
+            "cairn recover-host --from-list /l --dry-run --json",
+            "cairn recover-host --all --host h --pool p --map-path /a=/b --start --wait-agent 60 --stop-on-error",
             "cairn restore web1@-1 --in-place --disk vda --stop --stop-limit 10 --start --force",
             "cairn restore web1@-1 --in-place --dry-run",
             "cairn diff a@-1 a@latest --disk vda --ranges --json",
@@ -172,6 +181,11 @@ mod tests {
         }
         for line in [
             "cairn backup",
+            "cairn restore web1 --pool p --dir /x",
+            "cairn recover-host",
+            "cairn recover-host --all --from-list /l",
+            "cairn recover-host --all --wait-agent 5",
+            "cairn restore a --in-place --pool p",
             "cairn restore a --stop",
             "cairn restore a --in-place --as b",
             "cairn restore a --in-place --dry-run --start",

@@ -1,6 +1,6 @@
 //! Options of what reads points: `restore`, `verify`.
 
-use super::InPlace;
+use super::{Elsewhere, InPlace};
 use crate::commands::parse_bytes;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -21,6 +21,8 @@ pub enum Format {
   cairn restore web1@-1 --as web1-copy --dir /var/lib/libvirt/images --start
   cairn restore web1@latest                                   the domain itself, after its loss
   cairn restore data@latest --disk disk0=/dev/vg0/data --force
+  cairn restore web1@latest --pool fast                       disks become volumes of a storage pool
+  cairn restore web1@latest --map-path /srv/vm=/var/lib/libvirt/images --map-network lan=default      on another host
   cairn restore web1@-1 --in-place --stop --start             into the disks it has, writing only what differs
 
 With only --disk, disks are written and no domain is defined. With --as, or with neither, the domain is defined too.
@@ -31,9 +33,12 @@ pub struct Restore {
     /// Define it under this name, with a new UUID and new MAC addresses
     #[arg(long = "as", value_name = "NAME")]
     pub rename: Option<String>,
-    /// Restore this disk to this path; may be repeated
+    /// Restore this disk to this path, or to a volume of a pool (TARGET=POOL/VOLUME); may be repeated
     #[arg(long = "disk", value_name = "TARGET=PATH")]
     pub disks: Vec<String>,
+    /// Pool, and what is elsewhere on this host.
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
     /// Folder for disks without a path of their own (default: where each disk was)
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

@@ -8,15 +8,15 @@ use crate::{
     failure::{FAILED, Failure, Outcome, USAGE},
     interrupt,
     output::{self, Bar},
+    point_export::PointExport,
     points,
-    restore::{Request, plan, refuse_in_use, write_disks},
+    restore::{self, Options, Place, Work},
 };
-use cairn_nbd::server::{Export, ExportExtent, Exports, Limits, Listener, Server, TlsIdentity, UnixSocket};
-use cairn_store::{BlockSource, Point, PointSource, Progress, Store, StoreError, format::register::DiskEntry, restore::OnDamage};
+use cairn_nbd::server::{Exports, Limits, Listener, Server, TlsIdentity, UnixSocket};
+use cairn_store::{BlockSource, Point, PointSource, Progress, Store, StoreError, format::register::DiskEntry};
 use std::{
     io::{self, Write},
     net::{SocketAddr, ToSocketAddrs},
-    ops::Range,
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -47,7 +47,7 @@ pub fn run(common: &Common, o: &cli::Export) -> Outcome<Done> {
     } else {
         interrupt::watch(&runtime, &progress, "a file that ends in .cairn-partial")?;
         let (path, format) = o.raw.as_ref().map(|p| (p, Format::Raw)).or(o.qcow2.as_ref().map(|p| (p, Format::Qcow2))).ok_or_else(no_way)?;
-        to_file(common, o, &store, p, &disks, entry, (path, format), &runtime, &progress)?;
+        to_file(common, o, &store, p, entry, (path, format), &runtime, &progress)?;
     }
     for d in &unreadable {
         say!("cairn: warning: {}; if the newest point is the one that cannot be read, this was an older one: {}", output::shown(d), p.id);
@@ -111,21 +111,18 @@ fn to_file(
     o: &cli::Export,
     store: &Store,
     p: &Point,
-    disks: &[DiskEntry],
     entry: &DiskEntry,
     (path, format): (&std::path::PathBuf, Format),
     runtime: &tokio::runtime::Runtime,
     progress: &Arc<Progress>,
 ) -> Outcome<()> {
     let path = std::path::absolute(path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
-    let request = Request { disks: vec![(entry.target.clone(), path)], rename: None, dir: None, format: Some(format), force: o.force };
-    let plan = plan(&request, p, disks, &store.manifest(p)?)?;
-    refuse_in_use(&plan, common.connect.as_deref())?;
+    let options = Options { disks: vec![(entry.target.clone(), Place::Path(path))], format: Some(format), force: o.force, ..Options::default() };
+    let prepared = restore::prepare(Work { common, store, journal: None }, p, &options)?;
     let bar = Bar::start(common, "export", progress);
-    let reports = write_disks(store, &plan, OnDamage::Stop, o.force, runtime, progress)
-        .map_err(|f| if progress.cancel.load(Ordering::SeqCst) { Failure::new(crate::failure::INTERRUPTED, f.message) } else { f })?;
+    let (restored, written) = prepared.run(runtime, progress)?;
     drop(bar);
-    for (d, r) in plan.disks.iter().zip(&reports) {
+    for (d, r) in written.iter().zip(&restored.reports) {
         let path = d.path.display();
         if common.json {
             output::print_json(&serde_json::json!({
@@ -137,41 +134,6 @@ fn to_file(
         }
     }
     Ok(())
-}
-
-/// A point's disk for the server's clients.
-struct Exported {
-    source: PointSource,
-    description: String,
-}
-
-impl Export for Exported {
-    fn size_bytes(&self) -> u64 {
-        self.source.size_bytes()
-    }
-    fn description(&self) -> String {
-        self.description.clone()
-    }
-    fn extents(&self, range: Range<u64>, extents_max: usize) -> io::Result<Vec<ExportExtent>> {
-        // A piece at a time: a map of a large disk would be read as a whole for an answer that holds its beginning.
-        const PIECE_BYTES: u64 = 64 << 20;
-        let (mut out, mut at): (Vec<ExportExtent>, _) = (Vec::new(), range.start);
-        while at < range.end && out.len() < extents_max {
-            let end = (at + PIECE_BYTES).min(range.end);
-            for e in self.source.extents(at..end)? {
-                match out.last_mut() {
-                    Some(last) if last.zero == e.zero => last.range.end = e.range.end,
-                    _ => out.push(ExportExtent { range: e.range, zero: e.zero }),
-                }
-            }
-            at = end;
-        }
-        out.truncate(extents_max);
-        Ok(out)
-    }
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.source.read_at(offset, into)
-    }
 }
 
 /// Serves until Ctrl-C or SIGTERM.
@@ -189,7 +151,7 @@ fn serve(
     let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
     let mut exports = Exports::new();
     let description: String = format!("{} {} {}", output::shown(&p.summary.name), p.id, entry.target).chars().take(200).collect();
-    exports.add(entry.target.clone(), Arc::new(Exported { source: PointSource::new(store, entry)?, description })).map_err(|e| fail(&e))?;
+    exports.add(entry.target.clone(), Arc::new(PointExport { source: Arc::new(PointSource::new(store, entry)?), description })).map_err(|e| fail(&e))?;
     let server = runtime.block_on(async {
         let listener = listen(o, address).await?;
         let at = listener.tcp_address();

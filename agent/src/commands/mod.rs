@@ -11,6 +11,7 @@ mod init;
 mod keep;
 mod list;
 mod log;
+mod recover_host;
 mod restore;
 mod retention;
 mod run;
@@ -64,6 +65,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Keep(o) => keep::run(common, &o),
         Command::Discard(o) => discard::run(common, &o),
         Command::ServeRun(o) => run::serve(common, &o),
+        Command::RecoverHost(o) => recover_host::run(common, &o),
         Command::Verify(o) => verify::run(common, &o),
         Command::Tag(o) => log::tag(common, &o),
         Command::Note(o) => log::note(common, &o),

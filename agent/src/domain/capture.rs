@@ -3,7 +3,8 @@
 use super::{
     catalog::SessionCatalog,
     chain,
-    saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDisk, SavedDomain, SavedQuiesce, SkippedDisk},
+    files::Belongings,
+    saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, SavedDisk, SavedDomain, SavedFile, SavedQuiesce, SavedSnapshot, SkippedDisk},
     source::CapturedSource,
 };
 use crate::{
@@ -39,16 +40,14 @@ pub struct BackupRequest<'a> {
     pub scratch_dir: Option<PathBuf>,
 }
 
-/// Largest NVRAM file that goes into a point; real ones are below 1 MiB.
-const NVRAM_BYTES_MAX: u64 = 16 << 20;
-
 /// Takes the point; returns it with the warnings that it carries.
 pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOutcome, Vec<String>)> {
     let session = r.store.begin()?;
     let options = live_options(r, &session)?;
-    let facts = DomainFacts::read(r.domain)?;
+    let mut facts = DomainFacts::read(r.domain)?;
     let capture = LiveCapture::begin(r.domain, &options, &SessionCatalog::new(r.store, &session))?;
     let time_unix_ms = now_unix_ms();
+    facts.belongings.settle();
     match store_capture(r, session, &capture, facts, time_unix_ms, progress) {
         Ok((outcome, mut warnings)) => {
             if let Err(e) = capture.finish_success() {
@@ -92,6 +91,9 @@ struct DomainFacts {
     libvirt_version: u32,
     qemu_version: u32,
     parts: Vec<Part>,
+    belongings: Belongings,
+    snapshots: Vec<SavedSnapshot>,
+    warnings: Vec<String>,
 }
 
 impl DomainFacts {
@@ -99,43 +101,57 @@ impl DomainFacts {
         let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
         let persistent = domain.is_persistent().map_err(|e| fail(&e))?;
         let (libvirt_version, qemu_version) = domain.versions().map_err(|e| fail(&e))?;
-        let mut parts = vec![Part { name: PART_ACTIVE_XML.into(), bytes: domain.xml_live().map_err(|e| fail(&e))?.into_bytes(), secret: true }];
+        let (uuid, live) = (domain.uuid().map_err(|e| fail(&e))?, domain.xml_live().map_err(|e| fail(&e))?);
+        let belongings = Belongings::read(&live, &uuid);
+        let mut parts = vec![Part { name: PART_ACTIVE_XML.into(), bytes: live.into_bytes(), secret: true }];
         parts.push(Part { name: PART_INACTIVE_XML.into(), bytes: domain.xml_inactive().map_err(|e| fail(&e))?.into_bytes(), secret: true });
-        if let Some(path) = domain.nvram_path().map_err(|e| fail(&e))? {
-            parts.push(Part { name: PART_NVRAM.into(), bytes: read_nvram(&path)?, secret: true });
-        }
+        let (snapshots, warnings) = snapshots(domain);
         Ok(Self {
             name: domain.name().map_err(|e| fail(&e))?,
-            uuid: domain.uuid().map_err(|e| fail(&e))?,
+            uuid,
             autostart: domain.autostart().map_err(|e| fail(&e))?,
             persistent,
             libvirt_version,
             qemu_version,
             parts,
+            belongings,
+            snapshots,
+            warnings,
         })
     }
 }
 
-fn read_nvram(path: &str) -> Outcome<Vec<u8>> {
-    let fail = |why: String| Failure::new(FAILED, format!("NVRAM {path}: {why}"));
-    let size = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
-    if size > NVRAM_BYTES_MAX {
-        return Err(fail(format!("{size} bytes are more than firmware variables take")));
+/// The list is for information: what cannot be told of it fails no backup.
+fn snapshots(domain: &Domain) -> (Vec<SavedSnapshot>, Vec<String>) {
+    match domain.snapshots() {
+        Ok((list, count)) => {
+            let more = (count > list.len()).then(|| format!("the domain has {count} snapshots, and only {} of them are listed in the point", list.len()));
+            let saved = |s: cairn_hypervisor::snapshots::Snapshot| SavedSnapshot {
+                name: s.name,
+                created: s.created_unix_s,
+                state: s.state,
+                parent: s.parent,
+                external: s.external,
+            };
+            (list.into_iter().map(saved).collect(), more.into_iter().collect())
+        }
+        Err(e) => (Vec::new(), vec![format!("the list of the domain's snapshots is not in the point: {}", chain(&e))]),
     }
-    std::fs::read(path).map_err(|e| fail(e.to_string()))
 }
 
 fn store_capture(
     r: &BackupRequest<'_>,
     session: Session,
     capture: &LiveCapture,
-    facts: DomainFacts,
+    mut facts: DomainFacts,
     time_unix_ms: u64,
     progress: &Progress,
 ) -> Outcome<(BackupOutcome, Vec<String>)> {
     let jobs = capture.disks().iter().map(|d| disk_job(r.store, &session, &facts.uuid, d)).collect::<Outcome<Vec<_>>>()?;
-    let warnings = warnings(r, capture);
-    let saved = saved_domain(&facts, capture);
+    let (parts, files, unread) = std::mem::take(&mut facts.belongings).into_parts();
+    facts.parts.extend(parts);
+    let warnings = [warnings(r, capture), unread, std::mem::take(&mut facts.warnings)].concat();
+    let saved = saved_domain(&facts, files, capture);
     let source = serde_json::to_value(&saved).map_err(|e| Failure::new(FAILED, format!("manifest: {e}")))?;
     let tags = crate::points::with_calendar_tags(&session, &facts.name, time_unix_ms, r.tags);
     let info = || PointInfo {
@@ -215,7 +231,7 @@ fn warnings(r: &BackupRequest<'_>, capture: &LiveCapture) -> Vec<String> {
     out
 }
 
-fn saved_domain(facts: &DomainFacts, capture: &LiveCapture) -> SavedDomain {
+fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &LiveCapture) -> SavedDomain {
     let q = capture.quiesce();
     let disk = |d: &CapturedDisk| {
         let CarrierRecord { size_bytes, image_path, device_inode, bitmap_name } = d.carrier.clone();
@@ -240,5 +256,7 @@ fn saved_domain(facts: &DomainFacts, capture: &LiveCapture) -> SavedDomain {
         quiesce: SavedQuiesce { level: q.level.to_string(), freeze_ms: q.freeze_ms, frozen_filesystems: q.frozen_filesystems, reason: q.reason.clone() },
         disks: capture.disks().iter().map(disk).collect(),
         skipped: capture.skipped_disks().iter().map(|(t, r)| SkippedDisk { target: t.clone(), reason: r.to_string() }).collect(),
+        files,
+        snapshots: facts.snapshots.clone(),
     }
 }

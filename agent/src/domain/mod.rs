@@ -2,13 +2,14 @@
 
 mod capture;
 mod catalog;
+mod files;
 mod recover;
 mod saved;
 mod source;
 
 pub use capture::{BackupRequest, back_up};
 pub use catalog::PointsCatalog;
-pub use recover::{Recovery, missing, write_nvram};
+pub use recover::{Recovery, missing, saved_xml};
 pub use saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDisk, SavedDomain};
 
 use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};

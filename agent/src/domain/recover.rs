@@ -1,79 +1,94 @@
-//! Bringing a domain back: its definition under its own name or another one, NVRAM, autostart.
+//! Bringing a domain back: its definition under its own name or another one, firmware variables, TPM state, boot files, autostart.
 //!
-//! Order: 1 refuse what cannot work (name taken, running) before a disk is written · 2 disks (the caller) · 3 NVRAM · 4 define ·
-//! 5 autostart · 6 start. If we die after 2, the disks are there and `restore --force` goes on; nothing that existed was touched.
+//! Order: 1 refuse what cannot work (name taken, running, things that this host lacks) before a disk is written · 2 disks (the caller) ·
+//! 3 other files · 4 define · 5 autostart · 6 start. If we die after 2, the disks are there and `restore --force` goes on; nothing that existed was
+//! touched.
 
 use super::{
     chain,
-    saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDomain},
+    files::{Context, Files},
+    saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, SavedDomain},
 };
 use crate::{
-    cli::{self, Common},
+    cli,
     failure::{FAILED, Failure, Outcome},
-    restore::RestorePlan,
+    restore::{DiskPlan, Options, RestorePlan, Volumes, Work, refuse_problems},
 };
 use cairn_hypervisor::{
     Host,
+    needs::Problem,
+    restore_map,
     restore_xml::{self, NewDisk, Rewrite},
 };
 use cairn_store::{Point, Store, format::manifest::Manifest};
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf};
+use std::path::Path;
 
 /// A domain that is about to be defined.
 pub struct Recovery {
     host: Host,
     name: String,
     xml: String,
-    nvram: Option<(PathBuf, Vec<u8>)>,
+    files: Files,
     autostart: bool,
     force: bool,
-    /// Disks of the domain that the point does not have, for people.
+    /// UUID of the saved domain, if it is this one and no copy.
+    pub replaces: Option<String>,
+    /// What the domain will lack, for people.
     pub missing: Vec<String>,
 }
 
 impl Recovery {
-    /// Checks that it can be defined and makes its XML.
-    pub fn prepare(common: &Common, store: &Store, point: &Point, manifest: &Manifest, plan: &RestorePlan, o: &cli::Restore) -> Outcome<Self> {
+    /// Checks that it can be defined and makes its XML. `problems`: what the host is known to lack already.
+    pub fn prepare(
+        work: Work<'_>,
+        point: &Point,
+        manifest: &Manifest,
+        plan: &RestorePlan,
+        volumes: &Volumes,
+        o: &Options,
+        problems: Vec<Problem>,
+    ) -> Outcome<Self> {
         let saved = SavedDomain::of(manifest).ok_or_else(|| Failure::usage(format!("'{}' is no domain", point.summary.name)))?;
         let name = o.rename.clone().unwrap_or_else(|| saved.name.clone());
-        let host = Host::open(common.connect.as_deref())?;
+        let host = Host::open(work.common.connect.as_deref())?;
         refuse_taken(&host, &name, &saved, o)?;
-        let part = |n: &str| store.part(manifest, n);
-        let xml = match part(PART_INACTIVE_XML)? {
-            Some(xml) => Some(xml),
-            None => part(PART_ACTIVE_XML)?,
-        };
-        let xml = xml
-            .and_then(|b| String::from_utf8(b).ok())
-            .ok_or_else(|| Failure::new(crate::failure::DAMAGED, format!("point {} has no domain XML", point.id)))?;
-        let disks = plan
-            .disks
-            .iter()
-            .map(|d| NewDisk {
-                target: d.entry.target.clone(),
-                path: d.path.display().to_string(),
-                format: if d.format == cli::Format::Qcow2 { "qcow2".into() } else { "raw".into() },
-                block_device: d.device,
-            })
-            .collect();
-        let rewrite = Rewrite { rename: o.rename.clone(), disks };
-        let rewritten = restore_xml::rewrite(&xml, &rewrite).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
-        let nvram = match (part(PART_NVRAM)?, rewritten.nvram) {
-            (Some(bytes), Some(path)) => Some((PathBuf::from(path), bytes)),
-            _ => None,
-        };
-        if let Some((path, _)) = nvram.as_ref().filter(|(p, _)| p.exists() && !o.force) {
-            return Err(Failure::refused(format!("the firmware's variables {} exist; nothing was written (--force overwrites them)", path.display())));
+        let xml = saved_xml(work.store, manifest)?.ok_or_else(|| Failure::new(crate::failure::DAMAGED, format!("point {} has no domain XML", point.id)))?;
+        let (xml, nvram, lost_media) =
+            new_xml(&xml, point, plan, volumes, o).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
+        let mut missing = missing(&saved, o.rename.is_some());
+        missing.extend(lost_media.iter().map(|(target, path)| format!("the medium {path} of drive {target} is not on this host: the drive is empty")));
+        let lacking = host.problems(&xml, o.start)?;
+        if o.ignore_missing {
+            missing.extend(lacking.iter().map(ToString::to_string));
+            refuse_problems(&problems)?;
+        } else {
+            let ignorable = !lacking.is_empty();
+            refuse_problems(&[problems, lacking].concat()).map_err(|f| match ignorable {
+                true => {
+                    Failure::new(f.code, format!("{}\n--ignore-missing defines the domain without networks, firmware and devices that are not here", f.message))
+                }
+                false => f,
+            })?;
         }
+        let context = Context {
+            store: work.store,
+            manifest,
+            saved: &saved,
+            xml: &xml,
+            nvram: nvram.as_deref(),
+            rename: o.rename.as_deref(),
+            mapping: &o.mapping,
+            force: o.force,
+        };
+        let files = Files::prepare(&context)?;
         let autostart = saved.autostart && o.rename.is_none();
-        Ok(Self { host, name, xml: rewritten.xml, nvram, autostart, force: o.force, missing: missing(&saved, o.rename.is_some()) })
+        let replaces = o.rename.is_none().then(|| saved.uuid.clone());
+        Ok(Self { host, name, xml, files, autostart, force: o.force, replaces, missing })
     }
 
-    /// Defines it; returns its name.
-    pub fn finish(self, start: bool) -> Outcome<String> {
-        if let Some((path, bytes)) = &self.nvram {
-            write_nvram(path, bytes, self.force)?;
-        }
+    /// Defines it; returns its name, and what is to be said.
+    pub fn finish(self, start: bool) -> Outcome<(String, Vec<String>)> {
+        let warnings = self.files.write(self.force)?;
         let domain = self.host.define(&self.xml)?;
         let fail = |e: &dyn std::error::Error| Failure::new(FAILED, format!("domain {} is defined, but: {}", self.name, chain(e)));
         if self.autostart {
@@ -82,8 +97,40 @@ impl Recovery {
         if start {
             domain.start().map_err(|e| fail(&e))?;
         }
-        Ok(self.name)
+        Ok((self.name, warnings))
     }
+}
+
+/// XML of the definition, with secrets; of the running instance where a transient domain had none. `None` where the point has neither.
+pub fn saved_xml(store: &Store, manifest: &Manifest) -> Outcome<Option<String>> {
+    let xml = match store.part(manifest, PART_INACTIVE_XML)? {
+        Some(xml) => Some(xml),
+        None => store.part(manifest, PART_ACTIVE_XML)?,
+    };
+    Ok(xml.and_then(|bytes| String::from_utf8(bytes).ok()))
+}
+
+type NewXml = (String, Option<String>, Vec<(String, String)>);
+
+/// The XML to define, the place of the firmware's variables, and media that are lost.
+fn new_xml(saved: &str, point: &Point, plan: &RestorePlan, volumes: &Volumes, o: &Options) -> Result<NewXml, restore_xml::RestoreXmlError> {
+    let disk = |d: &DiskPlan| NewDisk {
+        target: d.entry.target.clone(),
+        path: d.path.display().to_string(),
+        format: if d.format == cli::Format::Qcow2 { "qcow2".into() } else { "raw".into() },
+        block_device: d.device,
+    };
+    let mapped = restore_map::remap(saved, &o.mapping)?;
+    let rewritten = restore_xml::rewrite(&mapped, &Rewrite { rename: o.rename.clone(), disks: plan.disks.iter().map(disk).collect() })?;
+    let mut xml = restore_map::place_volumes(&rewritten.xml, &volumes.in_xml())?;
+    if o.rename.is_some() {
+        xml = restore_map::without_tpm_source(&xml)?;
+    }
+    let (mut xml, lost_media) = restore_map::without_lost_media(&xml, |path| Path::new(path).exists())?;
+    if o.mark {
+        xml = restore_map::mark(&xml, &point.id.to_string())?;
+    }
+    Ok((xml, rewritten.nvram, lost_media))
 }
 
 /// What a point lacks of its domain: media that are never saved are no loss, disks that were left out are.
@@ -94,7 +141,7 @@ pub fn missing(saved: &SavedDomain, renamed: bool) -> Vec<String> {
     lost.map(|s| format!("disk {} is not in this point ({}): {then}", s.target, s.reason)).collect()
 }
 
-fn refuse_taken(host: &Host, name: &str, saved: &SavedDomain, o: &cli::Restore) -> Outcome<()> {
+fn refuse_taken(host: &Host, name: &str, saved: &SavedDomain, o: &Options) -> Outcome<()> {
     use cairn_hypervisor::host::HostError;
     let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
     let mut probe = vec![name];
@@ -135,23 +182,6 @@ fn refuse_other(uuid: &str, name: &str, saved: &SavedDomain) -> Outcome<()> {
         crate::output::shown(&saved.name),
         saved.uuid
     )))
-}
-
-/// Writes the firmware's variables, durably; an existing file is replaced only with `force`.
-pub fn write_nvram(path: &std::path::Path, bytes: &[u8], force: bool) -> Outcome<()> {
-    let fail = |e: std::io::Error| Failure::new(FAILED, format!("NVRAM {}: {e}", path.display()));
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(fail)?;
-    }
-    let mut options = fs::OpenOptions::new();
-    options.write(true).mode(0o600);
-    if force {
-        options.create(true).truncate(true)
-    } else {
-        options.create_new(true)
-    };
-    let mut f = options.open(path).map_err(fail)?;
-    f.write_all(bytes).and_then(|()| f.sync_all()).map_err(fail)
 }
 
 #[cfg(test)]

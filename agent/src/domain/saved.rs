@@ -34,6 +34,53 @@ pub struct SavedDomain {
     pub disks: Vec<SavedDisk>,
     /// Disks that are not in the point.
     pub skipped: Vec<SkippedDisk>,
+    /// Files besides disks that are.
+    #[serde(default)]
+    pub files: Vec<SavedFile>,
+    /// Snapshots that the domain had, for information: they are not in the point.
+    #[serde(default)]
+    pub snapshots: Vec<SavedSnapshot>,
+}
+
+/// A file of the host that belongs to the domain; its content is in parts of the manifest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedFile {
+    /// nvram, tpm, kernel, initrd, dtb.
+    pub role: String,
+    /// Where it was.
+    pub path: String,
+    /// Of a TPM: its name below the folder of the TPM's state.
+    #[serde(default)]
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// The owner's name on that host.
+    pub user: Option<String>,
+    /// The group's name on that host.
+    pub group: Option<String>,
+    /// Names of its pieces among the manifest's parts, in order.
+    pub parts: Vec<String>,
+}
+
+/// A snapshot of libvirt's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedSnapshot {
+    /// Name.
+    pub name: String,
+    /// Seconds since 1970.
+    pub created: Option<u64>,
+    /// State of the domain in it.
+    pub state: String,
+    /// The one before.
+    pub parent: Option<String>,
+    /// Some disk of it is an image of its own.
+    pub external: bool,
 }
 
 /// How quiet the guest was.

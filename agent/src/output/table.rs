@@ -35,6 +35,11 @@ pub fn time(unix_ms: u64) -> String {
     stamp.map_or_else(|| "?".into(), |t| t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
+/// A table without right-aligned columns.
+pub fn plain_table(header: &[&str]) -> Table {
+    table(header, &[])
+}
+
 pub(super) fn table(header: &[&str], right: &[usize]) -> Table {
     let mut t = Table::new();
     t.load_style(presets::NOTHING);

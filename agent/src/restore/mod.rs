@@ -3,12 +3,21 @@
 
 pub mod daemon;
 mod in_use;
+mod job;
+mod journal;
+mod mapping;
 pub mod nbd_image;
 mod partial;
 mod plan;
 mod qcow2;
+mod volumes;
 mod write;
 
 pub use in_use::{QEMU_LOCK_LEN, QEMU_LOCK_START, refuse_in_use, refuse_paths_in_use};
-pub use plan::{DiskPlan, Request, RestorePlan, plan};
-pub use write::write_disks;
+pub use job::{Options, Work, check_new_name, prepare, refuse_problems};
+pub use journal::Journal;
+pub use mapping::{Place, mapping, places};
+pub use partial::Partial;
+pub use plan::{DiskPlan, RestorePlan, plan};
+pub use volumes::Volumes;
+pub use write::{Writing, write_disks};

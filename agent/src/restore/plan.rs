@@ -1,10 +1,12 @@
 //! Which disk goes where, in which format; refusals come before a byte is written.
 
+use super::{Journal, Place, Volumes};
 use crate::{
     cli::Format,
     domain::SavedDomain,
     failure::{Failure, Outcome},
 };
+use cairn_hypervisor::{needs::Problem, restore_map::Mapping};
 use cairn_store::{
     Point,
     format::{manifest::Manifest, register::DiskEntry},
@@ -22,8 +24,8 @@ const DEV_SHM: &str = "/dev/shm";
 
 /// What was asked for.
 pub struct Request<'a> {
-    /// `--disk TARGET=PATH`.
-    pub disks: Vec<(String, PathBuf)>,
+    /// `--disk TARGET=PATH` or `TARGET=POOL/VOLUME`.
+    pub disks: &'a [(String, Place)],
     /// `--as`.
     pub rename: Option<&'a str>,
     /// `--dir`.
@@ -32,6 +34,12 @@ pub struct Request<'a> {
     pub format: Option<Format>,
     /// `--force`.
     pub force: bool,
+    /// Disks that go to pools.
+    pub volumes: &'a Volumes,
+    /// What is elsewhere.
+    pub mapping: &'a Mapping,
+    /// What an earlier try has put in place.
+    pub journal: Option<&'a Journal>,
 }
 
 /// One disk's way.
@@ -45,6 +53,10 @@ pub struct DiskPlan {
     pub format: Format,
     /// `path` is a block device.
     pub device: bool,
+    /// The device is still to be made; there is no path yet.
+    pub to_make: bool,
+    /// An earlier try of this restore put it in place: it is not written again.
+    pub whole: bool,
 }
 
 /// All disks, and whether a domain is to be defined.
@@ -56,8 +68,8 @@ pub struct RestorePlan {
     pub define: bool,
 }
 
-/// Decides; nothing is written yet.
-pub fn plan(request: &Request<'_>, point: &Point, entries: &[DiskEntry], manifest: &Manifest) -> Outcome<RestorePlan> {
+/// Decides; nothing is written yet. Folders that are missing are told with all else that is, where a domain is to be defined.
+pub fn plan(request: &Request<'_>, point: &Point, entries: &[DiskEntry], manifest: &Manifest, problems: &mut Vec<Problem>) -> Outcome<RestorePlan> {
     let saved = SavedDomain::of(manifest);
     let define = request.rename.is_some() || request.disks.is_empty();
     if define && saved.is_none() {
@@ -72,29 +84,39 @@ pub fn plan(request: &Request<'_>, point: &Point, entries: &[DiskEntry], manifes
         return Err(Failure::not_found(format!("point {} has no disk '{target}', it has {}", point.id, have.join(", "))));
     }
     let mut disks = Vec::new();
-    for entry in entries {
-        let given = request.disks.iter().find(|d| d.0 == entry.target).map(|d| d.1.clone());
+    for entry in entries.iter().filter(|e| !request.volumes.unplaced.contains(&e.target)) {
         let original = saved.as_ref().and_then(|s| s.disk(&entry.target));
         let format = request.format.or_else(|| original.map(|d| if d.format == "qcow2" { Format::Qcow2 } else { Format::Raw })).unwrap_or(Format::Raw);
-        let path = match given {
-            Some(path) => path,
-            None if !define => continue,
-            None => default_path(request, point, entry, original.map(|d| d.path.as_str()), format)?,
+        let volume = request.volumes.of(&entry.target);
+        let given = request.disks.iter().find(|d| d.0 == entry.target).map(|d| &d.1);
+        let path = match (volume, given) {
+            (Some(v), _) => v.path.clone().unwrap_or_default(),
+            (None, Some(Place::Path(path) | Place::Volume { or_path: Some(path), .. })) => path.clone(),
+            (None, Some(Place::Volume { .. })) => continue,
+            (None, None) if !define => continue,
+            (None, None) => default_path(request, point, entry, original.map(|d| d.path.as_str()), format)?,
         };
-        let device = fs::metadata(&path).is_ok_and(|m| m.file_type().is_block_device());
+        let to_make = volume.is_some_and(|v| v.path.is_none());
+        let device = to_make || fs::metadata(&path).is_ok_and(|m| m.file_type().is_block_device());
         // A device is written as it is, unless qcow2 was asked for by name.
         let format = if device && request.format.is_none() { Format::Raw } else { format };
         if device && format == Format::Qcow2 {
             return Err(Failure::usage(format!("{}: a device is restored raw; leave --format qcow2 away", path.display())));
         }
-        disks.push(DiskPlan { entry: entry.clone(), path, format, device });
+        let whole = !device && request.journal.is_some_and(|j| j.is_whole(&path));
+        disks.push(DiskPlan { entry: entry.clone(), path, format, device, to_make, whole });
     }
-    check_targets(&disks, request.force)?;
+    let lost_folders = check_targets(&disks, request)?;
+    match lost_folders.first() {
+        Some(first) if !define => return Err(Failure::not_found(first.what.clone())),
+        _ => problems.extend(lost_folders),
+    }
     Ok(RestorePlan { disks, define })
 }
 
 fn default_path(request: &Request<'_>, point: &Point, entry: &DiskEntry, original: Option<&str>, format: Format) -> Outcome<PathBuf> {
-    let original = original.map(Path::new);
+    let original = original.map(|path| PathBuf::from(request.mapping.path_or_same(path)));
+    let original = original.as_deref();
     if request.rename.is_none() && request.dir.is_none() {
         return original
             .map(Path::to_path_buf)
@@ -129,8 +151,11 @@ fn is_device_fs(dir: &Path) -> bool {
     devices.is_some() && devices != dev(Path::new("/")) && devices == dev(dir)
 }
 
-fn check_targets(disks: &[DiskPlan], force: bool) -> Outcome<()> {
-    for (i, d) in disks.iter().enumerate() {
+/// Gives the folders that are not there.
+fn check_targets(disks: &[DiskPlan], request: &Request<'_>) -> Outcome<Vec<Problem>> {
+    let mut lost = Vec::new();
+    for (i, d) in disks.iter().enumerate().filter(|(_, d)| !d.to_make && !d.whole) {
+        let force = request.force || request.volumes.of(&d.entry.target).is_some_and(|v| v.ours);
         let path = d.path.display();
         if disks[..i].iter().any(|o| o.path == d.path) {
             return Err(Failure::usage(format!("two disks would go to {path}")));
@@ -147,13 +172,14 @@ fn check_targets(disks: &[DiskPlan], force: bool) -> Outcome<()> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let dir = d.path.parent().unwrap_or(Path::new("/"));
                 if !dir.is_dir() {
-                    return Err(Failure::not_found(format!("there is no folder {} to restore {} to", dir.display(), d.entry.target)));
+                    let what = format!("there is no folder {} to restore {} to", dir.display(), d.entry.target);
+                    lost.push(Problem { what, remedy: format!("make it, give another with --dir or --pool, or --map-path {}=ANOTHER", dir.display()) });
                 }
             }
             Err(e) => return Err(Failure::new(crate::failure::FAILED, format!("{path}: {e}"))),
         }
     }
-    Ok(())
+    Ok(lost)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! it was; partial files say so by their name and are removed on any error. Devices cannot be taken back, so they wait until every file is
 //! whole. An error within 5 names the disks that are in place already.
 
-use super::{DiskPlan, RestorePlan, partial::Partial, qcow2};
+use super::{DiskPlan, Journal, RestorePlan, partial::Partial, qcow2};
 use crate::{
     cli::Format,
     failure::{FAILED, Failure, Outcome},
@@ -17,35 +17,53 @@ use cairn_store::{
 use std::{io, ops::Range, path::Path};
 use tokio::runtime::Runtime;
 
-/// Restores all disks to where the plan says; reports are in the plan's order.
-pub fn write_disks(store: &Store, plan: &RestorePlan, on_damage: OnDamage, force: bool, runtime: &Runtime, progress: &Progress) -> Outcome<Vec<RestoreReport>> {
-    let partials = plan.disks.iter().map(|d| if d.device { Ok(None) } else { Partial::new(&d.path).map(Some) }).collect::<Outcome<Vec<_>>>()?;
-    let mut reports: Vec<Option<RestoreReport>> = plan.disks.iter().map(|_| None).collect();
+/// How disks are written.
+pub struct Writing<'a> {
+    /// What to do about damage.
+    pub on_damage: OnDamage,
+    /// Replace what exists.
+    pub force: bool,
+    /// For QEMU's tools.
+    pub runtime: &'a Runtime,
+    /// Counters, and the way to stop.
+    pub progress: &'a Progress,
+    /// Is told before files get their names.
+    pub journal: Option<&'a Journal>,
+}
+
+/// Restores all disks to where the plan says; reports are in the plan's order. What an earlier try put in place is left as it is.
+pub fn write_disks(store: &Store, plan: &RestorePlan, w: &Writing<'_>) -> Outcome<Vec<RestoreReport>> {
+    let partials = plan.disks.iter().map(|d| if d.device || d.whole { Ok(None) } else { Partial::new(&d.path).map(Some) }).collect::<Outcome<Vec<_>>>()?;
+    let mut reports: Vec<RestoreReport> = plan.disks.iter().map(|_| RestoreReport::default()).collect();
     for (i, d) in plan.disks.iter().enumerate() {
         if let Some(partial) = &partials[i] {
-            reports[i] = Some(write_file(store, d, partial, on_damage, runtime, progress)?);
+            reports[i] = write_file(store, d, partial, w)?;
         }
     }
     for (i, d) in plan.disks.iter().enumerate().filter(|(_, d)| d.device) {
-        reports[i] = Some(write_device(store, d, on_damage, progress)?);
+        reports[i] = write_device(store, d, w.on_damage, w.progress)?;
     }
-    if progress.cancel.load(std::sync::atomic::Ordering::SeqCst) {
+    if w.progress.cancel.load(std::sync::atomic::Ordering::SeqCst) {
         return Err(StoreError::Interrupted.into());
     }
-    name_all(partials.into_iter().flatten().collect(), force)?;
-    Ok(reports.into_iter().flatten().collect())
+    let partials: Vec<Partial> = partials.into_iter().flatten().collect();
+    if let Some(journal) = w.journal {
+        journal.will_name(&partials)?;
+    }
+    name_all(partials, w.force)?;
+    Ok(reports)
 }
 
-fn write_file(store: &Store, d: &DiskPlan, partial: &Partial, on_damage: OnDamage, runtime: &Runtime, progress: &Progress) -> Outcome<RestoreReport> {
+fn write_file(store: &Store, d: &DiskPlan, partial: &Partial, w: &Writing<'_>) -> Outcome<RestoreReport> {
     let report = match d.format {
         Format::Raw => {
             partial.set_len(d.entry.size_bytes)?;
             let target = FileTarget::open_device(partial.path(), d.entry.size_bytes).map_err(|e| failed("open", partial.path(), &e))?;
-            store.restore_disk(&d.entry, &Fresh(target), on_damage, progress)?
+            store.restore_disk(&d.entry, &Fresh(target), w.on_damage, w.progress)?
         }
         Format::Qcow2 => {
-            let image = qcow2::create(partial.path(), d.entry.size_bytes, runtime)?;
-            let report = store.restore_disk(&d.entry, &image, on_damage, progress)?;
+            let image = qcow2::create(partial.path(), d.entry.size_bytes, w.runtime)?;
+            let report = store.restore_disk(&d.entry, &image, w.on_damage, w.progress)?;
             image.close()?;
             report
         }

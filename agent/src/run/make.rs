@@ -166,7 +166,7 @@ fn build(
     }
     folder.save(record)?;
     if let (Some(path), Some(bytes)) = (&record.nvram, &origin.nvram) {
-        domain::write_nvram(path, bytes, false)?; // M4
+        super::nvram::write_new(path, bytes)?; // M4
     }
     // M5
     let mut domain = host.define(&built.xml)?;

@@ -10,7 +10,8 @@
 
 use roxmltree::{Document, Node};
 
-use crate::restore_xml::{Edits, NewDisk, RestoreXmlError, Rewrite, apply, child, escape, rewrite, sibling_path, text_range};
+use crate::restore_xml::{Edits, NewDisk, RestoreXmlError, Rewrite, apply, escape, rewrite, sibling_path, text_range};
+use crate::state_files::child;
 
 /// Driver attributes of a run's disks; all others stay as they were saved.
 const DRIVER: [(&str, &str); 6] =

@@ -4,6 +4,7 @@
 //! disks, writes manifest and register, and holds B5 to B6.
 
 mod disk;
+mod parts;
 mod worker;
 
 use crate::{
@@ -166,7 +167,7 @@ impl Session {
             }
         };
         let info = info();
-        let manifest = self.save_manifest(&info, &mut stream)?;
+        let manifest = self.save_manifest(&info, &parents, &mut stream)?;
         let disk_table = self.disk_table(&entries, &mut stream)?;
         stream.finish()?;
         self.check_referenced()?;
@@ -230,10 +231,15 @@ impl Session {
         Ok(DiskEntry { target: job.target.clone(), size_bytes, root, read_bytes, changed_bytes, stored_bytes, mode, reason })
     }
 
-    fn save_manifest(&self, info: &PointInfo, stream: &mut PackStream) -> Result<Ref> {
+    fn save_manifest(&self, info: &PointInfo, parents: &[Parent], stream: &mut PackStream) -> Result<Ref> {
+        let known = parts::known(self, parents);
         let mut parts = BTreeMap::new();
         for p in &info.parts {
-            let r = stream.put_plain(FrameKind::Blob, &p.bytes, p.secret)?;
+            let id = self.store.keys.content_id(FrameKind::Blob, 0, &p.bytes);
+            let r = match known.get(&p.name).filter(|k| k.0.id == id && k.1 == p.secret) {
+                Some((r, _)) => *r,
+                None => stream.put_plain(FrameKind::Blob, &p.bytes, p.secret)?,
+            };
             parts.insert(p.name.clone(), PartRef::new(&r, p.bytes.len() as u64, p.secret));
         }
         let manifest = Manifest {

@@ -161,8 +161,7 @@ impl Store {
 
     /// A point's manifest.
     pub fn manifest(&self, point: &Point) -> Result<Manifest> {
-        let r = point.body.manifest.as_ref().ok_or_else(|| StoreError::damaged(format_args!("point {}", point.id), "it has no manifest"))?;
-        Ok(Manifest::decode(&self.inner.fetch(&mut decompressor(), r, FrameKind::Manifest, 0)?)?)
+        manifest(&self.inner, point)
     }
 
     /// Content of a part that the manifest names; `None` where it names none so.
@@ -170,6 +169,11 @@ impl Store {
         let Some(part) = manifest.parts.get(name) else { return Ok(None) };
         self.inner.fetch(&mut decompressor(), &part.to_ref()?, FrameKind::Blob, 0).map(Some)
     }
+}
+
+pub(crate) fn manifest(store: &Inner, point: &Point) -> Result<Manifest> {
+    let r = point.body.manifest.as_ref().ok_or_else(|| StoreError::damaged(format_args!("point {}", point.id), "it has no manifest"))?;
+    Ok(Manifest::decode(&store.fetch(&mut decompressor(), r, FrameKind::Manifest, 0)?)?)
 }
 
 pub(crate) fn disks(store: &Inner, point: &Point) -> Result<Vec<DiskEntry>> {

@@ -23,6 +23,7 @@ use crate::{
 use cairn_store_format::{
     ObjectName, PackId, SessionId,
     gc::SessionKind,
+    map::Ref,
     register::{self, RegisterKind, Seen},
 };
 use sha2::{Digest, Sha256};
@@ -93,6 +94,11 @@ impl Session {
     /// Whether a register of this session id exists that is a forgotten point.
     pub fn is_forgotten(&self, id: &SessionId) -> bool {
         self.points.is_forgotten(id)
+    }
+
+    /// Whether a frame of a parent point is still where it says, by the pack's own footer, and nobody reported it.
+    pub(crate) fn holds(&self, r: &Ref) -> bool {
+        self.store.locate_in(&r.at.pack, &r.id) == Some(r.at) && !self.bad.contains(&r.at) && !self.moved.contains_key(&r.at)
     }
 
     /// B5a: every pack of another session that this one newly refers to is still there under its final name, in full size. An index that was

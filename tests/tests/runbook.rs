@@ -1,0 +1,205 @@
+//! docs/recovery.md, executed: its blocks of commands run as they stand there, in a lab, against a real guest.
+//!
+//! A block belongs to a scenario by the comment above it: `<!-- runbook: NAME -->`. A block without one must be the page's list of values, which the
+//! tests replace by the lab's.
+
+use cairn_lab::process::{run, run_ok};
+use cairn_lab::suite::Suite;
+use cairn_lab::{Options, lab_test};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const BLOCK_LIMIT: Duration = Duration::from_secs(600);
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const MARK: &str = "<!-- runbook: ";
+/// All blocks; each is run by one of the tests below.
+const BLOCKS: [&str; 14] = [
+    "dead-host look",
+    "dead-host all",
+    "dead-host list",
+    "broken-upgrade find",
+    "broken-upgrade back",
+    "broken-upgrade beside",
+    "deleted-disk backup",
+    "deleted-disk restore",
+    "damaged-store look",
+    "damaged-store heal",
+    "damaged-store salvage",
+    "lost-key",
+    "drill",
+    "",
+];
+
+fn page() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recovery.md");
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Name and commands of each block, in the page's order; the name is empty where a block has none.
+fn blocks(page: &str) -> Vec<(String, String)> {
+    let (mut out, mut name, mut inside) = (Vec::new(), String::new(), None::<String>);
+    for line in page.lines() {
+        match &mut inside {
+            Some(text) if line == "```" => {
+                out.push((std::mem::take(&mut name), std::mem::take(text)));
+                inside = None;
+            }
+            Some(text) => *text += &format!("{line}\n"),
+            None if line.starts_with("```") => inside = Some(String::new()),
+            None => {
+                if let Some(rest) = line.strip_prefix(MARK) {
+                    name = rest.trim_end_matches("-->").trim().to_owned();
+                } else if !line.trim().is_empty() {
+                    name.clear();
+                }
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn every_block_of_the_page_is_run_by_a_test() {
+    let mut found: Vec<String> = blocks(&page()).into_iter().map(|block| block.0).collect();
+    let mut known: Vec<String> = BLOCKS.iter().map(|name| (*name).to_owned()).collect();
+    found.sort();
+    known.sort();
+    assert_eq!(found, known, "each block has a mark, and a test that runs it; one has none, the values");
+}
+
+/// A lab with a point of its guest, in which blocks run.
+struct Book {
+    suite: Suite,
+    env: Vec<(&'static str, String)>,
+}
+
+impl Book {
+    fn new(suite: Suite) -> Self {
+        let tools = suite.path("tools");
+        fs::create_dir(&tools).expect("a folder");
+        symlink(suite.lab.cairn().expect("program"), tools.join("cairn")).expect("a link");
+        let path = format!("{}:{}", tools.display(), cairn_lab::init::PATH);
+        let host = run_ok(&mut Command::new("hostname"), BOOT_LIMIT).expect("hostname");
+        let [disk, _] = cairn_lab::lab::disks();
+        let env = vec![
+            ("PATH", path),
+            ("CAIRN_STORE", suite.cairn.store().display().to_string()),
+            ("CAIRN_KEY_FILE", suite.cairn.key().display().to_string()),
+            ("DOMAIN", "lab1".into()),
+            ("DISK", disk.target.into()),
+            ("DISK_PATH", disk.path.display().to_string()),
+            ("LOST_HOST", host.trim().into()),
+        ];
+        Self { suite, env }
+    }
+
+    /// Runs a block as a shell would; gives what it printed.
+    fn run(&self, name: &str) -> String {
+        let (_, commands) = blocks(&page()).into_iter().find(|block| block.0 == name).expect(name);
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", &commands]).current_dir(self.suite.path(""));
+        command.envs(self.env.iter().map(|(key, value)| (*key, value)));
+        let output = run(&mut command, BLOCK_LIMIT).expect("it ends");
+        assert_eq!(output.code(), 0, "block {name:?}:\n{commands}\n{}\n{}", output.text(), output.err_text());
+        output.text()
+    }
+
+    fn lose(&self) {
+        let domain = &self.suite.domain;
+        domain.virsh(&["destroy", "lab1"]).expect("virsh");
+        domain.virsh_ok(&["undefine", "lab1"]).expect("undefine");
+        for disk in cairn_lab::lab::disks() {
+            fs::remove_file(disk.path).expect("removed");
+        }
+    }
+
+    fn assert_whole(&self) {
+        self.suite.domain.sh("cat /mnt/a/greeting /mnt/b/greeting").expect("the guest runs and has its files");
+    }
+}
+
+lab_test!(the_host_is_dead, Options::small(), |lab| {
+    let book = Book::new(Suite::new(&lab));
+    book.suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    book.run("drill");
+    book.lose();
+    // Another host has never seen the store.
+    for entry in fs::read_dir("/var/lib/cairn").expect("state").flatten() {
+        fs::remove_dir_all(entry.path()).expect("removed");
+    }
+    assert!(book.run("dead-host look").contains("possible"));
+    book.run("dead-host all");
+    book.assert_whole();
+    // Once more, by the list.
+    book.lose();
+    book.run("dead-host list");
+    book.assert_whole();
+    assert!(book.run("dead-host list").contains("skipped"));
+});
+
+lab_test!(an_upgrade_broke_the_guest, Options::small(), |lab| {
+    let book = Book::new(Suite::new(&lab));
+    book.suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    book.suite.domain.sh("rm /mnt/a/greeting && sync").expect("the upgrade");
+    book.suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    assert!(book.run("broken-upgrade find").contains("lab1"));
+    assert!(book.run("broken-upgrade beside").contains("lab1-before-vda"));
+    book.run("broken-upgrade back");
+    book.suite.domain.wait_agent(BOOT_LIMIT).expect("it boots");
+    book.assert_whole();
+});
+
+lab_test!(a_disk_was_deleted, Options::small(), |lab| {
+    let book = Book::new(Suite::new(&lab));
+    book.suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    book.suite.domain.sh("echo new > /mnt/a/since && sync").expect("written");
+    let [disk, _] = cairn_lab::lab::disks();
+    fs::remove_file(&disk.path).expect("removed");
+    book.run("deleted-disk backup");
+    book.run("deleted-disk restore");
+    book.suite.domain.wait_agent(BOOT_LIMIT).expect("it boots");
+    book.assert_whole();
+    book.suite.domain.sh("cat /mnt/a/since").expect("the point that was taken after the deletion has it");
+});
+
+fn data_packs(store: &Path) -> Vec<PathBuf> {
+    let folders = fs::read_dir(store.join("d")).expect("packs").flatten();
+    let mut all: Vec<PathBuf> = folders.flat_map(|folder| fs::read_dir(folder.path()).expect("folder").flatten()).map(|entry| entry.path()).collect();
+    all.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).expect("a pack").len()));
+    all
+}
+
+lab_test!(the_store_is_damaged, Options::small(), |lab| {
+    let book = Book::new(Suite::new(&lab));
+    book.suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    let pack = data_packs(book.suite.cairn.store()).remove(0);
+    let mut bytes = fs::read(&pack).expect("a pack");
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 4096].fill(0xee);
+    fs::remove_file(&pack).and_then(|()| fs::write(&pack, &bytes)).expect("damaged");
+    book.run("damaged-store look");
+    let state = |id: &str| book.suite.point(id)["state"].clone();
+    let id = book.suite.points().remove(0);
+    assert_eq!(state(&id), Value::from("damaged"));
+    book.run("damaged-store salvage");
+    assert!(book.suite.path("salvage/lab1-salvaged-vda.qcow2").exists());
+    book.run("damaged-store heal");
+    assert_eq!(state(&id), Value::from("good"), "the older point is mended, too");
+});
+
+lab_test!(the_key_is_lost, Options::small(), |lab| {
+    let suite = Suite { domain: lab.domain(), cairn: cairn_lab::Cairn::new(&lab, "store").expect("program"), lab: lab.clone() };
+    let (store, key) = (suite.cairn.store().display().to_string(), suite.cairn.key().display().to_string());
+    let made = suite.cairn.json(&["init", &store, "--key-file", &key]).expect("init");
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    let mut book = Book::new(suite);
+    book.env.push(("RECOVERY_KEY", made["recovery_key"].as_str().expect("a key").into()));
+    fs::remove_file(book.suite.cairn.key()).expect("lost");
+    assert!(book.run("lost-key").contains("lab1"));
+    book.lose();
+    book.suite.cairn.ok(&["restore", "lab1"]).expect("with the recovery key alone");
+});
