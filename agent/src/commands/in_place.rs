@@ -102,7 +102,7 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
                 }
                 return Err(f);
             }
-            Err(f) => return Err(half_restored(f, &owner, p)),
+            Err(f) => return Err(half_restored(&f, &owner, p)),
         }
     }
     drop(bar);
@@ -296,7 +296,7 @@ fn refuse_resize(o: &cli::Restore, work: &[Work]) -> Outcome<Vec<String>> {
 }
 
 /// What failed in the middle says how to go on.
-fn half_restored(f: Failure, owner: &Owner, p: &Point) -> Failure {
+fn half_restored(f: &Failure, owner: &Owner, p: &Point) -> Failure {
     let again = format!("'cairn restore {} --in-place' again goes on", p.id);
     let code = if f.code == BUSY { FAILED } else { f.code };
     Failure::new(code, format!("{} ({} may be half restored now and is not backed up until it is whole; {again})", f.message, output::shown(&owner.name)))
