@@ -15,6 +15,7 @@ mod failure;
 mod in_place;
 mod interrupt;
 mod logging;
+mod point_export;
 mod points;
 mod recover_host;
 mod restore;

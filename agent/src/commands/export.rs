@@ -8,15 +8,15 @@ use crate::{
     failure::{FAILED, Failure, Outcome, USAGE},
     interrupt,
     output::{self, Bar},
+    point_export::PointExport,
     points,
     restore::{self, Options, Place, Work},
 };
-use cairn_nbd::server::{Export, ExportExtent, Exports, Limits, Listener, Server, TlsIdentity, UnixSocket};
+use cairn_nbd::server::{Exports, Limits, Listener, Server, TlsIdentity, UnixSocket};
 use cairn_store::{BlockSource, Point, PointSource, Progress, Store, StoreError, format::register::DiskEntry};
 use std::{
     io::{self, Write},
     net::{SocketAddr, ToSocketAddrs},
-    ops::Range,
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -136,41 +136,6 @@ fn to_file(
     Ok(())
 }
 
-/// A point's disk for the server's clients.
-struct Exported {
-    source: PointSource,
-    description: String,
-}
-
-impl Export for Exported {
-    fn size_bytes(&self) -> u64 {
-        self.source.size_bytes()
-    }
-    fn description(&self) -> String {
-        self.description.clone()
-    }
-    fn extents(&self, range: Range<u64>, extents_max: usize) -> io::Result<Vec<ExportExtent>> {
-        // A piece at a time: a map of a large disk would be read as a whole for an answer that holds its beginning.
-        const PIECE_BYTES: u64 = 64 << 20;
-        let (mut out, mut at): (Vec<ExportExtent>, _) = (Vec::new(), range.start);
-        while at < range.end && out.len() < extents_max {
-            let end = (at + PIECE_BYTES).min(range.end);
-            for e in self.source.extents(at..end)? {
-                match out.last_mut() {
-                    Some(last) if last.zero == e.zero => last.range.end = e.range.end,
-                    _ => out.push(ExportExtent { range: e.range, zero: e.zero }),
-                }
-            }
-            at = end;
-        }
-        out.truncate(extents_max);
-        Ok(out)
-    }
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.source.read_at(offset, into)
-    }
-}
-
 /// Serves until Ctrl-C or SIGTERM.
 #[expect(clippy::too_many_arguments, reason = "point, disk and address of one export")]
 fn serve(
@@ -186,7 +151,7 @@ fn serve(
     let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
     let mut exports = Exports::new();
     let description: String = format!("{} {} {}", output::shown(&p.summary.name), p.id, entry.target).chars().take(200).collect();
-    exports.add(entry.target.clone(), Arc::new(Exported { source: PointSource::new(store, entry)?, description })).map_err(|e| fail(&e))?;
+    exports.add(entry.target.clone(), Arc::new(PointExport { source: Arc::new(PointSource::new(store, entry)?), description })).map_err(|e| fail(&e))?;
     let server = runtime.block_on(async {
         let listener = listen(o, address).await?;
         let at = listener.tcp_address();

@@ -1,12 +1,12 @@
 //! `cairn restore --in-place`
 
-use super::Done;
+use super::{Done, in_place_told::Told};
 use crate::{
     cli::{self, Common, Format},
     context::{open_store, state_dir},
     domain::{SavedDomain, chain},
     failure::{BUSY, DAMAGED, FAILED, Failure, Outcome},
-    in_place::{DiskReport, Off, Record, Run, Way, Work, describe, image_key, require_off, run_disk},
+    in_place::{Off, Record, Run, Way, Work, forget_record, image_key, require_off, run_disk},
     interrupt,
     output::{self, Bar},
     points,
@@ -89,12 +89,21 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         on_damage: if o.allow_damaged { OnDamage::WriteZeros } else { OnDamage::Stop },
         verify: o.in_place.verify,
         record: if o.in_place.dry_run { None } else { Some((&state_dir, &mut record)) },
+        touched: false,
     };
     let begin = Instant::now();
     let mut reports = Vec::new();
     for w in &work {
-        let done = run_disk(&mut run, w).map_err(|f| half_restored(f, o, &owner, p))?;
-        reports.push(done);
+        match run_disk(&mut run, w) {
+            Ok(done) => reports.push(done),
+            Err(f) if !run.touched => {
+                if earlier.is_none() && !o.in_place.dry_run {
+                    forget_record(&state_dir, &owner.key)?;
+                }
+                return Err(f);
+            }
+            Err(f) => return Err(half_restored(&f, &owner, p)),
+        }
     }
     drop(bar);
     let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -106,7 +115,18 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         }
         _ => false,
     };
-    let told = Told { o, p, owner: &owner, work: &work, reports: &reports, resizes: &resizes, started, took_ms };
+    let told = Told {
+        dry_run: o.in_place.dry_run,
+        p,
+        name: &owner.name,
+        missing: &owner.missing,
+        stopped: owner.stopped,
+        work: &work,
+        reports: &reports,
+        resizes: &resizes,
+        started,
+        took_ms,
+    };
     if common.json {
         output::print_json(&told.json());
     } else if !common.quiet {
@@ -276,83 +296,8 @@ fn refuse_resize(o: &cli::Restore, work: &[Work]) -> Outcome<Vec<String>> {
 }
 
 /// What failed in the middle says how to go on.
-fn half_restored(f: Failure, o: &cli::Restore, owner: &Owner, p: &Point) -> Failure {
-    if o.in_place.dry_run {
-        return f;
-    }
+fn half_restored(f: &Failure, owner: &Owner, p: &Point) -> Failure {
     let again = format!("'cairn restore {} --in-place' again goes on", p.id);
     let code = if f.code == BUSY { FAILED } else { f.code };
     Failure::new(code, format!("{} ({} may be half restored now and is not backed up until it is whole; {again})", f.message, output::shown(&owner.name)))
-}
-
-/// The outcome.
-struct Told<'a> {
-    o: &'a cli::Restore,
-    p: &'a Point,
-    owner: &'a Owner,
-    work: &'a [Work],
-    reports: &'a [DiskReport],
-    resizes: &'a [String],
-    started: bool,
-    took_ms: u64,
-}
-
-impl Told<'_> {
-    fn json(&self) -> serde_json::Value {
-        let disk = |(w, r): (&Work, &DiskReport)| {
-            let (way, base) = match &w.way {
-                Way::Bitmap { base, .. } if r.fallback.is_none() => ("bitmap", Some(base.to_string())),
-                _ => ("compare", None),
-            };
-            let reason = r.fallback.clone().unwrap_or_else(|| describe(&w.way));
-            let d = &r.done;
-            serde_json::json!({
-                "target": w.entry.target, "path": w.path.display().to_string(), "size": w.entry.size_bytes, "size_before": w.size_bytes, "way": way,
-                "base": base, "reason": reason, "candidates": r.candidate_bytes, "read": d.read_bytes, "fetched": d.fetched_bytes,
-                "written": d.written_bytes, "zeroed": d.zeroed_bytes, "unchanged": unchanged(w, r), "chain_kept": r.chain_kept, "verified": r.verified,
-                "damage": output::damage_json(&d.damage),
-            })
-        };
-        serde_json::json!({
-            "id": self.p.id.to_string(), "name": self.p.summary.name, "in_place": self.owner.name, "dry_run": self.o.in_place.dry_run,
-            "disks": self.work.iter().zip(self.reports).map(disk).collect::<Vec<_>>(), "resized": self.resizes, "missing": self.owner.missing,
-            "stopped": self.owner.stopped, "started": self.started, "duration_ms": self.took_ms,
-        })
-    }
-
-    fn print(&self) {
-        let dry = self.o.in_place.dry_run;
-        self.resizes.iter().for_each(|r| out!("{}{r}", if dry { "would need --force: " } else { "" }));
-        for (w, r) in self.work.iter().zip(self.reports) {
-            let (d, will) = (&r.done, if dry { "would be " } else { "" });
-            let how = r.fallback.as_ref().map_or_else(|| describe(&w.way), |why| format!("compared: {}", output::shown(why)));
-            out!(
-                "{}: {} {will}written and {} {will}zeroed of {} in {}, {} unchanged · {} read, {} from the store ({how})",
-                output::shown(&w.entry.target),
-                output::bytes(d.written_bytes),
-                output::bytes(d.zeroed_bytes),
-                output::bytes(w.entry.size_bytes),
-                w.path.display(),
-                output::bytes(unchanged(w, r)),
-                output::bytes(d.read_bytes),
-                output::bytes(d.fetched_bytes),
-            );
-            if r.verified {
-                out!("{}: read back, and equal to the point", output::shown(&w.entry.target));
-            }
-            if !dry && !r.chain_kept && w.format == Format::Qcow2 {
-                out!("{}: the next backup compares all of this disk once, since its image carries no usable dirty bitmap", output::shown(&w.entry.target));
-            }
-        }
-        let (name, id) = (output::shown(&self.owner.name), self.p.id);
-        match (dry, self.started) {
-            (true, _) => out!("{name}: nothing was written (--dry-run)"),
-            (_, true) => out!("{name}: restored to point {id} in {} and started", output::duration(self.took_ms)),
-            _ => out!("{name}: restored to point {id} in {}", output::duration(self.took_ms)),
-        }
-    }
-}
-
-fn unchanged(w: &Work, r: &DiskReport) -> u64 {
-    w.entry.size_bytes.saturating_sub(r.done.written_bytes + r.done.zeroed_bytes)
 }

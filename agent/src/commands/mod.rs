@@ -6,6 +6,7 @@ mod diff;
 mod discard;
 mod export;
 mod in_place;
+mod in_place_told;
 mod init;
 mod keep;
 mod list;

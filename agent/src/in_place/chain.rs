@@ -1,12 +1,12 @@
 //! What a qcow2 image is: its chain, sizes and dirty bitmaps, as `qemu-img info` tells without opening it for writing.
 
-use crate::failure::{FAILED, Failure, Outcome};
+use crate::{
+    failure::{FAILED, Failure, Outcome},
+    restore::daemon::qemu_img,
+};
 use cairn_hypervisor::qmp::nodes::{Bitmap, ChainNode};
 use serde::Deserialize;
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::path::Path;
 
 #[derive(Deserialize)]
 struct Info {
@@ -41,17 +41,10 @@ struct StoredBitmap {
 /// The chain of an image that nobody has open, top first. Names of nodes are the images' paths.
 pub fn chain(image: &Path) -> Outcome<Vec<ChainNode>> {
     let fail = |why: String| Failure::new(FAILED, format!("qemu-img info {}: {why}; nothing was written", image.display()));
-    // It reads headers only, and ends by itself; the file name of JSON kind keeps a path with a colon a path.
+    // A file name of JSON kind keeps a path with a colon a path.
     let name = serde_json::json!({"driver": "qcow2", "file": {"driver": driver(image), "filename": image.display().to_string()}});
-    let output = Command::new("qemu-img")
-        .args(["info", "--backing-chain", "--output=json", &format!("json:{name}")])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| fail(format!("{e} (is qemu-utils installed?)")))?;
-    if !output.status.success() {
-        return Err(fail(String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect()));
-    }
-    let mut nodes = parse(&output.stdout).map_err(fail)?;
+    let told = qemu_img(&["info", "--backing-chain", "--output=json", &format!("json:{name}")], image)?;
+    let mut nodes = parse(&told).map_err(fail)?;
     if let Some(top) = nodes.first_mut() {
         top.name = image.display().to_string();
         top.filename.clone_from(&top.name);

@@ -62,6 +62,8 @@ pub struct Run<'a> {
     pub verify: bool,
     /// `None`: a dry run.
     pub record: Option<(&'a Path, &'a mut Record)>,
+    /// A disk may be other than it was.
+    pub touched: bool,
 }
 
 /// What was done to a disk, or would be.
@@ -135,11 +137,15 @@ pub fn run_disk(run: &mut Run<'_>, work: &Work) -> Outcome<DiskReport> {
     Ok(report)
 }
 
-fn raw_disk(run: &Run<'_>, work: &Work) -> Outcome<DiskReport> {
+fn raw_disk(run: &mut Run<'_>, work: &Work) -> Outcome<DiskReport> {
     let done = if run.record.is_none() {
         update(run, work, &raw::open_source(&work.path)?, None, Candidates::All)?
     } else {
-        let disk = raw::open(&work.path, work.entry.size_bytes, work.is_device)?;
+        let mut disk = raw::open(&work.path)?;
+        run.touched = true;
+        if !work.is_device && work.size_bytes != work.entry.size_bytes {
+            disk.resize(&work.path, work.entry.size_bytes)?;
+        }
         update(run, work, &disk.source, Some(&disk.target), Candidates::All)?
     };
     Ok(DiskReport { candidate_bytes: work.end_bytes(), done, chain_kept: false, fallback: None, verified: false })
@@ -153,6 +159,7 @@ fn update(run: &Run<'_>, work: &Work, source: &dyn BlockSource, target: Option<&
 fn qcow2_disk(run: &mut Run<'_>, work: &Work) -> Outcome<DiskReport> {
     let writes = run.record.is_some();
     if writes && work.size_bytes != work.entry.size_bytes {
+        run.touched = true;
         let (image, size) = (work.path.display().to_string(), work.entry.size_bytes.to_string());
         let shrink: &[&str] = if work.size_bytes > work.entry.size_bytes { &["--shrink"] } else { &[] };
         qemu_img(&[&["resize", "-q", "-f", "qcow2"], shrink, &[&image, &size]].concat(), &work.path)?;
@@ -181,6 +188,7 @@ fn qcow2_open(run: &mut Run<'_>, work: &Work, image: &NbdImage) -> Outcome<DiskR
     };
     let candidates = ranges.as_deref().map_or(Candidates::All, Candidates::Ranges);
     let target: Option<&dyn BlockTarget> = if run.record.is_some() { Some(image) } else { None };
+    run.touched |= target.is_some();
     let done = update(run, work, image, target, candidates)?;
     let candidate_bytes = ranges.map_or(work.end_bytes(), |r| r.iter().map(|r| r.end - r.start).sum());
     Ok(DiskReport { candidate_bytes, done, chain_kept: false, fallback, verified: false })

@@ -30,14 +30,20 @@ pub fn open_source(path: &Path) -> Outcome<FileSource> {
     FileSource::open(path).map_err(|e| failed("open", path, &e))
 }
 
-/// Opens it for both, locks it, and gives a file its new length.
-pub fn open(path: &Path, size_bytes: u64, is_device: bool) -> Outcome<RawDisk> {
-    let mut target = FileTarget::open_existing(path).map_err(|e| failed("open", path, &e))?;
+/// Opens it for both and locks it.
+pub fn open(path: &Path) -> Outcome<RawDisk> {
+    let target = FileTarget::open_existing(path).map_err(|e| failed("open", path, &e))?;
     lock(target.file(), path)?;
-    if !is_device && cairn_store::BlockTarget::size_bytes(&target) != size_bytes {
-        target.set_len(size_bytes).map_err(|e| failed("resize", path, &e))?;
-    }
     Ok(RawDisk { source: open_source(path)?, target })
+}
+
+impl RawDisk {
+    /// Gives a file another length.
+    pub fn resize(&mut self, path: &Path, size_bytes: u64) -> Outcome<()> {
+        self.target.set_len(size_bytes).map_err(|e| failed("resize", path, &e))?;
+        self.source = open_source(path)?;
+        Ok(())
+    }
 }
 
 fn lock(file: &File, path: &Path) -> Outcome<()> {
@@ -78,11 +84,12 @@ mod tests {
             (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
         };
         assert!(opens().0, "nobody has it");
-        let disk = open(&path, 2 << 20, false).expect("ours");
+        let mut disk = open(&path).expect("ours");
+        disk.resize(&path, 2 << 20).expect("grows");
         assert_eq!(cairn_store::BlockTarget::size_bytes(&disk.target), 2 << 20);
         let (opened, said) = opens();
         assert!(!opened && said.contains("lock"), "{said}");
-        assert!(matches!(open(&path, 2 << 20, false), Err(f) if f.code == crate::failure::REFUSED), "nor do we twice");
+        assert!(matches!(open(&path), Err(f) if f.code == crate::failure::REFUSED), "nor do we twice");
         drop(disk);
         assert!(opens().0, "free again");
     }

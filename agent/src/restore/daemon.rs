@@ -168,8 +168,12 @@ pub struct Child(pub process::Child);
 
 impl Child {
     /// Starts it; the kernel sends `on_death` when we are gone.
-    pub fn spawn(mut command: Command, on_death: Signal) -> io::Result<Self> {
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    pub fn spawn(command: Command, on_death: Signal) -> io::Result<Self> {
+        Self::start(command, on_death, Stdio::null())
+    }
+
+    fn start(mut command: Command, on_death: Signal, stdout: Stdio) -> io::Result<Self> {
+        command.process_group(0).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         let parent = nix::unistd::getpid();
         let tie = move || {
             // The signal comes when the thread that spawns ends: that is the main thread, which does one disk after the other.
@@ -215,13 +219,20 @@ impl Drop for Child {
     }
 }
 
-/// Runs `qemu-img` to its end.
-pub fn qemu_img(args: &[&str], image: &Path) -> Outcome<()> {
+/// Runs `qemu-img` to its end; what it printed.
+pub fn qemu_img(args: &[&str], image: &Path) -> Outcome<Vec<u8>> {
     let fail = |why: String| Failure::new(FAILED, format!("qemu-img {} {}: {why}", args.first().unwrap_or(&""), image.display()));
     let mut command = Command::new("qemu-img");
     command.args(args);
-    let child = Child::spawn(command, Signal::SIGKILL).map_err(|e| fail(format!("{e} (is qemu-utils installed?)")))?;
-    child.finish().map_err(fail)
+    let mut child = Child::start(command, Signal::SIGKILL, Stdio::piped()).map_err(|e| fail(format!("{e} (is qemu-utils installed?)")))?;
+    let stdout = child.0.stdout.take();
+    // Read beside the wait: what it prints may be more than a pipe holds.
+    let reader = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        stdout.map_or(Ok(0), |mut pipe| io::Read::read_to_end(&mut pipe, &mut text)).map(|_| text)
+    });
+    child.finish().map_err(&fail)?;
+    reader.join().map_err(|_| fail("its output was not read".into()))?.map_err(|e| fail(e.to_string()))
 }
 
 #[cfg(test)]

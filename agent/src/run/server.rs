@@ -14,10 +14,11 @@ use crate::{
     context,
     failure::{Failure, NOT_FOUND, Outcome},
     interrupt,
+    point_export::PointExport,
 };
-use cairn_nbd::server::{Export, ExportExtent, Exports, Limits, Listener, Server, ServerError, UnixSocket};
-use cairn_store::{BlockSource, Credential, OpenOptions, Pin, Point, PointSource, ReadOptions, Store};
-use std::{io, ops::Range, path::Path, sync::Arc};
+use cairn_nbd::server::{Exports, Limits, Listener, Server, ServerError, UnixSocket};
+use cairn_store::{Credential, OpenOptions, Pin, Point, PointSource, ReadOptions, Store};
+use std::{path::Path, sync::Arc};
 
 impl From<ServerError> for Failure {
     fn from(e: ServerError) -> Self {
@@ -48,7 +49,7 @@ pub fn serve(folder: &RunFolder, record: &Record) -> Outcome<()> {
             Some(list) => source.prefetch(list),
             None => recording.push((path, Arc::downgrade(&source))),
         }
-        exports.add(entry.target.clone(), Arc::new(PointExport(source)))?;
+        exports.add(entry.target.clone(), Arc::new(PointExport { source, description: String::new() }))?;
     }
     hot::write_later(recording);
     let runtime = interrupt::runtime()?;
@@ -97,40 +98,5 @@ fn stand_by(folder: &RunFolder, record: &Record) -> Outcome<()> {
         }
         // A supervisor that cannot live must not be started a thousand times a second.
         std::thread::sleep(std::time::Duration::from_millis(500));
-    }
-}
-
-/// A disk of a point as an export.
-struct PointExport(Arc<PointSource>);
-
-impl Export for PointExport {
-    fn size_bytes(&self) -> u64 {
-        self.0.size_bytes()
-    }
-
-    fn extents(&self, range: Range<u64>, extents_max: usize) -> io::Result<Vec<ExportExtent>> {
-        let mut out: Vec<ExportExtent> = Vec::new();
-        for extent in self.0.extents(range)? {
-            if let Some(last) = out.last_mut().filter(|last| last.zero == extent.zero) {
-                last.range.end = extent.range.end;
-            } else if out.len() == extents_max {
-                break;
-            } else {
-                out.push(ExportExtent { range: extent.range, zero: extent.zero });
-            }
-        }
-        Ok(out)
-    }
-
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, into)
-    }
-
-    fn read_ready(&self, offset: u64, into: &mut [u8]) -> bool {
-        self.0.read_cached(offset, into)
-    }
-
-    fn prefetch(&self, range: Range<u64>) {
-        self.0.prefetch([range]);
     }
 }

@@ -1,0 +1,324 @@
+//! Restoring into the disks that a domain has: right whatever way it finds out what differs, whenever it is killed, and the chain goes on.
+
+use cairn_lab::cairn::{BUSY, NOT_FOUND, REFUSED, WARNINGS};
+use cairn_lab::suite::{Kept, Suite, assert_refused, mode};
+use cairn_lab::{Options, lab, lab_test, process, reference};
+use serde_json::Value;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+const KILLS: u32 = 12;
+
+/// Data after a point: new, changed, deleted, zeroed, on both disks.
+fn churn(suite: &Suite, number: u32) {
+    let script = format!(
+        "for d in a b; do /bin/lab-guest __lab-guest noise /mnt/$d/churn {} 3145728 {number}; done; rm -f /mnt/a/old; \
+         dd if=/dev/urandom of=/mnt/a/new-{number} bs=64k count=10 2>/dev/null; dd if=/dev/zero of=/mnt/b/zero bs=64k count=8 2>/dev/null; \
+         fstrim /mnt/a; sync",
+        number % 4 * 1_048_576
+    );
+    suite.domain.sh(&script).expect("churn");
+}
+
+fn turn_off(suite: &Suite) {
+    suite.domain.virsh_ok(&["destroy", suite.domain.name()]).expect("off");
+}
+
+fn in_place(suite: &Suite, id: &str, more: &[&str]) -> Value {
+    suite.cairn.json(&[&["restore", id, "--in-place"], more].concat()).expect("restore in place")
+}
+
+fn disk<'a>(told: &'a Value, target: &str) -> &'a Value {
+    cairn_lab::cairn::disk(told, target).expect("a disk")
+}
+
+/// Both disks are, byte for byte, what the reference is and what a full restore gives.
+fn assert_is(suite: &Suite, kept: &Kept, name: &str) {
+    let folder = suite.path(&format!("now-{name}"));
+    std::fs::create_dir_all(&folder).expect("folder");
+    let now = reference::copy_disks(&folder).expect("copies");
+    assert_eq!(kept.reference.difference(&now).expect("readable"), None, "{name}: the disks are not the point's");
+    let full = suite.cairn.restore_raw(&kept.id, &folder.join("full")).expect("restore");
+    assert_eq!(full.difference(&now).expect("readable"), None, "{name}: a full restore is something else");
+    std::fs::remove_dir_all(&folder).expect("our own folder");
+    for disk in lab::disks().iter().filter(|d| d.format == "qcow2") {
+        let image = disk.path.to_string_lossy();
+        process::run_ok(Command::new("qemu-img").args(["check", "-q", &image]), BOOT_LIMIT).expect("a sound image");
+    }
+}
+
+fn bitmaps(image: &Path) -> Vec<(String, Vec<String>)> {
+    let text = process::run_ok(Command::new("qemu-img").args(["info", "--output=json"]).arg(image), BOOT_LIMIT).expect("qemu-img info");
+    let info: Value = serde_json::from_str(&text).expect("JSON");
+    let all = info["format-specific"]["data"]["bitmaps"].as_array().cloned().unwrap_or_default();
+    let flags = |b: &Value| b["flags"].as_array().into_iter().flatten().filter_map(|f| f.as_str().map(str::to_owned)).collect();
+    all.iter().map(|b| (b["name"].as_str().unwrap_or_default().to_owned(), flags(b))).collect()
+}
+
+fn stamp(path: &Path) -> (Vec<u8>, i64, i64) {
+    let meta = path.metadata().expect("there");
+    (std::fs::read(path).expect("reads"), meta.mtime(), meta.mtime_nsec())
+}
+
+fn images() -> Vec<PathBuf> {
+    lab::disks().into_iter().map(|d| d.path).collect()
+}
+
+lab_test!(by_bitmap_and_by_comparison_and_the_chain_goes_on, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.domain.sh("dd if=/dev/urandom of=/mnt/a/old bs=64k count=20 2>/dev/null; sync").expect("a file to lose");
+    let first = suite.quiet_backup("first");
+    churn(&suite, 1);
+    let second = suite.quiet_backup("second");
+    churn(&suite, 2);
+    turn_off(&suite);
+
+    let before: Vec<_> = images().iter().map(|i| stamp(i)).collect();
+    let would = in_place(&suite, &first.id, &["--dry-run"]);
+    assert_eq!(before, images().iter().map(|i| stamp(i)).collect::<Vec<_>>(), "a dry run writes nothing");
+    // The bitmap began at the second point: where the first differs from that, the trees tell.
+    let did = in_place(&suite, &first.id, &["--verify"]);
+    assert_is(&suite, &first, "first");
+    let (vda, vdb) = (disk(&did, "vda"), disk(&did, "vdb"));
+    println!("vda: {vda}\nvdb: {vdb}");
+    assert_eq!((vda["way"].as_str(), vdb["way"].as_str()), (Some("bitmap"), Some("compare")));
+    assert_eq!((vda["base"].as_str(), vda["chain_kept"].as_bool()), (Some(second.id.as_str()), Some(true)));
+    assert!(vda["verified"] == true && vdb["verified"] == true);
+    for target in ["vda", "vdb"] {
+        for key in ["written", "zeroed", "candidates", "way"] {
+            assert_eq!(disk(&would, target)[key], disk(&did, target)[key], "{target}: the dry run said something else of {key}");
+        }
+    }
+    let number = |v: &Value| v.as_u64().expect("a number");
+    assert!(number(&vda["written"]) > 0 && number(&vda["candidates"]) < number(&vda["size"]) / 2, "{vda}");
+    let again = in_place(&suite, &first.id, &[]);
+    assert!(["vda", "vdb"].iter().all(|t| number(&disk(&again, t)["written"]) + number(&disk(&again, t)["zeroed"]) == 0), "{again}");
+
+    suite.domain.start(BOOT_LIMIT).expect("it boots");
+    let third = suite.quiet_backup("third");
+    let point = suite.point(&third.id);
+    assert_eq!((mode(&point, "vda").as_str(), mode(&point, "vdb").as_str()), ("incremental", "compare"), "{point}");
+    suite.assert_restores(&third);
+
+    // Without the bitmap the image is compared, and right as well.
+    churn(&suite, 3);
+    turn_off(&suite);
+    let image = &images()[0];
+    let names = bitmaps(image);
+    assert_eq!(names.len(), 1, "{names:?}");
+    process::run_ok(Command::new("qemu-img").args(["bitmap", "--remove"]).arg(image).arg(&names[0].0), BOOT_LIMIT).expect("removed");
+    let did = in_place(&suite, &second.id, &[]);
+    assert_eq!((disk(&did, "vda")["way"].as_str(), disk(&did, "vda")["chain_kept"].as_bool()), (Some("compare"), Some(false)));
+    assert_is(&suite, &second, "second");
+    suite.domain.start(BOOT_LIMIT).expect("it boots");
+    let fourth = suite.quiet_backup("fourth");
+    assert_eq!(mode(&suite.point(&fourth.id), "vda"), "compare");
+    suite.assert_restores(&fourth);
+});
+
+lab_test!(refused_while_the_disks_are_not_ours, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let first = suite.quiet_backup("first");
+    churn(&suite, 1);
+    let run = |args: &[&str]| suite.cairn.run(&[&["restore", &first.id, "--in-place"], args].concat()).expect("it ends");
+    assert_refused(&run(&[]), REFUSED, "running");
+    assert_refused(&run(&["--dry-run"]), REFUSED, "running");
+    assert_refused(&run(&["--disk", "vdz"]), NOT_FOUND, "vdz");
+    assert_refused(&run(&["--disk", "vda=/x"]), 2, "--disk vda");
+    // The lab's guest has no power button: it stays on, until it is turned off by force.
+    let start = Instant::now();
+    assert_refused(&run(&["--stop", "--stop-limit", "3"]), BUSY, "--force");
+    assert!(start.elapsed() < Duration::from_secs(30));
+    assert_eq!(suite.domain.state().expect("state"), "running");
+    suite.domain.sh("echo still here > /mnt/a/alive && sync").expect("the guest writes");
+    // One disk alone.
+    let did = suite.cairn.json(&["restore", &first.id, "--in-place", "--disk", "vdb", "--stop", "--stop-limit", "2", "--force"]).expect("restore");
+    assert!(did["stopped"] == true && did["disks"].as_array().is_some_and(|d| d.len() == 1), "{did}");
+    // Memory that was saved belongs to the disks as they are.
+    suite.domain.start(BOOT_LIMIT).expect("it boots");
+    suite.domain.virsh_ok(&["managedsave", "lab1"]).expect("saved");
+    assert_refused(&run(&[]), REFUSED, "managedsave-remove");
+    suite.domain.virsh_ok(&["managedsave-remove", "lab1"]).expect("given up");
+    // Somebody else has an image open.
+    let image = &images()[0];
+    let mut holder = Command::new("qemu-storage-daemon")
+        .args([
+            "--blockdev",
+            &format!("driver=file,node-name=n,filename={}", image.display()),
+            "--export",
+            "type=vhost-user-blk,id=e,node-name=n,writable=on,addr.type=unix,addr.path=/tmp/holder",
+        ])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let begin = Instant::now();
+    while !Path::new("/tmp/holder").exists() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the daemon opens its socket");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_refused(&run(&[]), REFUSED, "in use");
+    holder.kill().expect("ours");
+    holder.wait().expect("reaped");
+    // And started at the end.
+    let did = in_place(&suite, &first.id, &["--start"]);
+    assert_eq!(did["started"], true, "{did}");
+    suite.domain.wait_agent(BOOT_LIMIT).expect("it boots");
+    suite.domain.sh("test ! -e /mnt/a/alive && cat /mnt/a/greeting /mnt/b/greeting").expect("the point's files");
+});
+
+lab_test!(killed_at_random_moments_it_goes_on, Options { vda_mib: 512, data_mib: 96, ..Options::small() }, |lab| {
+    let suite = Suite::new(&lab);
+    let first = suite.quiet_backup("first");
+    suite.domain.sh("dd if=/dev/urandom of=/mnt/a/much bs=1M count=120 2>/dev/null; sync").expect("much that differs");
+    churn(&suite, 1);
+    let second = suite.quiet_backup("second");
+    churn(&suite, 2);
+    turn_off(&suite);
+    let begin = Instant::now();
+    in_place(&suite, &first.id, &[]);
+    let span = begin.elapsed();
+    println!("one restore takes {span:?}");
+    let (mut kept_chain, mut recorded) = (0, 0);
+    for number in 0..KILLS {
+        let wanted = if number % 2 == 0 { &second } else { &first };
+        let mut command = suite.cairn.command(&["restore", &wanted.id, "--in-place"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        std::thread::sleep(span * (number + 1) / (KILLS + 1));
+        let killed = child.try_wait().expect("our child").is_none();
+        // Over already, if it was quick this time.
+        let _ = child.kill();
+        child.wait().expect("reaped");
+        let listed = suite.cairn.run(&["list", "lab1"]).expect("it ends").err_text();
+        let half = listed.contains("half restored");
+        recorded += u32::from(half);
+        if half {
+            let backup = suite.cairn.run(&["backup", "lab1"]).expect("it ends");
+            assert_refused(&backup, REFUSED, "--in-place");
+            assert!(killed, "a restore that ended leaves no record");
+        }
+        let did = in_place(&suite, &wanted.id, &[]);
+        let vda = disk(&did, "vda");
+        kept_chain += u32::from(vda["way"] == "bitmap" && vda["chain_kept"] == true);
+        println!("{number}: killed {killed}, half restored {half}, then {} written, {}", vda["written"], vda["reason"]);
+        assert_is(&suite, wanted, &format!("kill {number}"));
+        assert!(!suite.cairn.run(&["list", "lab1"]).expect("it ends").err_text().contains("half restored"));
+    }
+    println!("{KILLS} kills: {recorded} left a record, {kept_chain} went on by the bitmap");
+    assert!(recorded > 0, "no kill met a restore at work");
+    suite.domain.start(BOOT_LIMIT).expect("it boots");
+    let last = suite.quiet_backup("last");
+    println!("the next backup: vda {}", mode(&suite.point(&last.id), "vda"));
+    suite.assert_restores(&last);
+});
+
+lab_test!(interrupted_by_ctrl_c_it_closes_the_image, Options { vda_mib: 512, data_mib: 96, ..Options::small() }, |lab| {
+    let suite = Suite::new(&lab);
+    let first = suite.quiet_backup("first");
+    suite.domain.sh("dd if=/dev/urandom of=/mnt/a/much bs=1M count=120 2>/dev/null; sync").expect("much that differs");
+    let second = suite.quiet_backup("second");
+    turn_off(&suite);
+    let mut hits = 0;
+    for number in 0..6u32 {
+        let wanted = if number % 2 == 0 { &first } else { &second };
+        let mut command = suite.cairn.command(&["restore", &wanted.id, "--in-place"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        std::thread::sleep(Duration::from_millis(150 + 120 * u64::from(number)));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("small"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("our own child");
+        let status = process::wait_limit(&mut child, "interrupted restore", Duration::from_secs(60)).expect("it ends");
+        let code = process::exit_code(status);
+        assert!(code == 130 || code == 0, "exit code {code}");
+        hits += u32::from(code == 130);
+        let flags = bitmaps(&images()[0]);
+        assert!(flags.iter().all(|(_, flags)| !flags.iter().any(|f| f == "in-use")), "the bitmap was not stored: {flags:?}");
+    }
+    println!("{hits} of 6 met a restore at work");
+    let did = in_place(&suite, &first.id, &[]);
+    assert_eq!(disk(&did, "vda")["way"], "bitmap", "{did}");
+    assert_is(&suite, &first, "after all");
+});
+
+lab_test!(another_size_needs_force_and_a_snapshot_is_followed, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let first = suite.quiet_backup("first");
+    churn(&suite, 1);
+    turn_off(&suite);
+    let [vda, vdb] = [&images()[0], &images()[1]].map(PathBuf::from);
+    let resize = |image: &Path, format: &str, size: &str| {
+        let shrink: &[&str] = if size.starts_with('-') { &["--shrink"] } else { &[] };
+        let mut command = Command::new("qemu-img");
+        process::run_ok(command.args(["resize", "-q", "-f", format]).args(shrink).arg(image).arg(size), BOOT_LIMIT).expect("resized");
+    };
+    resize(&vda, "qcow2", "+64M");
+    resize(&vdb, "raw", "-16M");
+    let before: Vec<_> = images().iter().map(|i| stamp(i)).collect();
+    assert_refused(&suite.cairn.run(&["restore", &first.id, "--in-place"]).expect("it ends"), REFUSED, "shrinks");
+    let would = in_place(&suite, &first.id, &["--dry-run"]);
+    assert_eq!(would["resized"].as_array().map(Vec::len), Some(2), "{would}");
+    assert_eq!(before, images().iter().map(|i| stamp(i)).collect::<Vec<_>>());
+    let did = in_place(&suite, &first.id, &["--force", "--verify"]);
+    assert_eq!(disk(&did, "vda")["way"], "bitmap", "{did}");
+    assert_is(&suite, &first, "resized");
+
+    // What the guest wrote after a snapshot lies in the overlay, and so do our writes.
+    suite.domain.start(BOOT_LIMIT).expect("it boots");
+    let second = suite.quiet_backup("second");
+    churn(&suite, 2);
+    suite.domain.virsh_ok(&["snapshot-create-as", "lab1", "later", "--disk-only", "--atomic", "--no-metadata"]).expect("snapshot");
+    churn(&suite, 3);
+    turn_off(&suite);
+    let did = in_place(&suite, &second.id, &[]);
+    let (a, b) = (disk(&did, "vda"), disk(&did, "vdb"));
+    assert_eq!((a["way"].as_str(), b["way"].as_str()), (Some("bitmap"), Some("compare")), "{did}");
+    for (told, reference) in [(a, &second.reference.vda), (b, &second.reference.vdb)] {
+        let (image, raw) = (PathBuf::from(told["path"].as_str().expect("a path")), suite.path("overlay.raw"));
+        assert!(!images().contains(&image), "the overlay is the disk now: {}", image.display());
+        reference::raw_copy(&image, "qcow2", &raw).expect("copies");
+        assert_eq!(reference::difference(reference, &raw).expect("readable"), None);
+        std::fs::remove_file(&raw).expect("ours");
+    }
+    suite.domain.start(BOOT_LIMIT).expect("it boots");
+    for target in ["vda", "vdb"] {
+        suite.domain.virsh_ok(&["blockcommit", "lab1", target, "--active", "--pivot", "--wait"]).expect("blockcommit");
+    }
+    let third = suite.quiet_backup("third");
+    println!("after the commit vda is {}", mode(&suite.point(&third.id), "vda"));
+    suite.assert_restores(&third);
+    // A disk that is gone is no reason not to restore the others.
+    turn_off(&suite);
+    suite.domain.virsh_ok(&["detach-disk", "lab1", "vdb", "--config"]).expect("detached");
+    let output = suite.cairn.run(&["restore", &third.id, "--in-place"]).expect("it ends");
+    assert_refused(&output, WARNINGS, "no disk vdb");
+});
+
+/// A restore of 1 % changed beside a full one, in one run. How much is written is asserted; how long it takes depends on the machine and is printed.
+lab_test!(one_percent_changed_is_little_to_write, Options { vda_mib: 1024, data_mib: 384, ..Options::small() }, |lab| {
+    let suite = Suite::new(&lab);
+    let first = suite.quiet_backup("first");
+    // The image is full of files; a piece of each of forty changes.
+    let script = "n=0; for f in $(find /mnt/a/data -type f -size +512k | head -n 40); do n=$((n+1)); \
+                  /bin/lab-guest __lab-guest noise $f 65536 98304 $n || exit 1; done; sync; echo $n";
+    assert_eq!(suite.domain.sh(script).expect("changes").trim(), "40");
+    turn_off(&suite);
+    let full = suite.path("full.qcow2");
+    let begin = Instant::now();
+    let told = suite.cairn.json(&["restore", &first.id, "--disk", &format!("vda={}", full.display()), "--format", "qcow2"]).expect("restore");
+    let (full_took, full_written) = (begin.elapsed(), disk(&told, "vda")["written"].as_u64().expect("a number"));
+    let begin = Instant::now();
+    let told = in_place(&suite, &first.id, &["--disk", "vda"]);
+    let took = begin.elapsed();
+    let vda = disk(&told, "vda");
+    let written = vda["written"].as_u64().expect("a number") + vda["zeroed"].as_u64().expect("a number");
+    println!(
+        "full: {full_written} bytes in {full_took:?}; in place: {written} bytes in {took:?}, {}x less, {:.1}x faster",
+        full_written / written,
+        full_took.as_secs_f64() / took.as_secs_f64()
+    );
+    println!("{vda}");
+    assert_eq!(vda["way"], "bitmap");
+    assert!(written * 20 <= full_written, "{written} of {full_written}");
+    process::run_ok(Command::new("qemu-img").args(["compare"]).arg(&full).arg(&images()[0]), BOOT_LIMIT).expect("equal");
+});
