@@ -18,6 +18,7 @@ mod points;
 mod recover_host;
 mod restore;
 mod retention;
+mod run;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -146,6 +146,48 @@ impl Domain {
         self.domain.undefine_flags(flags).named("virDomainUndefineFlags")
     }
 
+    /// Starts a defined domain without letting its processors run.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn start_paused(&self) -> Result<(), LibvirtError> {
+        self.domain.create_with_flags(sys::VIR_DOMAIN_START_PAUSED).named("virDomainCreateWithFlags").map(|_| ())
+    }
+
+    /// Stops the guest's processors. What the guest wrote is with QEMU's images on return.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn suspend(&self) -> Result<(), LibvirtError> {
+        self.domain.suspend().named("virDomainSuspend").map(|_| ())
+    }
+
+    /// Lets the guest's processors run again.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn resume(&self) -> Result<(), LibvirtError> {
+        self.domain.resume().named("virDomainResume").map(|_| ())
+    }
+
+    /// Removes the definition with all that belongs to it: firmware's variables, saved state, libvirt's records of snapshots and checkpoints.
+    /// Disks stay.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn undefine_whole(&self) -> Result<(), LibvirtError> {
+        let flags = sys::VIR_DOMAIN_UNDEFINE_NVRAM
+            | sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
+        self.domain.undefine_flags(flags).named("virDomainUndefineFlags")
+    }
+
+    /// For calls that the `virt` crate lacks.
+    pub(crate) fn raw(&self) -> &virt::domain::Domain {
+        &self.domain
+    }
+
     /// Socket of the guest agent's channel in the running instance.
     #[must_use]
     pub(crate) fn agent_socket(&self) -> Option<std::path::PathBuf> {
@@ -157,10 +199,6 @@ impl Domain {
         let channel = document.descendants().find(|node| node.has_tag_name("channel") && is_agent(node))?;
         let source = channel.children().find(|child| child.has_tag_name("source"))?;
         source.attribute("path").map(std::path::PathBuf::from)
-    }
-
-    pub(crate) fn raw_domain(&self) -> &virt::domain::Domain {
-        &self.domain
     }
 
     /// URI of the connection.

@@ -65,6 +65,9 @@ pub const BACKUP_REUSE_EXTERNAL: u32 = sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERN
 /// A guest that shuts down during the backup is kept until the backup ends (libvirt 11.10).
 pub const BACKUP_PRESERVE_SHUTDOWN: u32 = sys::VIR_DOMAIN_BACKUP_BEGIN_PRESERVE_SHUTDOWN_DOMAIN;
 
+/// `virTypedParameterType` of an unsigned 64 bit number.
+const TYPED_ULLONG: i32 = 4;
+
 /// Starts a backup job without a checkpoint.
 ///
 /// # Errors
@@ -107,6 +110,77 @@ pub fn abort_job(domain: &Domain) -> Result<(), LibvirtError> {
     // SAFETY: the pointer is valid.
     let result = unsafe { sys::virDomainAbortJob(pointer) };
     if result == 0 { Ok(()) } else { Err(LibvirtError::last(CALL)) }
+}
+
+/// Bandwidth in bytes a second, not MiB.
+const PULL_BYTES: u32 = sys::VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES;
+
+/// Starts to copy what a disk's image reads from its backing chain into the image itself. 0 is no limit.
+///
+/// # Errors
+/// libvirt's.
+pub fn block_pull(domain: &Domain, disk: &str, bytes_per_s: u64) -> Result<(), LibvirtError> {
+    const CALL: &str = "virDomainBlockPull";
+    let disk = CString::new(disk).map_err(|_| LibvirtError::argument(CALL))?;
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: `disk` is a C string that outlives the call; libvirt copies it.
+    let result = unsafe { sys::virDomainBlockPull(pointer, disk.as_ptr(), bytes_per_s, PULL_BYTES) };
+    if result == 0 { Ok(()) } else { Err(LibvirtError::last(CALL)) }
+}
+
+/// Starts to copy a disk to an image that exists, described by a `<disk>` element. 0 is no limit.
+///
+/// # Errors
+/// libvirt's.
+pub fn block_copy(domain: &Domain, disk: &str, destination_xml: &str, bytes_per_s: u64, flags: u32) -> Result<(), LibvirtError> {
+    const CALL: &str = "virDomainBlockCopy";
+    let argument = |text: &str| CString::new(text).map_err(|_| LibvirtError::argument(CALL));
+    let (disk, xml) = (argument(disk)?, argument(destination_xml)?);
+    let mut field = [0; sys::VIR_TYPED_PARAM_FIELD_LENGTH as usize];
+    for (to, from) in field.iter_mut().zip(sys::VIR_DOMAIN_BLOCK_COPY_BANDWIDTH.to_bytes_with_nul()) {
+        *to = c_char::from_ne_bytes([*from]);
+    }
+    let mut limit = sys::virTypedParameter { field, type_: TYPED_ULLONG, value: sys::_virTypedParameterValue { ul: bytes_per_s } };
+    let count = i32::from(bytes_per_s > 0);
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: both texts are C strings and `limit` is one parameter of the kind it says; all outlive the call, which copies them.
+    let result = unsafe { sys::virDomainBlockCopy(pointer, disk.as_ptr(), xml.as_ptr(), &raw mut limit, count, flags) };
+    if result == 0 { Ok(()) } else { Err(LibvirtError::last(CALL)) }
+}
+
+/// Ends a disk's block job. It has ended on return, unless `flags` say otherwise.
+///
+/// # Errors
+/// libvirt's; among them that there is none.
+pub fn block_job_abort(domain: &Domain, disk: &str, flags: u32) -> Result<(), LibvirtError> {
+    const CALL: &str = "virDomainBlockJobAbort";
+    let disk = CString::new(disk).map_err(|_| LibvirtError::argument(CALL))?;
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: `disk` is a C string that outlives the call.
+    let result = unsafe { sys::virDomainBlockJobAbort(pointer, disk.as_ptr(), flags) };
+    if result == 0 { Ok(()) } else { Err(LibvirtError::last(CALL)) }
+}
+
+/// A disk's block job as libvirt tells of it; `None` if there is none.
+///
+/// # Errors
+/// libvirt's.
+pub fn block_job_info(domain: &Domain, disk: &str) -> Result<Option<sys::virDomainBlockJobInfo>, LibvirtError> {
+    const CALL: &str = "virDomainGetBlockJobInfo";
+    let disk = CString::new(disk).map_err(|_| LibvirtError::argument(CALL))?;
+    let mut info = sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: `disk` is a C string and `info` a structure of the size that libvirt fills; both outlive the call.
+    let result = unsafe { sys::virDomainGetBlockJobInfo(pointer, disk.as_ptr(), &raw mut info, sys::VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES) };
+    match result {
+        0 => Ok(None),
+        1 => Ok(Some(info)),
+        _ => Err(LibvirtError::last(CALL)),
+    }
 }
 
 /// Takes over a string that libvirt allocated.

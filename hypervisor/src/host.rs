@@ -18,6 +18,9 @@ pub const QEMU_VERSION_MIN: u32 = 7_001_000;
 /// First libvirt that can keep a guest that shuts down until its backup ends.
 pub const LIBVIRT_PRESERVE_SHUTDOWN: u32 = 11_010_000;
 
+/// First libvirt that can tell QEMU to wait for an NBD server that went away (`<reconnect>`).
+pub const LIBVIRT_NBD_RECONNECT: u32 = 9_002_000;
+
 /// Errors of a host.
 #[derive(Debug, Error)]
 pub enum HostError {
@@ -44,6 +47,14 @@ pub enum HostError {
         found: String,
         /// Oldest that is served.
         needed: String,
+    },
+    /// No such storage pool, or none that files can be put into.
+    #[error("storage pool {name:?} cannot be used: {why}")]
+    NoPool {
+        /// What was asked for.
+        name: String,
+        /// Why not.
+        why: String,
     },
     /// Another error of libvirt's.
     #[error(transparent)]
@@ -131,6 +142,38 @@ impl Host {
         Ok(Domain::new(domain, Arc::clone(&self.connection)))
     }
 
+    /// User and group that QEMU runs as, where libvirt says so; `None` for a libvirt that runs QEMU as its own user.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn qemu_owner(&self) -> Result<Option<(u32, u32)>, HostError> {
+        let capabilities = self.connection.capabilities().named("virConnectGetCapabilities")?;
+        Ok(owner_in(&capabilities))
+    }
+
+    /// Folder of a storage pool of files.
+    ///
+    /// # Errors
+    /// [`HostError::NoPool`], libvirt's.
+    pub fn pool_folder(&self, name: &str) -> Result<String, HostError> {
+        let pool = self.connection.lookup_storage_pool_by_name(name).named("virStoragePoolLookupByName");
+        let missing = |why: &str| HostError::NoPool { name: name.to_owned(), why: why.to_owned() };
+        let pool = match pool {
+            Err(error) if error.code == sys::VIR_ERR_NO_STORAGE_POOL => {
+                return Err(missing("there is none of that name; `virsh pool-list --all` shows what there is"));
+            }
+            result => result?,
+        };
+        let xml = pool.xml_desc(0).named("virStoragePoolGetXMLDesc")?;
+        let document = roxmltree::Document::parse(&xml).map_err(|_| missing("libvirt's description of it cannot be read"))?;
+        let kind = document.root_element().attribute("type").unwrap_or_default();
+        if !matches!(kind, "dir" | "fs" | "netfs") {
+            return Err(missing(&format!("it is of type {kind}, and only folders can be used; give a folder with --dir")));
+        }
+        let path = document.descendants().find(|node| node.has_tag_name("path")).and_then(|node| node.text());
+        path.map(str::to_owned).ok_or_else(|| missing("it has no folder"))
+    }
+
     /// Refuses a daemon that is too old.
     ///
     /// # Errors
@@ -139,6 +182,16 @@ impl Host {
         too_old("libvirt", self.libvirt_version()?, LIBVIRT_VERSION_MIN)?;
         too_old("QEMU", self.qemu_version()?, QEMU_VERSION_MIN)
     }
+}
+
+/// `<secmodel><model>dac</model><baselabel type='qemu'>+64055:+109</baselabel>` (libvirt: capabilities, "Security model").
+fn owner_in(capabilities: &str) -> Option<(u32, u32)> {
+    let document = roxmltree::Document::parse(capabilities).ok()?;
+    let is_dac = |node: &roxmltree::Node<'_, '_>| node.children().any(|child| child.has_tag_name("model") && child.text() == Some("dac"));
+    let model = document.descendants().find(|node| node.has_tag_name("secmodel") && is_dac(node))?;
+    let text = model.children().find(|child| child.has_tag_name("baselabel") && child.attribute("type") != Some("lxc"))?.text()?;
+    let (user, group) = text.trim().split_once(':')?;
+    Some((user.trim_start_matches('+').parse().ok()?, group.trim_start_matches('+').parse().ok()?))
 }
 
 pub(crate) fn too_old(what: &'static str, found: u32, needed: u32) -> Result<(), HostError> {
@@ -154,6 +207,14 @@ pub fn version_text(version: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn qemus_user_is_read_from_the_capabilities() {
+        let xml = "<capabilities><host><secmodel><model>apparmor</model></secmodel><secmodel><model>dac</model><doi>0</doi>\
+            <baselabel type='kvm'>+64055:+109</baselabel><baselabel type='qemu'>+64055:+109</baselabel></secmodel></host></capabilities>";
+        assert_eq!(owner_in(xml), Some((64055, 109)));
+        assert_eq!(owner_in("<capabilities><host/></capabilities>"), None);
+    }
 
     #[test]
     fn old_daemons_are_refused_by_name() {

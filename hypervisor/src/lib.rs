@@ -1,6 +1,6 @@
 //! libvirt and QEMU as Cairn needs them: domains, disks, QMP, and the capture of a point in time.
 //!
-//! Layers, one way only: [`ffi`] (the one module with unsafe calls) <- [`host`], [`domain`] <- [`qmp`] <- [`capture`].
+//! Layers, one way only: [`ffi`] (the one module with unsafe calls) <- [`host`], [`domain`] <- [`qmp`] <- [`capture`], [`run`].
 //!
 //! Invariants
 //! - libvirt's pull backup job is the umbrella, QMP dirty bitmaps are the only change tracker, libvirt checkpoints are not used (docs/capture.md).
@@ -19,6 +19,7 @@ pub mod needs;
 pub mod qmp;
 pub mod restore_map;
 pub mod restore_xml;
+pub mod run;
 pub mod snapshots;
 pub mod state_files;
 pub mod storage;

@@ -161,11 +161,11 @@ fn disk(node: Node<'_, '_>, new: &NewDisk, edits: &mut Edits) {
     }
 }
 
-fn text_range(node: Node<'_, '_>) -> Option<Range<usize>> {
+pub(crate) fn text_range(node: Node<'_, '_>) -> Option<Range<usize>> {
     node.children().find(Node::is_text).map(|t| t.range())
 }
 
-fn after_tag_name(node: Node<'_, '_>) -> Range<usize> {
+pub(crate) fn after_tag_name(node: Node<'_, '_>) -> Range<usize> {
     let at = node.range().start + 1 + node.tag_name().name().len();
     at..at
 }
@@ -188,7 +188,7 @@ pub(crate) fn apply(xml: &str, mut edits: Edits) -> String {
 }
 
 /// `/x/old_VARS.fd` becomes `/x/<name>_VARS.fd`.
-fn sibling_path(path: &str, name: &str) -> String {
+pub(crate) fn sibling_path(path: &str, name: &str) -> String {
     let dir = path.rsplit_once('/').map_or("", |p| p.0);
     format!("{dir}/{}_VARS.fd", name.replace('/', "_"))
 }

@@ -50,6 +50,8 @@ pub trait BlockTarget: Send + Sync {
     fn starts_zeroed(&self) -> bool {
         false
     }
+    /// This range will not be written again: it may go to the disk now, beside the work on the next one, and not all at the end.
+    fn done_with(&self, _range: Range<u64>) {}
 }
 
 /// A raw image file or block device as a source. Holes are not read, and what was read does not stay in the page cache.
@@ -185,6 +187,11 @@ impl BlockTarget for FileTarget {
     }
     fn starts_zeroed(&self) -> bool {
         self.fresh
+    }
+    fn done_with(&self, range: Range<u64>) {
+        let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) else { return };
+        // SAFETY: sync_file_range takes a valid descriptor and numbers only. It only begins; what fails shows at the flush.
+        unsafe { libc::sync_file_range(self.file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
     }
 }
 

@@ -99,10 +99,10 @@ fn frame_is_good(store: &Inner, at: &Location) -> Result<bool> {
     Ok(false)
 }
 
-/// An object that others can do without: one that is too large to be whole counts as absent, with a warning.
+/// An object that others can do without: one that is too large to be whole, or that the storage cannot read, counts as absent, with a warning.
 pub(crate) fn read_or_skip(platform: &dyn Platform, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
     match platform.read(name, max) {
-        Err(e @ StoreError::Damaged { .. }) => {
+        Err(e) if e.is_damage() || e.is_bad_media() => {
             tracing::warn!("{e}; skipped");
             Ok(None)
         }

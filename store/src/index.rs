@@ -197,6 +197,13 @@ impl Index {
         work().map_err(fail(&self.path))
     }
 
+    /// An index file counts as not taken in: what lies under its name is damaged.
+    pub(crate) fn forget_file(&self, name: &str) -> Result<()> {
+        let db = self.db();
+        let work = || db.prepare_cached("DELETE FROM files WHERE name = ?1")?.execute([name]);
+        work().map(drop).map_err(fail(&self.path))
+    }
+
     /// For how long `name` has had `value`, as far as this host's observations reach: time passes only between two looks during one boot.
     pub(crate) fn unchanged_ms(&self, name: &str, value: i64, boot: &str, now_ms: u64) -> Result<u64> {
         let mut db = self.db();

@@ -23,12 +23,39 @@ pub(crate) type Moves = HashMap<Location, Vec<Location>>;
 pub(crate) struct Relocations {
     known: Mutex<Known>,
     /// Packs that newer lists were looked for: a lost pack costs one look, however many frames lay in it.
-    asked: Mutex<HashSet<PackId>>,
+    asked: Mutex<Recent>,
+}
+
+/// Packs that were looked for in vain a moment ago: what would cost the same look for each frame in them is done once. Only for a moment, since a list
+/// of moves or the pack itself may turn up later; it costs a process that reads for days no more than one look a minute.
+#[derive(Default)]
+pub(crate) struct Recent(HashMap<PackId, u64>);
+
+/// For so long a look counts.
+const RECENT_MS: u64 = 60_000;
+/// Packs remembered; beyond, all are forgotten and looked for anew.
+const RECENT_MAX: usize = 10_000;
+
+impl Recent {
+    pub(crate) fn contains(&self, pack: &PackId, now_ms: u64) -> bool {
+        self.0.get(pack).is_some_and(|at_ms| now_ms.saturating_sub(*at_ms) < RECENT_MS)
+    }
+
+    pub(crate) fn insert(&mut self, pack: PackId, now_ms: u64) {
+        if self.0.len() >= RECENT_MAX {
+            self.0.clear();
+        }
+        self.0.insert(pack, now_ms);
+    }
 }
 
 #[derive(Default)]
 struct Known {
     registers: HashSet<SessionId>,
+    /// Lists that could not be found: retired, or moved by a list that was not there yet.
+    unread: HashMap<SessionId, Ref>,
+    /// When these were last looked for.
+    unread_at_ms: u64,
     moves: Arc<Moves>,
 }
 
@@ -58,9 +85,10 @@ impl Inner {
         }
         // Held until the newer lists are read: whoever asks meanwhile must not take "being looked for" for "was not moved".
         let mut asked = self.relocations.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if !asked.contains(&at.pack) {
-            self.refresh_relocations()?;
-            asked.insert(at.pack);
+        let now_ms = self.platform.monotonic_ms();
+        if !asked.contains(&at.pack, now_ms) {
+            self.take_in_relocations(false)?;
+            asked.insert(at.pack, now_ms);
         }
         Ok(self.relocations.known().get(at).cloned().unwrap_or_default())
     }
@@ -68,10 +96,20 @@ impl Inner {
     /// Takes in relocation registers that this process has not seen. A list that is damaged is left out with a warning: what it moved is then
     /// looked for in the index.
     pub(crate) fn refresh_relocations(&self) -> Result<()> {
+        self.take_in_relocations(true)
+    }
+
+    /// A list that is gone stays gone, unless another list tells where its frame was moved to. Without `all` it is looked for again only when a list was
+    /// taken in, and once a minute for the sake of packs that somebody brings back. That is remembered by the process alone, and sessions and collections
+    /// look for all: who took a list for gone, because its storage had a bad moment, would deduplicate into what the list has moved.
+    fn take_in_relocations(&self, all: bool) -> Result<()> {
         let mut reader = CachedReader::new(self, true);
-        let new: Vec<_> = {
+        let now_ms = self.platform.monotonic_ms();
+        let (new, gone, look_for_gone) = {
             let known = self.relocations.known.lock().unwrap_or_else(PoisonError::into_inner);
-            registers::list(self)?.into_iter().filter(|(id, _)| !known.registers.contains(id)).collect()
+            let is_new = |id: &SessionId| !known.registers.contains(id) && !known.unread.contains_key(id);
+            let new: Vec<_> = registers::list(self)?.into_iter().filter(|(id, _)| is_new(id)).collect();
+            (new, known.unread.clone(), all || now_ms.saturating_sub(known.unread_at_ms) >= RECENT_MS)
         };
         let mut unread: Vec<(SessionId, Ref)> = Vec::new();
         let mut done = Vec::new();
@@ -85,7 +123,22 @@ impl Inner {
             }
         }
         reader.keep();
-        // A list may itself have been moved by another one, whatever their order: those that cannot be found are tried again after the others.
+        if look_for_gone || !unread.is_empty() {
+            unread.extend(gone);
+            // A list may itself have been moved by another one, whatever their order: those that cannot be found are tried again after the others.
+            unread = self.take_in_lists(unread, &mut done)?;
+            let mut known = self.relocations.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.unread.extend(unread);
+            known.unread_at_ms = now_ms;
+        }
+        let mut known = self.relocations.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.unread.retain(|id, _| !done.contains(id));
+        known.registers.extend(done);
+        Ok(())
+    }
+
+    /// Those that cannot be found.
+    fn take_in_lists(&self, mut unread: Vec<(SessionId, Ref)>, done: &mut Vec<SessionId>) -> Result<Vec<(SessionId, Ref)>> {
         loop {
             let before = unread.len();
             let mut still_unread = Vec::new();
@@ -103,12 +156,9 @@ impl Inner {
             }
             unread = still_unread;
             if unread.is_empty() || unread.len() == before {
-                break;
+                return Ok(unread);
             }
         }
-        // What is left was retired, or its new place is told by a list that is newer than this look: the next look tries it again.
-        self.relocations.known.lock().unwrap_or_else(PoisonError::into_inner).registers.extend(done);
-        Ok(())
     }
 
     /// A list's moves, from where its register says or where it was moved to; `None` where its pack is gone.

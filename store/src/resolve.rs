@@ -16,7 +16,7 @@ use cairn_store_format::{
     map::Ref,
     pack::{FRAME_HEADER_BYTES, FrameKind},
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::PoisonError};
 use zstd::bulk::Decompressor;
 
 /// Frames read in one request begin within so many bytes; a region of incompressible chunks is 4 MiB.
@@ -121,8 +121,11 @@ impl Inner {
             Err(e @ StoreError::Storage { .. }) => hindered(e),
             Err(e) => return Err(e),
         }
-        for refresh in [false, true] {
-            let found = match if refresh { self.refresh_index().and_then(|()| self.locate(&r.id)) } else { self.locate(&r.id) } {
+        // Newer index files and the trash were looked through for this pack a moment ago.
+        let now_ms = self.platform.monotonic_ms();
+        let looked = self.searched.lock().unwrap_or_else(PoisonError::into_inner).contains(&r.at.pack, now_ms);
+        for refresh in if looked { &[false][..] } else { &[false, true] } {
+            let found = match if *refresh { self.refresh_index().and_then(|()| self.locate(&r.id)) } else { self.locate(&r.id) } {
                 Ok(found) => found,
                 // A cache that fails knows of no other copy.
                 Err(StoreError::Index { .. }) => None,
@@ -139,16 +142,25 @@ impl Inner {
                 }
             }
         }
-        let rounds = self.platform.list_dirs("trash").unwrap_or_else(|e| {
+        let rounds = if looked { Ok(Vec::new()) } else { self.platform.list_dirs("trash") };
+        let rounds = rounds.unwrap_or_else(|e| {
             hindered(e);
             Vec::new()
         });
+        let mut in_trash = false;
         for round in rounds {
             let names: Vec<_> = ObjectName::pack(&r.at.pack).iter().filter_map(|n| ObjectName::trashed(&round, n)).collect();
+            for name in &names {
+                in_trash |= self.platform.size(name).is_ok_and(|size| size.is_some());
+            }
             match self.packs.frame_from(&names, &self.keys, zstd, &r.at, (r.id, kind, level)) {
                 Ok(plain) => return Ok(Some(plain)),
                 Err(e) => hindered(e),
             }
+        }
+        // Of a pack that is there or in the trash each frame is looked for: it may be that one of them alone is bad. And a look that failed is none.
+        if !looked && !in_trash && hindrance.is_none() && self.packs.info(&r.at.pack).is_err() {
+            self.searched.lock().unwrap_or_else(PoisonError::into_inner).insert(r.at.pack, now_ms);
         }
         Ok(None)
     }

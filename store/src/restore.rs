@@ -174,6 +174,7 @@ impl DiskRestore<'_> {
             out.bytes += len as u64;
             self.target.write_at(offset, &plain[..len]).map_err(|e| self.failed("writing", offset, e))
         })?;
+        self.target.done_with(range);
         Ok(out)
     }
 }

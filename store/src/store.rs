@@ -7,7 +7,7 @@ use crate::{
     index::Index,
     pack::PackReader,
     platform::{LocalPlatform, Platform},
-    relocation::Relocations,
+    relocation::{Recent, Relocations},
 };
 use cairn_store_format::{
     ObjectName, StoreId,
@@ -23,7 +23,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 use zeroize::Zeroizing;
 
@@ -45,6 +45,8 @@ pub(crate) struct Inner {
     pub(crate) index: Index,
     pub(crate) packs: PackReader,
     pub(crate) relocations: Relocations,
+    /// Packs that are lost, and were looked for in newer index files and the trash a moment ago.
+    pub(crate) searched: Mutex<Recent>,
     /// What was reported as damaged.
     pub(crate) reported: Reported,
     pub(crate) host: String,
@@ -82,6 +84,7 @@ impl Store {
                 index,
                 packs,
                 relocations: Relocations::default(),
+                searched: Mutex::default(),
                 reported: Reported::default(),
                 host: options.host,
             }),

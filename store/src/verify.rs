@@ -209,11 +209,7 @@ impl DiskCheck<'_> {
         if pack.kind != PackKind::Meta || !self.verifier.twins.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack) {
             return Ok(None);
         }
-        let read = |name: &ObjectName| match read_or_skip(&*inner.platform, name, PACK_BYTES_MAX) {
-            // The other copy tells whether the storage is gone as a whole: then neither can be read, and neither can the node.
-            Err(e) if e.is_bad_media() => Ok(None),
-            other => other,
-        };
+        let read = |name: &ObjectName| read_or_skip(&*inner.platform, name, PACK_BYTES_MAX);
         let names = ObjectName::pack(pack);
         let (a, b) = (read(&names[0])?, read(&names[1])?);
         if a.is_some() && a == b {

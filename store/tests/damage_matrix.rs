@@ -10,7 +10,7 @@ mod damage;
 mod zoo;
 
 use damage::{
-    case::{Case, deleted, flips, foreign, lengths, misplaced, replayed, swapped},
+    case::{Case, Edit, deleted, flips, foreign, lengths, misplaced, replayed, swapped},
     home::scratch,
     trial::run,
 };
@@ -205,7 +205,15 @@ fn registers_of_points() {
     both(|p| {
         let (first, second) = (p.of("c", "alpha-1"), p.of("c", "alpha-2"));
         let mut cases = hiding(p.usual(&second, &p.others("c", "")), "alpha-2");
-        cases.push(deleted(&second).hides("alpha-2").unseen(NOBODY_MISSES).collectable(ONLY_A_REGISTER));
+        let (copy, parents_copy) = (p.of("r", "alpha-2"), p.of("r", "alpha-1"));
+        cases.push(deleted(&second));
+        cases.extend(p.usual(&copy, &p.others("r", "")));
+        cases.push(deleted(&copy).unseen(NOBODY_MISSES));
+        let both = |a: &str, b: &str| vec![Edit::Delete(a.into()), Edit::Delete(b.into())];
+        cases.push(Case::new(format!("{first} and its copy: deleted"), both(&first, &parents_copy)).hides("alpha-1").unseen_without_keys(NOBODY_MISSES));
+        let last = p.of("c", "empty");
+        let lost = Case::new(format!("{last} and its copy: deleted"), both(&last, &p.of("r", "empty")));
+        cases.push(lost.hides("empty").unseen(NOBODY_MISSES).collectable(ONLY_A_REGISTER));
         cases.push(replayed(&p.root(), &first, &second).hides("alpha-2"));
         cases.push(swapped(&p.root(), &first, &second).hides("alpha-1").hides("alpha-2"));
         cases.push(misplaced(&p.root(), &first, "c/2020-01").hides("alpha-1"));
@@ -226,7 +234,8 @@ fn registers_of_repacks_fences_and_aborts() {
         let mut cases = Vec::new();
         for kind in [2, 3, 4] {
             cases.extend(p.usual(&of(kind), &p.others("c", "")));
-            cases.push(deleted(&of(kind)).unseen(NOBODY_MISSES));
+            let case = deleted(&of(kind));
+            cases.push(if kind == 2 { case } else { case.unseen(NOBODY_MISSES) });
         }
         cases.push(swapped(&p.root(), &of(3), &of(4)));
         cases.push(replayed(&p.root(), &of(3), &p.of("c", "alpha-2")).hides("alpha-2"));
@@ -337,7 +346,7 @@ fn trash_and_files_that_are_no_objects() {
         for name in
             ["d/00/readme", "m/00/x.a", "x/2026-11/notes", "c/2026-11/notes", "p/2026-11/x-1", "f/2026-11/x", "gc/notes", "gc/done-7", "b/notes", "c/notes"]
         {
-            cases.push(Case::new(format!("{name}: a file that is no object"), vec![damage::case::Edit::Write(name.into(), b"hello".to_vec())]));
+            cases.push(Case::new(format!("{name}: a file that is no object"), vec![Edit::Write(name.into(), b"hello".to_vec())]));
         }
         cases.into_iter().map(|c| c.unseen(NOBODYS)).collect()
     });

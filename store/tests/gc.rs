@@ -355,6 +355,7 @@ fn a_damaged_register_stops_collections_until_it_is_forgotten() {
     let hurt = backup(&store, "hurt", &content(REGION, 22), full()).expect("backs up");
     let register = lab.files("c").into_iter().find(|f| f.to_string_lossy().contains(&hurt.id.to_string())).expect("its register");
     fs::write(&register, b"rubbish").expect("damages");
+    lab.files("r").iter().for_each(|f| fs::remove_file(f).expect("removes"));
     let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
     assert!(matches!(fresh.collect(&at_once(), &Progress::default()), Err(StoreError::Damaged { .. } | StoreError::Format(_))));
     assert!(matches!(fresh.forget_unreadable(&kept.id), Err(StoreError::Refused(_))));
@@ -385,7 +386,7 @@ fn packs_of_a_session_whose_record_was_removed_are_not_kept_for_ever() {
     let id = session.id();
     let job = [DiskJob { target: "disk0".into(), source: Arc::new(Mem(content(REGION, 24))), plan: full() }];
     session.backup(&job, || info("a"), &Progress::default(), || Ok(())).expect("backs up");
-    for f in lab.files("gc").into_iter().chain(lab.files("c")) {
+    for f in lab.files("gc").into_iter().chain(lab.files("c")).chain(lab.files("r")) {
         fs::remove_file(f).expect("removes");
     }
     let other = backup(&store, "b", &content(REGION, 25), full()).expect("backs up");

@@ -230,3 +230,73 @@ fn a_pack_whose_footer_is_damaged_is_read_by_the_index_file_and_healed() {
     assert_eq!(restore(&fresh, &point(&fresh, &a)).expect("restores"), data);
     assert!(scrub(&fresh).findings.is_empty());
 }
+
+#[test]
+fn a_damaged_index_file_is_replaced_by_the_next_collection() {
+    for cut in [true, false] {
+        let lab = Lab::new();
+        let store = lab.open();
+        let data = content(3 * REGION, 51);
+        let a = backup(&store, "a", &data, full()).expect("backs up");
+        let file = lab.files("x").remove(0);
+        // A session takes in what others have published.
+        drop(store.begin().expect("begins"));
+        if cut {
+            fs::write(&file, b"").expect("cuts");
+        } else {
+            flip(&file, 100);
+        }
+        let unindexed = lab.open_with(lab.credential(), "unindexed").expect("opens");
+        let again = backup(&unindexed, "b", &data, full()).expect("backs up");
+        assert!(again.stored_bytes > 1 << 20, "nobody knows what is there");
+        unindexed.forget(&point(&unindexed, &again), 0, true).expect("forgets");
+        // The host that collects took the file in when it was whole; its scrub tells it to look again.
+        collect(&store);
+        assert!(file.exists());
+        assert_eq!(scrub(&store).finding_count, 1);
+        collect(&store);
+        assert!(!file.exists() && lab.files("x").len() == 1, "{:?}", lab.files("x"));
+        let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+        assert_eq!(scrub(&fresh).finding_count, 0, "packs are as the new file says");
+        let third = backup(&fresh, "c", &data, full()).expect("backs up");
+        assert!(third.stored_bytes < 100_000, "{} bytes stored again", third.stored_bytes);
+        assert_eq!(restore(&fresh, &point(&fresh, &a)).expect("restores"), data);
+    }
+}
+
+#[test]
+fn a_damaged_pack_is_not_vouched_for_by_a_new_index_file() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let a = backup(&store, "a", &content(2 * REGION, 52), full()).expect("backs up");
+    let pack = pack_of(&lab, "d", &a.id);
+    flip(&pack, fs::metadata(&pack).expect("stat").len() as usize / 2);
+    flip(&lab.files("x").remove(0), 100);
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    assert!(scrub(&fresh).finding_count >= 2);
+    collect(&fresh);
+    let names = lab.files("x").into_iter().map(|f| fs::read(f).expect("reads")).flat_map(|bytes| cairn_store::format::index::decode(&bytes).expect("whole").1);
+    let of_a: Vec<_> = names.map(|p| p.pack).filter(|p| p.session == a.id).collect();
+    assert!(of_a.iter().all(|p| p.kind == cairn_store::format::PackKind::Meta), "the damaged pack is not named: {of_a:?}");
+    assert!(scrub(&lab.open_with(lab.credential(), "another").expect("opens")).finding_count > 0, "the damage is still told");
+}
+
+#[test]
+fn a_lost_pack_that_no_index_file_names_is_missed_by_the_registers_that_need_it() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let a = backup(&store, "a", &content(REGION, 53), full()).expect("backs up");
+    for f in lab.files("x").into_iter().chain(lab.files("m")) {
+        fs::remove_file(f).expect("loses it");
+    }
+    let fresh = lab.open_with(lab.credential(), "fresh").expect("opens");
+    let found = scrub(&fresh);
+    assert!(found.findings.iter().any(|f| f.object.starts_with("m/") && f.why.contains(&a.id.to_string())), "{found:?}");
+    // What was forgotten and collected is missed by nobody.
+    let lab = Lab::new();
+    let store = lab.open();
+    let b = backup(&store, "b", &content(REGION, 54), full()).expect("backs up");
+    store.forget(&point(&store, &b), 0, true).expect("forgets");
+    collect(&store);
+    assert_eq!(scrub(&store).finding_count, 0);
+}

@@ -85,3 +85,19 @@ fn bad_sectors_are_damage_of_what_lies_there() {
     let outcome = common::restore(&store, &p);
     assert!(matches!(outcome, Err(StoreError::Unreadable { .. })), "{outcome:?}");
 }
+
+#[test]
+fn a_pipe_in_a_packs_place_keeps_nobody_waiting() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let p = point(&store, &backup(&store, "a", &content(6 << 20, 7), full()).expect("backs up"));
+    for file in lab.files("d") {
+        fs::remove_file(&file).expect("removes");
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRUSR).expect("makes a pipe");
+    }
+    let (told, done) = std::sync::mpsc::channel();
+    let store = lab.open();
+    std::thread::spawn(move || told.send(restore_rest(&store, &p).map(|r| r.damage.len())));
+    let damage = done.recv_timeout(std::time::Duration::from_secs(60)).expect("it does not hang").expect("goes on");
+    assert!(damage > 0, "there is no data in a pipe");
+}

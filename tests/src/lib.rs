@@ -34,6 +34,7 @@ pub mod options;
 pub mod process;
 pub mod reference;
 pub mod roles;
+pub mod runs;
 pub mod signals;
 pub mod suite;
 pub mod testing;

@@ -2,12 +2,16 @@
 
 mod backup;
 mod backup_image;
+mod discard;
 mod init;
+mod keep;
 mod list;
 mod log;
 mod recover_host;
 mod restore;
 mod retention;
+mod run;
+mod runs;
 mod scrub;
 mod store_info;
 mod verify;
@@ -50,6 +54,11 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Show(o) => list::show(common, &o),
         Command::Restore(o) => restore::run(common, &o),
         Command::RecoverHost(o) => recover_host::run(common, &o),
+        Command::Run(o) => run::run(common, &o),
+        Command::Runs(o) => runs::run(common, &o),
+        Command::Keep(o) => keep::run(common, &o),
+        Command::Discard(o) => discard::run(common, &o),
+        Command::ServeRun(o) => run::serve(common, &o),
         Command::Verify(o) => verify::run(common, &o),
         Command::Tag(o) => log::tag(common, &o),
         Command::Note(o) => log::note(common, &o),

@@ -254,6 +254,7 @@ fn gc_json(r: &GcReport, dry_run: bool) -> serde_json::Value {
     json!({
         "host": host_name(), "dry_run": dry_run, "packs": r.packs, "condemned": r.condemned, "pardoned": r.pardoned, "deleted_packs": r.deleted_packs,
         "freed": r.freed_bytes, "would_free": r.would_free_bytes, "would_repack": r.would_repack, "moved_frames": r.moved_frames, "moved": r.moved_bytes, "healed_frames": r.healed_frames,
+        "registers_put_back": r.registers_put_back,
         "kept_interrupted": r.kept_for_resume, "fenced": r.fenced, "settled_rounds": r.settled_rounds, "tidied": r.tidied, "purged_files": r.purged_files,
         "purged": r.purged_bytes, "damaged_points": r.damaged_points.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
@@ -280,6 +281,9 @@ fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
     }
     if r.healed_frames > 0 {
         out!("  {} damaged frames have a good copy at their place again", r.healed_frames);
+    }
+    if r.registers_put_back > 0 {
+        out!("  {} lost registers of points are back, from their copies", r.registers_put_back);
     }
     if r.pardoned > 0 {
         out!("  {} packs were needed again by backups that ran meanwhile", r.pardoned);

@@ -21,7 +21,7 @@ use cairn_hypervisor::{
     restore_xml::{self, NewDisk, Rewrite},
 };
 use cairn_store::{Point, Store, format::manifest::Manifest};
-use std::path::Path;
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 /// A domain that is about to be defined.
 pub struct Recovery {
@@ -131,7 +131,7 @@ fn new_xml(saved: &str, point: &Point, plan: &RestorePlan, volumes: &Volumes, o:
 }
 
 /// What a point lacks of its domain: media that are never saved are no loss, disks that were left out are.
-fn missing(saved: &SavedDomain, renamed: bool) -> Vec<String> {
+pub fn missing(saved: &SavedDomain, renamed: bool) -> Vec<String> {
     const NO_LOSS: [&str; 4] = ["CD-ROM", "floppy", "read-only", "no medium"];
     let then = if renamed { "the new domain does not have it" } else { "the domain refers to it as it did; it must be there before the domain can start" };
     let lost = saved.skipped.iter().filter(|s| !NO_LOSS.contains(&s.reason.as_str()));
@@ -179,6 +179,23 @@ fn refuse_other(uuid: &str, name: &str, saved: &SavedDomain) -> Outcome<()> {
         crate::output::shown(&saved.name),
         saved.uuid
     )))
+}
+
+/// Writes the firmware's variables, durably; an existing file is replaced only with `force`.
+pub fn write_nvram(path: &std::path::Path, bytes: &[u8], force: bool) -> Outcome<()> {
+    let fail = |e: std::io::Error| Failure::new(FAILED, format!("NVRAM {}: {e}", path.display()));
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(fail)?;
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).mode(0o600);
+    if force {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
+    let mut f = options.open(path).map_err(fail)?;
+    f.write_all(bytes).and_then(|()| f.sync_all()).map_err(fail)
 }
 
 #[cfg(test)]

@@ -126,6 +126,15 @@ pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest, sizes: Option<&
     out + &trimmed(&t)
 }
 
+/// `cairn runs`
+pub fn run_table(rows: &[[String; 6]]) -> String {
+    let mut t = table(&["NAME", "POINT", "STATE", "WRITTEN", "KEEP", "AGE"], &[3, 4, 5]);
+    for row in rows {
+        t.add_row(row);
+    }
+    trimmed(&t)
+}
+
 /// A damaged range of a disk.
 pub fn damage_line(d: &Damage) -> String {
     format!("{} bytes {}..{}: {}", shown(&d.target), d.offset, d.offset + d.len, shown(&d.why))

@@ -115,4 +115,7 @@ impl BlockTarget for Fresh {
     fn starts_zeroed(&self) -> bool {
         true
     }
+    fn done_with(&self, range: Range<u64>) {
+        self.0.done_with(range);
+    }
 }

@@ -64,6 +64,26 @@ fn one_copy_of_metadata_that_cannot_be_read_costs_nothing() {
 }
 
 #[test]
+fn index_files_and_reports_that_cannot_be_read_stop_nothing() {
+    let place = Place::new();
+    let (content, [_, second]) = two_points(&place);
+    place.files("x").iter().for_each(|f| make_unreadable(f));
+    let pack = place.file("d", &second);
+    let moved = place.path("pack");
+    fs::rename(&pack, &moved).expect("moves");
+    place.run(&["verify", "--all", "--data"]).expect(14);
+    assert!(!place.files("b").is_empty(), "it was reported");
+    place.files("b").iter().for_each(|f| make_unreadable(f));
+    fs::rename(&moved, &pack).expect("moves back");
+    fs::remove_dir_all(place.path("state")).expect("a host that knows nothing yet");
+    place.run(&["verify", "--all", "--data"]).expect(0);
+    let target = place.path("disk0.raw");
+    place.run(&["restore", &second, "--disk", &format!("disk0={}", target.display())]).expect(0);
+    assert!(fs::read(&target).expect("is there") == content);
+    place.save("data", &content);
+}
+
+#[test]
 fn a_register_that_cannot_be_read_hides_its_point_and_no_other() {
     let place = Place::new();
     let (_, [first, second]) = two_points(&place);

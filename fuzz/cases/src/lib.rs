@@ -14,6 +14,7 @@ mod guest;
 mod map;
 mod nbd;
 mod nbd_client;
+mod nbd_server;
 mod objects;
 mod pack;
 mod register;
@@ -23,6 +24,7 @@ pub use guest::guest_agent;
 pub use map::store_map;
 pub use nbd::nbd_codec;
 pub use nbd_client::nbd_client;
+pub use nbd_server::nbd_server;
 pub use objects::{store_config, store_gc, store_index, store_keys, store_manifest, store_names, store_point_log, store_small, store_tlv};
 pub use pack::store_pack;
 pub use register::store_register;
@@ -49,7 +51,7 @@ impl Case {
 }
 
 /// All of them.
-pub const CASES: [Case; 15] = [
+pub const CASES: [Case; 16] = [
     Case::new("store_config", store_config),
     Case::new("store_keys", store_keys),
     Case::new("store_names", store_names),
@@ -67,5 +69,7 @@ pub const CASES: [Case; 15] = [
     Case::new("nbd_codec", nbd_codec),
     // A payload's memory is taken once its length is read: 1 MiB for block status, 16 KiB for an option's reply. The rest is the runtime's.
     Case { heap_fixed_bytes: 3 << 20, mutations: 100, ..Case::new("nbd_client", nbd_client) },
+    // A piece of a read is 512 KiB, an option 64 KiB, block status 160 KiB. The rest is the runtime's.
+    Case { heap_fixed_bytes: 3 << 20, mutations: 100, ..Case::new("nbd_server", nbd_server) },
     Case { mutations: 200, ..Case::new("guest_agent", guest_agent) },
 ];

@@ -1,9 +1,9 @@
 //! The NBD codec: every function that reads a peer's bytes, each against what writes them.
 
 use cairn_nbd::codec::handshake::{
-    GREETING_BYTES, Info, OPTION_HEADER_BYTES, OPTION_REPLY_HEADER_BYTES, decode_go, decode_greeting, decode_info, decode_meta_context,
-    decode_meta_context_reply, decode_option_header, decode_option_reply_header, decode_server_reply, encode_go, encode_greeting, encode_info,
-    encode_meta_context, encode_option, encode_option_reply,
+    GREETING_BYTES, Info, OPTION_HEADER_BYTES, OPTION_REPLY_HEADER_BYTES, decode_client_flags, decode_export_name, decode_go, decode_greeting, decode_info,
+    decode_meta_context, decode_meta_context_reply, decode_option_header, decode_option_reply_header, decode_server_reply, encode_go, encode_greeting,
+    encode_info, encode_meta_context, encode_option, encode_option_reply,
 };
 use cairn_nbd::codec::limits::{CONTEXTS_MAX, EXPORT_BYTES_MAX, NAME_BYTES_MAX, OPTION_REPLY_BYTES_MAX, OPTION_REQUEST_BYTES_MAX, STATUS_PAYLOAD_BYTES_MAX};
 use cairn_nbd::codec::transmission::{
@@ -14,12 +14,23 @@ use cairn_nbd::codec::transmission::{
 /// The bytes as each message in turn.
 pub fn nbd_codec(data: &[u8]) -> bool {
     let headers = greeting(data) | option(data) | option_reply(data) | request(data) | replies(data);
-    headers | go(data) | meta_context(data) | names(data) | information(data) | block_status(data) | error(data)
+    headers | client_flags(data) | go(data) | meta_context(data) | names(data) | information(data) | block_status(data) | error(data)
 }
 
 fn greeting(data: &[u8]) -> bool {
     let Some(Ok(flags)) = data.first_chunk::<GREETING_BYTES>().map(decode_greeting) else { return false };
     assert_eq!(encode_greeting(flags), data[..GREETING_BYTES]);
+    true
+}
+
+fn client_flags(data: &[u8]) -> bool {
+    let name = decode_export_name(data);
+    if let Ok(name) = &name {
+        assert!(name.len() <= NAME_BYTES_MAX && name.as_bytes() == data);
+    }
+    let Some(Ok(no_zeroes)) = data.first_chunk::<4>().map(|flags| decode_client_flags(*flags)) else { return name.is_ok() };
+    assert_eq!(data[3] & 2 != 0, no_zeroes);
+    assert!(data[..3] == [0; 3] && data[3] < 4);
     true
 }
 

@@ -96,6 +96,7 @@ replays!(
     store_tlv,
     nbd_codec,
     nbd_client,
+    nbd_server,
     guest_agent
 );
 

@@ -48,7 +48,7 @@ pub struct Listener {
 }
 
 enum Kind {
-    Unix { listener: UnixListener, allowed_uids: Vec<u32>, _file: SocketFile },
+    Unix { listener: UnixListener, allowed_uids: Vec<u32>, _file: Option<SocketFile> },
     Tcp { listener: TcpListener, tls: Option<Arc<ServerConfig>> },
 }
 
@@ -91,7 +91,17 @@ impl Listener {
         }
         socket::listen(&fd, Backlog::new(BACKLOG).expect("a small number")).map_err(|e| failed("listen on")(e.into()))?;
         let listener = UnixListener::from_std(StdUnixListener::from(fd)).map_err(failed("listen on"))?;
-        Ok(Self { kind: Kind::Unix { listener, allowed_uids: socket.allowed_uids.clone(), _file: file } })
+        Ok(Self { kind: Kind::Unix { listener, allowed_uids: socket.allowed_uids.clone(), _file: Some(file) } })
+    }
+
+    /// A socket that somebody else made and listens on, such as a service manager that keeps it while the server comes back. Its rights are theirs
+    /// to set; who connects is checked here all the same.
+    ///
+    /// # Errors
+    /// It cannot be used without blocking.
+    pub fn unix_given(listener: StdUnixListener, allowed_uids: Vec<u32>) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { kind: Kind::Unix { listener: UnixListener::from_std(listener)?, allowed_uids, _file: None } })
     }
 
     /// TCP without TLS, for clients of this host.

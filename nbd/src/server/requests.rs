@@ -25,12 +25,10 @@ use crate::codec::transmission::{REQUEST_BYTES, Request, command, command_flag, 
 
 /// Buffer for requests: some hundred of them with one call.
 pub(super) const REQUEST_BUFFER_BYTES: usize = 8192;
-/// Reads of this size and more leave out what the export knows to be zero.
-const HOLES_BYTES_MIN: usize = 32 << 10;
+/// Reads of this size and more leave out what the export knows to be zero. Smaller ones are tried at once, on the thread that reads requests.
+const HOLES_BYTES_MIN: usize = 64 << 10;
 /// Holes told in one piece; what lies behind them is sent as data.
 const PIECE_EXTENTS_MAX: usize = 16;
-/// Reads up to this are tried at once, on the thread that reads requests.
-const READY_BYTES_MAX: u32 = 64 << 10;
 /// Failures of an export that one connection can write to the log.
 const COMPLAINTS_MAX: u32 = 16;
 
@@ -194,7 +192,7 @@ impl Requests {
             let length = u32::try_from(until - at).expect("at most a piece");
             let bytes = self.budget.take(length.max(REQUEST_BYTES_MIN)).await;
             let mut buffer = vec![0; length as usize];
-            if length <= READY_BYTES_MAX && self.context.export.read_ready(at, &mut buffer) {
+            if buffer.len() < HOLES_BYTES_MIN && self.context.export.read_ready(at, &mut buffer) {
                 let frame = self.context.data(cookie, at, buffer);
                 Reply::send(&self.context.to_client, vec![frame], self.context.structured, bytes, &pending);
             } else {

@@ -54,6 +54,10 @@ impl ObjectName {
     pub fn register(sid: &SessionId) -> Self {
         Self(format!("c/{}/{sid}", sid.month()))
     }
+    /// `r/<ym>/<sid>`, the same bytes again, written after the register: it decides nothing.
+    pub fn register_copy(sid: &SessionId) -> Self {
+        Self(format!("r/{}/{sid}", sid.month()))
+    }
     /// `p/<ym>/<sid>-<n>`
     pub fn point_log(sid: &SessionId, n: u32) -> Self {
         Self(format!("p/{}/{sid}-{n:08}", sid.month()))

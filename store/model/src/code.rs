@@ -9,7 +9,7 @@ use crate::{
 };
 
 const WORDS: usize = 4;
-const PACK_BITS: u32 = 5;
+const PACK_BITS: u32 = 6;
 const POINT_BITS: u32 = 5;
 const LOCATION_BITS: u32 = 6;
 const SESSION_BITS: u32 = 3;
@@ -81,7 +81,7 @@ pub fn decode(code: Code) -> State {
     state
 }
 
-const COLLECTOR_BITS: u32 = STEP_BITS + POINT_BITS + 2 * PACK_BITS + SESSION_BITS + PACK_BITS + 2 + PACK_BITS + 2 + PACK_BITS;
+const COLLECTOR_BITS: u32 = STEP_BITS + POINT_BITS + 2 * PACK_BITS + SESSION_BITS + PACK_BITS + 2 + PACK_BITS + 2 + PACK_BITS + 1;
 
 fn encode_collector(collector: &Collector, round: &Round) -> u64 {
     let mut to = Encoder::default();
@@ -100,24 +100,27 @@ fn encode_collector(collector: &Collector, round: &Round) -> u64 {
     };
     to.put(kind, 2);
     to.set(list, PACK_BITS);
+    to.put(u64::from(collector.knows_list), 1);
     debug_assert_eq!(to.at, COLLECTOR_BITS);
     to.words[0]
 }
 
 fn decode_collector(bits: u64) -> (Collector, Round) {
     let mut from = Decoder { words: [bits, 0, 0, 0], at: 0 };
-    let collector = Collector {
+    let mut collector = Collector {
         next: from.byte(STEP_BITS),
         forgotten: from.set(POINT_BITS),
         listed: from.set(PACK_BITS),
         candidates: from.set(PACK_BITS),
         awaited: from.set(SESSION_BITS),
         pardoned: from.set(PACK_BITS),
+        knows_list: false,
     };
     let flags = from.byte(2);
     let condemned = from.set(PACK_BITS);
     let kind = from.byte(2);
     let list = from.set(PACK_BITS);
+    collector.knows_list = from.get(1) == 1;
     let pardon = match kind {
         0 => Pardon::Open,
         1 => Pardon::List(list),
@@ -190,7 +193,11 @@ mod tests {
 
     #[test]
     fn a_state_comes_back_as_it_was_but_for_the_order_of_collectors() {
-        for model in [Model::mutated(Config::reader(2, 2), Mutation::LookBeforePin), Model::new(Config::relocation_shared(1))] {
+        for model in [
+            Model::mutated(Config::reader(2, 2), Mutation::LookBeforePin),
+            Model::new(Config::relocation_shared(1)),
+            Model::new(Config { grace: true, ..Config::lists(1) }),
+        ] {
             for state in model.some_states(20_000) {
                 let back = decode(encode(&state));
                 let mut swapped = back;

@@ -5,9 +5,9 @@
 
 use crate::{
     Config, Model, Mutation,
+    config::{LIST, Role},
     event::{Action, Actor, Event, Subject},
     model::Successors,
-    references::pack_of,
     sets::{PackSet, PointSet, SessionSet},
     state::{Collector, Pardon, State},
 };
@@ -15,6 +15,7 @@ use crate::{
 /// One step of a collector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CollectorStep {
+    ReadLists,
     ListTombstones,
     ListPins,
     ListPacks,
@@ -28,12 +29,15 @@ pub(crate) enum CollectorStep {
 
 /// The steps of a collector. Pins are left out where there is no reader.
 pub(crate) fn program(config: &Config, mutation: Option<Mutation>) -> Vec<CollectorStep> {
-    use CollectorStep::{CreatePardon, ListPacks, ListPins, ListSessions, ListTombstones, Mark, Publish, Recheck, Wait};
+    use CollectorStep::{CreatePardon, ListPacks, ListPins, ListSessions, ListTombstones, Mark, Publish, ReadLists, Recheck, Wait};
     let mut steps = match (config.reader, mutation) {
         (false, _) => vec![ListTombstones],
         (true, Some(Mutation::PinsReadBeforeTombstones)) => vec![ListPins, ListTombstones],
         (true, _) => vec![ListTombstones, ListPins],
     };
+    if config.lists_retire {
+        steps.insert(0, ReadLists);
+    }
     match mutation {
         Some(Mutation::NoWait) => steps.extend([ListPacks, Mark, Publish, Recheck, CreatePardon]),
         Some(Mutation::SessionsListedBeforePublish) => steps.extend([ListPacks, Mark, ListSessions, Publish, Wait, Recheck, CreatePardon]),
@@ -47,6 +51,7 @@ impl Model {
     pub(crate) fn step_collector(&self, state: &State, j: usize, out: &mut Successors) {
         let Some(step) = self.collector_program.get(usize::from(state.collectors[j].next)) else { return };
         match step {
+            CollectorStep::ReadLists => self.read_lists(state, j, out),
             CollectorStep::ListTombstones => self.list_tombstones(state, j, out),
             CollectorStep::ListPins => self.list_pins(state, j, out),
             CollectorStep::ListPacks => self.list_packs(state, j, out),
@@ -57,6 +62,18 @@ impl Model {
             CollectorStep::Recheck => self.recheck(state, j, out),
             CollectorStep::CreatePardon => self.create_pardon(state, j, out),
         }
+    }
+
+    // Before G1, long ago perhaps: a process remembers lists that may be gone since.
+    fn read_lists(&self, state: &State, j: usize, out: &mut Successors) {
+        let mut after = *state;
+        after.collectors[j].knows_list = self.sees_list(state);
+        after.collectors[j].next += 1;
+        out.push((event(j, Action::ReadLists, Subject::Locations(self.relocated(state))), after));
+    }
+
+    fn sees_list(&self, state: &State) -> bool {
+        self.config.lists_retire && !self.relocated(state).is_empty()
     }
 
     // G1, first half: fresh tombstones.
@@ -87,24 +104,38 @@ impl Model {
         out.push((event(j, Action::ListPacks, Subject::Packs(state.packs)), after));
     }
 
-    // G3: list registers, mark what live = committed - F refers to. Candidates are what G4 will publish: K - marked - packs of undecided
-    // sessions. A pack's name says whose it is, and a record is older than its packs, so "undecided" is "no register in this list".
+    // G3: list registers, mark what live = committed - F refers to, and lists that are needed. Candidates are what G4 will publish: K - marked -
+    // packs of undecided sessions, less what this GC keeps for other reasons. A pack's name says whose it is, and a record is older than its
+    // packs, so "undecided" is "no register in this list".
     fn mark(&self, state: &State, j: usize, out: &mut Successors) {
         let live = self.committed_points(state).minus(state.collectors[j].forgotten);
-        let undecided = (0..self.config.sessions.len()).filter(|&i| !state.registers[i].is_decided()).map(crate::config::own);
-        let undecided = undecided.fold(PackSet::EMPTY, |packs, location| packs.with(pack_of(location)));
-        for marked in self.marks(state, live) {
-            let mut after = *state;
-            let collector = &mut after.collectors[j];
-            collector.candidates = collector.listed.minus(marked).minus(undecided);
-            collector.listed = PackSet::EMPTY;
-            collector.next += 1;
-            let candidates = collector.candidates;
-            if candidates.is_empty() {
-                self.end_collector(&mut after, j);
+        let undecided = (0..self.config.sessions.len()).filter(|&i| !state.registers[i].is_decided());
+        let undecided = undecided.fold(PackSet::EMPTY, |packs, i| packs.union(self.packs_of(i)));
+        let knows = state.collectors[j].knows_list || self.sees_list(state);
+        for marked in self.marks(state, live, knows) {
+            let garbage = state.collectors[j].listed.minus(marked).minus(undecided);
+            let graced = if self.config.grace { garbage.without(LIST) } else { PackSet::EMPTY };
+            for kept in graced.subsets() {
+                let stays = state.collectors[j].listed.intersection(marked.union(undecided).union(kept));
+                let mut after = *state;
+                let collector = &mut after.collectors[j];
+                collector.candidates = garbage.minus(kept).minus(self.list_marks(state, live, stays, knows));
+                collector.listed = PackSet::EMPTY;
+                collector.knows_list = knows;
+                collector.next += 1;
+                let candidates = collector.candidates;
+                if candidates.is_empty() {
+                    self.end_collector(&mut after, j);
+                }
+                out.push((event(j, Action::Mark, Subject::Packs(candidates)), after));
             }
-            out.push((event(j, Action::Mark, Subject::Packs(candidates)), after));
         }
+    }
+
+    /// What a session writes.
+    fn packs_of(&self, i: usize) -> PackSet {
+        let own = PackSet::one(crate::config::own(i));
+        if self.config.lists_retire && matches!(self.config.sessions[i], Role::Repack { .. }) { own.with(LIST) } else { own }
     }
 
     // G4: publish condemned-N.
@@ -146,11 +177,14 @@ impl Model {
     fn recheck(&self, state: &State, j: usize, out: &mut Successors) {
         let forgotten = if self.is(Mutation::FreshForgetSetAtRecheck) { state.forgotten.minus(state.reader.pins()) } else { state.collectors[j].forgotten };
         let live = self.committed_points(state).minus(forgotten);
-        let answers = if self.is(Mutation::NoRecheck) { vec![PackSet::EMPTY] } else { self.marks(state, live) };
+        let knows = state.collectors[j].knows_list || self.sees_list(state);
+        let answers = if self.is(Mutation::NoRecheck) { vec![PackSet::EMPTY] } else { self.marks(state, live, knows) };
         for marked in answers {
             let mut after = *state;
             let collector = &mut after.collectors[j];
-            collector.pardoned = collector.candidates.intersection(marked);
+            let stays = state.packs.minus(collector.candidates.minus(marked));
+            collector.pardoned = collector.candidates.intersection(marked.union(self.list_marks(state, live, stays, knows)));
+            collector.knows_list = false;
             collector.candidates = PackSet::EMPTY;
             collector.forgotten = PointSet::EMPTY;
             collector.next += 1;

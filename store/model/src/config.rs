@@ -15,6 +15,9 @@ pub const B: usize = 1;
 /// A second location in pack A, one that no repack copies.
 pub const EXTRA: usize = INITIAL + SESSIONS_MAX;
 
+/// The pack that holds the list of moves of the one repack, where lists have packs of their own ([`Config::lists_retire`]).
+pub const LIST: usize = INITIAL + SESSIONS_MAX;
+
 /// The location in the pack that session `index` writes; also the number of its pack and of its point.
 pub const fn own(index: usize) -> usize {
     INITIAL + index
@@ -53,6 +56,11 @@ pub struct Config {
     pub closing: bool,
     /// Whether condemned-N is removed after done-N.
     pub retiring: bool,
+    /// Whether a list of moves lies in a pack of its own, [`LIST`], which is collected once the list is not needed. Without, lists stay for ever.
+    /// At most one repack.
+    pub lists_retire: bool,
+    /// Whether G4 may leave out any candidates, as for packs of interrupted backups, which each GC keeps for as long as it likes.
+    pub grace: bool,
     /// Whether B5a is done right after B4, the earliest moment the protocol allows, instead of after B5.
     pub check_early: bool,
     /// Whether states are made equal that can only go on equally ([`crate::reduce`]). Without, the search is several times as long.
@@ -72,6 +80,8 @@ impl Config {
             hits_max: 1,
             closing: true,
             retiring: true,
+            lists_retire: false,
+            grace: false,
             check_early: false,
             reduced: true,
         }
@@ -93,6 +103,11 @@ impl Config {
         config.initial_points = vec![LocationSet::one(A), LocationSet::one(EXTRA)];
         config.extra_location = true;
         config
+    }
+
+    /// [`Self::relocation_shared`], and the list of moves is collected once it is not needed.
+    pub fn lists(backups: usize) -> Self {
+        Self { lists_retire: true, ..Self::relocation_shared(backups) }
     }
 
     /// `backups` backup sessions, two collectors and two repacks, of which the second copies the first one's copy.
@@ -120,6 +135,8 @@ impl Config {
         assert!(self.sessions.len() <= SESSIONS_MAX, "at most {SESSIONS_MAX} sessions");
         assert!(self.collectors <= COLLECTORS_MAX, "at most {COLLECTORS_MAX} collectors");
         assert!(self.initial_points.len() <= INITIAL, "at most {INITIAL} points at the start");
+        let repacks = self.sessions.iter().filter(|role| matches!(role, Role::Repack { .. })).count();
+        assert!(!self.lists_retire || repacks <= 1, "there is one pack for lists");
         for (i, role) in self.sessions.iter().enumerate() {
             if let Role::Repack { source } = role {
                 assert!(*source < own(i), "a repack copies what was there before it");

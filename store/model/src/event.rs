@@ -1,7 +1,7 @@
 //! What happened between two states, in words and with the protocol's label: the lines of a counter-example.
 
 use crate::{
-    config::{EXTRA, INITIAL},
+    config::{EXTRA, INITIAL, LIST},
     sets::{LocationSet, PackSet, PointSet, SessionSet},
 };
 use std::fmt;
@@ -37,6 +37,7 @@ pub enum Action {
     Abort,
     CopyFrames,
     Relocate,
+    ReadLists,
     ListTombstones,
     ListPins,
     ListPacks,
@@ -77,6 +78,7 @@ impl Action {
             Self::Relocate => ("B6", "COMMITS a relocation list for"),
             Self::CommitLost => ("B6", "finds a fence in its place and fails"),
             Self::Abort => ("B6", "aborts"),
+            Self::ReadLists => ("", "reads the lists of moves"),
             Self::ListTombstones => ("G1", "lists f/, forgotten ="),
             Self::ListPins => ("G1", "lists pins, F ="),
             Self::ListPacks => ("G2", "lists packs, K ="),
@@ -158,6 +160,7 @@ fn pack_name(pack: usize) -> String {
     match pack {
         0 => "A".to_owned(),
         1 => "B".to_owned(),
+        LIST => "of the list".to_owned(),
         _ => format!("S{}", pack - INITIAL + 1),
     }
 }

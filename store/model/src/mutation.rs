@@ -41,6 +41,8 @@ pub enum Mutation {
     RoundNameReused,
     /// B4 deduplicates into a place that a committed relocation list has moved elsewhere.
     DedupeIntoRelocated,
+    /// A list of moves that no point uses goes although a pack stays that it moved something out of.
+    ListGoesBeforeItsPacks,
     /// G1 reads the pins before the tombstones.
     PinsReadBeforeTombstones,
     /// A reader looks whether the point is forgotten, and then pins it.
@@ -63,7 +65,7 @@ impl Mutation {
     }
 
     /// All of them, in the order of docs/gc.md.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NoRecheck,
         Self::FreshForgetSetAtRecheck,
         Self::CondemnedReadBeforeSession,
@@ -82,6 +84,7 @@ impl Mutation {
         Self::PardonRemovedAtRetirement,
         Self::RoundNameReused,
         Self::DedupeIntoRelocated,
+        Self::ListGoesBeforeItsPacks,
         Self::PinsReadBeforeTombstones,
         Self::LookBeforePin,
     ];

@@ -5,7 +5,7 @@
 
 use crate::{
     Config, Model, Mutation,
-    config::{EXTRA, own},
+    config::{EXTRA, LIST, Role, own},
     event::{Action, Actor, Event, Subject},
     model::Successors,
     references::pack_of,
@@ -169,6 +169,10 @@ impl Model {
     pub(crate) fn add_own_pack(&self, after: &mut State, i: usize) {
         after.packs = after.packs.with(own(i));
         after.indexed = after.indexed.with(own(i));
+        if self.config.lists_retire && matches!(self.config.sessions[i], Role::Repack { .. }) {
+            // Nobody deduplicates into a list: it is in no index.
+            after.packs = after.packs.with(LIST);
+        }
     }
 
     // B5a: stat under its final name every pack newly referred to; one that is gone ends the session.

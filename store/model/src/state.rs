@@ -131,6 +131,8 @@ pub struct Collector {
     pub awaited: SessionSet,
     /// What it is about to write to pardon-N.
     pub pardoned: PackSet,
+    /// Whether it has read the list of moves, which may be gone since.
+    pub knows_list: bool,
 }
 
 /// Where the reader is.

@@ -118,6 +118,12 @@ fn deduplication_into_a_place_that_was_moved() {
 }
 
 #[test]
+fn list_goes_although_a_pack_stays_that_it_moved_something_out_of() {
+    let config = Config { closing: false, ..Config::lists(1) };
+    expect_harm(ListGoesBeforeItsPacks, config, PointDamaged, &[Action::Relocate, Action::ReadLists, Action::Deduplicate, Action::Delete]);
+}
+
+#[test]
 fn pins_read_before_tombstones() {
     expect_harm(PinsReadBeforeTombstones, Config::reader(0, 1), ReaderLost, &[Action::Pin, Action::Look, Action::Forget, Action::Delete]);
 }

@@ -89,6 +89,13 @@ fn a_repack_of_one_of_two_frames() {
 }
 
 #[test]
+fn a_list_of_moves_that_is_not_needed_any_more() {
+    let needed = [Action::Relocate, Action::ReadLists, Action::Deduplicate, Action::Delete, Action::Retire];
+    expect_safe(Config { closing: false, ..Config::lists(0) }, &needed[..2]);
+    expect_safe(Config { collectors: 1, grace: true, ..Config::lists(1) }, &needed);
+}
+
+#[test]
 fn a_reader() {
     let needed = [Action::Pin, Action::Look, Action::ListPins, Action::EndReading, Action::Forget, Action::Delete];
     expect_safe(Config::reader(1, 2), &needed);
@@ -131,6 +138,7 @@ fn larger_configurations() {
         Config::relocation(1),
         Config::relocation_shared(1),
         Config::relocation_chain(1),
+        Config::lists(1),
     ] {
         expect_safe(config, &[Action::Delete, Action::Retire]);
     }

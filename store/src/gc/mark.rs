@@ -14,7 +14,7 @@ use crate::{
     store::Inner,
 };
 use cairn_store_format::{
-    Location, PackId, SessionId,
+    Location, PackId, PackKind, SessionId,
     manifest::Manifest,
     map::{Branch, Ref, Region, Run, root_level},
     pack::FrameKind,
@@ -94,8 +94,10 @@ impl<'a> Marker<'a> {
         }
     }
 
-    /// Marks the lists of moves that a marked map still needs; the others may go with their packs.
-    pub(crate) fn lists(&mut self, lists: &[Ref]) -> Result<()> {
+    /// Marks the lists of moves that are needed; the others may go with their packs. Needed is a list that a marked map leads to, and one of which a
+    /// pack stays that it moved something out of: a backup that finds such a list gone would deduplicate into the old place, while a collection that
+    /// read the list looks for it at the new one. `stays`: whether this round will leave a pack that exists, by what is marked so far.
+    pub(crate) fn lists(&mut self, lists: &[Ref], stays: &dyn Fn(&Self, &PackId) -> bool) -> Result<()> {
         self.current = None;
         let mut unused: Vec<(&Ref, Vec<Location>)> = Vec::new();
         for list in lists {
@@ -106,15 +108,60 @@ impl<'a> Marker<'a> {
                 Err(e) => return Err(e),
             }
         }
-        // A list may be needed only because it moved the frame of another one: go on until no further list is found to be in use.
+        // A list may be needed only because of another one, whose frame it moved or in whose pack it moved something: go on until no further one is.
         loop {
-            let (used, rest): (Vec<_>, Vec<_>) = unused.into_iter().partition(|(_, moved)| moved.iter().any(|at| self.moves_used.contains(at)));
+            let (mut needed, mut rest) = (Vec::new(), Vec::new());
+            for (list, moved) in unused {
+                if self.needs(&moved, stays)? { needed.push(list) } else { rest.push((list, moved)) }
+            }
             unused = rest;
-            if used.is_empty() {
+            if needed.is_empty() {
                 return Ok(());
             }
-            used.iter().try_for_each(|(list, _)| self.mark(list).map(drop))?;
+            needed.into_iter().try_for_each(|list| self.mark(list).map(drop))?;
         }
+    }
+
+    fn needs(&mut self, moved: &[Location], stays: &dyn Fn(&Self, &PackId) -> bool) -> Result<bool> {
+        if moved.iter().any(|at| self.moves_used.contains(at)) {
+            return Ok(true);
+        }
+        for pack in moved.iter().map(|at| at.pack).collect::<BTreeSet<_>>() {
+            if self.is_there(&pack)? && stays(self, &pack) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// G7: nodes that a list which was committed meanwhile put in the place of marked ones, and all below them. Healing takes a node from where it finds
+    /// one with the same id, and that one may lead to other packs than the one that was walked.
+    pub(crate) fn moved_nodes(&mut self, list: &Ref) -> Result<()> {
+        self.current = None;
+        let moves = match self.store.relocation_list(list) {
+            Ok(moves) => moves.unwrap_or_default(),
+            // As in `lists`.
+            Err(StoreError::Damaged { .. } | StoreError::Format(_)) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let used = |at: &Location| self.marks_place(&at.pack, at.offset) || self.displaced.contains_key(at) || self.moves_used.contains(at);
+        let targets: HashSet<Location> = moves.into_iter().filter(|(from, to)| to.pack.kind == PackKind::Meta && used(from)).map(|(_, to)| to).collect();
+        for pack in targets.iter().map(|at| at.pack).collect::<BTreeSet<_>>() {
+            let info = match self.store.packs.info(&pack) {
+                Ok(info) => info,
+                Err(e) => {
+                    self.unreadable(e)?;
+                    continue;
+                }
+            };
+            for slot in info.footer.slots.iter().filter(|s| s.kind == FrameKind::Node) {
+                let at = Location { pack, offset: slot.offset, stored_len: slot.stored_len };
+                if targets.contains(&at) {
+                    self.node(slot.level, &Ref { id: slot.id, at })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn node(&mut self, level: u8, r: &Ref) -> Result<()> {
@@ -237,7 +284,7 @@ impl<'a> Marker<'a> {
     }
 }
 
-fn children(level: u8, plain: &[u8]) -> Result<Vec<Ref>> {
+pub(super) fn children(level: u8, plain: &[u8]) -> Result<Vec<Ref>> {
     if level == 0 {
         let runs = Region::decode(plain)?.0;
         return Ok(runs.into_iter().filter_map(|r| if let Run::Chunk(_, r) = r { Some(r) } else { None }).collect());

@@ -6,19 +6,31 @@
 
 mod living;
 mod mark;
+mod reindex;
 mod repack;
 mod round;
 mod rounds;
 mod settle;
+mod subtree;
 mod tidy;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use rounds::Doomed;
 
-use crate::{Progress, Result, damage::Bad, point, store::Store};
-use cairn_store_format::SessionId;
+use crate::{
+    Progress, Result, StoreError,
+    damage::Bad,
+    point::{self, PointSet, registers},
+    store::Store,
+};
+use cairn_store_format::{ObjectName, SessionId};
 
 const MINUTE_MS: u64 = 60_000;
 const DAY_MS: u64 = 24 * 60 * MINUTE_MS;
+/// Copies of registers that one collection makes: a store of an older version has none, and each is a synced file.
+const REGISTER_COPIES_MAX: usize = 2000;
 
 /// How to collect.
 #[derive(Clone, Debug)]
@@ -79,6 +91,8 @@ pub struct GcReport {
     pub would_repack: u64,
     /// Frames that were bad or gone at their place and have a good copy there again.
     pub healed_frames: u64,
+    /// Registers that were lost and put back from their copies.
+    pub registers_put_back: u64,
     /// Packs kept for interrupted backups.
     pub kept_for_resume: u64,
     /// Sessions that were shut out.
@@ -102,8 +116,20 @@ impl Store {
         round::deleting(store)?;
         let mut report = GcReport::default();
         let mut check = || progress.check();
+        let points = PointSet::load(store)?;
+        if let Some(id) = points.missing().next().filter(|_| !options.accept_loss) {
+            // Its packs would be taken for those of a backup that never ended.
+            return Err(StoreError::damaged(
+                ObjectName::register(id),
+                format_args!(
+                    "{}; nothing was deleted. Put the file back from a copy of the store; 'cairn forget --force {id}' gives the point up, then collections go on",
+                    point::MISSING
+                ),
+            ));
+        }
         if !options.dry_run {
-            point::finish_forgets(store)?;
+            point::finish_forgets(store, &points)?;
+            report.registers_put_back = registers::put_back(store, &points.forgotten().copied().collect())?;
             settle::settle(store, options, &mut report)?;
         }
         let bad = Bad::load(store)?;
@@ -112,6 +138,8 @@ impl Store {
         let marked = if moved { round::run(store, &bad, options, &mut report, &mut check)? } else { marked };
         if !options.dry_run {
             tidy::tidy(store, &marked, options, &mut report)?;
+            // Those of `points`: what was forgotten meanwhile has a copy too many.
+            registers::make_copies(store, &points.forgotten().copied().collect(), REGISTER_COPIES_MAX)?;
         }
         Ok(report)
     }

@@ -4,7 +4,7 @@
 //! A session of its own: B1, B2, B5, B6, whose register holds a list of moves instead of a point. Frames are copied as they are, sealed, with the
 //! row of their key: neither data keys nor decompression are needed. A frame whose checksum does not hold stays where it is, and its pack with it.
 
-use super::{GcOptions, GcReport, round::Marked, rounds::Doomed};
+use super::{GcOptions, GcReport, round::Marked, rounds::Doomed, subtree::Subtrees};
 use crate::{
     Result, StoreError,
     crypto::SealedFrame,
@@ -21,7 +21,10 @@ use cairn_store_format::{
     pack::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, KEY_ROW_NONE, KeyRow, Slot},
     register::{self, Body, DiskTable, RegisterKind, Seen},
 };
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// Moves out of thin packs, and as many for healing, of one list: it is one frame of at most 16 MiB, 58 bytes a move.
 const MOVES_MAX: usize = 130_000;
@@ -43,18 +46,38 @@ pub(super) fn repack(
     let session = Registered::new(store, SessionKind::Repack, Vec::new())?; // B1
     let doomed = Doomed::of(store, &store.platform.list("gc")?)?; // B2
     thin.retain(|p| !doomed.contains(&p.pack));
-    let mut displaced: Vec<(Location, Ref)> = displaced.iter().filter(|(_, copy)| !doomed.contains(&copy.at.pack)).map(|(at, copy)| (*at, *copy)).collect();
-    displaced.sort_unstable_by_key(|(at, _)| (at.pack, at.offset));
-    displaced.truncate(MOVES_MAX);
-    let moved = move_frames(store, &session, &thin, &displaced, report, check);
+    let moved = stand_ins(store, &doomed, displaced, check).and_then(|displaced| move_frames(store, &session, &thin, &displaced, report, check));
     if !matches!(moved, Ok(true) | Err(StoreError::Fenced { .. })) {
         abort(store, &session.id);
     }
     moved
 }
 
+/// B3 to B5a of healing: places that are bad or gone, and copies that may be put in their stead.
+pub(super) fn stand_ins(
+    store: &Inner,
+    doomed: &Doomed,
+    displaced: &HashMap<Location, Ref>,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<(Location, Ref)>> {
+    let mut out: Vec<(Location, Ref)> = displaced.iter().map(|(at, copy)| (*at, *copy)).collect();
+    if out.is_empty() {
+        return Ok(out);
+    }
+    out.sort_unstable_by_key(|(at, _)| (at.pack, at.offset));
+    out.truncate(MOVES_MAX);
+    let mut subtrees = Subtrees::new(store, doomed)?;
+    let mut kept = Vec::with_capacity(out.len());
+    for (at, copy) in out {
+        if subtrees.may_stand_in(&copy, check)? {
+            kept.push((at, copy));
+        }
+    }
+    Ok(kept)
+}
+
 /// A pack and its frames that are in use, in the order they lie in.
-struct Thin {
+pub(super) struct Thin {
     pack: PackId,
     live: Vec<Slot>,
     live_bytes: u64,
@@ -101,7 +124,7 @@ fn thin_packs(store: &Inner, marked: &Marked<'_>, options: &GcOptions) -> Result
     Ok(out)
 }
 
-fn move_frames(
+pub(super) fn move_frames(
     store: &Arc<Inner>,
     session: &Registered,
     thin: &[Thin],

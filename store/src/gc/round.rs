@@ -28,7 +28,7 @@ use cairn_store_format::{
     name::parse_session,
 };
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 /// Numbers that other collections may take while this one looks for a free one.
 const PUBLISH_TRIES_MAX: u32 = 100;
@@ -43,10 +43,12 @@ pub(crate) struct Marked<'a> {
 }
 
 /// All registers, read: what is live, what was moved, what is decided.
-struct Committed {
+pub(super) struct Committed {
     points: Vec<Point>,
     lists: Vec<Ref>,
     decided: HashSet<SessionId>,
+    /// Those of `decided` that were fenced or gave up.
+    closed: HashSet<SessionId>,
 }
 
 /// Runs a round; `check` is asked often whether to stop.
@@ -60,12 +62,13 @@ pub(crate) fn run<'a>(store: &'a Inner, bad: &'a Bad, options: &GcOptions, repor
     store.refresh_relocations()?;
     store.refresh_index()?;
     let mut marker = Marker::new(store, packs.iter().copied(), bad, tombstones);
-    mark(&mut marker, &committed, check)?;
+    let kept = kept(store, &packs, &committed, options)?;
+    mark(&mut marker, &committed, &|m, p| m.marks(p) || kept.contains(&p.session), check)?;
     alarm(&marker, options)?;
     report.damaged_points.extend(marker.damaged_points.iter().copied());
     report.damaged_points.sort_unstable();
     report.damaged_points.dedup();
-    let candidates = candidates(store, &packs, &marker, &committed.decided, options, report)?; // G4
+    let candidates = candidates(&packs, &marker, &kept, &committed.decided, report); // G4
     report.packs = packs.len() as u64;
     report.condemned += candidates.len() as u64;
     if options.dry_run || candidates.is_empty() {
@@ -141,7 +144,7 @@ fn tombstones(store: &Inner) -> Result<HashSet<SessionId>> {
 }
 
 /// G2: K, all packs by any of their copies.
-fn list_packs(store: &Inner) -> Result<BTreeSet<PackId>> {
+pub(super) fn list_packs(store: &Inner) -> Result<BTreeSet<PackId>> {
     let mut out = BTreeSet::new();
     for root in ["d", "m"] {
         out.extend(list_months(store, root)?.iter().filter_map(ObjectName::as_pack));
@@ -150,14 +153,15 @@ fn list_packs(store: &Inner) -> Result<BTreeSet<PackId>> {
 }
 
 /// Registers that are not in `known`, from a fresh list; those of F are decided, and no more.
-fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &HashSet<SessionId>, options: &GcOptions) -> Result<Committed> {
-    let mut out = Committed { points: Vec::new(), lists: Vec::new(), decided: HashSet::new() };
+pub(super) fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &HashSet<SessionId>, options: &GcOptions) -> Result<Committed> {
+    let mut out = Committed { points: Vec::new(), lists: Vec::new(), decided: HashSet::new(), closed: HashSet::new() };
     let mut reader = CachedReader::new(store, true);
     if let Some(name) = registers::misplaced(store)?.filter(|_| !options.accept_loss) {
         // Its packs would be taken for those of a session that nobody decided.
         return Err(StoreError::damaged(&name, "it lies in another object's folder; nothing was deleted. Move it to where its name belongs"));
     }
-    for (id, name) in registers::list(store)? {
+    let (all, copies) = registers::list_with_copies(store)?;
+    for (id, name) in all {
         out.decided.insert(id);
         // What is forgotten needs no reading, and hinders nobody if it cannot be read.
         if known.contains(&id) || forgotten.contains(&id) {
@@ -166,7 +170,17 @@ fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &HashSet<Sess
         match reader.register(&id, &name) {
             Ok(Decided::Point(p)) => out.points.push(*p),
             Ok(Decided::Relocation(list)) => out.lists.push(list),
-            Ok(Decided::Closed) => {}
+            Ok(Decided::Closed) if copies.contains(&id) && !options.accept_loss => {
+                let copy = ObjectName::register_copy(&id);
+                return Err(StoreError::damaged(
+                    &name,
+                    format_args!(
+                        "a fence or abort stands where a point's register was, as its copy {copy} tells; nothing was deleted. Move {name} out of the store and collect \
+                         again, which puts the register back; 'cairn forget --force {id}' gives the point up"
+                    ),
+                ));
+            }
+            Ok(Decided::Closed) => drop(out.closed.insert(id)),
             Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) if options.accept_loss => tracing::warn!("{e}; taken for lost"),
             Err(StoreError::Damaged { what, why }) => {
                 return Err(StoreError::damaged(
@@ -181,15 +195,20 @@ fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &HashSet<Sess
     Ok(out)
 }
 
-/// G3: marks what live points refer to, and the lists of moves that they still use.
-fn mark(marker: &mut Marker<'_>, committed: &Committed, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+/// G3: marks what live points refer to, and the lists of moves that are still needed.
+pub(super) fn mark(
+    marker: &mut Marker<'_>,
+    committed: &Committed,
+    stays: &dyn Fn(&Marker<'_>, &PackId) -> bool,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
     // Nodes are visited once: what is missing must be noticed on behalf of a living point before a pinned, forgotten one excuses it.
     let (pinned, living): (Vec<&Point>, Vec<&Point>) = committed.points.iter().partition(|p| marker.is_tombstoned(p));
     for p in living.into_iter().chain(pinned) {
         check()?;
         marker.point(p)?;
     }
-    marker.lists(&committed.lists)
+    marker.lists(&committed.lists, stays)
 }
 
 /// Something live is nowhere to be found: nothing may be deleted on the word of maps that are not whole.
@@ -208,35 +227,34 @@ fn alarm(marker: &Marker<'_>, options: &GcOptions) -> Result<()> {
     ))
 }
 
-/// G4, first half: K less what is marked, less the packs of undecided sessions and of those that ended without a point a short while ago.
-fn candidates(
-    store: &Inner,
-    packs: &BTreeSet<PackId>,
-    marker: &Marker<'_>,
-    decided: &HashSet<SessionId>,
-    options: &GcOptions,
-    report: &mut GcReport,
-) -> Result<HashSet<PackId>> {
-    let mut kept: HashMap<SessionId, bool> = HashMap::new();
+/// Sessions whose packs stay, marked or not: undecided ones, and those that ended without a point a short while ago. Asked once a round: lists of moves
+/// stay with the packs that they moved something out of.
+fn kept(store: &Inner, packs: &BTreeSet<PackId>, committed: &Committed, options: &GcOptions) -> Result<HashSet<SessionId>> {
     let mut out = HashSet::new();
-    for p in packs.iter().filter(|p| !marker.marks(p) && decided.contains(&p.session)) {
-        let keep = match kept.get(&p.session) {
-            Some(k) => *k,
-            None => *kept.entry(p.session).or_insert(is_young_orphan(store, &p.session, options)?),
-        };
-        if keep {
-            report.kept_for_resume += 1;
-        } else {
-            out.insert(*p);
+    for session in packs.iter().map(|p| p.session).collect::<BTreeSet<_>>() {
+        if !committed.decided.contains(&session) || committed.closed.contains(&session) && is_young_orphan(store, &session, options)? {
+            out.insert(session);
         }
     }
     Ok(out)
 }
 
+/// G4, first half: K less what is marked, less the packs of sessions that keep them.
+fn candidates(
+    packs: &BTreeSet<PackId>,
+    marker: &Marker<'_>,
+    kept: &HashSet<SessionId>,
+    decided: &HashSet<SessionId>,
+    report: &mut GcReport,
+) -> HashSet<PackId> {
+    let (kept, candidates): (Vec<PackId>, Vec<PackId>) = packs.iter().filter(|p| !marker.marks(p)).partition(|p| kept.contains(&p.session));
+    report.kept_for_resume += kept.iter().filter(|p| decided.contains(&p.session)).count() as u64;
+    candidates.into_iter().collect()
+}
+
 /// An interrupted backup finds its packs again for a while.
 fn is_young_orphan(store: &Inner, id: &SessionId, options: &GcOptions) -> Result<bool> {
-    let closed = matches!(CachedReader::new(store, true).register(id, &ObjectName::register(id)), Ok(Decided::Closed));
-    if !closed || options.resume_grace_ms == 0 {
+    if options.resume_grace_ms == 0 {
         return Ok(false);
     }
     let seen_ms = store.index.unchanged_ms(&format!("orphan-{id}"), 0, &store.platform.boot(), store.platform.monotonic_ms())?;
@@ -280,7 +298,7 @@ fn undecided(store: &Inner, packs: &BTreeSet<PackId>) -> Result<Vec<Seen>> {
 }
 
 /// G7: fresh list of registers; candidates that what was committed meanwhile refers to are spared. The forgotten set is that of G1.
-fn look_again(
+pub(super) fn look_again(
     store: &Inner,
     marker: &mut Marker<'_>,
     before: Committed,
@@ -293,6 +311,7 @@ fn look_again(
     if !new.lists.is_empty() {
         store.refresh_relocations()?;
         marker.renew_moves();
+        new.lists.iter().try_for_each(|list| marker.moved_nodes(list))?;
     }
     if marker.excused && !new.points.is_empty() {
         return Err(StoreError::Busy(
@@ -301,7 +320,7 @@ fn look_again(
     }
     // What is new may need a list that nothing needed before.
     new.lists.extend(before.lists);
-    mark(marker, &new, check)?;
+    mark(marker, &new, &|m, p| m.marks(p) || !candidates.contains(p), check)?;
     alarm(marker, options)?;
     Ok((Spared::Packs(candidates.iter().filter(|p| marker.marks(p)).copied().collect()), new.decided))
 }

@@ -49,6 +49,12 @@ pub(crate) struct Doomed {
 }
 
 impl Doomed {
+    /// For tests: these packs.
+    #[cfg(test)]
+    pub(crate) fn these(packs: impl IntoIterator<Item = PackId>) -> Self {
+        Self { packs: packs.into_iter().collect(), all: false }
+    }
+
     pub(crate) fn contains(&self, pack: &PackId) -> bool {
         self.all || self.packs.contains(pack)
     }

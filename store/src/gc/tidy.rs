@@ -6,7 +6,7 @@
 //! - A session's record goes only after its register exists (writers), or after it ended or died (readers).
 
 use super::{
-    GcOptions, GcReport, living,
+    GcOptions, GcReport, living, reindex,
     round::{Marked, deleting},
     rounds,
 };
@@ -37,6 +37,7 @@ pub(super) fn tidy(store: &Inner, marked: &Marked<'_>, options: &GcOptions, repo
     let deleting = deleting(store)?;
     retire_rounds(store, deleting, report)?;
     index_files(store, deleting, marked, report)?;
+    reindex::replace_damaged(store, deleting, &marked.decided, report)?;
     records(store, deleting, options, report)?;
     reports(store, deleting, marked, report)?;
     temporaries(store, deleting, options, report)?;
@@ -73,7 +74,7 @@ fn forget_in_index(store: &Inner, deleting: &dyn Deleting, session: &SessionId, 
     let (mut old, mut kept): (Vec<ObjectName>, Vec<IndexedPack>) = (Vec::new(), Vec::new());
     for name in store.platform.list(dir.dir())?.into_iter().filter(|n| parse_numbered(n.file()).is_some_and(|(s, _)| s == *session)) {
         let Some(bytes) = read_or_skip(&*store.platform, &name, LIST_BYTES_MAX)? else { continue };
-        // A damaged file names nothing to anybody; scrub tells of it.
+        // A damaged file names nothing to anybody; `reindex` replaces it.
         let Ok((_, packs)) = index::decode(&bytes) else { continue };
         let mut there = Vec::new();
         let all = packs.len();
@@ -87,12 +88,18 @@ fn forget_in_index(store: &Inner, deleting: &dyn Deleting, session: &SessionId, 
             kept.extend(there);
         }
     }
-    for packs in kept.chunks(PACKS_PER_FILE) {
-        let bytes = index::encode(session, packs);
-        while store.platform.create(&ObjectName::index(session, new_seq(store)), &bytes, Durability::Now)? == Created::Exists {}
-    }
+    write_index(store, session, &kept)?;
     for name in &old {
         report.tidied += u64::from(deleting.delete(name)?);
+    }
+    Ok(())
+}
+
+/// New index files for packs of a session, durable.
+pub(super) fn write_index(store: &Inner, session: &SessionId, packs: &[IndexedPack]) -> Result<()> {
+    for packs in packs.chunks(PACKS_PER_FILE) {
+        let bytes = index::encode(session, packs);
+        while store.platform.create(&ObjectName::index(session, new_seq(store)), &bytes, Durability::Now)? == Created::Exists {}
     }
     Ok(())
 }
@@ -156,7 +163,7 @@ fn reports(store: &Inner, deleting: &dyn Deleting, marked: &Marked<'_>, report: 
 
 fn temporaries(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let mut dirs: Vec<String> = ["gc", "b", "config", "keys"].map(String::from).to_vec();
-    for root in ["d", "m", "x", "c", "p", "f"] {
+    for root in ["d", "m", "x", "c", "r", "p", "f"] {
         dirs.extend(store.platform.list_dirs(root)?.into_iter().map(|d| format!("{root}/{d}")));
     }
     for dir in dirs {

@@ -3,8 +3,10 @@
 mod builder;
 mod reader;
 mod stream;
+mod whole;
 mod writer;
 
 pub(crate) use builder::{FinishedPack, PackBuilder};
 pub(crate) use reader::PackReader;
 pub(crate) use stream::{META_ZSTD_LEVEL, PackStream, Pending};
+pub(crate) use whole::{footer_of, indexed};

@@ -7,7 +7,7 @@
 
 use super::{
     Point,
-    registers::{CachedReader, list_months},
+    registers::{CachedReader, Decided, list_months},
     set::{log_names, read_log},
 };
 use crate::{
@@ -73,11 +73,24 @@ impl Store {
         let name = ObjectName::register(id);
         match CachedReader::new(&self.inner, false).register(id, &name) {
             Err(e) if e.is_bad_media() => self.inner.check_there().and_then(|()| bury(&self.inner, id)),
-            Err(StoreError::Damaged { .. } | StoreError::Format(_)) if self.inner.platform.size(&name)?.is_some() => bury(&self.inner, id),
+            Err(StoreError::Damaged { .. } | StoreError::Format(_)) if self.has_traces(id)? => bury(&self.inner, id),
             Err(StoreError::Damaged { .. } | StoreError::Format(_)) => Err(StoreError::NotFound(format!("there is no register of {id}"))),
             Err(e) => Err(e),
+            // A fence where a register was: the point is no point any more, and its copy says that it was one.
+            Ok(Decided::Closed) if self.inner.platform.size(&ObjectName::register_copy(id))?.is_some() => bury(&self.inner, id),
             Ok(_) => Err(StoreError::Refused(format!("the register of {id} can be read: forget it as a point"))),
         }
+    }
+
+    /// Whether a register or its copy lies there, however damaged, or a log or a child tells of the point.
+    fn has_traces(&self, id: &SessionId) -> Result<bool> {
+        let store = &self.inner;
+        for name in [ObjectName::register(id), ObjectName::register_copy(id)] {
+            if store.platform.size(&name)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(super::PointSet::load(store)?.missing().any(|missing| missing == id))
     }
 }
 
@@ -89,8 +102,7 @@ fn bury(store: &Inner, id: &SessionId) -> Result<()> {
 }
 
 /// Forgets that broke off between log and tombstone are finished: no list shows these points, so nobody else would.
-pub(crate) fn finish_forgets(store: &Inner) -> Result<()> {
-    let set = super::PointSet::load(store)?;
+pub(crate) fn finish_forgets(store: &Inner, set: &super::PointSet) -> Result<()> {
     let buried: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
     set.forgotten().filter(|id| !buried.contains(id)).try_for_each(|id| bury(store, id))
 }

@@ -15,7 +15,7 @@ mod set;
 #[cfg(test)]
 mod scale;
 
-pub(crate) use set::{PointSet, log_forgets};
+pub(crate) use set::{MISSING, PointSet, log_forgets};
 
 use crate::{
     Result, StoreError,
@@ -146,7 +146,10 @@ impl Store {
     /// Whether a session has committed a point by now; asked afresh, so it knows of points that a session's B3 did not see.
     pub fn has_committed(&self, id: &SessionId) -> Result<bool> {
         let name = ObjectName::register(id);
-        let Some(bytes) = self.inner.platform.read(&name, REGISTER_BYTES_MAX)? else { return Ok(false) };
+        let Some(bytes) = self.inner.platform.read(&name, REGISTER_BYTES_MAX)? else {
+            // A copy is only made of what was committed.
+            return Ok(self.inner.platform.size(&ObjectName::register_copy(id))?.is_some());
+        };
         let register = register::decode(&bytes).map_err(|e| StoreError::damaged(&name, e))?;
         Ok(register.kind == RegisterKind::Manifest)
     }

@@ -1,7 +1,15 @@
 //! Registers as they stand in `c/`: what each session ended as. They never change, so this host reads each from the storage once.
+//!
+//! What was committed lies in `r/` again, written after the register by whoever committed, or by a collection later. Invariants:
+//! - Only the create in `c/` decides a session. A copy is never made of a fence or an abort, and is not looked at where the register can be read.
+//! - A register that is lost is put back from its copy by create-if-absent, byte for byte: it was there before, and nobody can have been told otherwise.
 
 use super::Point;
-use crate::{Result, StoreError, platform::Platform, store::Inner};
+use crate::{
+    Result, StoreError,
+    platform::{Created, Durability, Platform},
+    store::Inner,
+};
 use cairn_store_format::{
     ObjectName, SessionId,
     limits::REGISTER_BYTES_MAX,
@@ -10,6 +18,7 @@ use cairn_store_format::{
     register::{self, Body, RegisterKind, Summary},
 };
 use sha2::{Digest, Sha256};
+use std::collections::{HashMap, HashSet};
 
 /// New objects are handed to the cache in groups of this many.
 const CACHE_BATCH: usize = 1000;
@@ -25,11 +34,88 @@ pub(crate) enum Decided {
     Closed,
 }
 
-/// A fresh list of all registers.
-pub(crate) fn list(store: &Inner) -> Result<Vec<(SessionId, ObjectName)>> {
-    let names = list_months(store, "c")?;
-    // One in another month's folder is no register: there is one name for each, which decides a session once.
-    Ok(names.into_iter().filter_map(|n| Some((parse_session(n.file()).ok()?, n))).filter(|(id, n)| *n == ObjectName::register(id)).collect())
+/// A session that is decided, and where that stands.
+type Listed = (SessionId, ObjectName);
+
+/// A fresh list of all registers; of one that is lost the copy in its place.
+pub(crate) fn list(store: &Inner) -> Result<Vec<Listed>> {
+    list_with_copies(store).map(|l| l.0)
+}
+
+/// The same, and all sessions that have a copy.
+pub(crate) fn list_with_copies(store: &Inner) -> Result<(Vec<Listed>, HashSet<SessionId>)> {
+    // Copies first: each was made after its register, so one that is seen without it has lost it.
+    let mut copies: HashMap<SessionId, ObjectName> = list_sessions(store, "r", ObjectName::register_copy)?.into_iter().collect();
+    let ids = copies.keys().copied().collect();
+    let mut out = list_sessions(store, "c", ObjectName::register)?;
+    out.iter().for_each(|(id, _)| drop(copies.remove(id)));
+    if !copies.is_empty() {
+        out.extend(copies);
+        out.sort_unstable();
+    }
+    Ok((out, ids))
+}
+
+/// One in another month's folder is no register: there is one name for each, which decides a session once.
+fn list_sessions(store: &Inner, root: &str, home: fn(&SessionId) -> ObjectName) -> Result<Vec<Listed>> {
+    let names = list_months(store, root)?;
+    Ok(names.into_iter().filter_map(|n| Some((parse_session(n.file()).ok()?, n))).filter(|(id, n)| *n == home(id)).collect())
+}
+
+/// Whether a listed name is that of a copy.
+pub(crate) fn is_copy(name: &ObjectName) -> bool {
+    name.as_str().starts_with("r/")
+}
+
+/// The copy of a register that was just committed. Best effort: the point exists without it, and the next collection makes it.
+pub(crate) fn copy(store: &Inner, id: &SessionId, register: &[u8]) {
+    if let Err(e) = store.platform.create(&ObjectName::register_copy(id), register, Durability::Now) {
+        tracing::info!("no copy of the register of {id} was made ({e}); the next collection makes it");
+    }
+}
+
+/// Registers that are lost are put back from their copies; their number. Order: 1 the copy opens under the session's name, and is of something that was
+/// committed · 2 create-if-absent, durable. Whoever creates it meanwhile has the same bytes or is told by scrubs.
+pub(crate) fn put_back(store: &Inner, forgotten: &HashSet<SessionId>) -> Result<u64> {
+    let mut count = 0;
+    for (id, copy) in list(store)?.into_iter().filter(|(id, name)| is_copy(name) && !forgotten.contains(id)) {
+        let Some(bytes) = store.platform.read(&copy, REGISTER_BYTES_MAX)? else { continue };
+        if matches!(open_register(store, &id, &copy, &bytes), Ok(Decided::Point(_) | Decided::Relocation(_))) {
+            let name = ObjectName::register(&id);
+            tracing::warn!("{name} was missing; it is put back from {copy}");
+            count += u64::from(store.platform.create(&name, &bytes, Durability::Now)? == Created::New);
+        }
+    }
+    Ok(count)
+}
+
+/// Copies for what has none: points of older versions, backups that died right after their commit. At most `max` of them.
+/// Order: 1 registers durable · 2 their copies. If we die between: the next collection goes on.
+pub(crate) fn make_copies(store: &Inner, forgotten: &HashSet<SessionId>, max: usize) -> Result<()> {
+    let (registers, copies) = list_with_copies(store)?;
+    let (mut reader, mut found) = (CachedReader::new(store, true), Vec::new());
+    for (id, name) in registers.into_iter().filter(|(id, _)| !copies.contains(id) && !forgotten.contains(id)) {
+        if found.len() >= max {
+            break;
+        }
+        // What cannot be read has its own finding.
+        if !matches!(reader.register_at(&id, &name), Ok(Decided::Point(_) | Decided::Relocation(_))) {
+            continue;
+        }
+        if let Ok(Some(bytes)) = store.platform.read(&name, REGISTER_BYTES_MAX)
+            && open_register(store, &id, &name, &bytes).is_ok()
+        {
+            store.platform.cover(&name);
+            found.push((id, bytes));
+        }
+    }
+    reader.keep();
+    // A copy must not outlast a register whose name never reached stable storage.
+    store.platform.barrier()?;
+    for (id, bytes) in &found {
+        store.platform.create(&ObjectName::register_copy(id), bytes, Durability::Now)?;
+    }
+    Ok(())
 }
 
 /// A register that lies in another month's folder and nowhere else: its session is decided, and nobody sees it.
@@ -113,8 +199,24 @@ impl<'a> CachedReader<'a> {
         }
     }
 
-    /// A register, opened.
+    /// A register, opened, or its copy where it cannot be.
     pub(crate) fn register(&mut self, id: &SessionId, name: &ObjectName) -> Result<Decided> {
+        let damage = match self.register_at(id, name) {
+            Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => e,
+            other => return other,
+        };
+        match self.register_at(id, &ObjectName::register_copy(id)) {
+            Ok(decided @ (Decided::Point(_) | Decided::Relocation(_))) => {
+                tracing::info!("{damage}; the register's copy serves");
+                Ok(decided)
+            }
+            Ok(Decided::Closed) | Err(StoreError::Damaged { .. } | StoreError::Format(_)) => Err(damage),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A register as it lies under this name.
+    pub(crate) fn register_at(&mut self, id: &SessionId, name: &ObjectName) -> Result<Decided> {
         let store = self.store;
         let missing = || StoreError::damaged(name, "it is listed but cannot be opened");
         self.read(name, REGISTER_BYTES_MAX, |bytes| open_register(store, id, name, bytes))?.ok_or_else(missing)

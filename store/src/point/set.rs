@@ -24,6 +24,8 @@ pub(crate) struct PointSet {
     lists: Vec<Ref>,
     forgotten: BTreeSet<SessionId>,
     registers: BTreeSet<SessionId>,
+    /// Points that something tells of and that have neither register nor copy.
+    missing: BTreeSet<SessionId>,
 }
 
 impl PointSet {
@@ -40,7 +42,7 @@ impl PointSet {
     fn read(store: &Inner, cached: bool) -> Result<Self> {
         let mut cache = CachedReader::new(store, cached);
         let mut damaged = Vec::new();
-        let registers = registers::list(store)?;
+        let (registers, copies) = registers::list_with_copies(store)?;
         let mut forgotten: BTreeSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
         let mut logs = all_log_names(store)?;
         let (mut live, mut lists, mut ids) = (Vec::new(), Vec::new(), BTreeSet::new());
@@ -49,10 +51,15 @@ impl PointSet {
             if forgotten.contains(&id) {
                 continue;
             }
-            let mut point = match or_damaged(store, cache.register(&id, &name), &mut damaged)? {
+            let mut point = match register(store, &mut cache, &id, &name, &mut damaged)? {
                 Some(Decided::Point(point)) => point,
                 Some(Decided::Relocation(list)) => {
                     lists.push(list);
+                    continue;
+                }
+                Some(Decided::Closed) if copies.contains(&id) => {
+                    let why = format_args!("a fence or abort stands where a register was, by the copy {}", ObjectName::register_copy(&id));
+                    damaged.push(StoreError::damaged(&name, why).to_string());
                     continue;
                 }
                 Some(Decided::Closed) | None => continue,
@@ -67,7 +74,23 @@ impl PointSet {
         }
         cache.keep();
         live.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
-        Ok(Self { damaged, live, lists, forgotten, registers: ids })
+        // Logs are of points alone, and parents were committed before their children: both outlive a register that is lost.
+        let mut missing: BTreeSet<SessionId> = live.iter().flat_map(|p| p.body.parents.iter().map(|parent| parent.session)).collect();
+        missing.extend(logs.into_keys());
+        missing.retain(|id| !ids.contains(id) && !forgotten.contains(id));
+        for id in std::mem::take(&mut missing) {
+            // What was committed or forgotten while the lists were made is there by now.
+            let names = [ObjectName::register(&id), ObjectName::register_copy(&id), ObjectName::tombstone(&id)];
+            let mut is_there = false;
+            for name in &names {
+                is_there |= store.platform.size(name)?.is_some();
+            }
+            if !is_there && !log_forgets(store, &id)? {
+                damaged.push(StoreError::damaged(&names[0], MISSING).to_string());
+                missing.insert(id);
+            }
+        }
+        Ok(Self { damaged, live, lists, forgotten, registers: ids, missing })
     }
 
     pub(crate) fn live(&self) -> &[Point] {
@@ -88,10 +111,29 @@ impl PointSet {
     pub(crate) fn is_forgotten(&self, id: &SessionId) -> bool {
         self.forgotten.contains(id)
     }
+    /// Points whose registers are lost, by what their logs and children tell.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &SessionId> {
+        self.missing.iter()
+    }
     /// All registers that exist, sorted.
     pub(crate) fn register_ids(&self) -> impl Iterator<Item = &SessionId> {
         self.registers.iter()
     }
+}
+
+/// What is wrong with a register that only a log or a child tells of.
+pub(crate) const MISSING: &str = "the register of this point is missing, and so is its copy; its log or a later point tells of it";
+
+/// A register, or its copy where it is damaged or gone; that is noted.
+fn register(store: &Inner, cache: &mut CachedReader<'_>, id: &SessionId, name: &ObjectName, damaged: &mut Vec<String>) -> Result<Option<Decided>> {
+    if registers::is_copy(name) {
+        let why = format_args!("the register is missing; its copy {name} serves, and the next collection puts it back");
+        damaged.push(StoreError::damaged(ObjectName::register(id), why).to_string());
+    }
+    if let Some(decided) = or_damaged(store, cache.register_at(id, name), damaged)? {
+        return Ok(Some(decided));
+    }
+    or_damaged(store, cache.register(id, name), &mut Vec::new())
 }
 
 /// Damage of one object is noted; any other failure ends the listing.

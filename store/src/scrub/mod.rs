@@ -6,6 +6,7 @@
 
 mod objects;
 mod packs;
+mod referenced;
 
 use crate::{
     Progress, Result, StoreError,
@@ -126,6 +127,7 @@ impl Scrub<'_> {
         let all = self.list_packs(&mut report)?;
         report.packs_total = all.len() as u64;
         report.add(self.missing(&known, &all)?);
+        report.add(self.referenced(&known, &all)?);
         let chosen = self.oldest(all, options.percent)?;
         progress.total_bytes.fetch_add(chosen.iter().filter_map(|p| known.get(p)).map(|k| k.size_bytes).sum(), Ordering::Relaxed);
         let started_ms = self.platform.monotonic_ms();

@@ -4,7 +4,11 @@ use super::{Finding, MISPLACED, Scrub, ScrubReport};
 use crate::{
     Progress, Result, StoreError,
     crypto::verify_signature,
-    point::registers::{CachedReader, list_months_of},
+    damage::read_or_skip,
+    point::{
+        MISSING, PointSet,
+        registers::{CachedReader, list_months_of},
+    },
     store::Inner,
 };
 use cairn_store_format::{
@@ -13,7 +17,7 @@ use cairn_store_format::{
     header::ObjectKind,
     ids::parse_hex,
     keys::KeySlot,
-    limits::LIST_BYTES_MAX,
+    limits::{LIST_BYTES_MAX, REGISTER_BYTES_MAX},
     name::{parse_copy, parse_numbered, parse_round, parse_session},
     register, small,
 };
@@ -29,15 +33,16 @@ impl Scrub<'_> {
         for root in ["config", "keys", "gc", "b"] {
             names.extend(self.platform.list(root)?);
         }
-        for root in ["x", "c", "p", "f"] {
+        for root in ["x", "c", "r", "p", "f"] {
             names.extend(list_months_of(self.platform, root)?);
         }
         report.add(gaps(&names));
+        self.registers(&names, report)?;
         let buried: BTreeSet<String> = names.iter().filter(|n| n.as_str().starts_with("f/")).map(|n| n.file().to_owned()).collect();
         for name in names {
             progress.check()?;
             // The register of a forgotten point tells nothing that anybody needs.
-            if name.as_str().starts_with("c/") && buried.contains(name.file()) {
+            if ["c/", "r/"].iter().any(|root| name.as_str().starts_with(root)) && buried.contains(name.file()) {
                 continue;
             }
             let bytes = match self.platform.read(&name, LIST_BYTES_MAX) {
@@ -45,6 +50,9 @@ impl Scrub<'_> {
                 // Collections take records away.
                 Ok(None) => continue,
                 Err(e @ (StoreError::Storage { .. } | StoreError::Damaged { .. })) => {
+                    if name.as_str().starts_with("x/") {
+                        self.index.forget_file(name.as_str())?;
+                    }
                     report.add([Finding { object: name.to_string(), offset: None, why: e.to_string() }]);
                     continue;
                 }
@@ -54,7 +62,12 @@ impl Scrub<'_> {
             if is_misplaced(&name) {
                 report.add([Finding { object: name.to_string(), offset: None, why: MISPLACED.into() }]);
             }
-            match self.object(&name, &bytes) {
+            let checked = self.object(&name, &bytes);
+            if checked.is_err() && name.as_str().starts_with("x/") {
+                // The next collection of this host looks at it, and replaces it.
+                self.index.forget_file(name.as_str())?;
+            }
+            match checked {
                 Ok(()) => {}
                 Err(StoreError::Damaged { why, .. }) => report.add([Finding { object: name.to_string(), offset: None, why }]),
                 Err(StoreError::Format(e)) => report.add([Finding { object: name.to_string(), offset: None, why: e.to_string() }]),
@@ -82,7 +95,7 @@ impl Scrub<'_> {
                 let (session, _) = cairn_store_format::index::decode(bytes)?;
                 same(name, parse_numbered(file).is_some_and(|n| n.0 == session))
             }
-            "c" => self.register(name, bytes),
+            "c" | "r" => self.register(name, bytes),
             _ => match identity(root, file) {
                 Some(identity) => self.small(name, identity, bytes),
                 // Not ours: nothing that any code of this version would read.
@@ -91,12 +104,38 @@ impl Scrub<'_> {
         }
     }
 
+    /// Registers that are missing: by their copies, and with keys by what logs and children tell. And copies that are not the same. `names`: listed with
+    /// `c/` before `r/`, so each finding is looked at once more.
+    fn registers(&self, names: &[ObjectName], report: &mut ScrubReport) -> Result<()> {
+        let sessions = |root: &str| -> BTreeSet<SessionId> {
+            names.iter().filter(|n| n.as_str().starts_with(root)).filter_map(|n| parse_session(n.file()).ok()).collect()
+        };
+        let forgotten = sessions("f/");
+        for id in sessions("r/").into_iter().filter(|id| !forgotten.contains(id)) {
+            let (name, copy) = (ObjectName::register(&id), ObjectName::register_copy(&id));
+            let read = |name: &ObjectName| read_or_skip(self.platform, name, REGISTER_BYTES_MAX);
+            let why = match (read(&name)?, read(&copy)?) {
+                (Some(a), Some(b)) if a != b => format!("it and its copy {copy} are not the same"),
+                (None, Some(_)) if self.platform.size(&name)?.is_none() => {
+                    format!("the register is missing; its copy {copy} serves, and a collection puts it back")
+                }
+                _ => continue,
+            };
+            report.add([Finding { object: name.to_string(), offset: None, why }]);
+        }
+        if let Some(store) = self.keyed {
+            let missing = PointSet::load(store)?;
+            report.add(missing.missing().map(|id| Finding { object: ObjectName::register(id).to_string(), offset: None, why: MISSING.into() }));
+        }
+        Ok(())
+    }
+
     fn register(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         let reg = register::decode(bytes)?;
         let Ok(id) = parse_session(name.file()) else { return Ok(()) };
         same(name, reg.session == id)?;
         match self.keyed {
-            Some(store) => CachedReader::new(store, false).register(&id, name).map(drop),
+            Some(store) => CachedReader::new(store, false).register_at(&id, name).map(drop),
             None => Ok(()),
         }
     }
@@ -155,6 +194,7 @@ fn is_misplaced(name: &ObjectName) -> bool {
         ("x", Some((sid, n)), _) => ObjectName::index(&sid, n),
         ("p", Some((sid, n)), _) => ObjectName::point_log(&sid, n),
         ("c", _, Ok(sid)) => ObjectName::register(&sid),
+        ("r", _, Ok(sid)) => ObjectName::register_copy(&sid),
         ("f", _, Ok(sid)) => ObjectName::tombstone(&sid),
         _ => return false,
     };

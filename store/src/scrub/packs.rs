@@ -1,11 +1,11 @@
 //! One pack, every byte of it: header, frames, footer, trailer, and the whole against the index file.
 
 use super::{Finding, Indexed, Scrub, footer_sha256};
-use crate::{Result, StoreError, damage::whole_pack, resolve::decompressor};
+use crate::{Result, StoreError, damage::whole_pack, pack::footer_of, resolve::decompressor};
 use cairn_store_format::{
     Location, ObjectName, PackId,
     limits::PACK_BYTES_MAX,
-    pack::{FRAME_HEADER_BYTES, Footer, FrameHeader, PACK_HEADER_BYTES, Slot, TRAILER_BYTES, Trailer, decode_pack_header},
+    pack::{FRAME_HEADER_BYTES, FrameHeader, PACK_HEADER_BYTES, Slot, decode_pack_header},
 };
 use sha2::{Digest, Sha256};
 use zstd::bulk::Decompressor;
@@ -77,7 +77,7 @@ impl Scrub<'_> {
             Ok((_, id)) => self.finding(out, name, &whole, Some(0), &format!("it is pack {id} under another's name")),
             Err(e) => self.finding(out, name, &whole, Some(0), &e.to_string()),
         }
-        match footer(bytes) {
+        match footer_of(bytes) {
             Ok((footer, end)) => {
                 let same = same && (self.keyed.is_none() || indexed.is_none_or(|i| footer_sha256(&footer) == i.footer_sha256));
                 let mut slots: Vec<&Slot> = footer.slots.iter().collect();
@@ -143,16 +143,4 @@ impl Scrub<'_> {
         self.report(at, why);
         out.findings.push(Finding { object: name.to_string(), offset, why: why.into() });
     }
-}
-
-/// A pack's footer and where it begins.
-fn footer(bytes: &[u8]) -> Result<(Footer, usize), String> {
-    let start = bytes.len().checked_sub(TRAILER_BYTES).ok_or("it is shorter than a trailer")?;
-    let trailer = Trailer::decode(&bytes[start..], bytes.len() as u64).map_err(|e| e.to_string())?;
-    let (from, len) = (trailer.footer_offset as usize, trailer.footer_len as usize);
-    let encoded = bytes.get(from..from + len).ok_or("its footer reaches beyond its end")?;
-    if from + len != start {
-        return Err("there is a gap behind the footer".into());
-    }
-    Ok((trailer.footer(encoded).map_err(|e| e.to_string())?, from))
 }

@@ -16,7 +16,7 @@ use crate::{
     damage::Bad,
     gc::Doomed,
     platform::{Created, Durability},
-    point::{Point, PointSet},
+    point::{Point, PointSet, registers},
     relocation::Moves,
     store::{Inner, Store},
 };
@@ -136,10 +136,14 @@ impl Drop for Session {
     }
 }
 
-/// B6 of any session. Order: 1 create-if-absent of its register, durable. If we die before: no point, a GC fences the session. After: it exists.
+/// B6 of any session. Order: 1 create-if-absent of its register, durable · 2 the register's copy. If we die before 1: no point, a GC fences the session.
+/// After: it exists; a GC makes the copy.
 pub(crate) fn commit(store: &Inner, id: &SessionId, register: &[u8]) -> Result<()> {
     match store.platform.create(&ObjectName::register(id), register, Durability::Now)? {
-        Created::New => Ok(()),
+        Created::New => {
+            registers::copy(store, id, register);
+            Ok(())
+        }
         Created::Exists => Err(StoreError::Fenced { session: id.to_string() }),
     }
 }

@@ -17,6 +17,20 @@ impl Store {
     /// Pins points for as long as the result lives. Where this host may not write to the store, nothing is pinned and a warning says so:
     /// it must be able to restore all the same.
     pub fn pin(&self, points: &[SessionId]) -> Result<Pin> {
+        let pin = self.pin_held(points)?;
+        let months: BTreeSet<String> = points.iter().map(SessionId::month).collect();
+        for month in months {
+            let forgotten = self.inner.platform.list(&format!("f/{month}"))?;
+            if let Some(gone) = points.iter().find(|p| forgotten.contains(&ObjectName::tombstone(p))) {
+                return Err(StoreError::NotFound(format!("point {gone} was forgotten meanwhile")));
+            }
+        }
+        Ok(pin)
+    }
+
+    /// Pins points that the caller has held before, by a process of its own that died: such a pin counts until a collection finds it silent for a
+    /// day, so the points may have been forgotten meanwhile and their data is there all the same. What is not there any more fails to be read.
+    pub fn pin_held(&self, points: &[SessionId]) -> Result<Pin> {
         let registered = match Registered::new(&self.inner, SessionKind::Read, points.to_vec()) {
             Ok(r) => Some(r),
             Err(e @ StoreError::Storage { .. }) => {
@@ -25,13 +39,6 @@ impl Store {
             }
             Err(e) => return Err(e),
         };
-        let months: BTreeSet<String> = points.iter().map(SessionId::month).collect();
-        for month in months {
-            let forgotten = self.inner.platform.list(&format!("f/{month}"))?;
-            if let Some(gone) = points.iter().find(|p| forgotten.contains(&ObjectName::tombstone(p))) {
-                return Err(StoreError::NotFound(format!("point {gone} was forgotten meanwhile")));
-            }
-        }
         Ok(Pin { _registered: registered })
     }
 }

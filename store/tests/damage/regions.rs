@@ -24,7 +24,7 @@ pub fn layout(path: &str) -> Layout {
     match path.split('/').next().expect("a path has a first part") {
         "d" | "m" | "trash" => Layout::Pack,
         "x" => Layout::Index,
-        "c" => Layout::Register,
+        "c" | "r" => Layout::Register,
         "config" => Layout::Config,
         "keys" if path.contains("slot-") => Layout::KeySlot,
         "keys" => Layout::KeyRing,

@@ -7,6 +7,7 @@ mod common;
 mod enumerate;
 mod enumeration;
 mod gc_enumeration;
+mod lost_packs;
 mod no_space;
 mod pauses;
 mod soak;

@@ -225,3 +225,39 @@ fn a_collection_stands_still_while_another_closes_a_round_and_a_backup_uses_what
     let out = pause_at(2, StorageKind::Nfs, &start, stopped, meanwhile, collect_afterwards);
     assert!(out.operations > 100, "{} operations", out.operations);
 }
+
+/// A list of moves that one collection lets go, since no point uses it, while another has read it: the place that it moved lies in a pack that the
+/// first one keeps for interrupted backups, a new backup takes it from there, and the other collection must not look for it where it was moved to.
+#[test]
+fn a_collection_stands_still_while_another_retires_a_list_of_moves_and_a_backup_uses_the_old_place() {
+    fn keeping() -> GcOptions {
+        GcOptions { resume_grace_ms: 1 << 40, ..ruthless() }
+    }
+    /// The beginning of what was interrupted: the rest of it is used by nobody, so its pack is thin.
+    fn kept() -> Vec<u8> {
+        noise(300_000, 34)[..90_000].to_vec()
+    }
+    fn stopped(_: &Town, store: &Store) -> Result<()> {
+        store.collect(&ruthless(), &Progress::default()).map(drop)
+    }
+    fn meanwhile(town: &Town, store: &Store) -> Result<()> {
+        town.collect(store, &keeping());
+        // A host that never heard of the new place.
+        let other = town.store(town.world.host(0));
+        town.backup(&other, "c", &kept()).map(drop)
+    }
+    let start = {
+        let town = Town::from_saved(StorageKind::Nfs, 4, &start());
+        let host = town.world.host(0);
+        let store = town.store(host);
+        town.give_up(&store, &noise(300_000, 34));
+        let user = town.backup(&store, "b", &kept()).expect("backs up");
+        let report = town.collect(&store, &GcOptions { repack_below_percent: 60, ..keeping() });
+        assert!(report.moved_frames > 0 && report.kept_for_resume > 0, "{report:?}");
+        town.forget(&store, &user).expect("forgets");
+        drop(store);
+        town.save()
+    };
+    let out = pause_at(2, StorageKind::Nfs, &start, stopped, meanwhile, collect_afterwards);
+    assert!(out.operations > 100, "{} operations", out.operations);
+}

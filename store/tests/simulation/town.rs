@@ -186,7 +186,10 @@ impl Town {
     /// All that must hold when nothing goes wrong any more: each listed point restores, none is lost, none is back.
     pub fn audit(&self, store: &Store) {
         let (points, damaged) = store.points_from_storage().expect("lists");
-        assert!(damaged.is_empty(), "{damaged:?}");
+        // After a failed sync a register may be seen and still not survive a power loss: nobody was told that its point exists, and its copy says so.
+        let unacknowledged: Vec<String> = self.ledger().iter().filter(|(_, e)| !e.acknowledged).map(|(id, _)| id.to_string()).collect();
+        let is_excused = |d: &String| d.contains("its copy r/") && unacknowledged.iter().any(|id| d.contains(id));
+        assert!(damaged.iter().all(is_excused), "{damaged:?}");
         points.iter().for_each(|p| self.check_point(store, p));
         for (id, entry) in &*self.ledger() {
             let listed = points.iter().any(|p| p.id == *id);

@@ -23,7 +23,8 @@ fn restore(store: &Store, point: &Point) -> cairn_store::Result<(Vec<u8>, Restor
 
 fn town() -> Town {
     let town = Town::new(StorageKind::Local, seed_or(17));
-    town.backup(&town.store(0), "fresh", &noise(9 << 20, 3)).expect("backs up");
+    let host = town.world.host(0);
+    town.backup(&town.store(host), "fresh", &noise(9 << 20, 3)).expect("backs up");
     town
 }
 

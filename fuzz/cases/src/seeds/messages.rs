@@ -14,6 +14,7 @@ const CONTEXTS: [&str; 2] = ["base:allocation", "qemu:dirty-bitmap:b"];
 pub(super) fn all() -> Vec<Seed> {
     let mut out = codec();
     out.extend(conversations());
+    out.extend(wishes());
     out.extend(agents());
     out
 }
@@ -54,6 +55,27 @@ fn context_reply(id: u32, name: &str) -> Vec<u8> {
 fn piece(cookie: u64, done: bool, kind: u16, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("short");
     [&ChunkHeader { flags: u16::from(done), kind, cookie, length }.encode()[..], payload].concat()
+}
+
+/// All that clients say to `nbd_server`: flags, options, requests.
+fn wishes() -> Vec<Seed> {
+    let ask = |option: u32, payload: &[u8]| encode_option(option, payload);
+    let go = encode_go("e", &[hs::info::NAME, hs::info::DESCRIPTION, hs::info::BLOCK_SIZE]).expect("a short name");
+    let contexts = encode_meta_context("e", &["base:allocation".to_owned()]).expect("short names");
+    let request = |command: u16, flags: u16, cookie: u64, offset: u64, length: u32| Request { flags, command, cookie, offset, length }.encode().to_vec();
+    let modern = [0, 0, 0, 3];
+    let chosen = [ask(option::STRUCTURED_REPLY, &[]), ask(option::SET_META_CONTEXT, &contexts), ask(option::GO, &go)].concat();
+    let reads = [request(command::READ, 0, 1, 0, 8192), request(command::READ, 4, 2, 4096, 100), request(command::READ, 0, 3, 8192, 1)].concat();
+    let status = [request(command::BLOCK_STATUS, 0, 4, 0, 8192), request(command::BLOCK_STATUS, 8, 5, 1, 8191)].concat();
+    let write = [request(command::WRITE, 0, 6, 0, 5), b"hello".to_vec(), request(command::TRIM, 0, 7, 0, 1), request(command::CACHE, 0, 8, 0, 9)].concat();
+    let end = [request(command::FLUSH, 0, 9, 0, 0), request(command::DISC, 0, 10, 0, 0)].concat();
+    let questions = [ask(option::LIST, &[]), ask(option::INFO, &go), ask(option::LIST_META_CONTEXT, &contexts), ask(option::STARTTLS, &[])].concat();
+    vec![
+        seed("nbd_server", "modern", [&modern[..], &chosen, &reads, &status, &write, &end].concat()),
+        seed("nbd_server", "questions", [&modern[..], &ask(option::STRUCTURED_REPLY, &[]), &questions, &ask(99, b"x"), &ask(option::ABORT, &[])].concat()),
+        seed("nbd_server", "old", [&[0, 0, 0, 1][..], &ask(option::EXPORT_NAME, b"e"), &reads, &end].concat()),
+        seed("nbd_server", "simple", [&modern[..], &ask(option::GO, &go), &reads, &write].concat()),
+    ]
 }
 
 /// Whole conversations of `nbd_client`: its wish, then all that the server says.

@@ -106,10 +106,7 @@ impl Disk {
             self.dir_modified_ms.insert(parent(name).to_owned(), now_ms);
         }
         for (name, node) in &change.put {
-            assert!(
-                std::env::var_os("DBG").is_some() || matches!(node, Node::Dir) || !self.removed.contains(name),
-                "{name} is created again after it was deleted; names are never used twice"
-            );
+            assert!(matches!(node, Node::Dir) || !self.removed.contains(name), "{name} is created again after it was deleted; names are never used twice");
         }
         for name in &change.remove {
             if !file_part(name).starts_with(TEMPORARY) && !matches!(self.visible.get(name), Some(Node::Dir)) && !USED_AGAIN.iter().any(|u| name.starts_with(u))

@@ -1,0 +1,97 @@
+//! Options of what makes stores and points: `init`, `backup`, `backup-image`.
+
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// Chunk sizes.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProfileName {
+    /// 16-64 KiB
+    Small,
+    /// 32-128 KiB
+    Default,
+    /// 128-512 KiB
+    Archive,
+}
+
+/// `cairn init`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  cairn init /srv/backup
+  cairn init /mnt/nfs/backup --key-file /etc/cairn/keys/main.key
+  cairn init /srv/lab --no-encryption
+
+The recovery key is printed once. Keep it on paper: without a key file, the passphrase or this key nobody can read the store.")]
+pub struct Init {
+    /// Where: a directory that does not exist or is empty
+    #[arg(value_name = "PATH")]
+    pub url: String,
+    /// Store everything in the clear
+    #[arg(long)]
+    pub no_encryption: bool,
+    /// Chunk sizes
+    #[arg(long, value_enum, default_value = "default")]
+    pub profile: ProfileName,
+    /// zstd level of data
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=19))]
+    pub zstd_level: u8,
+}
+
+/// How far the guest must be quiesced.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiesce {
+    /// No frozen file systems, no backup
+    Require,
+    /// Frozen if the guest agent can, else crash-consistent with a warning
+    Prefer,
+    /// Do not ask the guest agent
+    Never,
+}
+
+/// `cairn backup`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  cairn backup web1
+  cairn backup --all --tag nightly
+  cairn backup db1 --disk vda --disk vdb --quiesce require")]
+pub struct Backup {
+    /// Domains by name or UUID
+    #[arg(value_name = "DOMAIN", required_unless_present = "all")]
+    pub domains: Vec<String>,
+    /// All running domains
+    #[arg(long, conflicts_with = "domains")]
+    pub all: bool,
+    /// Only this disk, by target (vda); may be repeated
+    #[arg(long = "disk", value_name = "TARGET")]
+    pub disks: Vec<String>,
+    /// Whether the guest's file systems must be frozen
+    #[arg(long, value_enum, default_value = "prefer")]
+    pub quiesce: Quiesce,
+    /// Longest time the guest may be frozen, seconds
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub freeze_limit: u64,
+    /// Tag for the point; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// Folder on a local disk, writable by QEMU, that takes old blocks while the backup runs
+    #[arg(long, value_name = "DIR", env = "CAIRN_SCRATCH_DIR")]
+    pub scratch_dir: Option<PathBuf>,
+}
+
+/// `cairn backup-image`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  cairn backup-image /var/lib/images/template.raw --name template
+  cairn backup-image /dev/vg0/data-snap --name data --tag weekly
+
+The source must not change while it is read: take a snapshot of a device that is in use.")]
+pub struct BackupImage {
+    /// Raw image file or block device
+    pub source: PathBuf,
+    /// Name that the point is listed under
+    #[arg(long)]
+    pub name: String,
+    /// Tag for the point; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+}

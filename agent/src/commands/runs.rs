@@ -1,0 +1,130 @@
+//! `cairn runs`
+
+use super::{Done, now_unix_ms};
+use crate::{
+    cli::{self, Common},
+    context,
+    failure::Outcome,
+    output,
+    run::{
+        folder::{self, RunFolder, RunSockets},
+        launch,
+        record::{Phase, Record, State, Wish},
+        status::Status,
+    },
+};
+use cairn_hypervisor::{Host, host::HostError, run::GuestState};
+use std::{fs, os::unix::fs::MetadataExt};
+
+/// A run as it is shown.
+struct Shown {
+    record: Record,
+    state: String,
+    status: Status,
+    written_bytes: u64,
+    keeping: bool,
+}
+
+/// Lists runs; those that nobody serves are served again.
+pub fn run(common: &Common, o: &cli::Runs) -> Outcome<Done> {
+    let state_dir = context::state_dir(common)?;
+    folder::sweep(&state_dir);
+    let folders = match &o.name {
+        None => RunFolder::all(&state_dir)?,
+        Some(name) => vec![RunFolder::of(&state_dir, name)?],
+    };
+    let mut shown = Vec::new();
+    for folder in &folders {
+        let record = match folder.record() {
+            Ok(record) => record,
+            // Ended meanwhile, or was never begun.
+            Err(f) if f.code == crate::failure::NOT_FOUND && o.name.is_none() => continue,
+            Err(f) => return Err(f),
+        };
+        shown.push(look(folder, record)?);
+    }
+    if common.json {
+        output::print_json(&shown.iter().map(json).collect());
+    } else if shown.is_empty() {
+        out!("no domain runs from a restore point");
+    } else {
+        out!("{}", output::run_table(&shown.iter().map(row).collect::<Vec<_>>()));
+    }
+    for s in &shown {
+        if let Some(problem) = &s.status.problem {
+            eprintln!("cairn: warning: {}: {}", output::shown(&s.record.name), output::shown(problem));
+        }
+    }
+    Ok(if shown.iter().any(|s| s.status.problem.is_some()) { Done::WithWarnings } else { Done::Clean })
+}
+
+fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
+    let wish = folder.wish()?;
+    if record.state == State::Ready {
+        // A run that ends at this moment is none.
+        let _ = launch::ensure_supervisor(folder, &record);
+    }
+    let status = Status::read(&RunSockets::of(&record.id)).unwrap_or_default();
+    let guest = Host::open(record.connect.as_deref()).and_then(|host| host.domain(&record.uuid));
+    let guest = match guest {
+        Err(HostError::NoDomain { .. }) => "gone",
+        Err(_) => "unknown",
+        Ok(domain) => match domain.guest_state() {
+            Ok(GuestState::Running) => "running",
+            Ok(GuestState::Paused) => "paused",
+            Ok(GuestState::IoError) => "paused (I/O error)",
+            Ok(GuestState::Off) => "off",
+            Err(_) => "unknown",
+        },
+    };
+    let state = match (record.state, &wish) {
+        (_, Some(Wish::Discard)) => "being removed".to_owned(),
+        (State::Making, _) => "unfinished".to_owned(),
+        (State::Ready, _) if !status.served => format!("{guest}, not served"),
+        (State::Ready, _) => guest.to_owned(),
+    };
+    let of = |path: &std::path::Path| fs::metadata(path).map_or(0, |m| m.blocks() * 512);
+    let written_bytes = record.disks.iter().filter(|d| d.phase != Phase::Pivoted).map(|d| of(&d.overlay)).sum();
+    Ok(Shown { record, state, status, written_bytes, keeping: matches!(wish, Some(Wish::Keep { .. })) })
+}
+
+fn percent(s: &Shown) -> Option<u64> {
+    let keep = s.status.keep.as_ref().filter(|_| s.keeping)?;
+    Some(keep.done_bytes.saturating_mul(100).checked_div(keep.total_bytes).unwrap_or(0))
+}
+
+fn row(s: &Shown) -> [String; 6] {
+    let keep = match (s.keeping, percent(s)) {
+        (false, _) => "-".to_owned(),
+        (true, p) => format!("{} %", p.unwrap_or(0)),
+    };
+    let point = format!("{} {}", output::shown(&s.record.point_name), s.record.point.chars().take(crate::points::SHOWN_ID_DIGITS).collect::<String>());
+    [
+        output::shown(&s.record.name),
+        point,
+        s.state.clone(),
+        output::bytes(s.written_bytes),
+        keep,
+        output::duration(now_unix_ms().saturating_sub(s.record.created_unix_ms)),
+    ]
+}
+
+fn json(s: &Shown) -> serde_json::Value {
+    let r = &s.record;
+    let disks: Vec<_> = r
+        .disks
+        .iter()
+        .map(|d| {
+            let (image, on) = match (&d.phase, &d.copy) {
+                (Phase::Pivoted, Some(copy)) => (&copy.path, "copy"),
+                _ => (&d.overlay, "overlay"),
+            };
+            serde_json::json!({"target": d.target, "size": d.size_bytes, "image": image.display().to_string(), "on": on})
+        })
+        .collect();
+    serde_json::json!({
+        "name": r.name, "uuid": r.uuid, "point": r.point_name, "id": r.point, "state": s.state, "served": s.status.served, "restarts": s.status.restarts,
+        "written": s.written_bytes, "keeping": s.keeping, "keep_percent": percent(s), "created": output::rfc3339(r.created_unix_ms), "network": r.network,
+        "via": r.via, "disks": disks, "problem": s.status.problem,
+    })
+}

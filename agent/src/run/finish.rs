@@ -1,0 +1,94 @@
+//! The end of a keep: what libvirt and the images say is checked, then everything of the run goes but the domain.
+
+use super::{
+    folder::{RunFolder, RunSockets},
+    keep::libvirt,
+    log, offline,
+    record::{Destination, Phase, Record},
+    teardown,
+};
+use crate::{
+    domain::chain,
+    failure::{FAILED, Failure, Outcome},
+};
+use cairn_hypervisor::{Domain, Host, run::xml};
+use std::path::Path;
+
+/// Where libvirt keeps the definitions of root's domains.
+const DEFINITIONS: &str = "/etc/libvirt/qemu";
+
+fn broken(e: &dyn std::error::Error) -> Failure {
+    Failure::new(FAILED, chain(e))
+}
+
+/// Makes the definition name another image for a disk, with nothing below it; durable on return.
+pub fn define_at(host: &Host, domain: &Domain, target: &str, copy: &Destination) -> Outcome<()> {
+    let path = copy.path.display().to_string();
+    let wanted = xml::DiskNow { path: Some(path.clone()), has_backing: false };
+    let now = || -> Outcome<(String, Option<xml::DiskNow>)> {
+        let inactive = domain.xml_inactive().map_err(|e| libvirt(&e))?;
+        let disk = xml::disk_now(&inactive, target).map_err(|e| broken(&e))?;
+        Ok((inactive, disk))
+    };
+    let (inactive, disk) = now()?;
+    if disk.as_ref() != Some(&wanted) {
+        host.define(&xml::moved_disk(&inactive, target, &path, &copy.format, false).map_err(|e| broken(&e))?)?;
+        if now()?.1 != Some(wanted) {
+            return Err(Failure::new(FAILED, format!("libvirt does not define disk {target} at {path}")));
+        }
+    }
+    sync_definitions();
+    Ok(())
+}
+
+/// Makes the definition forget what was below the overlays.
+pub fn forget_backing(host: &Host, domain: &Domain, record: &Record) -> Outcome<()> {
+    for disk in record.disks.iter().filter(|d| d.phase == Phase::Overlay) {
+        let overlay = Destination { target: disk.target.clone(), path: disk.overlay.clone(), format: "qcow2".into(), inode: None };
+        define_at(host, domain, &disk.target, &overlay)?;
+    }
+    Ok(())
+}
+
+/// libvirt renames a synced file into place; this makes the name durable, too.
+fn sync_definitions() {
+    // Another libvirt (of a user, or elsewhere) is as durable as it is by itself.
+    if let Ok(dir) = std::fs::File::open(DEFINITIONS) {
+        let _ = dir.sync_all();
+    }
+}
+
+/// Proof that nothing of the domain needs the run any more.
+pub fn check_ordinary(host: &Host, domain: &Domain, record: &Record) -> Outcome<()> {
+    forget_backing(host, domain, record)?;
+    let texts = [domain.xml_live().map_err(|e| libvirt(&e))?, domain.xml_inactive().map_err(|e| libvirt(&e))?];
+    for disk in &record.disks {
+        let image: &Path = match (&disk.phase, &disk.copy) {
+            (Phase::Pivoted, Some(copy)) => &copy.path,
+            _ => &disk.overlay,
+        };
+        for text in &texts {
+            let now = xml::disk_now(text, &disk.target).map_err(|e| broken(&e))?;
+            if now.as_ref().is_some_and(|now| now.has_backing || now.path.as_deref().map(Path::new) != Some(image)) {
+                return Err(Failure::new(FAILED, format!("disk {} is still at {now:?} for libvirt, and should be {}", disk.target, image.display())));
+            }
+        }
+        let raw = disk.copy.as_ref().is_some_and(|c| c.format == "raw");
+        if !raw && offline::has_backing_file(image)? {
+            return Err(Failure::new(FAILED, format!("{} still has a backing file", image.display())));
+        }
+    }
+    Ok(())
+}
+
+/// The domain is an ordinary one: everything else of the run goes. May be called again after a crash.
+pub fn end(folder: &RunFolder, record: &Record) -> Outcome<()> {
+    teardown::processes(record)?;
+    for disk in record.disks.iter().filter(|d| d.phase == Phase::Pivoted) {
+        if let Err(e) = teardown::remove_ours(&disk.overlay, disk.inode) {
+            log::say(format!("{} could not be removed: {e}", disk.overlay.display()));
+        }
+    }
+    RunSockets::of(&record.id).remove()?;
+    folder.remove(&record.id)
+}

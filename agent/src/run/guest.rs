@@ -1,0 +1,197 @@
+//! The supervisor's eye on the domain: lets a guest go on that was paused by a read that failed while its server was away, and carries a keep
+//! through, step by step.
+//!
+//! Invariants
+//! - Every step begins with a look at libvirt and ends before the next: there is nothing to remember, and a crash between two steps is none.
+//! - A libvirt that is gone is asked again once a second; a hung one holds up this thread alone.
+
+use super::{
+    copy, finish,
+    folder::RunFolder,
+    keep, log,
+    record::{Record, State, Wish},
+    status::KeepStatus,
+    supervisor::Shared,
+};
+use crate::failure::{Failure, NOT_FOUND, Outcome};
+use cairn_hypervisor::{Domain, Host, host::HostError, run::GuestState};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+const TICK: Duration = Duration::from_millis(250);
+/// While a keep is at work, whose last steps pause the guest.
+const TICK_SHORT: Duration = Duration::from_millis(50);
+const TROUBLE: Duration = Duration::from_secs(1);
+/// Between two attempts to let a guest go on: QEMU connects in the background meanwhile.
+const RESUME_PAUSE: Duration = Duration::from_millis(300);
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// More to do.
+    Again,
+    /// The domain is an ordinary one.
+    Done,
+}
+
+/// What a step works with.
+pub struct Work<'a> {
+    /// The run's folder.
+    pub folder: &'a RunFolder,
+    /// The connection.
+    pub host: &'a Host,
+    /// Its domain.
+    pub domain: &'a Domain,
+    /// Its state at the beginning of the step.
+    pub state: GuestState,
+    /// The record, which the step may change and save.
+    pub record: &'a mut Record,
+    /// What is told.
+    pub shared: &'a Shared,
+    /// Limit, bytes a second.
+    pub bytes_per_s: u64,
+    /// What lives from step to step.
+    pub memory: &'a mut keep::Memory,
+}
+
+/// Watches until the run is over.
+pub fn watch(folder: &RunFolder, shared: &Shared) {
+    let mut watcher = Watcher { folder, shared, host: None, record: None, memory: keep::Memory::default(), resumed: None, said: String::new() };
+    while !shared.over.load(Ordering::SeqCst) {
+        let pause = watcher.tick().unwrap_or_else(|f| {
+            watcher.host = None;
+            watcher.trouble(f.message);
+            TROUBLE
+        });
+        std::thread::sleep(pause);
+    }
+}
+
+struct Watcher<'a> {
+    folder: &'a RunFolder,
+    shared: &'a Shared,
+    host: Option<Host>,
+    record: Option<Record>,
+    memory: keep::Memory,
+    resumed: Option<Instant>,
+    said: String,
+}
+
+impl Watcher<'_> {
+    /// Says the same thing once.
+    fn trouble(&mut self, text: String) {
+        if self.said != text {
+            log::say(&text);
+            self.said.clone_from(&text);
+        }
+        let mut status = self.shared.status();
+        if status.served {
+            status.problem = Some(text);
+        }
+    }
+
+    fn tick(&mut self) -> Outcome<Duration> {
+        let mut record = match self.record.take() {
+            Some(record) => record,
+            None => self.folder.record()?,
+        };
+        if record.state == State::Making {
+            return Ok(TICK);
+        }
+        let result = self.look(&mut record);
+        self.record = Some(record);
+        result
+    }
+
+    fn look(&mut self, record: &mut Record) -> Outcome<Duration> {
+        let host = match self.host.take() {
+            Some(host) => host,
+            None => Host::open(record.connect.as_deref())?,
+        };
+        let domain = match host.domain(&record.uuid) {
+            Err(HostError::NoDomain { .. }) => {
+                return Err(Failure::new(NOT_FOUND, format!("domain {} is gone; 'cairn discard' removes what is left", record.name)));
+            }
+            result => result?,
+        };
+        let fail = |e: cairn_hypervisor::ffi::LibvirtError| Failure::new(crate::failure::FAILED, e.to_string());
+        let state = domain.guest_state().map_err(fail)?;
+        if state == GuestState::IoError {
+            self.let_go_on(&domain);
+        }
+        let pause = self.wish(&host, &domain, state, record)?;
+        self.host = Some(host);
+        Ok(pause)
+    }
+
+    /// Paused by a read that failed: if that was ours, it works now.
+    fn let_go_on(&mut self, domain: &Domain) {
+        let served = self.shared.status().served;
+        let left = self.shared.resumes.load(Ordering::SeqCst);
+        if !served || left == 0 || self.resumed.is_some_and(|at| at.elapsed() < RESUME_PAUSE) {
+            return;
+        }
+        self.shared.resumes.store(left - 1, Ordering::SeqCst);
+        self.resumed = Some(Instant::now());
+        match domain.resume() {
+            Ok(()) => log::say("the guest was paused by a failed read; it goes on"),
+            Err(e) => log::say(format!("the guest cannot go on: {e}")),
+        }
+    }
+
+    fn wish(&mut self, host: &Host, domain: &Domain, state: GuestState, record: &mut Record) -> Outcome<Duration> {
+        let (asked_unix_ms, bytes_per_s, to) = match self.folder.wish()? {
+            Some(Wish::Keep { asked_unix_ms, bytes_per_s, to }) => (asked_unix_ms, bytes_per_s, to),
+            Some(Wish::Cancel) => {
+                keep::cancel(self.folder, domain, state, record, &mut self.memory)?;
+                self.memory = keep::Memory::default();
+                self.shared.status().keep = None;
+                self.folder.clear_wish()?;
+                return Ok(TICK);
+            }
+            Some(Wish::Discard) | None => {
+                self.said.clear();
+                if self.shared.status().served {
+                    self.shared.status().problem = None;
+                }
+                return Ok(TICK);
+            }
+        };
+        if self.memory.asked_unix_ms != asked_unix_ms {
+            self.memory = keep::Memory::of(asked_unix_ms);
+            let total_bytes = record.disks.iter().map(|d| d.size_bytes).sum();
+            self.shared.status().keep = Some(KeepStatus { asked_unix_ms, done_bytes: 0, total_bytes, gave_up: false });
+            log::say("keep: begins, or goes on");
+        }
+        if self.memory.gave_up {
+            return Ok(TROUBLE);
+        }
+        if state == GuestState::Off && self.folder.is_starting() {
+            self.memory.stop_offline();
+            return Ok(TICK);
+        }
+        let copying = !to.is_empty() || record.disks.iter().any(|d| d.copy.is_some());
+        let mut work = Work { folder: self.folder, host, domain, state, record, shared: self.shared, bytes_per_s, memory: &mut self.memory };
+        let step = if copying { copy::step(&mut work, &to) } else { keep::step(&mut work) };
+        match step {
+            Ok(Step::Again) => Ok(TICK_SHORT),
+            Ok(Step::Done) => {
+                finish::check_ordinary(host, domain, record)?;
+                self.shared.kept.store(true, Ordering::SeqCst);
+                Ok(TICK)
+            }
+            Err(f) if self.memory.gave_up => {
+                log::say(format!("keep: given up: {}", f.message));
+                let mut status = self.shared.status();
+                status.problem = Some(f.message);
+                if let Some(keep) = &mut status.keep {
+                    keep.gave_up = true;
+                }
+                Ok(TROUBLE)
+            }
+            Err(f) => Err(f),
+        }
+    }
+}

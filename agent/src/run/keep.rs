@@ -1,0 +1,162 @@
+//! `keep` in place: each disk's overlay is filled with what it reads from the point, until nothing is below it.
+//!
+//! The overlay is the disk from the first moment to the last, so no crash at any step loses anything: whoever comes next sees which disks still
+//! have something below them and goes on. A running domain's disks are pulled by QEMU, one after the other; those of a domain that is off by
+//! `qemu-img` ([`super::offline`]).
+//!
+//! P1: pull, until nothing is below the overlay · P2: flush, for QEMU has not written all of what it pulled · P3: `filled` is recorded. An overlay without
+//! a backing file that is not recorded as filled may have lost what was pulled: it gets its backing file again, and is filled again.
+
+use super::{
+    folder::{RunFolder, failed},
+    guest::{Step, Work},
+    log, offline,
+    record::{Phase, Record},
+};
+use crate::failure::{FAILED, Failure, Outcome};
+use cairn_hypervisor::{
+    Domain,
+    ffi::LibvirtError,
+    run::{BlockJob, GuestState, JobKind, xml},
+};
+
+/// Attempts at one disk without progress between them. QEMU's first read after its server came back always fails (measured with 7.2).
+const ATTEMPTS_MAX: u32 = 20;
+/// Progress that makes the count of attempts begin anew.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
+/// What lives from step to step; losing it loses nothing.
+#[derive(Default)]
+pub struct Memory {
+    /// Which wish this is about.
+    pub asked_unix_ms: u64,
+    /// No more attempts until it is asked for again.
+    pub gave_up: bool,
+    attempts: u32,
+    best_bytes: u64,
+    /// The disk that `attempts` is about.
+    target: String,
+    /// qemu-img at work.
+    pub offline: Option<offline::Work>,
+}
+
+impl Memory {
+    /// Of a new wish.
+    pub fn of(asked_unix_ms: u64) -> Self {
+        Self { asked_unix_ms, ..Self::default() }
+    }
+
+    /// Ends what works on the images of a domain that is off.
+    pub fn stop_offline(&mut self) {
+        self.offline = None;
+    }
+
+    /// Counts an attempt at a disk; an error once there were too many.
+    pub fn attempt(&mut self, target: &str) -> Outcome<()> {
+        if self.target != target {
+            self.target = target.to_owned();
+            self.attempts = 0;
+            self.best_bytes = 0;
+        }
+        self.attempts += 1;
+        if self.attempts > ATTEMPTS_MAX {
+            self.gave_up = true;
+            return Err(Failure::new(
+                FAILED,
+                format!("disk {target} cannot be copied: {ATTEMPTS_MAX} attempts failed; see the run's log, then 'cairn keep' again"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Notes how far a job is.
+    pub fn progress(&mut self, job: &BlockJob) {
+        if job.done_bytes >= self.best_bytes + PROGRESS_BYTES {
+            self.best_bytes = job.done_bytes;
+            self.attempts = 0;
+        }
+    }
+}
+
+/// libvirt's error as ours.
+pub fn libvirt(e: &LibvirtError) -> Failure {
+    Failure::new(FAILED, e.to_string())
+}
+
+/// One step.
+pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
+    if work.state == GuestState::Off {
+        return offline::rebase(work);
+    }
+    // It was started meanwhile; qemu-img saw that by QEMU's lock, or will be done at once.
+    work.memory.offline = None;
+    let live = work.domain.xml_live().map_err(|e| libvirt(&e))?;
+    let mut done_bytes = 0;
+    for index in 0..work.record.disks.len() {
+        let disk = work.record.disks[index].clone();
+        if disk.filled {
+            done_bytes += disk.size_bytes;
+            continue;
+        }
+        let now = xml::disk_now(&live, &disk.target).map_err(|e| Failure::new(FAILED, e.to_string()))?;
+        // Somebody detached it: there is nothing to keep.
+        let Some(now) = now else { continue };
+        let job = work.domain.block_job(&disk.target).map_err(|e| libvirt(&e))?;
+        match job {
+            Some(job) if job.kind == JobKind::Pull => {
+                work.memory.progress(&job);
+                // QEMU counts in its own units; the disk's size is what people know.
+                let part = if job.total_bytes == 0 { 0.0 } else { job.done_bytes as f64 / job.total_bytes as f64 };
+                tell(work, done_bytes + (disk.size_bytes as f64 * part) as u64);
+                return Ok(Step::Again);
+            }
+            Some(_) => {
+                return Err(Failure::new(FAILED, format!("disk {} has a block job that is not ours; end it with 'virsh blockjob --abort'", disk.target)));
+            }
+            None if !now.has_backing => {
+                work.domain.flush_disk(&disk.target).map_err(|e| Failure::new(FAILED, crate::domain::chain(&e)))?; // P2
+                super::copy::sync(&disk.overlay)?;
+                work.record.disks[index].filled = true;
+                work.folder.save(work.record)?; // P3
+                return Ok(Step::Again);
+            }
+            None => {
+                work.memory.attempt(&disk.target)?;
+                log::say(format!("keep: pulling {}", disk.target));
+                work.domain.start_pull(&disk.target, work.bytes_per_s).map_err(|e| libvirt(&e))?;
+                return Ok(Step::Again);
+            }
+        }
+    }
+    tell(work, done_bytes);
+    Ok(Step::Done)
+}
+
+/// Shows how far it is.
+pub fn tell(work: &Work<'_>, done_bytes: u64) {
+    if let Some(keep) = &mut work.shared.status().keep {
+        keep.done_bytes = done_bytes.min(keep.total_bytes);
+    }
+}
+
+/// Ends what a keep has begun; what was pulled already stays in the overlays and is not pulled again.
+pub fn cancel(folder: &RunFolder, domain: &Domain, state: GuestState, record: &mut Record, memory: &mut Memory) -> Outcome<()> {
+    memory.offline = None;
+    for i in 0..record.disks.len() {
+        let disk = &mut record.disks[i];
+        // A pivot takes a moment and is not undone: it is let through.
+        if matches!(disk.phase, Phase::Pivoting { .. } | Phase::Pivoted) {
+            continue;
+        }
+        if state != GuestState::Off && domain.block_job(&disk.target).map_err(|e| libvirt(&e))?.is_some() {
+            domain.cancel_block_job(&disk.target).map_err(|e| libvirt(&e))?;
+        }
+        if let Some(copy) = disk.copy.take() {
+            disk.phase = Phase::Overlay;
+            super::teardown::remove_ours(&copy.path, copy.inode).map_err(|e| failed("remove", &copy.path, &e))?;
+        }
+    }
+    folder.save(record)?;
+    log::say("keep: cancelled");
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! Making a run. M1: refuse what cannot work · M2: the folder (its name is ours now) and the record of all that will be made · M3: overlays ·
+//! M4: firmware's variables · M5: the definition, read back: does libvirt know `<reconnect>`? · M6: supervisor, server, storage daemon, until the
+//! point is served · M7: start · M8: the record says `Ready`.
+//!
+//! Whatever fails takes all of it away again; what a crash leaves is named by the record, and `discard` removes it.
+
+use super::{
+    copy::qemu_img_create,
+    daemon::RECONNECT_S,
+    folder::{RunFolder, RunSockets, failed, sync_folder},
+    keep::libvirt,
+    launch, log,
+    record::{Key, Phase, Record, RunDisk, State, VERSION, Via},
+    server,
+    status::Status,
+    teardown,
+};
+use crate::{
+    cli::{self, Common, ViaChoice},
+    commands::now_unix_ms,
+    context,
+    domain::{self, PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDomain, chain},
+    failure::{DAMAGED, FAILED, Failure, Outcome},
+    output, points,
+};
+use cairn_hypervisor::{
+    Domain, Host,
+    host::{HostError, LIBVIRT_NBD_RECONNECT},
+    run::{Built, Network, RunXml, xml},
+};
+use cairn_store::{PointState, Store};
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// Where overlays go unless told otherwise.
+const IMAGES: &str = "/var/lib/libvirt/images";
+/// Until the point is served: the store is opened, which may be slow, and QEMU's tools started.
+pub const SERVED_LIMIT: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(10);
+
+/// What was made.
+pub struct Made {
+    /// Its record.
+    pub record: Record,
+    /// Its domain, started.
+    pub domain: Domain,
+    /// What people should know.
+    pub warnings: Vec<String>,
+}
+
+/// What the point says, before anything is made.
+struct Origin {
+    xml: String,
+    nvram: Option<Vec<u8>>,
+    saved: SavedDomain,
+    warnings: Vec<String>,
+}
+
+/// Makes a run and starts its domain.
+pub fn make(common: &Common, o: &cli::Run, spec: &str) -> Outcome<Made> {
+    // M1
+    let state_dir = absolute(&context::state_dir(common)?)?;
+    let (store_path, key) = store_and_key(common)?;
+    let store = server::open_store(&store_path, &key, &state_dir)?;
+    let points = store.points()?;
+    let point = points::select(&points, spec)?;
+    if point.state() == PointState::Damaged && !o.allow_damaged {
+        return Err(Failure::new(DAMAGED, format!("point {} is known to be damaged; run another one, or this with --allow-damaged", point.id)));
+    }
+    let _pin = store.pin(&[point.id])?;
+    let origin = origin(&store, point)?;
+    let name = o.rename.clone().unwrap_or_else(|| if o.keep_identity { origin.saved.name.clone() } else { format!("{}-run", origin.saved.name) });
+    let folder = RunFolder::of(&state_dir, &name)?;
+    if folder.exists() {
+        // Says what to do about it.
+        folder.create()?;
+    }
+    let host = Host::open(common.connect.as_deref())?;
+    host.check_versions()?;
+    refuse_taken(&host, &name)?;
+    let images = images_folder(&host, o)?;
+    let owner = host.qemu_owner()?;
+    let mut disks = Vec::new();
+    for entry in store.disks(point)? {
+        let overlay = images.join(format!("{}-{}.qcow2", name.replace('/', "_"), entry.target));
+        if fs::symlink_metadata(&overlay).is_ok() {
+            return Err(Failure::refused(format!("{} exists; nothing was made (give another name with --as, or another place with --dir)", overlay.display())));
+        }
+        disks.push(RunDisk { target: entry.target, size_bytes: entry.size_bytes, overlay, inode: None, filled: false, phase: Phase::Overlay, copy: None });
+    }
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let sockets = RunSockets::of(&id);
+    // Older ones refuse it, as their schema does, or drop it without a word where they do not look.
+    let can_wait = host.libvirt_version()? >= LIBVIRT_NBD_RECONNECT;
+    let direct = o.via == ViaChoice::Direct || (o.via == ViaChoice::Auto && can_wait);
+    let network = match o.network.as_str() {
+        "none" => Network::None,
+        "same" => Network::Same,
+        name => Network::Named(name.to_owned()),
+    };
+    let mut wanted = RunXml {
+        name: name.clone(),
+        keep_identity: o.keep_identity,
+        disks: disks.iter().map(xml_disk).collect(),
+        socket: path_text(&if direct { sockets.server() } else { sockets.daemon() })?,
+        reconnect_s: (direct && can_wait).then_some(RECONNECT_S),
+        network,
+        memory_kib: o.memory.map(|bytes| bytes / 1024),
+    };
+    let built = wanted.build(&origin.xml).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
+    refuse_taken(&host, &built.uuid)?;
+    let nvram = built.nvram.clone().map(PathBuf::from);
+    if let Some(path) = nvram.as_ref().filter(|p| fs::symlink_metadata(p).is_ok()) {
+        return Err(Failure::refused(format!("the firmware's variables {} exist; nothing was made (give another name with --as)", path.display())));
+    }
+    let mut record = Record {
+        version: VERSION,
+        id,
+        name,
+        uuid: built.uuid.clone(),
+        connect: common.connect.clone(),
+        store: store_path,
+        key,
+        state_dir,
+        point: point.id.to_string(),
+        point_name: point.summary.name.clone(),
+        created_unix_ms: now_unix_ms(),
+        via: if direct { Via::Direct } else { Via::Daemon },
+        network: o.network.clone(),
+        nvram,
+        owner,
+        disks,
+        state: State::Making,
+    };
+    folder.create()?; // M2
+    let made = (|| {
+        folder.save(&record)?;
+        build(&host, &folder, &mut record, &mut wanted, &built, &origin, o)
+    })();
+    match made {
+        Ok((domain, mut warnings)) => {
+            warnings.splice(..0, origin.warnings);
+            Ok(Made { record, domain, warnings })
+        }
+        Err(f) => Err(undo(&folder, &record, f)),
+    }
+}
+
+/// M3 to M8.
+fn build(
+    host: &Host,
+    folder: &RunFolder,
+    record: &mut Record,
+    wanted: &mut RunXml,
+    built: &Built,
+    origin: &Origin,
+    o: &cli::Run,
+) -> Outcome<(Domain, Vec<String>)> {
+    for disk in &mut record.disks {
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&disk.overlay).map_err(|e| failed("create", &disk.overlay, &e))?;
+        disk.inode = Some(teardown::identity(&disk.overlay).map_err(|e| failed("look at", &disk.overlay, &e))?);
+    }
+    folder.save(record)?;
+    if let (Some(path), Some(bytes)) = (&record.nvram, &origin.nvram) {
+        domain::write_nvram(path, bytes, false)?; // M4
+    }
+    // M5
+    let mut domain = host.define(&built.xml)?;
+    if wanted.reconnect_s.is_some() && !xml::knows_reconnect(&domain.xml_inactive().map_err(|e| libvirt(&e))?).map_err(|e| Failure::new(FAILED, chain(&e)))? {
+        // What libvirt made of it is what counts.
+        record.via = Via::Daemon;
+        folder.save(record)?;
+        wanted.socket = path_text(&RunSockets::of(&record.id).daemon())?;
+        wanted.reconnect_s = None;
+        domain = host.define(&relocated(&built.xml, record)?)?;
+    }
+    for disk in &record.disks {
+        let uri = record.backing_uri(&disk.target);
+        qemu_img_create(&["-u", "-F", "raw", "-b", &uri], &disk.overlay, disk.size_bytes)?;
+        super::copy::sync(&disk.overlay)?;
+    }
+    launch::ensure_supervisor(folder, record)?; // M6
+    wait_served(folder, record)?;
+    let started = if o.paused { domain.start_paused() } else { domain.start() };
+    started.map_err(|e| Failure::new(FAILED, format!("the domain does not start: {e}")))?; // M7
+    record.state = State::Ready;
+    folder.save(record)?; // M8
+    let left_out = |kind: &String| format!("its {kind} is left out: a copy cannot share it with the original (--keep-identity keeps it)");
+    Ok((domain, built.left_out.iter().map(left_out).collect()))
+}
+
+/// The same definition with the storage daemon's socket and without what libvirt does not know.
+fn relocated(xml: &str, record: &Record) -> Outcome<String> {
+    let sockets = RunSockets::of(&record.id);
+    let (from, to) = (path_text(&sockets.server())?, path_text(&sockets.daemon())?);
+    Ok(xml.replace(&format!("socket='{from}'"), &format!("socket='{to}'")).replace(&format!("<reconnect delay='{RECONNECT_S}'/>"), ""))
+}
+
+/// Waits until the point is served.
+pub fn wait_served(folder: &RunFolder, record: &Record) -> Outcome<()> {
+    let (sockets, start) = (RunSockets::of(&record.id), Instant::now());
+    loop {
+        let status = Status::read(&sockets);
+        if status.as_ref().is_some_and(|s| s.served) {
+            return Ok(());
+        }
+        let problem = status.and_then(|s| s.problem);
+        // A server that fails at once fails again; what it said is worth more than a long wait.
+        let limit = if problem.is_some() { SERVED_LIMIT / 8 } else { SERVED_LIMIT };
+        if start.elapsed() > limit {
+            let why = problem.or_else(|| log::last_line(folder)).unwrap_or_else(|| "its processes say nothing".into());
+            return Err(Failure::new(FAILED, format!("the point is not served after {} s: {why}", limit.as_secs())));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Takes away what was made; the failure says so if that fails, too.
+fn undo(folder: &RunFolder, record: &Record, f: Failure) -> Failure {
+    match super::discard(folder, record) {
+        Ok(()) => f,
+        Err(e) => Failure::new(
+            f.code,
+            format!("{}; and what was made could not be removed ({}): run 'cairn discard {}'", f.message, e.message, output::shown(&record.name)),
+        ),
+    }
+}
+
+fn origin(store: &Store, point: &cairn_store::Point) -> Outcome<Origin> {
+    let manifest = store.manifest(point)?;
+    let saved = SavedDomain::of(&manifest).ok_or_else(|| {
+        Failure::usage(format!("'{}' is an image, not a domain; 'cairn restore' writes it to a file or device", output::shown(&point.summary.name)))
+    })?;
+    let part = |name: &str| store.part(&manifest, name);
+    let xml = match part(PART_INACTIVE_XML)? {
+        Some(xml) => Some(xml),
+        None => part(PART_ACTIVE_XML)?,
+    };
+    let xml = xml.and_then(|b| String::from_utf8(b).ok()).ok_or_else(|| Failure::new(DAMAGED, format!("point {} has no domain XML", point.id)))?;
+    let warnings = domain::missing(&saved, true);
+    Ok(Origin { xml, nvram: part(PART_NVRAM)?, saved, warnings })
+}
+
+/// What opens the store must be a file that is there tomorrow: the server starts again by itself.
+fn store_and_key(common: &Common) -> Outcome<(PathBuf, Key)> {
+    let url = common.store.as_deref().ok_or_else(|| Failure::usage("no store was named; use --store PATH or set CAIRN_STORE"))?;
+    let path = context::store_path(url)?;
+    let (id, encrypted) = Store::identify(&path)?;
+    let lasting = |path: &Path| -> Outcome<PathBuf> {
+        let path = absolute(path)?;
+        if !fs::metadata(&path).is_ok_and(|m| m.is_file()) || path.starts_with("/dev") || path.starts_with("/proc") {
+            return Err(Failure::refused(format!("{} is no file that stays: a run opens the store again by itself; give a key file", path.display())));
+        }
+        Ok(path)
+    };
+    let key = match (&common.key_file, &common.passphrase_file) {
+        (Some(file), _) => Key::File(lasting(file)?),
+        (None, Some(file)) => Key::Passphrase(lasting(file)?),
+        (None, None) if encrypted => Key::File(context::default_key_file(&id)?).filter_there()?,
+        (None, None) => Key::None,
+    };
+    Ok((path, key))
+}
+
+impl Key {
+    /// A default that is not there is no key at all.
+    fn filter_there(self) -> Outcome<Self> {
+        match &self {
+            Self::File(path) if !path.is_file() => Err(Failure::new(
+                crate::failure::WRONG_KEY,
+                format!(
+                    "this store is encrypted and there is no key file {}; a run opens the store again by itself: give --key-file or --passphrase-file",
+                    path.display()
+                ),
+            )),
+            _ => Ok(self),
+        }
+    }
+}
+
+fn refuse_taken(host: &Host, name: &str) -> Outcome<()> {
+    match host.domain(name) {
+        Err(HostError::NoDomain { .. }) => Ok(()),
+        Err(e) => Err(e.into()),
+        Ok(_) => Err(Failure::refused(format!(
+            "domain {} exists; nothing was made (choose another name with --as, or leave --keep-identity away)",
+            output::shown(name)
+        ))),
+    }
+}
+
+fn images_folder(host: &Host, o: &cli::Run) -> Outcome<PathBuf> {
+    let dir = match (&o.dir, &o.pool) {
+        (Some(dir), _) => absolute(dir)?,
+        (None, Some(pool)) => PathBuf::from(host.pool_folder(pool)?),
+        (None, None) => PathBuf::from(IMAGES),
+    };
+    if !dir.is_dir() {
+        return Err(Failure::not_found(format!("there is no folder {} for the overlays; give one with --dir", dir.display())));
+    }
+    sync_folder(&dir)?;
+    Ok(dir)
+}
+
+fn absolute(path: &Path) -> Outcome<PathBuf> {
+    std::path::absolute(path).map_err(|e| Failure::usage(format!("'{}': {e}", path.display())))
+}
+
+fn path_text(path: &Path) -> Outcome<String> {
+    path.to_str().map(str::to_owned).ok_or_else(|| Failure::usage(format!("{} is not UTF-8", path.display())))
+}
+
+fn xml_disk(d: &RunDisk) -> cairn_hypervisor::run::RunDisk {
+    cairn_hypervisor::run::RunDisk { target: d.target.clone(), overlay: d.overlay.display().to_string() }
+}

@@ -1,0 +1,76 @@
+//! Runs: domains that live straight from a restore point, until they are kept or thrown away (docs/run.md).
+//!
+//! - [`record`], [`folder`]: what a run is, on disk; it outlives every process and the host's restart
+//! - [`make`], [`teardown`]: making one and taking it away, both to be called again after a crash
+//! - [`server`], [`daemon`]: the processes between store and QEMU; [`processes`] finds them
+//! - [`supervisor`]: keeps those alive; [`guest`]: sees to the domain; [`keep`], [`copy`], [`offline`]: make it an ordinary one; [`backing`]: undoes the
+//!   half of that which a crash left
+//!
+//! Invariants
+//! - Who holds the lock of a run's folder is its supervisor, or will be: there is one at most, and it alone changes the record of a finished run.
+//! - The command line only writes a wish and watches: its death changes nothing.
+//! - Nothing of a run is removed before its domain is gone, or no longer needs it.
+//!
+//! What it must not do: decide about points; touch what a run did not make.
+
+pub mod backing;
+pub mod copy;
+pub mod daemon;
+pub mod finish;
+pub mod folder;
+pub mod guest;
+pub mod keep;
+pub mod launch;
+pub mod log;
+pub mod make;
+pub mod offline;
+pub mod processes;
+pub mod record;
+pub mod server;
+pub mod status;
+pub mod supervisor;
+pub mod teardown;
+
+use crate::failure::{FAILED, Failure, NOT_FOUND, Outcome};
+use folder::RunFolder;
+use record::{Record, Wish};
+use std::time::{Duration, Instant};
+
+/// How long a supervisor may take to end its run: the domain's end, the end of processes that may hang in their store.
+const DISCARD_LIMIT: Duration = Duration::from_secs(90);
+
+/// Removes a run with all that is its own, by its supervisor if one lives.
+pub fn discard(folder: &RunFolder, record: &Record) -> Outcome<()> {
+    folder.set_wish(&Wish::Discard)?;
+    let until = Instant::now() + DISCARD_LIMIT;
+    loop {
+        let gone = |result: Outcome<()>| match result {
+            Err(f) if f.code == NOT_FOUND => {
+                wait_end(record);
+                Ok(())
+            }
+            other => other,
+        };
+        match folder.try_lock() {
+            // Nobody supervises: it is ours to do, under the lock.
+            Ok(Some(_lock)) => return gone(folder.record().and_then(|record| teardown::all(folder, &record))),
+            Ok(None) if Instant::now() > until => {
+                let why = status::Status::read(&folder::RunSockets::of(&record.id)).and_then(|s| s.problem).unwrap_or_else(|| "no reason known".into());
+                return Err(Failure::new(FAILED, format!("run '{}' is not removed after {} s: {why}", record.name, DISCARD_LIMIT.as_secs())));
+            }
+            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+            Err(f) => return gone(Err(f)),
+        }
+    }
+}
+
+/// How long the supervisor of a run that is gone may take to end.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// A run is gone with its folder; its supervisor ends a moment later.
+pub fn wait_end(record: &Record) {
+    let until = Instant::now() + END_LIMIT;
+    while Instant::now() < until && !processes::find(&record.id, record.owner).is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,151 @@
+//! Keeping a domain that is off: `qemu-img` reads the point through the run's server.
+//!
+//! - in place: `qemu-img rebase -b ''` fills the overlay and takes its backing file away last; until `filled` is recorded it is done again
+//! - elsewhere: `qemu-img convert` into the new image; the overlay is the disk until the definition says otherwise
+//!
+//! QEMU's image locks keep a guest from starting meanwhile, and this from beginning while a guest runs.
+
+use super::{
+    backing, copy, finish,
+    guest::{Step, Work as Around},
+    keep, log,
+    record::Phase,
+};
+use crate::failure::{FAILED, Failure, Outcome};
+use std::{
+    io::Read,
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+/// A qemu-img at work; dropped, it is killed.
+pub struct Work {
+    target: String,
+    child: Child,
+}
+
+impl Work {
+    fn start(target: &str, mut command: Command) -> Outcome<Self> {
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let tie = || Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?);
+        // SAFETY: between fork and exec only prctl is called: a plain system call without locks or memory.
+        unsafe { command.pre_exec(tie) };
+        let child = command.spawn().map_err(|e| Failure::new(FAILED, format!("cannot start qemu-img: {e} (is qemu-utils installed?)")))?;
+        Ok(Self { target: target.to_owned(), child })
+    }
+
+    /// Whether it has ended well; `None` while it works.
+    fn ended(&mut self) -> Outcome<Option<()>> {
+        let fail = |why: String| Failure::new(FAILED, format!("qemu-img, disk {}: {why}", self.target));
+        match self.child.try_wait().map_err(|e| fail(e.to_string()))? {
+            None => Ok(None),
+            Some(status) if status.success() => Ok(Some(())),
+            Some(status) => {
+                let mut said = String::new();
+                if let Some(pipe) = self.child.stderr.as_mut() {
+                    // For the message only.
+                    let _ = pipe.take(4096).read_to_string(&mut said);
+                }
+                Err(Failure::new(FAILED, format!("qemu-img, disk {}: it ended with {status}: {}", self.target, said.trim())))
+            }
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // One that ended is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether an image has a backing file, by its own header.
+pub fn has_backing_file(image: &Path) -> Outcome<bool> {
+    let fail = |why: String| Failure::new(FAILED, format!("qemu-img info {}: {why}", image.display()));
+    let output = Command::new("qemu-img").args(["info", "-U", "--output=json"]).arg(image).stdin(Stdio::null()).output().map_err(|e| fail(e.to_string()))?;
+    if !output.status.success() {
+        return Err(fail(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    let info: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|e| fail(e.to_string()))?;
+    Ok(!info["backing-filename"].is_null())
+}
+
+/// One step of a keep in place.
+pub fn rebase(around: &mut Around<'_>) -> Outcome<Step> {
+    let mut done_bytes = 0;
+    for index in 0..around.record.disks.len() {
+        let disk = around.record.disks[index].clone();
+        if disk.filled {
+            done_bytes += disk.size_bytes;
+            continue;
+        }
+        if let Some(work) = around.memory.offline.as_mut().filter(|w| w.target == disk.target) {
+            let ended = work.ended();
+            if let Ok(None) = ended {
+                let filled = std::fs::metadata(&disk.overlay).map_or(0, |m| m.blocks() * 512);
+                keep::tell(around, done_bytes + filled.min(disk.size_bytes));
+                return Ok(Step::Again);
+            }
+            around.memory.offline = None;
+            ended?;
+            copy::sync(&disk.overlay)?;
+            around.record.disks[index].filled = true;
+            around.folder.save(around.record)?;
+            return Ok(Step::Again);
+        }
+        if !around.shared.status().served {
+            return Ok(Step::Again);
+        }
+        around.memory.attempt(&disk.target)?;
+        backing::header(around.record, &disk)?;
+        log::say(format!("keep: filling {} while the domain is off", disk.target));
+        let mut command = Command::new("qemu-img");
+        // What is written counts once the process has ended well; the header changes last.
+        command.args(["rebase", "-q", "-t", "none", "-f", "qcow2", "-b", ""]).arg(&disk.overlay);
+        around.memory.offline = Some(Work::start(&disk.target, command)?);
+        return Ok(Step::Again);
+    }
+    keep::tell(around, done_bytes);
+    finish::forget_backing(around.host, around.domain, around.record)?;
+    Ok(Step::Done)
+}
+
+/// One step of a keep elsewhere, for one disk in phase `Copying`.
+pub fn convert(around: &mut Around<'_>, index: usize, done_bytes: u64) -> Outcome<Step> {
+    let disk = around.record.disks[index].clone();
+    let copy = disk.copy.clone().ok_or_else(|| Failure::new(FAILED, format!("disk {} has no destination", disk.target)))?;
+    if let Some(work) = around.memory.offline.as_mut().filter(|w| w.target == disk.target) {
+        match work.ended() {
+            Ok(None) => {
+                let filled = std::fs::metadata(&copy.path).map_or(0, |m| m.blocks() * 512);
+                keep::tell(around, done_bytes + filled.min(disk.size_bytes));
+                return Ok(Step::Again);
+            }
+            Ok(Some(())) => {
+                around.memory.offline = None;
+                // Durable before the definition names it.
+                copy::sync(&copy.path)?;
+                finish::define_at(around.host, around.domain, &disk.target, &copy)?;
+                around.record.disks[index].phase = Phase::Pivoted;
+                around.folder.save(around.record)?;
+                return Ok(Step::Again);
+            }
+            Err(f) => {
+                around.memory.offline = None;
+                return Err(f);
+            }
+        }
+    }
+    if !around.shared.status().served {
+        return Ok(Step::Again);
+    }
+    around.memory.attempt(&disk.target)?;
+    log::say(format!("keep: copying {} while the domain is off", disk.target));
+    copy::make_image(&copy, disk.size_bytes)?;
+    let mut command = Command::new("qemu-img");
+    command.args(["convert", "-q", "-n", "-t", "none", "-f", "qcow2", "-O", &copy.format]).arg(&disk.overlay).arg(&copy.path);
+    around.memory.offline = Some(Work::start(&disk.target, command)?);
+    Ok(Step::Again)
+}

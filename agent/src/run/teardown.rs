@@ -1,0 +1,123 @@
+//! Taking a run away: domain, processes, images, sockets, record; in this order, each step idempotent, so that it may be called again after any
+//! crash.
+//!
+//! What it must not do: remove a domain or a file that the run did not make.
+
+use super::{
+    folder::{RunFolder, RunSockets, failed},
+    keep::libvirt,
+    log,
+    processes::{self, Role},
+    record::Record,
+};
+use crate::failure::{FAILED, Failure, Outcome};
+use cairn_hypervisor::{Domain, Host, host::HostError};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
+
+/// Device and inode of a file.
+pub fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()))
+}
+
+/// Removes a file that is the one recorded; one of unknown identity only if it is empty, as we made it.
+pub fn remove_ours(path: &Path, inode: Option<(u64, u64)>) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result?,
+    };
+    let ours = match inode {
+        Some(inode) => inode == (found.dev(), found.ino()),
+        None => found.is_file() && found.len() == 0,
+    };
+    if ours { fs::remove_file(path) } else { Err(io::Error::other("it is not the file that this run made; it was left alone")) }
+}
+
+/// Everything.
+pub fn all(folder: &RunFolder, record: &Record) -> Outcome<()> {
+    domain(record)?;
+    processes(record)?;
+    images(record)?;
+    RunSockets::of(&record.id).remove()?;
+    folder.remove(&record.id)
+}
+
+/// T1: the domain, if it is the run's.
+fn domain(record: &Record) -> Outcome<()> {
+    let host = Host::open(record.connect.as_deref())?;
+    let domain = match host.domain(&record.uuid) {
+        Err(HostError::NoDomain { .. }) => return Ok(()),
+        result => result?,
+    };
+    if !is_ours(&domain, record)? {
+        log::say(format!("domain {} has none of this run's disks; it was left alone", record.uuid));
+        return Ok(());
+    }
+    if domain.is_running().map_err(|e| libvirt(&e))?
+        && let Err(e) = domain.destroy()
+        && !e.is_not_running()
+        && !e.is_no_domain()
+    {
+        return Err(libvirt(&e));
+    }
+    match domain.undefine_whole() {
+        Err(e) if !e.is_no_domain() => Err(libvirt(&e)),
+        _ => Ok(()),
+    }
+}
+
+/// A domain that has an image of the run, now or at its next start.
+pub fn is_ours(domain: &Domain, record: &Record) -> Outcome<bool> {
+    let texts = [domain.xml_live().map_err(|e| libvirt(&e))?, domain.xml_inactive().map_err(|e| libvirt(&e))?];
+    let mut images = record.disks.iter().flat_map(|d| [Some(&d.overlay), d.copy.as_ref().map(|c| &c.path)]).flatten();
+    Ok(images.any(|image| {
+        let path = image.display().to_string();
+        texts.iter().any(|text| cairn_hypervisor::disks::parse_disks(text).is_ok_and(|disks| disks.iter().any(|d| d.source.path() == Some(path.as_str()))))
+    }))
+}
+
+/// T2: storage daemon and server, whoever started them. The caller has the lock, so no supervisor starts them again.
+pub fn processes(record: &Record) -> Outcome<()> {
+    for role in [Role::Daemon, Role::Server] {
+        for process in processes::find(&record.id, record.owner).into_iter().filter(|p| p.role == role) {
+            if !process.kill() {
+                return Err(Failure::new(FAILED, format!("process {} of the run does not end; does its store hang?", process.pid)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// T3: overlays, unfinished copies, the firmware's variables.
+fn images(record: &Record) -> Outcome<()> {
+    for disk in &record.disks {
+        remove_ours(&disk.overlay, disk.inode).map_err(|e| failed("remove", &disk.overlay, &e))?;
+        if let Some(copy) = &disk.copy {
+            remove_ours(&copy.path, copy.inode).map_err(|e| failed("remove", &copy.path, &e))?;
+        }
+    }
+    // libvirt removes it with the definition, if it came to that.
+    match record.nvram.as_ref().map(|path| (path, fs::remove_file(path))) {
+        Some((path, Err(e))) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_of_the_run_are_removed() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("a.qcow2");
+        remove_ours(&path, None).expect("nothing there");
+        fs::write(&path, "somebody's").expect("writes");
+        assert!(remove_ours(&path, None).is_err(), "not empty, so not as we made it");
+        let inode = identity(&path).expect("there");
+        assert!(remove_ours(&path, Some((inode.0, inode.1 + 1))).is_err(), "another file");
+        remove_ours(&path, Some(inode)).expect("ours");
+        fs::write(&path, "").expect("writes");
+        remove_ours(&path, None).expect("empty");
+        assert!(!path.exists());
+    }
+}

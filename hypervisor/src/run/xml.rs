@@ -1,0 +1,310 @@
+//! The XML of a run: a saved domain whose disks are qcow2 overlays over NBD exports of its restore point.
+//!
+//! Invariants
+//! - A copy cannot act as its original: unless its identity is to be kept it has its own name, UUID and MAC addresses, and nothing of the host
+//!   that two domains cannot share (passed-through devices, shared folders and memory, fixed console ports).
+//! - A read that fails stops the guest's processors; it never reaches the guest (`error_policy`, `rerror_policy`).
+//! - The saved text stays as it is elsewhere: edits are spliced in, as [`crate::restore_xml`] does.
+//!
+//! What it must not do: touch libvirt or files.
+
+use roxmltree::{Document, Node};
+
+use crate::restore_xml::{Edits, NewDisk, RestoreXmlError, Rewrite, apply, escape, rewrite, sibling_path, text_range};
+use crate::state_files::child;
+
+/// Driver attributes of a run's disks; all others stay as they were saved.
+const DRIVER: [(&str, &str); 6] =
+    [("name", "qemu"), ("type", "qcow2"), ("cache", "none"), ("error_policy", "stop"), ("rerror_policy", "stop"), ("discard", "unmap")];
+/// Parts of an interface that belong to the guest's side of it; the others name a network.
+const INTERFACE_KEPT: [&str; 9] = ["mac", "model", "address", "boot", "rom", "driver", "alias", "acpi", "coalesce"];
+
+/// What the guest is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Network {
+    /// Nothing: its interfaces are left out.
+    None,
+    /// What it was connected to.
+    Same,
+    /// This network of libvirt's, all interfaces.
+    Named(String),
+}
+
+/// A disk of the run.
+#[derive(Debug, Clone)]
+pub struct RunDisk {
+    /// vda, ...; the export has this name, too.
+    pub target: String,
+    /// The overlay, qcow2.
+    pub overlay: String,
+}
+
+/// What is to be made.
+#[derive(Debug, Clone)]
+pub struct RunXml {
+    /// The domain's name.
+    pub name: String,
+    /// UUID, MAC addresses and devices stay.
+    pub keep_identity: bool,
+    /// Disks.
+    pub disks: Vec<RunDisk>,
+    /// Unix socket of the exports.
+    pub socket: String,
+    /// How long QEMU itself waits for a server that went away; libvirt knows it from 9.2 on.
+    pub reconnect_s: Option<u32>,
+    /// Network.
+    pub network: Network,
+    /// Memory other than the saved, KiB.
+    pub memory_kib: Option<u64>,
+}
+
+/// The result.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// XML to define.
+    pub xml: String,
+    /// The domain's UUID.
+    pub uuid: String,
+    /// Where the firmware's variables belong, if the domain has any.
+    pub nvram: Option<String>,
+    /// What was left out, for people.
+    pub left_out: Vec<String>,
+}
+
+impl RunXml {
+    /// Makes the XML from a saved one.
+    ///
+    /// # Errors
+    /// [`RestoreXmlError`].
+    pub fn build(&self, saved: &str) -> Result<Built, RestoreXmlError> {
+        let disks = self.disks.iter().map(|d| NewDisk { target: d.target.clone(), path: d.overlay.clone(), format: "qcow2".into(), block_device: false });
+        let rename = (!self.keep_identity).then(|| self.name.clone());
+        let first = rewrite(saved, &Rewrite { rename, disks: disks.collect() })?;
+        let document = Document::parse(&first.xml)?;
+        let root = document.root_element();
+        let (mut edits, mut left_out, mut nvram) = (Edits::new(), Vec::new(), first.nvram);
+        if self.keep_identity {
+            nvram = self.rename_only(root, nvram, &mut edits)?;
+        }
+        self.memory(root, &mut edits);
+        for device in child(root, "devices").into_iter().flat_map(|devices| devices.children()).filter(Node::is_element) {
+            match device.tag_name().name() {
+                "disk" => self.disk(device, &first.xml, &mut edits),
+                "interface" => self.interface(device, &first.xml, &mut edits),
+                "graphics" if !self.keep_identity => graphics(device, &mut edits),
+                kind @ ("hostdev" | "filesystem" | "shmem") if !self.keep_identity => {
+                    left_out.push(kind.to_owned());
+                    edits.push((device.range(), String::new()));
+                }
+                _ => {}
+            }
+        }
+        let xml = apply(&first.xml, edits);
+        let uuid = uuid_of(&xml)?;
+        Ok(Built { xml, uuid, nvram, left_out })
+    }
+
+    /// Another name for the same machine.
+    fn rename_only(&self, root: Node<'_, '_>, nvram: Option<String>, edits: &mut Edits) -> Result<Option<String>, RestoreXmlError> {
+        let name = child(root, "name").ok_or(RestoreXmlError::Missing("name"))?;
+        if name.text() == Some(&self.name) {
+            return Ok(nvram);
+        }
+        edits.push((text_range(name).ok_or(RestoreXmlError::Missing("name"))?, escape(&self.name)));
+        let (Some(old), Some(node)) = (&nvram, child(root, "os").and_then(|os| child(os, "nvram"))) else { return Ok(nvram) };
+        let new = sibling_path(old, &self.name);
+        edits.extend(text_range(node).map(|range| (range, escape(&new))));
+        Ok(Some(new))
+    }
+
+    fn memory(&self, root: Node<'_, '_>, edits: &mut Edits) {
+        let Some(kib) = self.memory_kib else { return };
+        for name in ["memory", "currentMemory"] {
+            edits.extend(child(root, name).map(|node| (node.range(), format!("<{name} unit='KiB'>{kib}</{name}>"))));
+        }
+    }
+
+    fn disk(&self, node: Node<'_, '_>, text: &str, edits: &mut Edits) {
+        let target = child(node, "target").and_then(|t| t.attribute("dev"));
+        let Some(disk) = self.disks.iter().find(|d| Some(d.target.as_str()) == target) else { return };
+        if let Some(driver) = child(node, "driver") {
+            let kept = driver.attributes().filter(|a| !DRIVER.iter().any(|d| d.0 == a.name()));
+            let ours = DRIVER.iter().map(|(name, value)| format!(" {name}='{value}'"));
+            let attributes: String = ours.chain(kept.map(|a| format!(" {}='{}'", a.name(), escape(a.value())))).collect();
+            let inner: String = driver.children().map(|c| &text[c.range()]).collect();
+            edits.push((driver.range(), format!("<driver{attributes}>{inner}</driver>")));
+        }
+        let backing = backing_store(&disk.target, &self.socket, self.reconnect_s);
+        edits.extend(child(node, "source").map(|source| (source.range().end..source.range().end, backing)));
+    }
+
+    fn interface(&self, node: Node<'_, '_>, text: &str, edits: &mut Edits) {
+        match &self.network {
+            Network::None => edits.push((node.range(), String::new())),
+            Network::Named(network) => {
+                let kept: String = node.children().filter(|c| INTERFACE_KEPT.contains(&c.tag_name().name())).map(|c| &text[c.range()]).collect();
+                edits.push((node.range(), format!("<interface type='network'><source network='{}'/>{kept}</interface>", escape(network))));
+            }
+            Network::Same if self.keep_identity => {}
+            // libvirt chooses another name for the host's end of it.
+            Network::Same => edits.extend(child(node, "target").map(|target| (target.range(), String::new()))),
+        }
+    }
+}
+
+fn backing_store(target: &str, socket: &str, reconnect_s: Option<u32>) -> String {
+    let reconnect = reconnect_s.map_or_else(String::new, |s| format!("<reconnect delay='{s}'/>"));
+    format!(
+        "<backingStore type='network'><format type='raw'/><source protocol='nbd' name='{}'><host transport='unix' socket='{}'/>{reconnect}</source>\
+         <backingStore/></backingStore>",
+        escape(target),
+        escape(socket)
+    )
+}
+
+/// A definition with an export below a disk again.
+///
+/// # Errors
+/// [`RestoreXmlError`]; among them that there is no such disk.
+pub fn with_backing(xml: &str, target: &str, socket: &str, reconnect_s: Option<u32>) -> Result<String, RestoreXmlError> {
+    let document = Document::parse(xml)?;
+    let is_it = |node: &Node<'_, '_>| node.has_tag_name("disk") && child(*node, "target").and_then(|t| t.attribute("dev")) == Some(target);
+    let disk = document.descendants().find(is_it).ok_or_else(|| RestoreXmlError::NoDisk(target.to_owned()))?;
+    let source = child(disk, "source").ok_or(RestoreXmlError::Missing("source of a disk"))?;
+    let mut edits: Edits = child(disk, "backingStore").map(|old| (old.range(), String::new())).into_iter().collect();
+    edits.push((source.range().end..source.range().end, backing_store(target, socket, reconnect_s)));
+    Ok(apply(xml, edits))
+}
+
+/// A port that is taken would keep the copy from starting.
+fn graphics(node: Node<'_, '_>, edits: &mut Edits) {
+    let fixed = |name: &str| node.attribute_node(name).filter(|a| a.value() != "-1");
+    if node.attribute("autoport") == Some("yes") {
+        return;
+    }
+    for port in ["port", "tlsPort", "websocket"] {
+        edits.extend(fixed(port).map(|a| (a.range_value(), "-1".to_owned())));
+    }
+    edits.extend(node.attribute_node("autoport").map(|a| (a.range_value(), "yes".to_owned())));
+}
+
+/// The domain's UUID.
+///
+/// # Errors
+/// Not a domain's XML.
+pub fn uuid_of(xml: &str) -> Result<String, RestoreXmlError> {
+    let document = Document::parse(xml)?;
+    let uuid = child(document.root_element(), "uuid").and_then(|n| n.text());
+    uuid.map(|text| text.trim().to_owned()).ok_or(RestoreXmlError::Missing("uuid"))
+}
+
+/// Whether libvirt kept `<reconnect>`.
+///
+/// # Errors
+/// Not XML.
+pub fn knows_reconnect(xml: &str) -> Result<bool, RestoreXmlError> {
+    let document = Document::parse(xml)?;
+    Ok(document.descendants().any(|node| node.has_tag_name("reconnect")))
+}
+
+/// A disk as a definition has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskNow {
+    /// File or device.
+    pub path: Option<String>,
+    /// There is an image below it.
+    pub has_backing: bool,
+}
+
+/// A disk of some XML; `None` if it has no such disk.
+///
+/// # Errors
+/// Not XML.
+pub fn disk_now(xml: &str, target: &str) -> Result<Option<DiskNow>, RestoreXmlError> {
+    let document = Document::parse(xml)?;
+    let is_it = |node: &Node<'_, '_>| node.has_tag_name("disk") && child(*node, "target").and_then(|t| t.attribute("dev")) == Some(target);
+    let Some(disk) = document.descendants().find(is_it) else { return Ok(None) };
+    let source = child(disk, "source");
+    let path = source.and_then(|s| s.attribute("file").or_else(|| s.attribute("dev"))).map(str::to_owned);
+    let has_backing = child(disk, "backingStore").is_some_and(|backing| child(backing, "source").is_some());
+    Ok(Some(DiskNow { path, has_backing }))
+}
+
+/// A definition with a disk at another place and nothing below it.
+///
+/// # Errors
+/// [`RestoreXmlError`].
+pub fn moved_disk(xml: &str, target: &str, path: &str, format: &str, block_device: bool) -> Result<String, RestoreXmlError> {
+    let disk = NewDisk { target: target.into(), path: path.into(), format: format.into(), block_device };
+    rewrite(xml, &Rewrite { rename: None, disks: vec![disk] }).map(|rewritten| rewritten.xml)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAVED: &str = "<domain type='qemu'><name>web</name><uuid>11111111-1111-4111-8111-111111111111</uuid>\
+        <memory unit='KiB'>1024</memory><currentMemory unit='KiB'>1024</currentMemory><os><nvram>/n/web_VARS.fd</nvram></os><devices>\
+        <disk type='file' device='disk'><driver name='qemu' type='raw' cache='writeback' io='threads' iothread='1'/><source file='/i/a.raw'/>\
+        <target dev='vda' bus='virtio'/></disk>\
+        <disk type='file' device='cdrom'><source file='/i/cd.iso'/><target dev='sda'/><readonly/></disk>\
+        <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='tap7'/><model type='virtio'/></interface>\
+        <hostdev mode='subsystem' type='usb'/><filesystem type='mount'/><graphics type='vnc' port='5901' autoport='no'/></devices></domain>";
+
+    fn run(keep_identity: bool, network: Network) -> RunXml {
+        RunXml {
+            name: "web-run".into(),
+            keep_identity,
+            disks: vec![RunDisk { target: "vda".into(), overlay: "/i/it's.qcow2".into() }],
+            socket: "/run/x/nbd.sock".into(),
+            reconnect_s: Some(30),
+            network,
+            memory_kib: Some(4096),
+        }
+    }
+
+    #[test]
+    fn a_copy_shares_nothing_with_its_original() {
+        let built = run(false, Network::None).build(SAVED).expect("builds");
+        let xml = &built.xml;
+        Document::parse(xml).expect("still XML");
+        for gone in ["1111", "<interface", "hostdev", "filesystem", "5901", ">1024<", "/i/a.raw"] {
+            assert!(!xml.contains(gone), "{gone} in {xml}");
+        }
+        assert!(xml.contains(">web-run<") && xml.contains(">4096<") && xml.contains("iothread='1'") && xml.contains("cache='none'"), "{xml}");
+        assert!(xml.contains("rerror_policy='stop'") && xml.contains("/i/cd.iso") && knows_reconnect(xml).expect("XML"));
+        assert_eq!(built.nvram.as_deref(), Some("/n/web-run_VARS.fd"));
+        assert_eq!(built.left_out, ["hostdev", "filesystem"]);
+        assert_eq!(built.uuid, uuid_of(xml).expect("a uuid"));
+        assert_eq!(disk_now(xml, "vda").expect("XML"), Some(DiskNow { path: Some("/i/it's.qcow2".into()), has_backing: true }));
+        assert_eq!(disk_now(xml, "vdz").expect("XML"), None);
+    }
+
+    #[test]
+    fn networks_are_none_the_same_or_one_of_libvirts() {
+        let same = run(false, Network::Same).build(SAVED).expect("builds").xml;
+        assert!(same.contains("br0") && !same.contains("tap7") && !same.contains("00:00:01"), "{same}");
+        let named = run(false, Network::Named("lab".into())).build(SAVED).expect("builds").xml;
+        assert!(named.contains("network='lab'") && named.contains("virtio'/></interface>") && !named.contains("br0") && !named.contains("tap7"), "{named}");
+    }
+
+    #[test]
+    fn a_kept_identity_is_the_machine_itself() {
+        let built = run(true, Network::Same).build(SAVED).expect("builds");
+        let has = |text: &str| built.xml.contains(text);
+        assert!(has("11111111-1111") && has("00:00:01") && has("tap7") && has("hostdev") && has("5901") && has(">web-run<"), "{}", built.xml);
+        assert_eq!((built.nvram.as_deref(), built.uuid.as_str()), (Some("/n/web-run_VARS.fd"), "11111111-1111-4111-8111-111111111111"));
+    }
+
+    #[test]
+    fn a_moved_disk_has_nothing_below_it() {
+        let xml = run(false, Network::None).build(SAVED).expect("builds").xml;
+        let moved = moved_disk(&xml, "vda", "/k/a.raw", "raw", false).expect("moves");
+        assert_eq!(disk_now(&moved, "vda").expect("XML"), Some(DiskNow { path: Some("/k/a.raw".into()), has_backing: false }));
+        assert!(moved.contains("rerror_policy='stop'"), "what is not its place stays");
+        let again = with_backing(&moved, "vda", "/run/x/nbd.sock", None).expect("adds");
+        assert_eq!(disk_now(&again, "vda").expect("XML"), Some(DiskNow { path: Some("/k/a.raw".into()), has_backing: true }));
+        let twice = with_backing(&again, "vda", "/run/y", Some(30)).expect("replaces");
+        assert!(!twice.contains("/run/x/nbd.sock") && twice.contains("/run/y") && with_backing(&twice, "vdz", "/x", None).is_err());
+    }
+}

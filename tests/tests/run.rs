@@ -1,0 +1,239 @@
+//! Domains that run from a backup: thrown away without a trace, or kept without a loss.
+
+use cairn_lab::runs::{self, Part};
+use cairn_lab::suite::{self, Suite};
+use cairn_lab::{Domain, Options, cairn, lab_test, process, reference};
+use serde_json::Value;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const RUN: &str = "lab1-run";
+const AGENT_S: &str = "120";
+const END_LIMIT: Duration = Duration::from_secs(20);
+
+/// `cairn runs` of the one run.
+fn shown(suite: &Suite) -> Value {
+    let runs = suite.cairn.run(&["runs", "--json"]).expect("runs");
+    let runs: Value = serde_json::from_str(&runs.text()).expect("JSON");
+    runs[0].clone()
+}
+
+fn assert_nothing_left() {
+    let done = process::wait_for("end of all that the run left", END_LIMIT, Duration::from_millis(100), || Ok(runs::left_over().is_empty().then_some(())));
+    assert!(done.is_ok(), "left of the run: {:#?}", runs::left_over());
+}
+
+lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let before = runs::content_sum(&suite.domain).expect("sum");
+    let kept = suite.quiet_backup("only");
+    suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    let copy = Domain::new(RUN);
+    assert_eq!(runs::content_sum(&copy).expect("sum"), before);
+    let run = shown(&suite);
+    assert_eq!((run["name"].as_str(), run["state"].as_str(), run["served"].as_bool()), (Some(RUN), Some("running"), Some(true)), "{run}");
+    // A copy cannot act as its original.
+    let of = |name: &str, query: &str| copy.virsh_ok(&[query, name]).expect(query);
+    assert_ne!(of("lab1", "domuuid"), of(RUN, "domuuid"));
+    assert_eq!(of(RUN, "domiflist").trim(), "", "no network unless asked for");
+    // Its sockets are for QEMU's user alone.
+    for entry in std::fs::read_dir(runs::SOCKETS).expect("sockets").flatten() {
+        let mode = |name: &str| entry.path().join(name).metadata().expect("a socket").mode() & 0o777;
+        assert_eq!((mode("nbd.sock"), entry.metadata().expect("there").mode() & 0o777), (0o600, 0o711));
+    }
+    copy.sh("dd if=/dev/urandom of=/mnt/a/new bs=64k count=64 2>/dev/null; rm -r /mnt/b/data; sync").expect("writes");
+    assert!(shown(&suite)["written"].as_u64().expect("a number") > 4 << 20);
+    let refused = suite.cairn.run(&["discard", RUN]).expect("it ends");
+    suite::assert_refused(&refused, cairn::REFUSED, "--force");
+    assert_eq!(copy.state().expect("state"), "running");
+    suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
+    assert_nothing_left();
+    assert!(copy.state().is_err(), "the domain is gone");
+    // Nothing of the original or the point has changed.
+    assert_eq!(runs::content_sum(&suite.domain).expect("sum"), before);
+    suite.assert_restores(&kept);
+    suite.assert_left_alone(Duration::from_secs(5));
+    let output = suite.cairn.run(&["discard", RUN]).expect("it ends");
+    suite::assert_refused(&output, cairn::NOT_FOUND, RUN);
+});
+
+lab_test!(what_cannot_run_is_refused_and_leaves_nothing, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    let refused = |args: &[&str], code: i32, word: &str| {
+        let output = suite.cairn.run(args).expect("it ends");
+        suite::assert_refused(&output, code, word);
+        assert_eq!(runs::left_over(), Vec::<String>::new(), "after {args:?}");
+    };
+    refused(&["run", "lab1@latest", "--as", "lab1"], cairn::REFUSED, "exists");
+    refused(&["run", "lab1@latest", "--as", "a/b"], cairn::USAGE, "--as");
+    refused(&["run", "nobody@latest"], cairn::NOT_FOUND, "nobody");
+    refused(&["run", "lab1@latest", "--keep-identity", "--as", "other"], cairn::REFUSED, "exists");
+    refused(&["run", "lab1@latest", "--pool", "none"], cairn::FAILED, "pool");
+    refused(&["run", "lab1@latest", "--dir", "/nowhere"], cairn::NOT_FOUND, "/nowhere");
+    refused(&["keep", RUN], cairn::NOT_FOUND, RUN);
+    refused(&["run", "--resume", RUN], cairn::NOT_FOUND, RUN);
+    // An image that somebody has put there is not touched.
+    let taken = Path::new(cairn_lab::libvirt::IMAGES).join("taken-vda.qcow2");
+    std::fs::write(&taken, "somebody's").expect("written");
+    refused(&["run", "lab1@latest", "--as", "taken"], cairn::REFUSED, "taken-vda.qcow2");
+    assert_eq!(std::fs::read(&taken).expect("there"), b"somebody's");
+    // A start that fails takes everything away again.
+    refused(&["run", "lab1@latest", "--network", "no-such-network"], cairn::FAILED, "no-such-network");
+    refused(&["run", "lab1@latest", "--memory", "1000GiB"], cairn::FAILED, "start");
+    assert!(Domain::new(RUN).state().is_err(), "no domain is left");
+});
+
+lab_test!(a_run_is_kept_in_place_while_its_guest_writes, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let before = runs::content_sum(&suite.domain).expect("sum");
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    let copy = Domain::new(RUN);
+    copy.writer_start(0).expect("writer");
+    let start = Instant::now();
+    suite.cairn.ok(&["keep", RUN]).expect("keep");
+    println!("kept in {:.1} s", start.elapsed().as_secs_f64());
+    assert_eq!(runs::left_over().iter().filter(|path| !path.ends_with(".qcow2")).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert_ordinary(&copy, None);
+    copy.writer_stop().expect("stop");
+    assert_eq!(runs::content_sum(&copy).expect("sum"), before);
+    assert_journals(&suite, &copy, 1);
+    assert_next_backup_tracks(&suite, &copy);
+});
+
+lab_test!(a_run_is_kept_elsewhere_while_its_guest_writes, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let before = runs::content_sum(&suite.domain).expect("sum");
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    let copy = Domain::new(RUN);
+    copy.writer_start(0).expect("writer");
+    let to = suite.path("kept");
+    std::fs::create_dir_all(&to).expect("folder");
+    cairn_lab::folder::set_mode(&to, 0o755).expect("mode");
+    let start = Instant::now();
+    suite.cairn.ok(&["keep", RUN, "--to", &to.to_string_lossy(), "--format", "raw"]).expect("keep");
+    println!("kept elsewhere in {:.1} s", start.elapsed().as_secs_f64());
+    assert_nothing_left();
+    assert_ordinary(&copy, Some(&to));
+    assert_eq!(copy.state().expect("state"), "running", "it was paused for moments only");
+    copy.writer_stop().expect("stop");
+    assert_eq!(runs::content_sum(&copy).expect("sum"), before);
+    assert_journals(&suite, &copy, 1);
+    assert_next_backup_tracks(&suite, &copy);
+});
+
+lab_test!(a_run_that_is_off_is_kept_byte_for_byte, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let kept = suite.quiet_backup("only");
+    for (name, to) in [("run-a", None), ("run-b", Some(suite.path("b")))] {
+        suite.cairn.ok(&["run", &kept.id, "--as", name, "--paused"]).expect("run");
+        let copy = Domain::new(name);
+        assert_eq!(copy.state().expect("state"), "paused");
+        copy.virsh_ok(&["destroy", name]).expect("destroy");
+        let mut args = vec!["keep", name];
+        let to = to.map(|to| {
+            std::fs::create_dir_all(&to).expect("folder");
+            to.to_string_lossy().into_owned()
+        });
+        if let Some(to) = &to {
+            args.extend(["--to", to]);
+        }
+        suite.cairn.ok(&args).expect("keep");
+        // What was not written since is what the point has, to the byte.
+        let images = disks_of(&copy);
+        for (target, image) in &images {
+            let raw = suite.path("kept.raw");
+            reference::raw_copy(Path::new(image), "qcow2", &raw).expect("convert");
+            assert_eq!(reference::difference(kept.reference.of(target).expect("disk"), &raw).expect("readable"), None, "{name} {target}");
+        }
+    }
+    // A paused guest has written nothing either: pulled while QEMU runs, the same.
+    suite.cairn.ok(&["run", &kept.id, "--as", "run-c", "--paused"]).expect("run");
+    suite.cairn.ok(&["keep", "run-c"]).expect("keep");
+    let copy = Domain::new("run-c");
+    assert_eq!(copy.state().expect("state"), "paused", "a keep does not let it run");
+    for (target, image) in &disks_of(&copy) {
+        assert!(reference::same_by_qemu_img(Path::new(image), "qcow2", kept.reference.of(target).expect("disk")).expect("compare"), "{target}");
+    }
+    assert!(runs::pids(Part::Server).is_empty() && runs::pids(Part::Daemon).is_empty());
+});
+
+lab_test!(a_keep_is_watched_cancelled_and_gone_on_with, Options { data_mib: 72, ..Options::small() }, |lab| {
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    suite.cairn.ok(&["keep", RUN, "--rate", "1MiB", "--detach"]).expect("keep");
+    let halfway = process::wait_for("progress", Duration::from_secs(60), Duration::from_millis(200), || {
+        let run = shown(&suite);
+        Ok(run["keep_percent"].as_u64().filter(|percent| *percent > 0))
+    });
+    println!("{} % at 1 MiB/s", halfway.expect("progress"));
+    suite.cairn.ok(&["keep", RUN, "--cancel"]).expect("cancel");
+    let run = shown(&suite);
+    assert_eq!((run["keeping"].as_bool(), run["state"].as_str()), (Some(false), Some("running")), "{run}");
+    // Cancelled twice, or without a keep, says so.
+    suite::assert_refused(&suite.cairn.run(&["keep", RUN, "--cancel"]).expect("it ends"), cairn::REFUSED, "not being kept");
+    suite.cairn.ok(&["keep", RUN]).expect("keep");
+    assert_ordinary(&Domain::new(RUN), None);
+});
+
+/// Target and image of each disk of the definition.
+fn disks_of(domain: &Domain) -> Vec<(String, String)> {
+    let text = domain.virsh_ok(&["domblklist", "--inactive", domain.name()]).expect("domblklist");
+    let pairs = text.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
+    pairs.map(|(target, image)| (target.to_owned(), image.trim().to_owned())).collect()
+}
+
+/// No definition and no image knows of a run any more, and every disk is where it should be.
+fn assert_ordinary(domain: &Domain, folder: Option<&Path>) {
+    for args in [vec!["dumpxml", domain.name()], vec!["dumpxml", "--inactive", domain.name()]] {
+        let xml = domain.virsh_ok(&args).expect("dumpxml");
+        assert!(!xml.contains("nbd") && !xml.contains("/run/cairn"), "{args:?}: {xml}");
+    }
+    for (target, image) in disks_of(domain) {
+        let info = process::run_ok(std::process::Command::new("qemu-img").args(["info", "-U", &image]), END_LIMIT).expect("qemu-img info");
+        assert!(!info.contains("backing file"), "{info}");
+        assert!(folder.is_none_or(|folder| Path::new(&image).starts_with(folder)), "{target} is {image}");
+    }
+}
+
+/// The writer's journals are whole, of one moment, and have at least so many records.
+fn assert_journals(suite: &Suite, domain: &Domain, least: u64) -> u64 {
+    domain.virsh_ok(&["suspend", domain.name()]).expect("suspend");
+    let folder = suite.path("journals");
+    std::fs::create_dir_all(&folder).expect("folder");
+    let raw: Vec<_> = disks_of(domain)
+        .iter()
+        .map(|(target, image)| {
+            let info = process::run_ok(std::process::Command::new("qemu-img").args(["info", "-U", image]), END_LIMIT).expect("qemu-img info");
+            let format = if info.contains("file format: qcow2") { "qcow2" } else { "raw" };
+            let raw = folder.join(target);
+            reference::raw_copy(Path::new(image), format, &raw).expect("convert");
+            raw
+        })
+        .collect();
+    domain.virsh_ok(&["resume", domain.name()]).expect("resume");
+    let (a, b) = cairn_lab::filesystem::check_journals(&raw[0], &raw[1], &suite.path("scratch")).expect("one point in time");
+    for image in &raw {
+        assert!(cairn_lab::filesystem::moment(image, &suite.path("scratch")).expect("ext4").whole, "fsck finds errors");
+    }
+    println!("journals: {a} and {b} records, {least} were acknowledged");
+    assert!(b >= least, "{b} records, but {least} were acknowledged");
+    b
+}
+
+/// A kept domain is backed up like any other: in full, then by its bitmaps.
+fn assert_next_backup_tracks(suite: &Suite, domain: &Domain) {
+    let name = domain.name();
+    suite.cairn.ok(&["backup", name]).expect("backup");
+    domain.sh("dd if=/dev/urandom of=/mnt/a/later bs=64k count=4 2>/dev/null; sync").expect("writes");
+    suite.cairn.ok(&["backup", name]).expect("backup");
+    let id = suite.cairn.points(name).expect("points").pop().expect("a point");
+    let point = suite.point(&id);
+    for target in ["vda", "vdb"] {
+        assert_eq!(suite::mode(&point, target), "incremental", "{point}");
+    }
+}
