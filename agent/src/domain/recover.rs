@@ -19,9 +19,10 @@ use cairn_hypervisor::{
     needs::Problem,
     restore_map,
     restore_xml::{self, NewDisk, Rewrite},
+    state_files::Role,
 };
 use cairn_store::{Point, Store, format::manifest::Manifest};
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::path::Path;
 
 /// A domain that is about to be defined.
 pub struct Recovery {
@@ -77,6 +78,7 @@ impl Recovery {
             rename: o.rename.as_deref(),
             mapping: &o.mapping,
             force: o.force,
+            roles: &Role::ALL,
         };
         let files = Files::prepare(&context)?;
         let autostart = saved.autostart && o.rename.is_none();
@@ -85,7 +87,7 @@ impl Recovery {
 
     /// Defines it; returns its name, and what is to be said.
     pub fn finish(self, start: bool) -> Outcome<(String, Vec<String>)> {
-        let warnings = self.files.write(self.force)?;
+        let warnings = self.files.write(&Role::ALL, self.force)?;
         let domain = self.host.define(&self.xml)?;
         let fail = |e: &dyn std::error::Error| Failure::new(FAILED, format!("domain {} is defined, but: {}", self.name, chain(e)));
         if self.autostart {
@@ -179,23 +181,6 @@ fn refuse_other(uuid: &str, name: &str, saved: &SavedDomain) -> Outcome<()> {
         crate::output::shown(&saved.name),
         saved.uuid
     )))
-}
-
-/// Writes the firmware's variables, durably; an existing file is replaced only with `force`.
-pub fn write_nvram(path: &std::path::Path, bytes: &[u8], force: bool) -> Outcome<()> {
-    let fail = |e: std::io::Error| Failure::new(FAILED, format!("NVRAM {}: {e}", path.display()));
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(fail)?;
-    }
-    let mut options = fs::OpenOptions::new();
-    options.write(true).mode(0o600);
-    if force {
-        options.create(true).truncate(true)
-    } else {
-        options.create_new(true)
-    };
-    let mut f = options.open(path).map_err(fail)?;
-    f.write_all(bytes).and_then(|()| f.sync_all()).map_err(fail)
 }
 
 #[cfg(test)]
