@@ -12,6 +12,7 @@ mod commands;
 mod context;
 mod domain;
 mod failure;
+mod in_place;
 mod interrupt;
 mod logging;
 mod points;

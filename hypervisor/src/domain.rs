@@ -129,6 +129,22 @@ impl Domain {
         self.domain.create().named("virDomainCreate").map(|_| ())
     }
 
+    /// Asks the guest to shut down, as its power button would; returns at once.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn shutdown(&self) -> Result<(), LibvirtError> {
+        self.domain.shutdown().named("virDomainShutdown")
+    }
+
+    /// Its memory was saved, and its next start goes on from there.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn has_managed_save(&self) -> Result<bool, LibvirtError> {
+        self.domain.has_managed_save(0).named("virDomainHasManagedSaveImage")
+    }
+
     /// Forces a running domain off.
     ///
     /// # Errors

@@ -133,12 +133,17 @@ impl BlockSource for FileSource {
     }
 }
 
+/// Unit of a file's allocation as stat tells it.
+const STAT_BLOCK_BYTES: u64 = 512;
+
 /// A raw image file or block device as a target.
 #[derive(Debug)]
 pub struct FileTarget {
     file: File,
     size_bytes: u64,
     fresh: bool,
+    /// What is zeroed gives its space back.
+    punches: bool,
 }
 
 impl FileTarget {
@@ -146,7 +151,7 @@ impl FileTarget {
     pub fn create_new(path: &Path, size_bytes: u64) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         file.set_len(size_bytes)?;
-        Ok(Self { file, size_bytes, fresh: true })
+        Ok(Self { file, size_bytes, fresh: true, punches: false })
     }
     /// An existing block device, at least as large; its content is overwritten.
     pub fn open_device(path: &Path, size_bytes: u64) -> io::Result<Self> {
@@ -155,7 +160,33 @@ impl FileTarget {
         if have < size_bytes {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the device has {have} bytes, the disk {size_bytes}")));
         }
-        Ok(Self { file, size_bytes, fresh: false })
+        Ok(Self { file, size_bytes, fresh: false, punches: false })
+    }
+    /// An existing image or device that keeps its content; as large as it is. A sparse file stays sparse, one whose space was allocated beforehand
+    /// keeps it.
+    pub fn open_existing(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let is_device = std::fs::metadata(path)?.file_type().is_block_device();
+        let file = OpenOptions::new().read(true).write(true).custom_flags(if is_device { libc::O_EXCL } else { 0 }).open(path)?;
+        let size_bytes = size_by_seek(&file)?;
+        let punches = is_device || file.metadata()?.blocks() * STAT_BLOCK_BYTES < size_bytes;
+        Ok(Self { file, size_bytes, fresh: false, punches })
+    }
+    /// Gives a file another length; what is new reads as zero.
+    pub fn set_len(&mut self, size_bytes: u64) -> io::Result<()> {
+        self.file.set_len(size_bytes)?;
+        self.size_bytes = size_bytes;
+        Ok(())
+    }
+    /// The open file, for locks.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+    fn fallocate(&self, mode: libc::c_int, range: &Range<u64>) -> io::Result<bool> {
+        let (start, len) =
+            (libc::off_t::try_from(range.start).map_err(io::Error::other)?, libc::off_t::try_from(range.end - range.start).map_err(io::Error::other)?);
+        // SAFETY: fallocate takes a valid descriptor and numbers only.
+        Ok(unsafe { libc::fallocate(self.file.as_raw_fd(), mode | libc::FALLOC_FL_KEEP_SIZE, start, len) } == 0)
     }
 }
 
@@ -167,10 +198,7 @@ impl BlockTarget for FileTarget {
         self.file.write_all_at(buf, offset)
     }
     fn zero(&self, range: Range<u64>) -> io::Result<()> {
-        let (start, len) =
-            (libc::off_t::try_from(range.start).map_err(io::Error::other)?, libc::off_t::try_from(range.end - range.start).map_err(io::Error::other)?);
-        // SAFETY: fallocate takes a valid descriptor and numbers only.
-        if unsafe { libc::fallocate(self.file.as_raw_fd(), libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE, start, len) } == 0 {
+        if (self.punches && self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, &range)?) || self.fallocate(libc::FALLOC_FL_ZERO_RANGE, &range)? {
             return Ok(());
         }
         static ZEROS: [u8; 1 << 16] = [0; 1 << 16];

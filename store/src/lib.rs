@@ -27,6 +27,7 @@ mod session;
 mod stats;
 mod store;
 mod tree;
+pub mod update;
 pub mod verify;
 
 pub use against::Comparison;
@@ -43,3 +44,4 @@ pub use point_source::{PointSource, ReadOptions, ReadStatistics};
 pub use session::{BEAT_PERIOD_MS, Pin, Session};
 pub use stats::{Growth, NameStatistics, PointSizes, Statistics, Waste};
 pub use store::{OpenOptions, Store};
+pub use tree::DiskDiff;

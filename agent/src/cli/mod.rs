@@ -1,7 +1,10 @@
 //! The command line, as clap reads it. One struct a command; nothing here acts.
 
 mod backup;
+mod diff;
 mod elsewhere;
+mod export;
+mod in_place;
 mod points;
 mod recover_host;
 mod restore;
@@ -9,7 +12,10 @@ mod retention;
 mod run;
 
 pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
+pub use diff::Diff;
 pub use elsewhere::Elsewhere;
+pub use export::Export;
+pub use in_place::InPlace;
 pub use points::{List, Note, OnePoint, Show, Tag};
 pub use recover_host::RecoverHost;
 pub use restore::{Format, Restore, Verify};
@@ -80,6 +86,10 @@ pub enum Command {
     Restore(Restore),
     /// Restore many domains in order, as after the loss of a host
     RecoverHost(RecoverHost),
+    /// Show where the disks of two restore points differ
+    Diff(Diff),
+    /// Hand a disk of a restore point out as a raw stream, an image, or over NBD
+    Export(Export),
     /// Run a domain straight from a restore point
     Run(Run),
     /// List the domains that run from restore points
@@ -146,6 +156,11 @@ mod tests {
             "cairn restore web1 --pool p --disk vda=q/v --map-path /a=/b --map-network lan=default --map-machine pc=q35 --ignore-missing",
             "cairn recover-host --from-list /l --dry-run --json",
             "cairn recover-host --all --host h --pool p --map-path /a=/b --start --wait-agent 60 --stop-on-error",
+            "cairn restore web1@-1 --in-place --disk vda --stop --stop-limit 10 --start --force",
+            "cairn restore web1@-1 --in-place --dry-run",
+            "cairn diff a@-1 a@latest --disk vda --ranges --json",
+            "cairn export a@latest --disk vda --raw -",
+            "cairn export a@latest --nbd tcp://h:1 --tls-cert c --tls-key k --tls-ca a",
             "cairn verify --all --data",
             "cairn verify --percent 15 --rate 50MiB",
             "cairn verify x@latest --against-disk",
@@ -166,13 +181,21 @@ mod tests {
         }
         for line in [
             "cairn backup",
-            "cairn verify",
-            "cairn tag web1@latest",
-            "cairn backup a --all",
             "cairn restore web1 --pool p --dir /x",
             "cairn recover-host",
             "cairn recover-host --all --from-list /l",
             "cairn recover-host --all --wait-agent 5",
+            "cairn restore a --in-place --pool p",
+            "cairn restore a --stop",
+            "cairn restore a --in-place --as b",
+            "cairn restore a --in-place --dry-run --start",
+            "cairn diff a",
+            "cairn export a",
+            "cairn export a --raw x --nbd y",
+            "cairn export a --nbd y --tls-cert c",
+            "cairn verify",
+            "cairn tag web1@latest",
+            "cairn backup a --all",
             "cairn verify --percent 0",
             "cairn verify --against-disk",
             "cairn forget",

@@ -1,6 +1,6 @@
 //! Options of what reads points: `restore`, `verify`.
 
-use super::Elsewhere;
+use super::{Elsewhere, InPlace};
 use crate::commands::parse_bytes;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ pub enum Format {
   cairn restore data@latest --disk disk0=/dev/vg0/data --force
   cairn restore web1@latest --pool fast                       disks become volumes of a storage pool
   cairn restore web1@latest --map-path /srv/vm=/var/lib/libvirt/images --map-network lan=default      on another host
+  cairn restore web1@-1 --in-place --stop --start             into the disks it has, writing only what differs
 
 With only --disk, disks are written and no domain is defined. With --as, or with neither, the domain is defined too.
 Nothing that exists is overwritten without --force.")]
@@ -53,6 +54,9 @@ pub struct Restore {
     /// Write zeros for what is damaged in the store, name the ranges, and end with code 14
     #[arg(long)]
     pub allow_damaged: bool,
+    /// In place.
+    #[command(flatten)]
+    pub in_place: InPlace,
 }
 
 /// `cairn verify`

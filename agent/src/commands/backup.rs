@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     cli::{self, Common},
-    context::open_store,
+    context::{open_store, state_dir},
     domain::{BackupRequest, back_up},
     failure::{Failure, Outcome},
     interrupt,
@@ -97,7 +97,9 @@ fn running(host: &Host) -> Outcome<Vec<String>> {
 
 /// The point, and whether there were warnings, which are printed.
 fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Domain, progress: &Arc<Progress>) -> Outcome<(BackupOutcome, bool)> {
-    check_name(&domain.name().map_err(|e| Failure::new(crate::failure::FAILED, e.to_string()))?)?;
+    let fail = |e: &dyn std::error::Error| Failure::new(crate::failure::FAILED, e.to_string());
+    check_name(&domain.name().map_err(|e| fail(&e))?)?;
+    crate::in_place::refuse_half_restored(&state_dir(common)?, &domain.uuid().map_err(|e| fail(&e))?)?;
     let request = BackupRequest {
         store,
         domain,

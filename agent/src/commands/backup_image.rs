@@ -3,7 +3,7 @@
 use super::Done;
 use crate::{
     cli::{self, Common},
-    context::open_store,
+    context::{open_store, state_dir},
     failure::{Failure, NOT_FOUND, Outcome},
     interrupt,
     output::{self, Bar},
@@ -23,6 +23,7 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     let source = open_source(&o.source)?;
     // Other commands may look for it from another folder.
     let path = std::path::absolute(&o.source).unwrap_or_else(|_| o.source.clone());
+    crate::in_place::refuse_half_restored(&state_dir(common)?, &crate::in_place::image_key(&path))?;
     let (before, time_unix_ms) = (stamp(&o.source), now_unix_ms());
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());

@@ -3,7 +3,7 @@
 use super::Done;
 use crate::{
     cli::{self, Common},
-    context::open_store,
+    context::{open_store, state_dir},
     failure::{Failure, Outcome},
     output, points,
 };
@@ -30,6 +30,7 @@ pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
     } else {
         out!("{}", output::point_table(&chosen, sizes.as_ref()));
     }
+    warn_half_restored(common, o.name.as_deref());
     super::unreadable(&damaged);
     if let Some(s) = sizes.filter(|s| !s.damage.is_empty()) {
         return Ok(super::store_info::damage(&s.damage));
@@ -48,6 +49,13 @@ fn can_be_taken_back(store: &Store) -> Outcome<Vec<Point>> {
         }
     }
     Ok(out)
+}
+
+/// Who lists the points of a domain that is half restored on this host is about to do something about it.
+fn warn_half_restored(common: &Common, name: Option<&str>) {
+    if let Ok(dir) = state_dir(common) {
+        crate::in_place::warnings(&dir, name).iter().for_each(|w| say!("cairn: warning: {w}"));
+    }
 }
 
 /// A point with what it would free, where that was asked for.

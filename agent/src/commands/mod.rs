@@ -2,7 +2,10 @@
 
 mod backup;
 mod backup_image;
+mod diff;
 mod discard;
+mod export;
+mod in_place;
 mod init;
 mod keep;
 mod list;
@@ -52,13 +55,16 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::BackupImage(o) => backup_image::run(common, &o),
         Command::List(o) => list::list(common, &o),
         Command::Show(o) => list::show(common, &o),
+        Command::Restore(o) if o.in_place.in_place => in_place::run(common, &o),
         Command::Restore(o) => restore::run(common, &o),
-        Command::RecoverHost(o) => recover_host::run(common, &o),
+        Command::Diff(o) => diff::run(common, &o),
+        Command::Export(o) => export::run(common, &o),
         Command::Run(o) => run::run(common, &o),
         Command::Runs(o) => runs::run(common, &o),
         Command::Keep(o) => keep::run(common, &o),
         Command::Discard(o) => discard::run(common, &o),
         Command::ServeRun(o) => run::serve(common, &o),
+        Command::RecoverHost(o) => recover_host::run(common, &o),
         Command::Verify(o) => verify::run(common, &o),
         Command::Tag(o) => log::tag(common, &o),
         Command::Note(o) => log::note(common, &o),

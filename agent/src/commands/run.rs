@@ -6,7 +6,6 @@ use crate::{
     context,
     failure::{FAILED, Failure, Outcome},
     output,
-    restore::check_new_name,
     run::{
         self, backing,
         folder::RunFolder,
@@ -26,7 +25,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Makes a run, or serves one again.
 pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
-    o.rename.as_deref().map_or(Ok(()), check_new_name)?;
+    o.rename.as_deref().map_or(Ok(()), crate::restore::check_new_name)?;
     run::folder::sweep(&context::state_dir(common)?);
     let made = match (&o.resume, &o.point) {
         (Some(name), _) => resume(common, name)?,

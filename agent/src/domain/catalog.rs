@@ -15,17 +15,18 @@ impl<'a> SessionCatalog<'a> {
     pub fn new(store: &'a Store, session: &'a Session) -> Self {
         Self { store, session }
     }
+}
 
-    fn saved(&self, point: &Point) -> Option<SavedDomain> {
-        match self.store.manifest(point) {
-            Ok(m) => SavedDomain::of(&m),
-            Err(e) => {
-                // Not knowing the carrier means a full compare, which is always right.
-                tracing::warn!("manifest of point {}: {e}", point.id);
-                None
-            }
+fn carrier(store: &Store, point: &Point, ordinal: u32) -> Option<CarrierRecord> {
+    let saved = match store.manifest(point) {
+        Ok(m) => SavedDomain::of(&m)?,
+        Err(e) => {
+            // Not knowing the carrier means a full compare, which is always right.
+            tracing::warn!("manifest of point {}: {e}", point.id);
+            return None;
         }
-    }
+    };
+    saved.disks.iter().find(|d| d.ordinal == ordinal).map(super::SavedDisk::carrier)
 }
 
 impl PointCatalog for SessionCatalog<'_> {
@@ -48,7 +49,28 @@ impl PointCatalog for SessionCatalog<'_> {
     }
 
     fn carrier(&self, session: [u8; 16], ordinal: u32) -> Option<CarrierRecord> {
-        let point = self.session.point(&SessionId(session))?;
-        self.saved(point)?.disks.iter().find(|d| d.ordinal == ordinal).map(super::SavedDisk::carrier)
+        carrier(self.store, self.session.point(&SessionId(session))?, ordinal)
+    }
+}
+
+/// The same for who brings a disk back: points as they were listed. What is damaged of a point's data does not matter, only its map is needed; where
+/// that cannot be read, whoever reads it finds out.
+pub struct PointsCatalog<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// Its points, oldest first.
+    pub points: &'a [Point],
+}
+
+impl PointCatalog for PointsCatalog<'_> {
+    fn status(&self, session: [u8; 16]) -> PointStatus {
+        match self.points.iter().position(|p| p.id == SessionId(session)) {
+            Some(i) => PointStatus::Usable { order: i as u64 },
+            None => PointStatus::Forgotten,
+        }
+    }
+
+    fn carrier(&self, session: [u8; 16], ordinal: u32) -> Option<CarrierRecord> {
+        carrier(self.store, self.points.iter().find(|p| p.id == SessionId(session))?, ordinal)
     }
 }

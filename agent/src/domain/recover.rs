@@ -32,6 +32,8 @@ pub struct Recovery {
     files: Files,
     autostart: bool,
     force: bool,
+    /// UUID of the saved domain, if it is this one and no copy.
+    pub replaces: Option<String>,
     /// What the domain will lack, for people.
     pub missing: Vec<String>,
 }
@@ -82,7 +84,8 @@ impl Recovery {
         };
         let files = Files::prepare(&context)?;
         let autostart = saved.autostart && o.rename.is_none();
-        Ok(Self { host, name, xml, files, autostart, force: o.force, missing })
+        let replaces = o.rename.is_none().then(|| saved.uuid.clone());
+        Ok(Self { host, name, xml, files, autostart, force: o.force, replaces, missing })
     }
 
     /// Defines it; returns its name, and what is to be said.

@@ -11,7 +11,7 @@ pub use bar::Bar;
 pub use json::{damage_json, disk_json, point_json, rfc3339};
 pub use statistics::{store_json, store_text};
 pub use stream::{line, tell, was_heard, was_read};
-pub use table::{bytes, damage_line, duration, plain_table, point_table, prune_table, run_table, show, simulation_table, time};
+pub use table::{bytes, damage_line, duration, plain_table, point_table, prune_table, run_table, show, simple_table, simulation_table, time};
 
 /// Prints a JSON value on stdout.
 pub fn print_json(value: &serde_json::Value) {

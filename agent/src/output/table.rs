@@ -161,6 +161,15 @@ pub fn simulation_table(steps: &[Simulated]) -> String {
     trimmed(&t)
 }
 
+/// A table of plain cells.
+pub fn simple_table<const N: usize>(header: &[&str; N], right: &[usize], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut t = table(header, right);
+    rows.into_iter().for_each(|r| {
+        t.add_row(r);
+    });
+    trimmed(&t)
+}
+
 /// No blanks at line ends.
 pub(super) fn trimmed(t: &Table) -> String {
     t.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")

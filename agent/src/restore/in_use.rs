@@ -25,9 +25,9 @@ use std::{
 };
 
 /// First byte of QEMU's locks.
-const QEMU_LOCK_START: libc::off_t = 100;
+pub const QEMU_LOCK_START: libc::off_t = 100;
 /// Two blocks of 100 bytes: permissions held, permissions not shared.
-const QEMU_LOCK_LEN: libc::off_t = 200;
+pub const QEMU_LOCK_LEN: libc::off_t = 200;
 /// How long libvirt may take to say which disks are in use.
 const LIBVIRT_WAIT_MS_MAX: u64 = 10_000;
 
@@ -46,7 +46,12 @@ impl Identity {
 
 /// Refuses where a target is the image of a running guest. `connect` is libvirt's URI.
 pub fn refuse_in_use(plan: &RestorePlan, connect: Option<&str>) -> Outcome<()> {
-    let existing: Vec<(&Path, Identity)> = plan.disks.iter().filter_map(|d| fs::metadata(&d.path).ok().map(|m| (d.path.as_path(), Identity::of(&m)))).collect();
+    refuse_paths_in_use(&plan.disks.iter().map(|d| d.path.as_path()).collect::<Vec<_>>(), connect)
+}
+
+/// Refuses where one of these is the image of a running guest.
+pub fn refuse_paths_in_use(paths: &[&Path], connect: Option<&str>) -> Outcome<()> {
+    let existing: Vec<(&Path, Identity)> = paths.iter().filter_map(|p| fs::metadata(p).ok().map(|m| (*p, Identity::of(&m)))).collect();
     if existing.is_empty() {
         return Ok(());
     }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     cli::{Common, Format},
+    context::state_dir,
     domain::{Recovery, saved_xml},
     failure::{Failure, INTERRUPTED, Outcome},
     output,
@@ -160,6 +161,10 @@ impl Prepared<'_> {
         let domain = match self.domain {
             Some(domain) => {
                 warnings.extend(domain.missing.clone());
+                if let Some(uuid) = &domain.replaces {
+                    // All its disks are new and whole, whatever they were before.
+                    crate::in_place::forget_record(&state_dir(self.work.common)?, uuid)?;
+                }
                 let (name, more) = domain.finish(o.start)?;
                 warnings.extend(more);
                 Some(name)

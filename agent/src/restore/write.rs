@@ -62,8 +62,8 @@ fn write_file(store: &Store, d: &DiskPlan, partial: &Partial, w: &Writing<'_>) -
             store.restore_disk(&d.entry, &Fresh(target), w.on_damage, w.progress)?
         }
         Format::Qcow2 => {
-            let image = qcow2::Image::create(partial.path(), d.entry.size_bytes, w.runtime)?;
-            let report = store.restore_disk(&d.entry, image.target(), w.on_damage, w.progress)?;
+            let image = qcow2::create(partial.path(), d.entry.size_bytes, w.runtime)?;
+            let report = store.restore_disk(&d.entry, &image, w.on_damage, w.progress)?;
             image.close()?;
             report
         }

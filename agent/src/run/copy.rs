@@ -85,10 +85,18 @@ fn copying(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> 
         Some(_) => return Err(Failure::new(FAILED, format!("disk {} has a block job that is not ours; end it with 'virsh blockjob --abort'", disk.target))),
         None => {
             work.memory.attempt(&disk.target)?;
+            let path = copy.path.display().to_string();
+            match work.domain.drop_forgotten_copy(&disk.target, &path) {
+                Ok(0) => {}
+                Ok(found) => {
+                    log::say(format!("keep: QEMU had {found} jobs or images of an earlier copy of {} that libvirt has forgotten", disk.target));
+                    return Ok(Step::Again);
+                }
+                Err(e) => return Err(Failure::new(FAILED, crate::domain::chain(&e))),
+            }
             // Whatever an earlier attempt copied is stale.
             make_image(&copy, disk.size_bytes)?;
             log::say(format!("keep: copying {} to {}", disk.target, copy.path.display()));
-            let path = copy.path.display().to_string();
             work.domain.start_copy(&disk.target, &path, &copy.format, false, work.bytes_per_s).map_err(|e| libvirt(&e))?;
         }
     }

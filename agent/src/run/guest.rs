@@ -92,6 +92,15 @@ impl Watcher<'_> {
         }
     }
 
+    /// Nothing is in the way any more.
+    fn well(&mut self) {
+        self.said.clear();
+        let mut status = self.shared.status();
+        if status.served {
+            status.problem = None;
+        }
+    }
+
     fn tick(&mut self) -> Outcome<Duration> {
         let mut record = match self.record.take() {
             Some(record) => record,
@@ -152,10 +161,7 @@ impl Watcher<'_> {
                 return Ok(TICK);
             }
             Some(Wish::Discard) | None => {
-                self.said.clear();
-                if self.shared.status().served {
-                    self.shared.status().problem = None;
-                }
+                self.well();
                 return Ok(TICK);
             }
         };
@@ -176,7 +182,10 @@ impl Watcher<'_> {
         let mut work = Work { folder: self.folder, host, domain, state, record, shared: self.shared, bytes_per_s, memory: &mut self.memory };
         let step = if copying { copy::step(&mut work, &to) } else { keep::step(&mut work) };
         match step {
-            Ok(Step::Again) => Ok(TICK_SHORT),
+            Ok(Step::Again) => {
+                self.well();
+                Ok(TICK_SHORT)
+            }
             Ok(Step::Done) => {
                 finish::check_ordinary(host, domain, record)?;
                 self.shared.kept.store(true, Ordering::SeqCst);

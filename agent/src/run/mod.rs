@@ -2,7 +2,7 @@
 //!
 //! - [`record`], [`folder`]: what a run is, on disk; it outlives every process and the host's restart
 //! - [`make`], [`teardown`]: making one and taking it away, both to be called again after a crash
-//! - [`server`], [`daemon`]: the processes between store and QEMU; [`processes`] finds them
+//! - [`server`], [`daemon`]: the processes between store and QEMU; [`processes`] finds them; [`hot`]: what a boot reads first
 //! - [`supervisor`]: keeps those alive; [`guest`]: sees to the domain; [`keep`], [`copy`], [`offline`]: make it an ordinary one; [`backing`]: undoes the
 //!   half of that which a crash left
 //!
@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod finish;
 pub mod folder;
 pub mod guest;
+pub mod hot;
 pub mod keep;
 pub mod launch;
 pub mod log;

@@ -7,7 +7,7 @@
 
 use super::{
     folder::{RunFolder, RunSockets},
-    launch, log,
+    hot, launch, log,
     record::{Key, Record},
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     interrupt,
 };
 use cairn_nbd::server::{Export, ExportExtent, Exports, Limits, Listener, Server, ServerError, UnixSocket};
-use cairn_store::{BlockSource, Credential, OpenOptions, Pin, Point, PointSource, Store};
+use cairn_store::{BlockSource, Credential, OpenOptions, Pin, Point, PointSource, ReadOptions, Store};
 use std::{io, ops::Range, path::Path, sync::Arc};
 
 impl From<ServerError> for Failure {
@@ -39,10 +39,18 @@ pub fn open_store(path: &Path, key: &Key, state_dir: &Path) -> Outcome<Store> {
 pub fn serve(folder: &RunFolder, record: &Record) -> Outcome<()> {
     let store = open_store(&record.store, &record.key, &record.state_dir)?;
     let (_pin, point) = hold(&store, record)?;
-    let mut exports = Exports::new();
+    let (mut exports, mut recording) = (Exports::new(), Vec::new());
     for entry in store.disks(&point)?.iter().filter(|e| record.disks.iter().any(|d| d.target == e.target)) {
-        exports.add(entry.target.clone(), Arc::new(PointExport(PointSource::new(&store, entry)?)))?;
+        let path = hot::path(&record.state_dir, &record.point_name, &entry.target);
+        let list = hot::read(&path);
+        let source = Arc::new(PointSource::with_options(&store, entry, ReadOptions { record_touches: list.is_none(), ..ReadOptions::default() })?);
+        match list {
+            Some(list) => source.prefetch(list),
+            None => recording.push((path, Arc::downgrade(&source))),
+        }
+        exports.add(entry.target.clone(), Arc::new(PointExport(source)))?;
     }
+    hot::write_later(recording);
     let runtime = interrupt::runtime()?;
     let _server = {
         let _inside = runtime.enter();
@@ -93,7 +101,7 @@ fn stand_by(folder: &RunFolder, record: &Record) -> Outcome<()> {
 }
 
 /// A disk of a point as an export.
-struct PointExport(PointSource);
+struct PointExport(Arc<PointSource>);
 
 impl Export for PointExport {
     fn size_bytes(&self) -> u64 {
@@ -116,5 +124,13 @@ impl Export for PointExport {
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.0.read_at(offset, into)
+    }
+
+    fn read_ready(&self, offset: u64, into: &mut [u8]) -> bool {
+        self.0.read_cached(offset, into)
+    }
+
+    fn prefetch(&self, range: Range<u64>) {
+        self.0.prefetch([range]);
     }
 }

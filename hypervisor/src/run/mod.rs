@@ -3,6 +3,7 @@
 //! - [`xml`]: the saved XML becomes that of a domain whose disks are overlays over NBD exports
 //! - [`flush`]: what a block job left in QEMU's memory reaches the disk
 //! - [`jobs`]: blockpull and blockcopy of a disk, their progress and end
+//! - [`orphans`]: copies that libvirt has forgotten
 //! - [`mod@state`]: whether the guest runs, and whether it stands still because a read failed
 //!
 //! Invariants
@@ -13,6 +14,7 @@
 
 pub mod flush;
 pub mod jobs;
+pub mod orphans;
 pub mod state;
 pub mod xml;
 

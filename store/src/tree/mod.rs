@@ -1,11 +1,13 @@
-//! Maps: reading the tree of a disk, building the next one from it.
+//! Maps: reading the tree of a disk, building the next one from it, and where two of them differ.
 
 mod builder;
 mod damaged;
+mod diff;
 mod reader;
 
 pub(crate) use builder::TreeBuilder;
 pub(crate) use damaged::damaged_ranges;
+pub use diff::DiskDiff;
 pub(crate) use reader::{RegionAt, Step, TreeReader, load_region};
 
 use cairn_store_format::limits::REGION_BYTES;

@@ -1,0 +1,358 @@
+//! `cairn restore --in-place`
+
+use super::Done;
+use crate::{
+    cli::{self, Common, Format},
+    context::{open_store, state_dir},
+    domain::{SavedDomain, chain},
+    failure::{BUSY, DAMAGED, FAILED, Failure, Outcome},
+    in_place::{DiskReport, Off, Record, Run, Way, Work, describe, image_key, require_off, run_disk},
+    interrupt,
+    output::{self, Bar},
+    points,
+    restore::refuse_paths_in_use,
+};
+use cairn_hypervisor::{Domain, Host, capture::lock::DomainLock, capture::lock::LOCK_DIR_DEFAULT, disks::Disk};
+use cairn_store::{
+    Pin, Point, Progress, Store,
+    format::{SessionId, register::DiskEntry},
+    restore::OnDamage,
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// A storage daemon that an earlier restore left lets go of the image within this time.
+const IMAGE_FREE_MS_MAX: u64 = 15_000;
+const POLL_MS: u64 = 250;
+
+/// Whose disks they are, and which.
+struct Owner {
+    /// The domain's UUID, or an image's key.
+    key: String,
+    name: String,
+    domain: Option<Domain>,
+    stopped: bool,
+    disks: Vec<(DiskEntry, PathBuf, Format)>,
+    /// Disks of the point that are not restored, or of the domain that the point does not have.
+    missing: Vec<String>,
+    _lock: DomainLock,
+}
+
+/// Brings disks to what a point says, writing only what differs.
+pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
+    let store = open_store(common)?;
+    let (all, unreadable) = store.points_and_damage()?;
+    let p = points::select(&all, &o.point)?;
+    let _pin = store.pin(&[p.id])?;
+    let entries = store.disks(p)?;
+    let manifest = store.manifest(p)?;
+    let state_dir = state_dir(common)?;
+    let owner = match SavedDomain::of(&manifest) {
+        Some(saved) => of_domain(common, o, p, &entries, &saved)?,
+        None => of_image(o, p, &entries, &manifest.source)?,
+    };
+    let earlier = Record::read(&state_dir, &owner.key)?;
+    if let Some(earlier) = &earlier {
+        go_on(earlier, &owner, p)?;
+    }
+    let paths: Vec<&Path> = owner.disks.iter().map(|d| d.1.as_path()).collect();
+    wait_until_free(&paths, common.connect.as_deref(), earlier.is_some())?;
+    let mut work = Vec::new();
+    for (entry, path, format) in &owner.disks {
+        work.push(Work::of(&store, &all, entry.clone(), path.clone(), *format)?);
+    }
+    let _base_pins = pin_bases(&store, &mut work);
+    let resizes = refuse_resize(o, &work)?;
+    let runtime = interrupt::runtime()?;
+    let progress = Arc::new(Progress::default());
+    interrupt::watch(&runtime, &progress, "a disk that is half restored, until the same command is run again")?;
+    let mut record = Record {
+        key: owner.key.clone(),
+        name: owner.name.clone(),
+        point: p.id.to_string(),
+        point_name: p.summary.name.clone(),
+        disks: owner.disks.iter().map(|d| d.0.target.clone()).collect(),
+        daemon: None,
+    };
+    if !o.in_place.dry_run {
+        record.write(&state_dir)?;
+    }
+    let bar = Bar::start(common, "restore", &progress);
+    let mut run = Run {
+        store: &store,
+        points: &all,
+        runtime: &runtime,
+        progress: &progress,
+        on_damage: if o.allow_damaged { OnDamage::WriteZeros } else { OnDamage::Stop },
+        verify: o.in_place.verify,
+        record: if o.in_place.dry_run { None } else { Some((&state_dir, &mut record)) },
+    };
+    let begin = Instant::now();
+    let mut reports = Vec::new();
+    for w in &work {
+        let done = run_disk(&mut run, w).map_err(|f| half_restored(f, o, &owner, p))?;
+        reports.push(done);
+    }
+    drop(bar);
+    let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let started = match (&owner.domain, o.start) {
+        (Some(domain), true) => {
+            let fail = |e: &dyn std::error::Error| Failure::new(FAILED, format!("domain {} is restored, but: {}", output::shown(&owner.name), chain(e)));
+            domain.start().map_err(|e| fail(&e))?;
+            true
+        }
+        _ => false,
+    };
+    let told = Told { o, p, owner: &owner, work: &work, reports: &reports, resizes: &resizes, started, took_ms };
+    if common.json {
+        output::print_json(&told.json());
+    } else if !common.quiet {
+        told.print();
+    }
+    owner.missing.iter().for_each(|m| say!("cairn: warning: {}", output::shown(m)));
+    for d in &unreadable {
+        say!("cairn: warning: {}; if the newest point is the one that cannot be read, this was an older one: {}", output::shown(d), p.id);
+    }
+    let damaged: Vec<_> = reports.iter().flat_map(|r| &r.done.damage).collect();
+    if !damaged.is_empty() {
+        say!("cairn: {} ranges of the point are damaged and were written as zeros:", damaged.len());
+        damaged.iter().take(10).for_each(|d| say!("  {}", output::damage_line(d)));
+        return Ok(Done::Code(DAMAGED));
+    }
+    Ok(if owner.missing.is_empty() && unreadable.is_empty() { Done::Clean } else { Done::WithWarnings })
+}
+
+/// The point's disks that the domain has at the same target, and the domain off and locked.
+fn of_domain(common: &Common, o: &cli::Restore, p: &Point, entries: &[DiskEntry], saved: &SavedDomain) -> Outcome<Owner> {
+    use cairn_hypervisor::host::HostError;
+    let host = Host::open(common.connect.as_deref())?;
+    let domain = host.domain(&saved.uuid).map_err(|e| match e {
+        HostError::NoDomain { .. } => Failure::not_found(format!(
+            "domain {} (UUID {}) is not defined on this host; 'cairn restore {}' brings it back as a whole",
+            output::shown(&saved.name),
+            saved.uuid,
+            p.id
+        )),
+        other => other.into(),
+    })?;
+    let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
+    let name = domain.name().map_err(|e| fail(&e))?;
+    if let Some(wrong) = o.disks.iter().find(|d| d.contains('=')) {
+        return Err(Failure::usage(format!("--disk {wrong}: with --in-place a disk goes where the domain has it; write its target alone, as in --disk vda")));
+    }
+    if let Some(wrong) = o.disks.iter().find(|t| !entries.iter().any(|e| e.target == **t)) {
+        let have: Vec<&str> = entries.iter().map(|e| e.target.as_str()).collect();
+        return Err(Failure::not_found(format!("point {} has no disk '{wrong}', it has {}", p.id, have.join(", "))));
+    }
+    let off = Off { stop: o.in_place.stop, limit: Duration::from_secs(o.in_place.stop_limit), force: o.force, dry_run: o.in_place.dry_run };
+    // What the definition says is looked at before anything is stopped, and what the stopped domain has is what counts.
+    choose(o, entries, &domain.disks().map_err(|e| fail(&e))?, &name)?;
+    let (lock, stopped) = require_off(&domain, &name, &saved.uuid, off)?;
+    let (disks, missing) = choose(o, entries, &domain.disks().map_err(|e| fail(&e))?, &name)?;
+    Ok(Owner { key: saved.uuid.clone(), name, domain: Some(domain), stopped, disks, missing, _lock: lock })
+}
+
+type Chosen = (Vec<(DiskEntry, PathBuf, Format)>, Vec<String>);
+
+fn choose(o: &cli::Restore, entries: &[DiskEntry], have: &[Disk], name: &str) -> Outcome<Chosen> {
+    let (mut disks, mut missing) = (Vec::new(), Vec::new());
+    let wanted = |target: &str| o.disks.is_empty() || o.disks.iter().any(|d| d == target);
+    for entry in entries.iter().filter(|e| wanted(&e.target)) {
+        let target = &entry.target;
+        let Some(disk) = have.iter().find(|d| d.target == *target) else {
+            let why = format!("domain {} has no disk {target} any more", output::shown(name));
+            if !o.disks.is_empty() {
+                return Err(Failure::not_found(format!("{why}; nothing was written ('cairn restore POINT --disk {target}=PATH' restores it elsewhere)")));
+            }
+            missing.push(format!("{why}: what the point has of it was not restored"));
+            continue;
+        };
+        let refuse = |why: &str| Failure::refused(format!("disk {target} of domain {} {why}; nothing was written", output::shown(name)));
+        if disk.encrypted {
+            return Err(refuse("is encrypted by QEMU, which a restore in place does not serve"));
+        }
+        if let Some(reason) = disk.skip {
+            return Err(refuse(&format!("is not one that is restored now ({reason})")));
+        }
+        let path = disk.source.path().ok_or_else(|| refuse("is neither a file nor a block device; restore it with --disk TARGET=PATH instead"))?;
+        let format = match disk.format.as_str() {
+            "qcow2" => Format::Qcow2,
+            "raw" => Format::Raw,
+            other => return Err(refuse(&format!("has the format {other}; raw and qcow2 can be restored in place"))),
+        };
+        disks.push((entry.clone(), PathBuf::from(path), format));
+    }
+    if disks.is_empty() {
+        return Err(Failure::not_found(format!("domain {} has none of the point's disks", output::shown(name))));
+    }
+    if o.disks.is_empty() {
+        let extra = have.iter().filter(|d| d.skip.is_none() && !entries.iter().any(|e| e.target == d.target));
+        missing.extend(extra.map(|d| format!("disk {} of the domain is not in the point and stays as it is", d.target)));
+    }
+    Ok((disks, missing))
+}
+
+/// An image goes back to where it came from, or to `TARGET=PATH`.
+fn of_image(o: &cli::Restore, p: &Point, entries: &[DiskEntry], source: &serde_json::Value) -> Outcome<Owner> {
+    if o.start || o.in_place.stop {
+        return Err(Failure::usage(format!("'{}' is an image, not a domain: --start and --stop have nothing to act on", output::shown(&p.summary.name))));
+    }
+    let entry = entries.first().ok_or_else(|| Failure::not_found(format!("point {} has no disk", p.id)))?;
+    let path = match o.disks.as_slice() {
+        [] => source["path"].as_str().map(PathBuf::from),
+        [one] => match one.split_once('=') {
+            Some((target, path)) if target == entry.target && !path.is_empty() => Some(PathBuf::from(path)),
+            None if *one == entry.target => source["path"].as_str().map(PathBuf::from),
+            _ => return Err(Failure::usage(format!("--disk {one}: the point has the disk {}; write {0} or {0}=PATH", entry.target))),
+        },
+        _ => return Err(Failure::usage(format!("the point has one disk, {}", entry.target))),
+    };
+    let path = path.ok_or_else(|| Failure::usage(format!("the point does not say where it was made from; give --disk {}=PATH", entry.target)))?;
+    let path = std::path::absolute(&path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+    let (key, name) = (image_key(&path), path.display().to_string());
+    let lock = DomainLock::take(Path::new(LOCK_DIR_DEFAULT), &name, &key)?;
+    Ok(Owner { key, name, domain: None, stopped: false, disks: vec![(entry.clone(), path, Format::Raw)], missing: Vec::new(), _lock: lock })
+}
+
+/// An earlier restore broke off: its daemon is ended, and what it left half done must be part of this one.
+fn go_on(earlier: &Record, owner: &Owner, p: &Point) -> Outcome<()> {
+    earlier.end_leftover()?;
+    let left: Vec<&str> = earlier.disks.iter().map(String::as_str).filter(|t| !owner.disks.iter().any(|d| d.0.target == *t)).collect();
+    if !left.is_empty() {
+        return Err(Failure::refused(format!(
+            "disk {} of {} is half restored to point {} and not among the disks of this restore; nothing was written (leave --disk away, or name it too)",
+            left.join(", "),
+            output::shown(&owner.name),
+            earlier.point
+        )));
+    }
+    let same = if earlier.point == p.id.to_string() { "goes on with it" } else { "replaces it by another point" };
+    say!("cairn: a restore of {} broke off before; this one {same}", output::shown(&owner.name));
+    Ok(())
+}
+
+fn wait_until_free(paths: &[&Path], connect: Option<&str>, after_another: bool) -> Outcome<()> {
+    let begin = Instant::now();
+    loop {
+        match refuse_paths_in_use(paths, connect) {
+            Err(_) if after_another && begin.elapsed() < Duration::from_millis(IMAGE_FREE_MS_MAX) => std::thread::sleep(Duration::from_millis(POLL_MS)),
+            other => return other,
+        }
+    }
+}
+
+/// A base that is being forgotten at this moment is no base.
+fn pin_bases(store: &Store, work: &mut [Work]) -> Vec<Pin> {
+    let mut pins = Vec::new();
+    let mut pinned: Vec<SessionId> = Vec::new();
+    for w in work {
+        let Way::Bitmap { base, .. } = &w.way else { continue };
+        if pinned.contains(base) {
+            continue;
+        }
+        match store.pin(&[*base]) {
+            Ok(pin) => {
+                pinned.push(*base);
+                pins.push(pin);
+            }
+            Err(e) => w.way = Way::Compare { reason: e.to_string() },
+        }
+    }
+    pins
+}
+
+fn refuse_resize(o: &cli::Restore, work: &[Work]) -> Outcome<Vec<String>> {
+    let mut out = Vec::new();
+    for w in work {
+        out.extend(w.resize()?);
+    }
+    if !out.is_empty() && !o.force && !o.in_place.dry_run {
+        return Err(Failure::refused(format!("{}; nothing was written (--force does that)", out.join("; "))));
+    }
+    Ok(out)
+}
+
+/// What failed in the middle says how to go on.
+fn half_restored(f: Failure, o: &cli::Restore, owner: &Owner, p: &Point) -> Failure {
+    if o.in_place.dry_run {
+        return f;
+    }
+    let again = format!("'cairn restore {} --in-place' again goes on", p.id);
+    let code = if f.code == BUSY { FAILED } else { f.code };
+    Failure::new(code, format!("{} ({} may be half restored now and is not backed up until it is whole; {again})", f.message, output::shown(&owner.name)))
+}
+
+/// The outcome.
+struct Told<'a> {
+    o: &'a cli::Restore,
+    p: &'a Point,
+    owner: &'a Owner,
+    work: &'a [Work],
+    reports: &'a [DiskReport],
+    resizes: &'a [String],
+    started: bool,
+    took_ms: u64,
+}
+
+impl Told<'_> {
+    fn json(&self) -> serde_json::Value {
+        let disk = |(w, r): (&Work, &DiskReport)| {
+            let (way, base) = match &w.way {
+                Way::Bitmap { base, .. } if r.fallback.is_none() => ("bitmap", Some(base.to_string())),
+                _ => ("compare", None),
+            };
+            let reason = r.fallback.clone().unwrap_or_else(|| describe(&w.way));
+            let d = &r.done;
+            serde_json::json!({
+                "target": w.entry.target, "path": w.path.display().to_string(), "size": w.entry.size_bytes, "size_before": w.size_bytes, "way": way,
+                "base": base, "reason": reason, "candidates": r.candidate_bytes, "read": d.read_bytes, "fetched": d.fetched_bytes,
+                "written": d.written_bytes, "zeroed": d.zeroed_bytes, "unchanged": unchanged(w, r), "chain_kept": r.chain_kept, "verified": r.verified,
+                "damage": output::damage_json(&d.damage),
+            })
+        };
+        serde_json::json!({
+            "id": self.p.id.to_string(), "name": self.p.summary.name, "in_place": self.owner.name, "dry_run": self.o.in_place.dry_run,
+            "disks": self.work.iter().zip(self.reports).map(disk).collect::<Vec<_>>(), "resized": self.resizes, "missing": self.owner.missing,
+            "stopped": self.owner.stopped, "started": self.started, "duration_ms": self.took_ms,
+        })
+    }
+
+    fn print(&self) {
+        let dry = self.o.in_place.dry_run;
+        self.resizes.iter().for_each(|r| out!("{}{r}", if dry { "would need --force: " } else { "" }));
+        for (w, r) in self.work.iter().zip(self.reports) {
+            let (d, will) = (&r.done, if dry { "would be " } else { "" });
+            let how = r.fallback.as_ref().map_or_else(|| describe(&w.way), |why| format!("compared: {}", output::shown(why)));
+            out!(
+                "{}: {} {will}written and {} {will}zeroed of {} in {}, {} unchanged · {} read, {} from the store ({how})",
+                output::shown(&w.entry.target),
+                output::bytes(d.written_bytes),
+                output::bytes(d.zeroed_bytes),
+                output::bytes(w.entry.size_bytes),
+                w.path.display(),
+                output::bytes(unchanged(w, r)),
+                output::bytes(d.read_bytes),
+                output::bytes(d.fetched_bytes),
+            );
+            if r.verified {
+                out!("{}: read back, and equal to the point", output::shown(&w.entry.target));
+            }
+            if !dry && !r.chain_kept && w.format == Format::Qcow2 {
+                out!("{}: the next backup compares all of this disk once, since its image carries no usable dirty bitmap", output::shown(&w.entry.target));
+            }
+        }
+        let (name, id) = (output::shown(&self.owner.name), self.p.id);
+        match (dry, self.started) {
+            (true, _) => out!("{name}: nothing was written (--dry-run)"),
+            (_, true) => out!("{name}: restored to point {id} in {} and started", output::duration(self.took_ms)),
+            _ => out!("{name}: restored to point {id} in {}", output::duration(self.took_ms)),
+        }
+    }
+}
+
+fn unchanged(w: &Work, r: &DiskReport) -> u64 {
+    w.entry.size_bytes.saturating_sub(r.done.written_bytes + r.done.zeroed_bytes)
+}
