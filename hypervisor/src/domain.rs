@@ -217,10 +217,6 @@ impl Domain {
         source.attribute("path").map(std::path::PathBuf::from)
     }
 
-    pub(crate) fn raw_domain(&self) -> &virt::domain::Domain {
-        &self.domain
-    }
-
     /// URI of the connection.
     pub(crate) fn uri(&self) -> Result<String, LibvirtError> {
         self.connection.uri().named("virConnectGetURI")

@@ -30,7 +30,7 @@ impl Domain {
     /// # Errors
     /// libvirt's. One that goes away meanwhile is left out.
     pub fn snapshots(&self) -> Result<(Vec<Snapshot>, usize), LibvirtError> {
-        let all = self.raw_domain().list_all_snapshots(0).named("virDomainListAllSnapshots")?;
+        let all = self.raw().list_all_snapshots(0).named("virDomainListAllSnapshots")?;
         let texts = all.iter().take(SNAPSHOTS_MAX).filter_map(|snapshot| snapshot.xml_desc(0).ok());
         Ok((texts.filter_map(|xml| parse(&xml)).collect(), all.len()))
     }

@@ -36,6 +36,8 @@ pub enum Role {
 impl Role {
     /// How many roles there are.
     pub const COUNT: usize = 5;
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT] = [Self::Nvram, Self::Tpm, Self::Kernel, Self::Initrd, Self::Dtb];
 
     /// Name in manifests.
     #[must_use]
@@ -52,7 +54,7 @@ impl Role {
     /// From its name.
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
-        [Self::Nvram, Self::Tpm, Self::Kernel, Self::Initrd, Self::Dtb].into_iter().find(|role| role.name() == name)
+        Self::ALL.into_iter().find(|role| role.name() == name)
     }
 
     /// For people.
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn roles_keep_their_names() {
-        for role in [Role::Nvram, Role::Tpm, Role::Kernel, Role::Initrd, Role::Dtb] {
+        for role in Role::ALL {
             assert_eq!(Role::of(role.name()), Some(role));
         }
         assert_eq!(Role::of("x"), None);

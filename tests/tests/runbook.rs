@@ -17,13 +17,17 @@ const BLOCK_LIMIT: Duration = Duration::from_secs(600);
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const MARK: &str = "<!-- runbook: ";
 /// All blocks; each is run by one of the tests below.
-const BLOCKS: [&str; 14] = [
+const BLOCKS: [&str; 18] = [
     "dead-host look",
     "dead-host all",
     "dead-host list",
+    "dead-host run",
     "broken-upgrade find",
+    "broken-upgrade in-place",
     "broken-upgrade back",
     "broken-upgrade beside",
+    "broken-upgrade run",
+    "broken-upgrade discard",
     "deleted-disk backup",
     "deleted-disk restore",
     "damaged-store look",
@@ -139,6 +143,11 @@ lab_test!(the_host_is_dead, Options::small(), |lab| {
     book.run("dead-host list");
     book.assert_whole();
     assert!(book.run("dead-host list").contains("skipped"));
+    // And once more, straight from the store.
+    book.lose();
+    book.run("dead-host run");
+    book.assert_whole();
+    assert_eq!(book.suite.cairn.json(&["runs"]).expect("runs"), serde_json::json!([]), "it is an ordinary domain");
 });
 
 lab_test!(an_upgrade_broke_the_guest, Options::small(), |lab| {
@@ -148,6 +157,14 @@ lab_test!(an_upgrade_broke_the_guest, Options::small(), |lab| {
     book.suite.cairn.ok(&["backup", "lab1"]).expect("backup");
     assert!(book.run("broken-upgrade find").contains("lab1"));
     assert!(book.run("broken-upgrade beside").contains("lab1-before-vda"));
+    assert!(book.run("broken-upgrade run").contains("lab1-then"));
+    let then = cairn_lab::Domain::new("lab1-then");
+    then.sh("cat /mnt/a/greeting").expect("the state before the upgrade");
+    book.run("broken-upgrade discard");
+    book.run("broken-upgrade in-place");
+    book.suite.domain.wait_agent(BOOT_LIMIT).expect("it boots");
+    book.assert_whole();
+    book.suite.domain.sh("rm /mnt/a/greeting && sync").expect("broken again");
     book.run("broken-upgrade back");
     book.suite.domain.wait_agent(BOOT_LIMIT).expect("it boots");
     book.assert_whole();

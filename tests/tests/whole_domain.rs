@@ -177,6 +177,12 @@ lab_test!(variables_of_firmware_that_libvirt_chose_come_back, Options { guest: f
     suite.cairn.ok(&["restore", "efi", "--as", "efi2"]).expect("restore under another name");
     assert!(fs::read(Path::new(NVRAM).join("efi2_VARS.fd")).expect("of its own") == content);
     domain.virsh_ok(&["start", "efi"]).expect("libvirt takes the variables as they are");
+    // A run has them as well, and they go with it.
+    suite.cairn.ok(&["run", "efi", "--as", "efi3", "--paused"]).expect("run");
+    let of_run = Path::new(NVRAM).join("efi3_VARS.fd");
+    assert!(fs::read(&of_run).expect("of its own") == content);
+    suite.cairn.ok(&["discard", "efi3", "--force"]).expect("discard");
+    assert!(!of_run.exists(), "nothing is left of a run");
 });
 
 fn file_of<'a>(point: &'a Value, role: &str) -> Option<&'a Value> {

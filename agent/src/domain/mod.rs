@@ -9,8 +9,9 @@ mod source;
 
 pub use capture::{BackupRequest, back_up};
 pub use catalog::PointsCatalog;
+pub use files::{Context as FileContext, Files};
 pub use recover::{Recovery, missing, saved_xml};
-pub use saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDisk, SavedDomain};
+pub use saved::{SavedDisk, SavedDomain};
 
 use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
 use cairn_hypervisor::{capture::error::CaptureError, host::HostError};

@@ -19,6 +19,7 @@ use cairn_hypervisor::{
     needs::Problem,
     restore_map,
     restore_xml::{self, NewDisk, Rewrite},
+    state_files::Role,
 };
 use cairn_store::{Point, Store, format::manifest::Manifest};
 use std::path::Path;
@@ -79,6 +80,7 @@ impl Recovery {
             rename: o.rename.as_deref(),
             mapping: &o.mapping,
             force: o.force,
+            roles: &Role::ALL,
         };
         let files = Files::prepare(&context)?;
         let autostart = saved.autostart && o.rename.is_none();
@@ -88,7 +90,7 @@ impl Recovery {
 
     /// Defines it; returns its name, and what is to be said.
     pub fn finish(self, start: bool) -> Outcome<(String, Vec<String>)> {
-        let warnings = self.files.write(self.force)?;
+        let warnings = self.files.write(&Role::ALL, self.force)?;
         let domain = self.host.define(&self.xml)?;
         let fail = |e: &dyn std::error::Error| Failure::new(FAILED, format!("domain {} is defined, but: {}", self.name, chain(e)));
         if self.autostart {

@@ -1,5 +1,5 @@
 //! Making a run. M1: refuse what cannot work · M2: the folder (its name is ours now) and the record of all that will be made · M3: overlays ·
-//! M4: firmware's variables · M5: the definition, read back: does libvirt know `<reconnect>`? · M6: supervisor, server, storage daemon, until the
+//! M4: firmware's variables · M5: the definition, read back: does libvirt know `<reconnect>`? TPM state, which libvirt removes with the definition · M6: supervisor, server, storage daemon, until the
 //! point is served · M7: start · M8: the record says `Ready`.
 //!
 //! Whatever fails takes all of it away again; what a crash leaves is named by the record, and `discard` removes it.
@@ -19,16 +19,18 @@ use crate::{
     cli::{self, Common, ViaChoice},
     commands::now_unix_ms,
     context,
-    domain::{self, PART_ACTIVE_XML, PART_INACTIVE_XML, PART_NVRAM, SavedDomain, chain},
+    domain::{self, FileContext, Files, SavedDomain, chain},
     failure::{DAMAGED, FAILED, Failure, INTERRUPTED, Outcome},
     output, points,
 };
 use cairn_hypervisor::{
     Domain, Host,
     host::{HostError, LIBVIRT_NBD_RECONNECT},
+    restore_map::Mapping,
     run::{Built, Network, RunXml, xml},
+    state_files::Role,
 };
-use cairn_store::{PointState, Store};
+use cairn_store::{PointState, Store, format::manifest::Manifest};
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
@@ -56,7 +58,7 @@ pub struct Made {
 /// What the point says, before anything is made.
 struct Origin {
     xml: String,
-    nvram: Option<Vec<u8>>,
+    manifest: Manifest,
     saved: SavedDomain,
     warnings: Vec<String>,
 }
@@ -120,10 +122,22 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
     };
     let built = wanted.build(&origin.xml).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
     refuse_taken(&host, &built.uuid)?;
-    let nvram = built.nvram.clone().map(PathBuf::from);
-    if let Some(path) = nvram.as_ref().filter(|p| fs::symlink_metadata(p).is_ok()) {
+    if let Some(path) = built.nvram.as_ref().map(PathBuf::from).filter(|p| fs::symlink_metadata(p).is_ok()) {
         return Err(Failure::refused(format!("the firmware's variables {} exist; nothing was made (give another name with --as)", path.display())));
     }
+    let files = Files::prepare(&FileContext {
+        store: &store,
+        manifest: &origin.manifest,
+        saved: &origin.saved,
+        xml: &built.xml,
+        nvram: built.nvram.as_deref(),
+        rename: (!o.keep_identity).then_some(name.as_str()),
+        mapping: &Mapping::default(),
+        force: false,
+        roles: &[Role::Nvram, Role::Tpm],
+    })?;
+    // Where libvirt chooses the firmware itself, the definition does not say where its variables are; libvirt may make them although the point has none.
+    let nvram = files.path(Role::Nvram).map(Path::to_path_buf).or_else(|| built.nvram.clone().map(PathBuf::from));
     let mut record = Record {
         version: VERSION,
         id,
@@ -146,7 +160,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
     folder.create()?; // M2
     let made = (|| {
         folder.save(&record)?;
-        build(&host, &folder, &mut record, &mut wanted, &built, &origin, &Start { paused: o.paused, cancel })
+        build(&host, &folder, &mut record, &mut wanted, &built, &files, &Start { paused: o.paused, cancel })
     })();
     match made {
         Ok((domain, mut warnings)) => {
@@ -164,7 +178,7 @@ fn build(
     record: &mut Record,
     wanted: &mut RunXml,
     built: &Built,
-    origin: &Origin,
+    files: &Files,
     start: &Start<'_>,
 ) -> Outcome<(Domain, Vec<String>)> {
     let cancel = start.cancel;
@@ -173,9 +187,7 @@ fn build(
         disk.inode = Some(teardown::identity(&disk.overlay).map_err(|e| failed("look at", &disk.overlay, &e))?);
     }
     folder.save(record)?;
-    if let (Some(path), Some(bytes)) = (&record.nvram, &origin.nvram) {
-        super::nvram::write_new(path, bytes)?; // M4
-    }
+    let mut warnings = files.write(&[Role::Nvram], false)?; // M4
     interrupted(cancel)?;
     // M5
     let mut domain = host.define(&built.xml)?;
@@ -187,6 +199,7 @@ fn build(
         wanted.reconnect_s = None;
         domain = host.define(&relocated(&built.xml, record)?)?;
     }
+    warnings.extend(files.write(&[Role::Tpm], false)?);
     for disk in &record.disks {
         let uri = record.backing_uri(&disk.target);
         qemu_img_create(&["-u", "-F", "raw", "-b", &uri], &disk.overlay, disk.size_bytes)?;
@@ -201,7 +214,8 @@ fn build(
     record.state = State::Ready;
     folder.save(record)?; // M8
     let left_out = |kind: &String| format!("its {kind} is left out: a copy cannot share it with the original (--keep-identity keeps it)");
-    Ok((domain, built.left_out.iter().map(left_out).collect()))
+    warnings.extend(built.left_out.iter().map(left_out));
+    Ok((domain, warnings))
 }
 
 /// The same definition with the storage daemon's socket and without what libvirt does not know.
@@ -252,14 +266,9 @@ fn origin(store: &Store, point: &cairn_store::Point) -> Outcome<Origin> {
     let saved = SavedDomain::of(&manifest).ok_or_else(|| {
         Failure::usage(format!("'{}' is an image, not a domain; 'cairn restore' writes it to a file or device", output::shown(&point.summary.name)))
     })?;
-    let part = |name: &str| store.part(&manifest, name);
-    let xml = match part(PART_INACTIVE_XML)? {
-        Some(xml) => Some(xml),
-        None => part(PART_ACTIVE_XML)?,
-    };
-    let xml = xml.and_then(|b| String::from_utf8(b).ok()).ok_or_else(|| Failure::new(DAMAGED, format!("point {} has no domain XML", point.id)))?;
+    let xml = domain::saved_xml(store, &manifest)?.ok_or_else(|| Failure::new(DAMAGED, format!("point {} has no domain XML", point.id)))?;
     let warnings = domain::missing(&saved, true);
-    Ok(Origin { xml, nvram: part(PART_NVRAM)?, saved, warnings })
+    Ok(Origin { xml, manifest, saved, warnings })
 }
 
 /// What opens the store must be a file that is there tomorrow: the server starts again by itself.

@@ -24,7 +24,6 @@ pub mod keep;
 pub mod launch;
 pub mod log;
 pub mod make;
-mod nvram;
 pub mod offline;
 pub mod processes;
 pub mod record;

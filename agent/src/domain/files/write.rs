@@ -45,6 +45,8 @@ pub struct Context<'a> {
     pub rename: Option<&'a str>,
     pub mapping: &'a Mapping,
     pub force: bool,
+    /// Kinds of files that are wanted.
+    pub roles: &'a [Role],
 }
 
 /// Files that are going to be written.
@@ -66,7 +68,7 @@ impl Files {
                 tracing::warn!("the point has a file of a kind that this version does not know ({}); it is left out", crate::output::shown(&file.role));
                 continue;
             };
-            let Some(path) = place(c, role, &file) else { continue };
+            let Some(path) = place(c, role, &file).filter(|_| c.roles.contains(&role)) else { continue };
             let bytes = fetch(c, &file)?;
             match is_there(&path, &bytes) {
                 Ok(Some(true)) => continue,
@@ -86,10 +88,15 @@ impl Files {
         )))
     }
 
-    /// Writes them; gives what is to be said.
-    pub fn write(&self, force: bool) -> Outcome<Vec<String>> {
+    /// Where the first file of a kind is going to be written.
+    pub fn path(&self, role: Role) -> Option<&Path> {
+        self.0.iter().find(|target| target.role == role).map(|target| target.path.as_path())
+    }
+
+    /// Writes those of these kinds; gives what is to be said.
+    pub fn write(&self, roles: &[Role], force: bool) -> Outcome<Vec<String>> {
         let mut warnings = Vec::new();
-        for target in &self.0 {
+        for target in self.0.iter().filter(|target| roles.contains(&target.role)) {
             write(target, force, &mut warnings)?;
         }
         Ok(warnings)
