@@ -294,7 +294,7 @@ lab_test!(another_size_needs_force_and_a_snapshot_is_followed, Options::small(),
     assert_refused(&output, WARNINGS, "no disk vdb");
 });
 
-/// A restore of 1 % changed beside a full one, in one run. How much is written is asserted; how long it takes depends on the machine and is printed.
+// A restore of 1 % changed beside a full one, in one run. How much is written is asserted; how long it takes depends on the machine and is printed.
 lab_test!(one_percent_changed_is_little_to_write, Options { vda_mib: 1024, data_mib: 384, ..Options::small() }, |lab| {
     let suite = Suite::new(&lab);
     let first = suite.quiet_backup("first");
