@@ -184,6 +184,11 @@ mod tests {
     fn the_daemon_of_a_dead_restore_is_ended() {
         let mark = format!("mark-{}", uuid::Uuid::new_v4());
         let mut child = std::process::Command::new("sh").args(["-c", "sleep 100; exit 0", &mark]).spawn().expect("starts");
+        // A new program's arguments are there a moment after its start is reported.
+        let begin = Instant::now();
+        while !is_marked(child.id(), &mark) {
+            assert!(begin.elapsed() < Duration::from_secs(20), "it starts");
+        }
         let record = Record { key: "u".into(), name: "n".into(), point: "p".into(), point_name: "n".into(), disks: vec![], daemon: Some((child.id(), mark)) };
         let waiter = std::thread::spawn(move || child.wait().expect("waits"));
         record.end_leftover().expect("ends");
