@@ -94,7 +94,6 @@ impl Inner {
     }
 
     fn fetch_elsewhere(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8, first: StoreError) -> Result<Vec<u8>> {
-        tracing::info!("{first}; looking for another copy");
         let mut hindrance = None;
         if let Some(plain) = self.find_elsewhere(zstd, r, kind, level, &mut hindrance)? {
             return Ok(plain);
@@ -127,6 +126,8 @@ impl Inner {
             Err(e @ StoreError::Storage { .. }) => hindered(e),
             Err(e) => return Err(e),
         }
+        // A frame that was moved is where it should be; from here on something is missing.
+        tracing::info!("{} at {} of pack {} is not to be had there; looking for another copy", r.id, r.at.offset, r.at.pack);
         // Newer index files and the trash were looked through for this pack a moment ago.
         let now_ms = self.platform.monotonic_ms();
         let looked = self.searched.lock().unwrap_or_else(PoisonError::into_inner).contains(&r.at.pack, now_ms);
