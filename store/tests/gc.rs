@@ -436,3 +436,21 @@ fn index_files_of_a_backup_that_ran_beside_a_collection_stay() {
     assert!(collector.join().expect("ends").deleted_packs > 0);
     assert!(lab.files("x").iter().any(|f| f.to_string_lossy().contains(&id)), "{:?}", lab.files("x"));
 }
+
+#[test]
+fn probes_of_killed_listings_go_wherever_they_lie() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let p = backup(&store, "a", &content(1 << 20, 1), full()).expect("backs up");
+    forget(&store, &p);
+    collect(&store, &at_once());
+    let left: Vec<_> = ["c", "r", "d", "gc", "trash"].iter().map(|folder| lab.root().join(folder).join(".tmp-0123456789abcdef")).collect();
+    for probe in &left {
+        fs::create_dir_all(probe.parent().expect("a folder")).expect("makes");
+        fs::write(probe, "").expect("writes");
+    }
+    collect(&store, &at_once());
+    assert!(left.iter().all(|probe| probe.exists()), "a living process may be using them");
+    collect(&store, &GcOptions { dead_after_ms: 0, ..at_once() });
+    assert_eq!(left.iter().filter(|probe| probe.exists()).count(), 0, "{left:?}");
+}

@@ -163,7 +163,9 @@ fn reports(store: &Inner, deleting: &dyn Deleting, marked: &Marked<'_>, report: 
 
 fn temporaries(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let mut dirs: Vec<String> = ["gc", "b", "config", "keys"].map(String::from).to_vec();
-    for root in ["d", "m", "x", "c", "r", "p", "f"] {
+    // The outer folders too: on NFS a listing of months leaves its probe there when it is killed.
+    for root in ["d", "m", "x", "c", "r", "p", "f", "trash"] {
+        dirs.push(root.into());
         dirs.extend(store.platform.list_dirs(root)?.into_iter().map(|d| format!("{root}/{d}")));
     }
     for dir in dirs {
