@@ -15,7 +15,7 @@ use damage::{
     trial::run,
 };
 use std::path::PathBuf;
-use zoo::{Death, Zoo};
+use zoo::{Death, LAST_ROUND, Zoo};
 
 /// A store, and another one of the same kind.
 struct Pair {
@@ -303,7 +303,7 @@ fn rounds() {
         let mut cases = Vec::new();
         for object in p.all("gc", "-0000000").into_iter().filter(|path| !path.contains("beat")) {
             // Of each kind, the last one of the store: that is the one which still has a say.
-            let last = [round("condemned", 4), round("done", 3), if p.zoo.encrypted { round("pardon", 4) } else { round("pardon", 3) }];
+            let last = [round("condemned", LAST_ROUND), round("done", LAST_ROUND - 1), if p.zoo.encrypted { round("pardon", LAST_ROUND) } else { round("pardon", LAST_ROUND - 1) }];
             let cuts = if last.contains(&object) {
                 [flips(&p.root(), &object), lengths(&p.root(), &object)].concat()
             } else {
@@ -315,12 +315,12 @@ fn rounds() {
             cases.push(deleted(&object).unseen(NOBODY_MISSES));
         }
         for kind in ["condemned", "pardon", "done"] {
-            cases.push(replayed(&p.root(), &round(kind, 3), &round(kind, 4)));
-            cases.push(replayed(&p.root(), &round(kind, 3), &round(kind, 5)));
+            cases.push(replayed(&p.root(), &round(kind, LAST_ROUND - 1), &round(kind, LAST_ROUND)));
+            cases.push(replayed(&p.root(), &round(kind, LAST_ROUND - 1), &round(kind, LAST_ROUND + 1)));
         }
         cases.push(replayed(&p.root(), &round("pardon", 1), &round("pardon", 2)));
         cases.push(replayed(&p.root(), &round("pardon", 1), &round("pardon", 3)));
-        cases.push(swapped(&p.root(), &round("condemned", 3), &round("condemned", 4)));
+        cases.push(swapped(&p.root(), &round("condemned", LAST_ROUND - 1), &round("condemned", LAST_ROUND)));
         cases
     });
 }

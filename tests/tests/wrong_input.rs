@@ -115,7 +115,9 @@ lab_test!(nothing_existing_is_overwritten_without_force, Options::small(), |lab|
     }
     // Where one disk cannot be restored, none is.
     let (first, second) = (suite.path("first.raw"), suite.path("second.raw"));
-    fs::write(suite.path("second.raw.cairn-partial"), "of another restore").expect("written");
+    // It has another name as well, so it is not certainly what a killed restore left.
+    fs::write(suite.path("somebodys"), "of another restore").expect("written");
+    fs::hard_link(suite.path("somebodys"), suite.path("second.raw.cairn-partial")).expect("linked");
     let (a, b) = (format!("vda={}", first.display()), format!("vdb={}", second.display()));
     let output = suite.cairn.run(&["restore", &point.id, "--disk", &a, "--disk", &b, "--format", "raw"]).expect("it ends");
     assert_refused(&output, cairn::REFUSED, "second.raw.cairn-partial");
@@ -138,7 +140,8 @@ lab_test!(a_full_store_loses_nothing, Options::small(), |lab| {
     let image = suite.path("small.ext4");
     let mounted = suite.path("small");
     fs::create_dir(&mounted).expect("made");
-    run_ok(Command::new("truncate").args(["-s", "40M"]).arg(&image), TOOL_LIMIT).expect("truncate");
+    // Room for a first point, with kernel and initrd twice, and for less than a pack more.
+    run_ok(Command::new("truncate").args(["-s", "72M"]).arg(&image), TOOL_LIMIT).expect("truncate");
     run_ok(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&image).env("PATH", cairn_lab::init::PATH), TOOL_LIMIT).expect("mke2fs");
     run_ok(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mounted), TOOL_LIMIT).expect("mount");
     let small =

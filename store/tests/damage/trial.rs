@@ -234,7 +234,7 @@ impl<'a> Trial<'a> {
             }
         };
         // A round of another collection may have been finished before something stopped this one.
-        let settled = self.home.root().join("gc/done-00000004").exists();
+        let settled = self.home.root().join(format!("gc/done-0000000{}", zoo::LAST_ROUND)).exists();
         if (dry_run || (refused && !settled)) && self.home.packs() != before {
             self.problem(format!("a collection that changes nothing has taken packs: {result:?}"));
         }

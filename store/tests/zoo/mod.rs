@@ -26,6 +26,8 @@ use std::{
 
 /// The passphrase of every such store.
 pub const PASSPHRASE: &str = "correct horse battery staple";
+/// The round that broke off: its lists are there, and nobody has done what they say.
+pub const LAST_ROUND: u8 = 3;
 const REGION: usize = 4 << 20;
 const BLOCK: usize = 4096;
 /// The points' times are fixed: 2026-11-21 and on.
