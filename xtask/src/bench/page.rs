@@ -33,7 +33,8 @@ By `perf record` of a first backup and of `verify --packs` (1 GiB disk, samples 
 
 - first backup: 19 % more samples than the floor. More than half of that is the SHA-256 of every pack, which the index files hold; then copying
   frames into packs, fresh pages for them, and CRC-32C. Look-ups in SQLite and the map's nodes are below half a percent each.
-- verify: a third more. Half of that is the SHA-256 of every pack again, the rest CRC-32C (twice a frame) and reading whole packs.
+- verify: a third more. Half of that was the SHA-256 of every pack again, the rest CRC-32C (twice a frame) and reading whole packs. Since that profile
+  a scrub with keys does without that hash and the second CRC.
 - By samples a thread, the two workers (read, cut, hash, compress, seal) take most of the time: 824 each, the two other threads 336 and 105. How long the
   stages wait for each other was not measured.
 ";
