@@ -309,6 +309,12 @@ fn a_scratch_that_fills_up_ends_the_backup_and_not_the_guest() {
     suite.capture(&[]);
 }
 
+/// Server ends of connections to unix sockets of this name.
+fn connected(socket: &str) -> usize {
+    let table = std::fs::read_to_string("/proc/net/unix").expect("table of sockets");
+    table.lines().filter(|line| line.ends_with(socket) && line.split_whitespace().nth(5) == Some("03")).count()
+}
+
 fn free_mib(path: &Path) -> u64 {
     let stat = rustix::fs::statvfs(path).expect("statvfs");
     (stat.f_bavail * stat.f_frsize) >> 20
@@ -323,6 +329,7 @@ fn wrong_input_leaves_the_domain_alone() {
     let mut holder = suite.spawn(&["--hold", "60", "--hold-file", held.to_str().expect("labs have plain paths")]);
     // Not earlier: a server that is stopped while a client negotiates takes QEMU down with it (docs/capture.md).
     wait_for("the holder's connections", RUN_LIMIT, || held.exists());
+    assert_eq!(connected("cairn-backup.sock"), 2 * cairn_nbd::client::pool::CONNECTIONS_DEFAULT, "of two disks; none is left for later");
     let busy = suite.fails(&[]);
     assert!(busy.contains(&format!("process {}", holder.id())), "{busy}");
     suite.domain.virsh_ok(&["domjobabort", "lab1"]).expect("abort");
