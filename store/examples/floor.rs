@@ -36,7 +36,8 @@ const CHUNK_MIN_BLOCKS: usize = 8;
 const CHUNK_MAX_BLOCKS: usize = 32;
 /// Mean of 64 KiB, as the store's default profile has it.
 const THRESHOLD: u64 = u64::MAX / 8;
-const ZSTD_LEVEL: i32 = 1;
+/// As `cairn init` has it.
+const ZSTD_LEVEL: i32 = 3;
 /// Entries taken at once by a thread on the way back.
 const BATCH: usize = 64;
 const ENTRY_BYTES: usize = 60;

@@ -32,8 +32,8 @@ pub struct Init {
     /// Chunk sizes
     #[arg(long, value_enum, default_value = "default")]
     pub profile: ProfileName,
-    /// zstd level of data
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=19))]
+    /// zstd level of data: 1 saves a fifth of the CPU time and makes stores 2 % larger
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=19))]
     pub zstd_level: u8,
 }
 
