@@ -26,6 +26,8 @@ pub mod scrub;
 mod session;
 mod stats;
 mod store;
+#[cfg(test)]
+mod testing;
 mod tree;
 pub mod update;
 pub mod verify;

@@ -1,7 +1,7 @@
 //! Healing puts a node in another one's stead that has the same id and leads elsewhere: steps of collections that whole runs cannot be stopped between.
 
 use super::{GcOptions, GcReport, mark::Marker, repack, round, rounds::Doomed};
-use crate::{BlockSource, DiskJob, Extent, InitOptions, OpenOptions, Plan, PointInfo, Profile, Progress, Store, damage::Bad, init, point, session::Registered};
+use crate::{DiskJob, InitOptions, OpenOptions, Plan, PointInfo, Profile, Progress, Store, damage::Bad, init, point, session::Registered, testing::Disk};
 use cairn_store_format::{
     Location, ObjectName, PackId, SessionId,
     gc::{SessionKind, Spared},
@@ -9,30 +9,10 @@ use cairn_store_format::{
 };
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    fs, io,
-    ops::Range,
+    fs,
     path::Path,
     sync::Arc,
 };
-
-struct Disk(Vec<u8>);
-
-impl BlockSource for Disk {
-    fn size_bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-    fn extents(&self, range: Range<u64>) -> io::Result<Vec<Extent>> {
-        Ok(vec![Extent { range, zero: false }])
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let at = usize::try_from(offset).expect("fits");
-        buf.copy_from_slice(&self.0[at..at + buf.len()]);
-        Ok(())
-    }
-    fn parallel(&self) -> usize {
-        1
-    }
-}
 
 fn open(dir: &Path, state: &str) -> Store {
     Store::open(&dir.join("store"), OpenOptions { credential: None, state_dir: dir.join(state), host: "host".into() }).expect("opens")

@@ -2,11 +2,12 @@
 
 use super::PointSource;
 use crate::{
-    BlockSource, DiskJob, Extent, InitOptions, OpenOptions, Plan, PointInfo, Profile, Progress, Store,
+    BlockSource, DiskJob, InitOptions, OpenOptions, Plan, PointInfo, Profile, Progress, Store,
     crypto::Sealer,
     init,
     pack::{META_ZSTD_LEVEL, PackStream},
     resolve::decompressor,
+    testing::Disk,
     tree::load_region,
 };
 use cairn_store_format::{
@@ -14,23 +15,7 @@ use cairn_store_format::{
     map::{Ref, Region, Run, region_canonical},
     pack::FrameKind,
 };
-use std::{io, ops::Range, sync::Arc};
-
-struct Disk(Vec<u8>);
-
-impl BlockSource for Disk {
-    fn size_bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-    fn extents(&self, range: Range<u64>) -> io::Result<Vec<Extent>> {
-        Ok(vec![Extent { range, zero: false }])
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let at = usize::try_from(offset).expect("fits");
-        buf.copy_from_slice(&self.0[at..at + buf.len()]);
-        Ok(())
-    }
-}
+use std::sync::Arc;
 
 #[test]
 fn a_chunk_that_a_map_has_in_two_lengths_is_damage() {

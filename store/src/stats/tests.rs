@@ -2,7 +2,7 @@
 //! another host's.
 
 use super::*;
-use crate::{BlockSource, DiskJob, Extent, GcOptions, InitOptions, OpenOptions, Plan, PointInfo, Profile, init, resolve::decompressor};
+use crate::{DiskJob, GcOptions, InitOptions, OpenOptions, Plan, PointInfo, Profile, init, resolve::decompressor, testing::Disk};
 use cairn_store_format::{
     Location, ObjectName,
     manifest::Manifest,
@@ -11,27 +11,11 @@ use cairn_store_format::{
     register::DiskTable,
 };
 use proptest::prelude::*;
-use std::{io, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 const DISK_BYTES: usize = 9 << 20;
 const PIECE_BYTES: usize = 48 << 10;
 const HOSTS: [&str; 2] = ["one", "two"];
-
-struct Disk(Vec<u8>);
-
-impl BlockSource for Disk {
-    fn size_bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-    fn extents(&self, range: Range<u64>) -> io::Result<Vec<Extent>> {
-        Ok(vec![Extent { range, zero: false }])
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let at = usize::try_from(offset).expect("fits");
-        buf.copy_from_slice(&self.0[at..at + buf.len()]);
-        Ok(())
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {
