@@ -65,7 +65,8 @@ pub struct FileSource {
 impl FileSource {
     /// Opens for reading.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        // A pipe without a writer would keep a plain open waiting; of files and devices the flag says nothing.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a regular file nor a block device"));
@@ -242,5 +243,17 @@ mod tests {
         assert!(e.iter().any(|x| !x.zero && x.range.contains(&(4 << 20))));
         assert!(e[0].zero && e[0].range.end <= 4 << 20);
         assert!(FileSource::open(dir.path()).is_err(), "a folder is no image");
+    }
+
+    #[test]
+    fn a_pipe_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+        assert!(made.success());
+        let (done, outcome) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(FileSource::open(&path).map(drop)));
+        let outcome = outcome.recv_timeout(std::time::Duration::from_secs(20)).expect("opening does not wait for a writer");
+        assert!(outcome.is_err(), "a pipe is no image");
     }
 }

@@ -15,7 +15,7 @@ pub struct Forget {
     /// The points
     #[arg(value_name = "POINT", required_unless_present = "undo")]
     pub points: Vec<String>,
-    /// Forget young points, too
+    /// Forget young points, those whose log cannot be read, and those whose register is damaged, too
     #[arg(long)]
     pub force: bool,
     /// Points younger than this need --force

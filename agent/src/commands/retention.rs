@@ -143,10 +143,14 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     for (p, why) in chosen.iter().zip(&why) {
         let mut action = if why.is_empty() { "forget" } else { "keep" };
         if why.is_empty() && !o.dry_run {
-            // Protected meanwhile: it stays, and the others still go.
-            if let Err(e) = store.forget(p, rules.min_age_ms, false) {
-                say!("cairn: warning: {e}");
-                (action, warned) = ("keep", true);
+            match store.forget(p, rules.min_age_ms, false) {
+                Ok(()) => {}
+                // Protected meanwhile: it stays, and the others still go.
+                Err(e @ StoreError::Refused(_)) => {
+                    say!("cairn: warning: {e}");
+                    (action, warned) = ("keep", true);
+                }
+                Err(e) => return Err(broke_off(&rows, e)),
             }
         }
         rows.push((*p, action, why));
@@ -161,6 +165,13 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         out!("{} kept, {gone} {said}{next}", rows.len() - gone);
     }
     Ok(if hidden == Done::Clean && warned { Done::WithWarnings } else { hidden })
+}
+
+/// The store failed in mid-way: the failure ends the command, and what is forgotten already is told.
+fn broke_off(rows: &[(&Point, &str, &Vec<String>)], e: StoreError) -> Failure {
+    let gone = rows.iter().filter(|r| r.1 == "forget").count();
+    let failure = Failure::from(e);
+    Failure::new(failure.code, format!("{}; {gone} points had been forgotten by then, the others stay: run it again", failure.message))
 }
 
 fn rules(o: &cli::Prune) -> Rules {

@@ -56,6 +56,18 @@ fn a_register_that_cannot_be_read_ends_in_fourteen() {
 }
 
 #[test]
+fn a_prune_that_the_store_breaks_off_fails_and_says_how_far_it_came() {
+    let place = Place::new();
+    let ids: Vec<String> = (1..=3).map(|n| place.save("data", &noise(200 * KIB, n))).collect();
+    let month = place.file("c", &ids[0]).parent().and_then(|p| p.file_name()).expect("a month").to_owned();
+    let graves = place.store().join("f");
+    fs::create_dir_all(&graves).expect("a folder");
+    std::os::unix::fs::symlink("nowhere", graves.join(month)).expect("links");
+    let ended = place.run(&["prune", "--keep-last", "1", "--min-age", "0s"]).expect(1);
+    assert!(ended.err.contains("0 points had been forgotten"), "{}", ended.err);
+}
+
+#[test]
 fn a_point_with_a_damaged_log_can_be_forgotten() {
     let place = Place::new();
     let ids: Vec<String> = (1..=3).map(|n| place.save("data", &noise(200 * KIB, n))).collect();
