@@ -253,11 +253,22 @@ fn assert_ordinary(domain: &Domain, folder: Option<&Path>) {
         let xml = domain.virsh_ok(&args).expect("dumpxml");
         assert!(!xml.contains("nbd") && !xml.contains("/run/cairn"), "{args:?}: {xml}");
     }
+    let (own, kept) = (driver_options("lab1"), driver_options(domain.name()));
+    assert_eq!(kept, own, "driver options of the definition");
     for (target, image) in disks_of(domain) {
         let info = process::run_ok(std::process::Command::new("qemu-img").args(["info", "-U", &image]), END_LIMIT).expect("qemu-img info");
         assert!(!info.contains("backing file"), "{info}");
         assert!(folder.is_none_or(|folder| Path::new(&image).starts_with(folder)), "{target} is {image}");
     }
+}
+
+/// How a definition wants its disks' images opened and their errors handled.
+fn driver_options(name: &str) -> Vec<String> {
+    let xml = Domain::new(name).virsh_ok(&["dumpxml", "--inactive", name]).expect("dumpxml");
+    let drivers: Vec<&str> = xml.lines().map(str::trim).filter(|line| line.starts_with("<driver name=")).collect();
+    assert!(!drivers.is_empty(), "{xml}");
+    let names = ["cache=", "error_policy=", "rerror_policy=", "discard="];
+    drivers.iter().map(|d| d.split_whitespace().filter(|word| names.iter().any(|n| word.starts_with(n))).collect()).collect()
 }
 
 /// The writer's journals are whole, of one moment, and have at least so many records.

@@ -11,7 +11,10 @@ use crate::{
     domain::chain,
     failure::{FAILED, Failure, Outcome},
 };
-use cairn_hypervisor::{Domain, Host, run::xml};
+use cairn_hypervisor::{
+    Domain, Host,
+    run::{driver, xml},
+};
 use std::path::Path;
 
 /// Where libvirt keeps the definitions of root's domains.
@@ -50,6 +53,23 @@ pub fn forget_backing(host: &Host, domain: &Domain, record: &Record) -> Outcome<
     Ok(())
 }
 
+/// Gives the disks back the driver options that the domain had: in the definition, for a running QEMU's do not change.
+fn restore_drivers(host: &Host, domain: &Domain, record: &Record) -> Outcome<()> {
+    let before = domain.xml_inactive().map_err(|e| libvirt(&e))?;
+    let mut after = before.clone();
+    for disk in &record.disks {
+        // Somebody detached it, or the record is of a version that did not know them.
+        if let (Some(own), Some(_)) = (&disk.driver, xml::disk_now(&after, &disk.target).map_err(|e| broken(&e))?) {
+            after = driver::with_options(&after, &disk.target, own).map_err(|e| broken(&e))?;
+        }
+    }
+    if after != before {
+        host.define(&after)?;
+        sync_definitions();
+    }
+    Ok(())
+}
+
 /// libvirt renames a synced file into place; this makes the name durable, too.
 fn sync_definitions() {
     // Another libvirt (of a user, or elsewhere) is as durable as it is by itself.
@@ -61,6 +81,7 @@ fn sync_definitions() {
 /// Proof that nothing of the domain needs the run any more.
 pub fn check_ordinary(host: &Host, domain: &Domain, record: &Record) -> Outcome<()> {
     forget_backing(host, domain, record)?;
+    restore_drivers(host, domain, record)?;
     let texts = [domain.xml_live().map_err(|e| libvirt(&e))?, domain.xml_inactive().map_err(|e| libvirt(&e))?];
     for disk in &record.disks {
         let image: &Path = match (&disk.phase, &disk.copy) {

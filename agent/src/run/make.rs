@@ -27,7 +27,7 @@ use cairn_hypervisor::{
     Domain, Host,
     host::{HostError, LIBVIRT_NBD_RECONNECT},
     restore_map::Mapping,
-    run::{Built, Network, RunXml, xml},
+    run::{Built, Network, RunXml, driver, xml},
     state_files::Role,
 };
 use cairn_store::{PointState, Store, format::manifest::Manifest};
@@ -99,7 +99,18 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
         if fs::symlink_metadata(&overlay).is_ok() {
             return Err(Failure::refused(format!("{} exists; nothing was made (give another name with --as, or another place with --dir)", overlay.display())));
         }
-        disks.push(RunDisk { target: entry.target, size_bytes: entry.size_bytes, overlay, inode: None, filled: false, phase: Phase::Overlay, copy: None });
+        // A point of a domain that has no such disk in its definition is refused when its XML is made.
+        let driver = driver::options(&origin.xml, &entry.target).ok();
+        disks.push(RunDisk {
+            target: entry.target,
+            size_bytes: entry.size_bytes,
+            overlay,
+            inode: None,
+            filled: false,
+            driver,
+            phase: Phase::Overlay,
+            copy: None,
+        });
     }
     let id = uuid::Uuid::new_v4().simple().to_string();
     let sockets = RunSockets::of(&id);

@@ -6,6 +6,7 @@
 //! - Fields are only ever added; a record of a newer version is refused by name.
 
 use super::folder::RunSockets;
+use cairn_hypervisor::run::driver::DriverOption;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -97,6 +98,9 @@ pub struct RunDisk {
     /// A keep in place has filled the overlay, and all of it is on the disk.
     #[serde(default)]
     pub filled: bool,
+    /// Driver options that the domain had where the run has its own; a kept domain gets them back.
+    #[serde(default)]
+    pub driver: Option<Vec<DriverOption>>,
     /// How far a `keep --to` is.
     #[serde(default)]
     pub phase: Phase,

@@ -12,6 +12,7 @@
 //!
 //! What it must not do: know of stores or points, start processes, remember anything.
 
+pub mod driver;
 pub mod flush;
 pub mod jobs;
 pub mod orphans;
