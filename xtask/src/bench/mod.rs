@@ -7,10 +7,12 @@ mod churn;
 mod disk;
 mod images;
 mod lone;
+mod machine;
 mod measure;
 mod options;
 mod page;
 mod random;
+mod recovery;
 mod report;
 mod runner;
 mod tools;
@@ -43,6 +45,9 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
     let kinds = wanted(&options)?;
     let packages: Vec<&'static str> = kinds.iter().filter_map(|k| k.package()).collect();
     setup::install_packages(&packages)?;
+    if options.recovery {
+        setup::install_packages(&recovery::PACKAGES)?;
+    }
     let failed = |e: std::io::Error| Error::failed(format!("{}: {e}; name another folder with --dir", options.dir.display()));
     fs::create_dir_all(&options.dir).map_err(failed)?;
     // Commands run in folders of their own.
@@ -53,7 +58,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
     }
     check_room(&base, options.bytes)?;
     let dir = base.join(format!("run-{}", std::process::id()));
-    let result = bench(&options, &kinds, &images, &dir);
+    let result = if options.recovery { recovery::bench(&options, &images, &dir) } else { bench(&options, &kinds, &images, &dir) };
     // The result matters more; what stays is named.
     if let Err(e) = fs::remove_dir_all(&dir)
         && e.kind() != std::io::ErrorKind::NotFound

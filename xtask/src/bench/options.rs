@@ -6,12 +6,15 @@ use std::path::PathBuf;
 
 /// Shown for `--help` and wrong lines.
 pub const USAGE: &str = "\
-usage: cargo xtask bench [OPTIONS]
+usage: cargo xtask bench [recovery] [OPTIONS]
 
 First backup, day 2, day 3, clone, separate install, restore, verify, forget: Cairn beside `floor` (the least work for
 the format), restic and borg (Debian's, installed if missing) and rustic (if it is on PATH), on images made of this
 machine's /usr and generated data. Prints wall time, CPU time, memory, store sizes, ratios and the budgets; a missed
 budget is no failure. As root it begins every step with a cold page cache. Needs about eleven times the image's size.
+
+recovery: a whole restore beside restic, qemu-img and cp; reads over NBD beside qemu-nbd and nbdkit; boots from a point,
+restores in place and a disk of 1 TiB in the lab.
 
   --size SIZE      size of the disks, such as 8G or 1536M (default 8G, at least 1G)
   --quick          the same as --size 1G
@@ -19,7 +22,7 @@ budget is no failure. As root it begins every step with a cold page cache. Needs
   --repeat N       so many times, and show the medians (default 1)
   --dir DIR        images and stores lie below DIR; images stay for the next run (default /var/tmp/cairn-bench)
   --images         make the images and stop
-  --write          write docs/benchmarks.md
+  --write          write docs/benchmarks.md, or docs/recovery-figures.md
 ";
 const SIZE_MIN: u64 = 1 << 30;
 const SIZE_MAX: u64 = 64 << 30;
@@ -40,16 +43,20 @@ pub struct Options {
     pub images_only: bool,
     /// Write the page.
     pub write: bool,
+    /// Figures of recoveries instead.
+    pub recovery: bool,
 }
 
 impl Options {
     /// From the arguments after `bench`.
     pub fn parse(args: &[String]) -> Result<Self> {
-        let mut out = Self { bytes: 8 << 30, only: Vec::new(), repeat: 1, dir: "/var/tmp/cairn-bench".into(), images_only: false, write: false };
+        let mut out =
+            Self { bytes: 8 << 30, only: Vec::new(), repeat: 1, dir: "/var/tmp/cairn-bench".into(), images_only: false, write: false, recovery: false };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| Error::Usage(format!("{arg} needs a value\n\n{USAGE}")));
             match arg.as_str() {
+                "recovery" => out.recovery = true,
                 "--size" => out.bytes = size(value()?)?,
                 "--quick" => out.bytes = SIZE_MIN,
                 "--only" => out.only = value()?.split(',').map(kind).collect::<Result<_>>()?,
@@ -100,6 +107,7 @@ mod tests {
         assert_eq!((o.bytes, o.repeat, o.write), (1536 << 20, 3, true));
         assert_eq!(o.only, [Kind::Cairn, Kind::Floor]);
         assert_eq!(parsed("--quick").expect("valid").bytes, 1 << 30);
+        assert!(parsed("recovery --quick").expect("valid").recovery && !o.recovery);
     }
 
     #[test]

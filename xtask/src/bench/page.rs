@@ -2,16 +2,12 @@
 
 use super::images::{Image, Images};
 use super::lone::OneChange;
+use super::machine;
 use super::report::{Report, budget_table};
 use super::runner::Records;
-use cairn_lab::process::run_ok;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
-const QUERY_LIMIT: Duration = Duration::from_secs(30);
 const HEAD: &str = "\
 # Benchmarks
 
@@ -63,10 +59,7 @@ fn conditions(images: &Images, records: &Records, dir: &Path, repeat: usize) -> 
     let mut fact = |what: &str, value: String| {
         let _ = writeln!(out, "- {what}: {value}");
     };
-    fact("date", said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]));
-    fact("commit", said("git", &["describe", "--always", "--dirty"]));
-    fact("machine", format!("{}, {} threads, {} MiB of memory", cpu(), threads(), memory_mib()));
-    fact("system", format!("{}, Linux {}, {} below images and stores", distribution(), said("uname", &["-r"]), file_system(dir)));
+    machine::facts(dir).into_iter().for_each(|(what, value)| fact(what, value));
     let cache = if records.cold { "emptied before each step" } else { "NOT emptied before each step (needs root)" };
     fact("page cache", cache.to_owned());
     fact("load of the last minute when each step began", format!("{}; the run's own part is about 2", records.loads.join(", ")));
@@ -93,49 +86,4 @@ fn day(d: &serde_json::Value) -> String {
         "day {}: {} database pages of 8 KiB, {} MiB of new files (with {} upgraded programs), {} MiB of journal",
         d["day"], d["pages"], d["new_mib"], d["upgraded_files"], d["journal_mib"]
     )
-}
-
-fn said(program: &str, args: &[&str]) -> String {
-    let text = run_ok(Command::new(program).args(args).current_dir(crate::workspace::root()), QUERY_LIMIT);
-    text.map_or_else(|_| "unknown".to_owned(), |t| t.trim().to_owned())
-}
-
-fn field<'a>(text: &'a str, key: &str, separator: char) -> Option<&'a str> {
-    text.lines().find_map(|l| l.strip_prefix(key)?.trim_start().strip_prefix(separator)).map(|v| v.trim().trim_matches('"'))
-}
-
-fn cpu() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    field(&text, "model name", ':').unwrap_or("unknown processor").to_owned()
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(0, usize::from)
-}
-
-fn memory_mib() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = field(&text, "MemTotal", ':').and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) >> 10
-}
-
-fn distribution() -> String {
-    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    field(&text, "PRETTY_NAME", '=').unwrap_or("unknown distribution").to_owned()
-}
-
-fn file_system(dir: &Path) -> String {
-    said("stat", &["-f", "-c", "%T", &dir.to_string_lossy()])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_are_found() {
-        assert_eq!(field("a: 1\nmodel name\t: Some CPU\n", "model name", ':'), Some("Some CPU"));
-        assert_eq!(field("NAME=\"x\"\nPRETTY_NAME=\"A B\"\n", "PRETTY_NAME", '='), Some("A B"));
-        assert_eq!(field("", "x", ':'), None);
-    }
 }

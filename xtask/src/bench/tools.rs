@@ -61,7 +61,7 @@ impl Kind {
     /// How it is set up, for the page.
     pub fn settings(self) -> &'static str {
         match self {
-            Self::Cairn => "as `cairn init` makes a store: AES-256-GCM, zstd 1",
+            Self::Cairn => "as `cairn init` makes a store: AES-256-GCM, zstd 3",
             Self::Floor => "`store/examples/floor.rs`: two threads, the least work for the format",
             Self::Restic => "repository version 2, `--compression auto`; always encrypted",
             Self::Rustic => "its default compression; always encrypted",
@@ -183,6 +183,13 @@ impl Tool {
             }
         };
         Ok((c, out))
+    }
+
+    /// Serves the newest point of day 3's machine on a socket; of Cairn alone.
+    pub fn export(&self, socket: &Path) -> Command {
+        let mut c = self.command();
+        c.args(["export", &format!("{}@latest", Image::Day3.machine()), "--nbd"]).arg(socket);
+        c
     }
 
     /// What was restored goes.
