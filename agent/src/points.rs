@@ -2,7 +2,7 @@
 
 use crate::{
     failure::{Failure, Outcome},
-    retention::calendar_tags,
+    retention::{calendar_tags, times},
 };
 use cairn_store::{Point, Session, point::check_tag};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
@@ -42,10 +42,19 @@ pub fn with_calendar_tags(session: &Session, name: &str, time_unix_ms: u64, aske
     tags
 }
 
+/// What is said in a new point where newer ones of its name are there already.
+pub fn clock_warning(session: &Session, name: &str, time_unix_ms: u64) -> Option<String> {
+    let newest = session.points().iter().filter(|p| p.summary.name == name).map(|p| p.summary.time_unix_ms).max()?;
+    let said = |ms: u64| crate::output::rfc3339(ms).as_str().unwrap_or_default().to_owned();
+    (newest > time_unix_ms).then(|| {
+        format!("this point is dated {}, before one of the same name of {}: this host's clock is behind, or was ahead then", said(time_unix_ms), said(newest))
+    })
+}
+
 /// The point that a specification names.
 pub fn select<'a>(points: &'a [Point], spec: &str) -> Outcome<&'a Point> {
     // A name may contain '@' itself; a whole name wins.
-    if let Some(latest) = of_name(points, spec).last() {
+    if let Some(latest) = believed(of_name(points, spec)).last() {
         return Ok(latest);
     }
     match spec.rsplit_once('@') {
@@ -60,6 +69,15 @@ pub fn of_name<'a>(points: &'a [Point], name: &str) -> Vec<&'a Point> {
     points.iter().filter(|p| p.summary.name == name).collect()
 }
 
+/// Without those that are dated ahead of now, which would be the latest for as long as a clock was wrong; all, where there are no others, for then it is
+/// this host's clock. Warns of what it leaves out.
+fn believed(mine: Vec<&Point>) -> Vec<&Point> {
+    let now_unix_ms = crate::commands::now_unix_ms();
+    let (ahead, others): (Vec<&Point>, Vec<&Point>) = mine.iter().partition(|p| times::is_ahead(p.summary.time_unix_ms, now_unix_ms));
+    times::warn_ahead(&ahead, now_unix_ms);
+    if others.is_empty() { mine } else { others }
+}
+
 fn of_domain<'a>(points: &'a [Point], name: &str, which: &str) -> Outcome<&'a Point> {
     let mine = of_name(points, name);
     if mine.is_empty() {
@@ -67,10 +85,12 @@ fn of_domain<'a>(points: &'a [Point], name: &str, which: &str) -> Outcome<&'a Po
     }
     let none = |why: String| Failure::not_found(format!("'{name}' has no such point: {why}; see 'cairn list {name}'"));
     if which == "latest" {
+        let mine = believed(mine);
         return Ok(mine[mine.len() - 1]);
     }
     if let Some(back) = which.strip_prefix('-') {
         let back: usize = back.parse().map_err(|_| Failure::usage(format!("'@{which}': a number follows the minus sign, as in {name}@-1")))?;
+        let mine = believed(mine);
         return (mine.len() - 1).checked_sub(back).map(|i| mine[i]).ok_or_else(|| none(format!("there are only {}", mine.len())));
     }
     if let Some(limit) = parse_time(which) {
@@ -122,14 +142,15 @@ fn parse_time(text: &str) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod testing {
     use super::*;
     use cairn_store::format::{
         SessionId,
         register::{Body, DiskTable, Seen, Summary},
     };
 
-    fn point(name: &str, time: &str, n: u8) -> Point {
+    /// A point of this name and time.
+    pub fn point(name: &str, time: &str, n: u8) -> Point {
         let ms = u64::try_from(time.parse::<Timestamp>().expect("time").as_millisecond()).expect("after 1970");
         Point {
             id: SessionId::new(ms, [n; 10]),
@@ -140,26 +161,31 @@ mod tests {
             log_damage: None,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::point, *};
 
     #[test]
     fn a_time_is_as_long_as_it_is_said() {
         let at = |text: &str| parse_time(text).expect("a time");
-        let base = at("2026-11-21T02:00:10.000");
-        assert_eq!(at("2026-11-21T02:00:10") - base, 999, "the second that list prints");
-        assert_eq!(at("2026-11-21 02:00:10") - base, 999);
-        assert_eq!(at("2026-11-21 02:00"), at("2026-11-21T02:00"));
-        assert_eq!(at("2026-11-21T02:00") - base, 49_999);
-        assert_eq!(at("2026-11-21") - at("2026-11-21T00:00:00.000"), 86_399_999);
+        let base = at("2025-11-21T02:00:10.000");
+        assert_eq!(at("2025-11-21T02:00:10") - base, 999, "the second that list prints");
+        assert_eq!(at("2025-11-21 02:00:10") - base, 999);
+        assert_eq!(at("2025-11-21 02:00"), at("2025-11-21T02:00"));
+        assert_eq!(at("2025-11-21T02:00") - base, 49_999);
+        assert_eq!(at("2025-11-21") - at("2025-11-21T00:00:00.000"), 86_399_999);
         assert_eq!(parse_time("latest"), None);
     }
 
     #[test]
     fn specifications_find_their_point() {
         let all = [
-            point("web", "2026-11-20T02:00:10Z", 1),
-            point("web", "2026-11-21T02:00:10Z", 2),
-            point("odd@name", "2026-11-21T03:00:00Z", 3),
-            point("web", "2026-11-22T02:00:10Z", 4),
+            point("web", "2025-11-20T02:00:10Z", 1),
+            point("web", "2025-11-21T02:00:10Z", 2),
+            point("odd@name", "2025-11-21T03:00:00Z", 3),
+            point("web", "2025-11-22T02:00:10Z", 4),
         ];
         let pick = |spec: &str| select(&all, spec).map(|p| p.id.0[15]).map_err(|f| f.code);
         assert_eq!(pick("web@latest"), Ok(4));
@@ -167,9 +193,9 @@ mod tests {
         assert_eq!(pick("web@-1"), Ok(2));
         assert_eq!(pick("web@-3"), Err(15));
         assert_eq!(pick(&format!("web@-{}", usize::MAX)), Err(15), "counting back ends at the oldest, however large the number");
-        assert_eq!(pick("web@2026-11-21T12:00:00Z"), Ok(2));
-        assert_eq!(pick("web@2026-11-19"), Err(15));
-        assert_eq!(pick("web@2026-11-25"), Ok(4));
+        assert_eq!(pick("web@2025-11-21T12:00:00Z"), Ok(2));
+        assert_eq!(pick("web@2025-11-19"), Err(15));
+        assert_eq!(pick("web@2025-11-25"), Ok(4));
         assert_eq!(pick("odd@name"), Ok(3));
         assert_eq!(pick("odd@name@latest"), Ok(3));
         assert_eq!(pick(&all[1].id.to_string()[..14]), Ok(2));
@@ -177,5 +203,15 @@ mod tests {
         assert_eq!(pick("nobody@latest"), Err(15));
         assert_eq!(pick("web@nonsense"), Err(2));
         assert_eq!(pick("0"), Err(15));
+    }
+
+    #[test]
+    fn one_that_is_dated_ahead_is_not_the_latest() {
+        let all = [point("web", "2025-11-20T02:00:10Z", 1), point("web", "2025-11-21T02:00:10Z", 2), point("web", "2222-11-21T02:00:10Z", 3)];
+        let pick = |spec: &str| select(&all, spec).map(|p| p.id.0[15]).map_err(|f| f.code);
+        assert_eq!((pick("web"), pick("web@latest"), pick("web@-1"), pick("web@-2")), (Ok(2), Ok(2), Ok(1), Err(15)));
+        assert_eq!((pick("web@2222-12-01"), pick(&all[2].id.to_string())), (Ok(3), Ok(3)), "by its date or id it can be had");
+        let only = [point("web", "2222-11-21T02:00:10Z", 3)];
+        assert_eq!(select(&only, "web@latest").map(|p| p.id.0[15]).map_err(|f| f.code), Ok(3), "then it is this host's clock");
     }
 }

@@ -29,6 +29,7 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "packs that the next backup finds again")?;
     let session = store.begin()?;
+    let clock = points::clock_warning(&session, &o.name, time_unix_ms);
     let tags = points::with_calendar_tags(&session, &o.name, time_unix_ms, &o.tags);
     let job = DiskJob { target: TARGET.into(), source: Arc::new(source), plan: plan(&session, &store, &o.name)? };
     let info = || PointInfo {
@@ -36,7 +37,7 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
         time_unix_ms,
         quiesce: "none".into(),
         tags: tags.clone(),
-        warnings: changed(&o.source, before).into_iter().collect(),
+        warnings: changed(&o.source, before).into_iter().chain(clock.clone()).collect(),
         source: serde_json::json!({"kind": "image", "path": path.display().to_string()}),
         parts: Vec::new(),
         cairn_version: env!("CARGO_PKG_VERSION").into(),
@@ -45,9 +46,9 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     let outcome = session.backup(&[job], info, &progress, || Ok(()))?;
     drop(bar);
     print_outcome(common, &store, &outcome)?;
-    let Some(warning) = changed(&o.source, before) else { return Ok(Done::Clean) };
-    say!("cairn: warning: {warning}");
-    Ok(Done::WithWarnings)
+    let warnings: Vec<String> = changed(&o.source, before).into_iter().chain(clock).collect();
+    warnings.iter().for_each(|warning| say!("cairn: warning: {warning}"));
+    Ok(if warnings.is_empty() { Done::Clean } else { Done::WithWarnings })
 }
 
 /// Size, modification and change time of a file; devices keep no such record.

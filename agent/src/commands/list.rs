@@ -6,6 +6,7 @@ use crate::{
     context::{open_store, state_dir},
     failure::{Failure, Outcome},
     output, points,
+    retention::times,
 };
 use cairn_store::{Point, PointSizes, Store, TakeBack};
 
@@ -31,6 +32,7 @@ pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
         out!("{}", output::point_table(&chosen, sizes.as_ref()));
     }
     warn_half_restored(common, o.name.as_deref());
+    times::warn_ahead(&chosen, super::now_unix_ms());
     super::unreadable(&damaged);
     if let Some(s) = sizes.filter(|s| !s.damage.is_empty()) {
         return Ok(super::store_info::damage(&s.damage));

@@ -6,9 +6,9 @@ use crate::{
     context::{host_name, open_store},
     failure::{Failure, Outcome},
     interrupt, output, points,
-    retention::{Candidate, Rules, reasons, simulate},
+    retention::{Candidate, Rules, candidates, reasons, simulate, times},
 };
-use cairn_store::{BEAT_PERIOD_MS, GcOptions, GcReport, Point, Progress, Store, StoreError, TakeBack};
+use cairn_store::{BEAT_PERIOD_MS, GcOptions, GcReport, Point, Progress, Store, StoreError, TakeBack, format::SessionId};
 use jiff::{Span, Timestamp, Unit, tz::TimeZone};
 use serde_json::json;
 use std::sync::Arc;
@@ -40,14 +40,13 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
         return undo(common, &store, spec);
     }
     let all = store.points()?;
-    let mut chosen: Vec<&Point> = Vec::new();
+    let (mut chosen, mut unreadable): (Vec<&Point>, Vec<SessionId>) = (Vec::new(), Vec::new());
     for spec in &o.points {
         let p = match (points::select(&all, spec), spec.parse()) {
             (Ok(p), _) => p,
             // Its register is damaged: no list has it, and collections stop at it.
             (Err(_), Ok(id)) if o.force => {
-                store.forget_unreadable(&id)?;
-                say!("cairn: {id}: its register could not be read; it is forgotten");
+                unreadable.push(id);
                 continue;
             }
             (Err(f), _) => return Err(f),
@@ -57,16 +56,13 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
         }
     }
     // All or none as far as rules go: what is refused is known before anything is forgotten.
-    if let Some(p) = chosen.iter().find(|p| p.is_protected()) {
-        return Err(Failure::refused(format!(
-            "point {} of {} is protected; 'cairn unprotect {}' first if it shall go",
-            p.id,
-            output::shown(&p.summary.name),
-            p.id
-        )));
+    chosen.iter().try_for_each(|p| store.may_forget(p, o.min_age, o.force))?;
+    for id in &unreadable {
+        store.forget_unreadable(id)?;
+        say!("cairn: {id}: its register could not be read; it is forgotten");
     }
-    for p in &chosen {
-        store.forget(p, o.min_age, o.force)?;
+    for (n, p) in chosen.iter().enumerate() {
+        store.forget(p, o.min_age, o.force).map_err(|e| forgot_some(&chosen[..n], e))?;
         if let Some(d) = p.log_damage.as_ref() {
             let entries = output::shown(&d.entries.join("; "));
             say!("cairn: warning: the log of {} {} could not be read whole ({entries}); it is forgotten all the same", output::shown(&p.summary.name), p.id);
@@ -79,6 +75,16 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
         output::print_json(&json!({"forgotten": chosen.iter().map(|p| p.id.to_string()).collect::<Vec<_>>()}));
     }
     Ok(Done::Clean)
+}
+
+/// Refused or failed after others had gone: they are named.
+fn forgot_some(gone: &[&Point], e: StoreError) -> Failure {
+    let failure = Failure::from(e);
+    if gone.is_empty() {
+        return failure;
+    }
+    let ids: Vec<String> = gone.iter().map(|p| p.id.to_string()).collect();
+    Failure::new(failure.code, format!("{}; forgotten before that: {}", failure.message, ids.join(", ")))
 }
 
 fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
@@ -132,7 +138,8 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         return Err(Failure::not_found(format!("no restore point of '{}' in {}", output::shown(name), store.location())));
     }
     let chosen: Vec<&Point> = all.iter().filter(|p| o.names.is_empty() || o.names.contains(&p.summary.name)).collect();
-    let candidates: Vec<Candidate> = chosen.iter().map(|p| Candidate::from(*p)).collect();
+    let candidates = candidates(&chosen, &all, now_unix_ms());
+    times::warn_ahead(&chosen, now_unix_ms());
     if let Some(span_ms) = o.simulate {
         simulation(common, &candidates, &rules, o.every, span_ms)?;
         return Ok(hidden);

@@ -150,7 +150,8 @@ fn store_capture(
     let jobs = capture.disks().iter().map(|d| disk_job(r.store, &session, &facts.uuid, d)).collect::<Outcome<Vec<_>>>()?;
     let (parts, files, unread) = std::mem::take(&mut facts.belongings).into_parts();
     facts.parts.extend(parts);
-    let warnings = [warnings(r, capture), unread, std::mem::take(&mut facts.warnings)].concat();
+    let clock = crate::points::clock_warning(&session, &facts.name, time_unix_ms);
+    let warnings = [warnings(r, capture), unread, std::mem::take(&mut facts.warnings), clock.into_iter().collect()].concat();
     let saved = saved_domain(&facts, files, capture);
     let source = serde_json::to_value(&saved).map_err(|e| Failure::new(FAILED, format!("manifest: {e}")))?;
     let tags = crate::points::with_calendar_tags(&session, &facts.name, time_unix_ms, r.tags);

@@ -2,11 +2,13 @@
 //!
 //! Pure: points, rules and a time zone in, a verdict for each point out. Rules are independent of each other; a point that any of them wants stays,
 //! and the newest good one of each name stays if no count wants any.
-//! Points are counted by (name, host), so that points forged on one host do not push out those of another; `within` looks back from the newest
-//! point and not from now, so that a wrong clock forgets nothing.
+//! Points are counted by (name, host), so that points forged on one host do not push out those of another.
+//! Clocks are wrong at times, and a wrong one must forget nothing: `within` looks back from the newest point and not from now; a point that is dated ahead
+//! of now stays and takes no place; one that is dated before its own parent counts from its parent's time.
 
 mod calendar;
 mod simulate;
+pub mod times;
 
 pub use calendar::calendar_tags;
 pub use simulate::{Simulated, simulate};
@@ -65,23 +67,29 @@ pub struct Candidate {
     pub protected: bool,
     /// Known to be damaged: it uses up no place of a good one.
     pub damaged: bool,
+    /// Dated well after now: this host's clock is behind, or the other's was ahead. It stays, takes no place, and `within` does not look back from it.
+    pub ahead: bool,
     /// Its log cannot be read whole: tags, protection and a verdict of damage may be hidden. It stays, and uses up no place of a good one.
     pub log_unreadable: bool,
 }
 
-impl From<&Point> for Candidate {
-    fn from(p: &Point) -> Self {
+/// What retention needs to know of points, in their order; `all` are those that they may come from.
+pub fn candidates(points: &[&Point], all: &[Point], now_unix_ms: u64) -> Vec<Candidate> {
+    let times = times::effective(all, now_unix_ms);
+    let candidate = |p: &&Point| {
         let s = &p.summary;
-        Self {
+        Candidate {
             name: s.name.clone(),
             host: s.host.clone(),
-            time_unix_ms: s.time_unix_ms,
+            time_unix_ms: times.get(&p.id).copied().unwrap_or(s.time_unix_ms),
             tags: p.tags(),
             protected: p.is_protected(),
             damaged: p.state() == PointState::Damaged || p.log_damage.is_some(),
+            ahead: times::is_ahead(s.time_unix_ms, now_unix_ms),
             log_unreadable: p.log_damage.is_some(),
         }
-    }
+    };
+    points.iter().map(candidate).collect()
 }
 
 /// Why each candidate stays, in the candidates' order; one without a reason goes.
@@ -92,12 +100,17 @@ pub fn reasons(candidates: &[Candidate], rules: &Rules, zone: &TimeZone, now_uni
     }
     let mut out = vec![Vec::new(); candidates.len()];
     for mut group in groups.into_values() {
+        // It is no witness of which others are old, and stays anyhow.
+        group.retain(|i| !candidates[*i].ahead);
         group.sort_by_key(|i| std::cmp::Reverse(candidates[*i].time_unix_ms));
         keep_group(candidates, &group, rules, zone, &mut out);
     }
     for (c, why) in candidates.iter().zip(&mut out) {
         if c.protected {
             why.push("protected".into());
+        }
+        if c.ahead {
+            why.push("dated ahead of this host's clock".into());
         }
         if c.log_unreadable {
             why.push("its log cannot be read whole".into());
@@ -165,7 +178,7 @@ mod tests {
     }
 
     fn candidate(name: &str, host: &str, time_unix_ms: u64) -> Candidate {
-        Candidate { name: name.into(), host: host.into(), time_unix_ms, tags: vec![], protected: false, damaged: false, log_unreadable: false }
+        Candidate { name: name.into(), host: host.into(), time_unix_ms, tags: vec![], protected: false, damaged: false, ahead: false, log_unreadable: false }
     }
 
     fn kept(candidates: &[Candidate], rules: &Rules) -> Vec<usize> {
@@ -255,6 +268,16 @@ mod tests {
         let mut all = daily(6);
         (all[4].log_unreadable, all[4].damaged) = (true, true);
         assert_eq!(kept(&all, &Rules { last: 2, ..Rules::default() }), [3, 4, 5], "it stays, and its place goes to the one before");
+    }
+
+    #[test]
+    fn a_point_that_is_dated_ahead_costs_no_other_its_place() {
+        let mut all = daily(10);
+        all.push(Candidate { ahead: true, ..candidate("a", "h", NOW + 365 * DAY_MS) });
+        let within = Rules { within: Some(Span::new().days(3)), ..Rules::default() };
+        assert_eq!(kept(&all, &within), [6, 7, 8, 9, 10]);
+        assert_eq!(kept(&all, &Rules { last: 2, ..Rules::default() }), [8, 9, 10]);
+        assert_eq!(kept(&all, &Rules { tags: vec!["typo".into()], ..Rules::default() }), [9, 10], "the newest true one stays, too");
     }
 
     #[test]

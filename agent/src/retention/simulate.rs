@@ -23,7 +23,7 @@ pub fn simulate(points: &[Candidate], rules: &Rules, zone: &TimeZone, now_unix_m
         time += every_ms.max(1);
         let Some(model) = &model else { break };
         // What the future brings has no tags and no protection.
-        there.push(Candidate { time_unix_ms: time, tags: Vec::new(), protected: false, damaged: false, log_unreadable: false, ..model.clone() });
+        there.push(Candidate { time_unix_ms: time, tags: Vec::new(), protected: false, damaged: false, ahead: false, log_unreadable: false, ..model.clone() });
         let why = reasons(&there, rules, zone, time);
         let mut why = why.iter();
         there.retain(|_| !why.next().expect("one a point").is_empty());
@@ -45,6 +45,7 @@ mod tests {
             tags: vec![],
             protected: false,
             damaged: false,
+            ahead: false,
             log_unreadable: false,
         };
         let rules = Rules { last: 3, daily: 7, weekly: 4, monthly: 12, yearly: 2, ..Rules::default() };

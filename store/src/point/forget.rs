@@ -27,19 +27,35 @@ use std::collections::HashSet;
 const TRIES_MAX: u32 = 100;
 
 impl Store {
-    /// Forgets a point. Protected points are refused; those younger than `min_age_ms`, and those of which a damaged log may say that they are protected,
-    /// too, unless `force`.
-    pub fn forget(&self, point: &Point, min_age_ms: u64, force: bool) -> Result<()> {
-        let store = &*self.inner;
-        let now_ms = store.platform.now_unix_ms();
+    /// Whether [`Store::forget`] would refuse, by what is known of the point already; nothing is written.
+    pub fn may_forget(&self, point: &Point, min_age_ms: u64, force: bool) -> Result<()> {
         let name = || format!("point {} of {}", point.id, point.summary.name.escape_debug());
-        if !force && now_ms.saturating_sub(point.summary.time_unix_ms) < min_age_ms {
+        if !force && self.inner.platform.now_unix_ms().saturating_sub(point.summary.time_unix_ms) < min_age_ms {
             return Err(StoreError::Refused(format!(
                 "{} is younger than {}; give --force if it shall go all the same",
                 name(),
                 crate::point::hours(min_age_ms)
             )));
         }
+        if point.is_protected() {
+            return Err(StoreError::Refused(format!("{} is protected; 'cairn unprotect {}' first if it shall go", name(), point.id)));
+        }
+        if let Some(d) = point.log_damage.as_ref().filter(|d| d.may_be_protected && !force) {
+            return Err(StoreError::Refused(format!(
+                "{} is not forgotten: its log cannot be read whole, and it may be protected ({}); 'cairn unprotect {}' settles that, or give --force",
+                name(),
+                d.first(),
+                point.id
+            )));
+        }
+        Ok(())
+    }
+
+    /// Forgets a point. Protected points are refused; those younger than `min_age_ms`, and those of which a damaged log may say that they are protected,
+    /// too, unless `force`.
+    pub fn forget(&self, point: &Point, min_age_ms: u64, force: bool) -> Result<()> {
+        let store = &*self.inner;
+        let now_ms = store.platform.now_unix_ms();
         let entry = LogEntry { action: Action::Forget, time_unix_ms: now_ms, host: store.host.clone(), text: String::new() }.encode();
         for _ in 0..TRIES_MAX {
             let names = log_names(store, &point.id)?;
@@ -49,23 +65,13 @@ impl Store {
             if now.log_forgets() {
                 return bury(store, &point.id);
             }
-            if now.is_protected() {
-                return Err(StoreError::Refused(format!("{} is protected; 'cairn unprotect {}' first if it shall go", name(), point.id)));
-            }
-            if let Some(d) = now.log_damage.as_ref().filter(|d| d.may_be_protected && !force) {
-                return Err(StoreError::Refused(format!(
-                    "{} is not forgotten: its log cannot be read whole, and it may be protected ({}); 'cairn unprotect {}' settles that, or give --force",
-                    name(),
-                    d.first(),
-                    point.id
-                )));
-            }
+            self.may_forget(&now, min_age_ms, force)?;
             let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.id.0, next.into(), &entry)?;
             if store.platform.create(&ObjectName::point_log(&point.id, next), &bytes, Durability::Now)? == Created::New {
                 return bury(store, &point.id);
             }
         }
-        Err(StoreError::Busy(format!("the log of {} is written to all the time; try again", name())))
+        Err(StoreError::Busy(format!("the log of point {} is written to all the time; try again", point.id)))
     }
 
     /// Forgets a point whose register cannot be read: nothing tells whether it was protected, so the caller must be sure.
