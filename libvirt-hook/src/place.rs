@@ -4,11 +4,13 @@
 //! quick, and never read-only, full of something else, or on a server that is gone.
 
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, fstat, futimens, mkdirat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::geteuid;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::SystemTime;
 
 /// Where it is.
 pub const DIR_DEFAULT: &str = "/run/cairn";
@@ -18,6 +20,9 @@ pub const DIR_VARIABLE: &str = "CAIRN_HOOK_RUN_DIR";
 pub const SOCKET: &str = "hook.sock";
 /// The spool in it.
 pub const SPOOL: &str = "hook-spool";
+
+/// An empty file in it; its time is that of the last call. So it can be told whether libvirt calls the hook at all.
+pub const CALLED: &str = "hook-called";
 
 const FOLDER: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
@@ -43,6 +48,22 @@ pub fn open_spool(base: impl AsFd) -> io::Result<OwnedFd> {
         Err(e) => return Err(e.into()),
     }
     trusted(openat(base, SPOOL, FOLDER, Mode::empty())?)
+}
+
+/// Leaves the time of this call.
+///
+/// # Errors
+/// The file cannot be made; something else is in its place.
+pub fn mark_called(base: impl AsFd) -> io::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = openat(base, CALLED, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Ok(futimens(&file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)?)
+}
+
+/// When the hook was last called in this boot; none where it was not.
+#[must_use]
+pub fn last_called(base: &Path) -> Option<SystemTime> {
+    std::fs::symlink_metadata(base.join(CALLED)).ok()?.modified().ok()
 }
 
 /// Nobody but ourselves may put names into it: what we open in it by name is then what was put there.

@@ -1,7 +1,7 @@
 //! One call of the hook from its arguments and its standard input to the record's place: all that the program's child does.
 
 use crate::event::{Event, Operation};
-use crate::{channel, clock, spool, stdin, xml};
+use crate::{channel, clock, place, spool, stdin, xml};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -50,6 +50,8 @@ pub fn xml(fd: BorrowedFd<'_>) -> Vec<u8> {
 /// Neither took it; it is lost.
 pub fn deliver(base: &Path, event: &Event) -> io::Result<Way> {
     let record = event.encode();
+    // Of use to people only.
+    let _ = place::open_base(base).and_then(place::mark_called);
     match channel::send(base, &record) {
         Ok(()) => Ok(Way::Sent),
         Err(_) => spool::put(base, event.stamp_ns, &record).map(Way::Spooled),
@@ -78,6 +80,8 @@ mod tests {
             })
             .expect("drained");
         assert_eq!(spooled, [event]);
+        let age = place::last_called(dir.path()).expect("called").elapsed().unwrap_or_default();
+        assert!(age.as_secs() < 60, "{age:?}");
     }
 
     #[test]
