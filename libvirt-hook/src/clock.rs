@@ -20,6 +20,23 @@ pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// One moment by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// As [`since_boot_ns`].
+    pub stamp_ns: u64,
+    /// As [`unix_ms`].
+    pub time_unix_ms: u64,
+}
+
+impl Moment {
+    /// This one.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { stamp_ns: since_boot_ns(), time_unix_ms: unix_ms() }
+    }
+}
+
 /// The id of this boot; none where `/proc` is not mounted.
 #[must_use]
 pub fn boot_id() -> Option<Uuid> {

@@ -1,7 +1,8 @@
 //! One call of the hook from its arguments and its standard input to the record's place: all that the program's child does.
 
+use crate::clock::{self, Moment};
 use crate::event::{Event, Operation};
-use crate::{channel, clock, place, spool, stdin, xml};
+use crate::{channel, place, spool, stdin, xml};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,10 +17,10 @@ pub enum Way {
     Spooled(spool::Put),
 }
 
-/// The event that libvirt's arguments (domain, operation, sub-operation, extra) and its XML tell of; none without a domain or an operation.
+/// The event that libvirt's arguments (domain, operation, sub-operation, extra) and its XML tell of, when the hook was called; none
+/// without a domain or an operation.
 #[must_use]
-pub fn event(arguments: &[&OsStr], xml: &[u8]) -> Option<Event> {
-    let stamp_ns = clock::since_boot_ns();
+pub fn event(called: Moment, arguments: &[&OsStr], xml: &[u8]) -> Option<Event> {
     let word = |i: usize| arguments.get(i).map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
     let (domain, operation) = (word(0), word(1));
     if domain.is_empty() || operation.is_empty() {
@@ -31,8 +32,8 @@ pub fn event(arguments: &[&OsStr], xml: &[u8]) -> Option<Event> {
         operation: Operation::of(&operation),
         sub_operation: word(2),
         extra: word(3),
-        time_unix_ms: clock::unix_ms(),
-        stamp_ns,
+        time_unix_ms: called.time_unix_ms,
+        stamp_ns: called.stamp_ns,
         boot: clock::boot_id(),
         cut: false,
     })
@@ -67,7 +68,7 @@ mod tests {
     fn with_a_listener_it_is_sent_and_without_one_spooled() {
         let dir = tempfile::tempdir().expect("folder");
         let arguments = ["web 1", "stopped", "end", "-"].map(OsStr::new);
-        let event = event(&arguments, b"<domain><uuid>6ba7b810-9dad-11d1-80b4-00c04fd430c8</uuid>").expect("an event");
+        let event = event(Moment::now(), &arguments, b"<domain><uuid>6ba7b810-9dad-11d1-80b4-00c04fd430c8</uuid>").expect("an event");
         assert_eq!(deliver(dir.path(), &event).expect("spooled"), Way::Spooled(spool::Put::Stored));
         let inbox = Inbox::bind(dir.path()).expect("bound");
         assert_eq!(deliver(dir.path(), &event).expect("sent"), Way::Sent);
@@ -88,7 +89,7 @@ mod tests {
     fn without_a_domain_or_an_operation_there_is_none() {
         for arguments in [&[][..], &["web1"], &["", "start"], &["web1", ""]] {
             let arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
-            assert_eq!(event(&arguments, b""), None, "{arguments:?}");
+            assert_eq!(event(Moment::now(), &arguments, b""), None, "{arguments:?}");
         }
     }
 }

@@ -13,6 +13,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(60);
 /// Becomes libvirtd; `$1` is an empty folder for all that is its own.
 const SCRIPT: &str = r#"set -e
 hostname second
+mkdir -p "$1/etc/libvirt"
+[ -z "$2" ] || cp -a "$2" "$1/etc/libvirt/"
 for d in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run; do
   mkdir -p "$1/$d"
   mount --bind "$1/$d" "/$d"
@@ -21,7 +23,6 @@ mkdir -p /run/libvirt /run/lock /run/cairn
 printf 'security_driver = "none"\nstdio_handler = "file"\n' > /etc/libvirt/qemu.conf
 printf 'auth_unix_ro = "none"\nauth_unix_rw = "none"\nhost_uuid = "5ec00d00-0000-4000-8000-000000000002"\nlog_outputs = "3:file:%s"\n' "$1/libvirtd.log" \
   > /etc/libvirt/libvirtd.conf
-[ -z "$2" ] || cp -a "$2" /etc/libvirt/
 exec libvirtd -p /run/libvirtd.pid
 "#;
 
@@ -42,8 +43,12 @@ impl Second {
         command.args(["--mount", "--uts", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]).arg(folder).arg(hooks.unwrap_or(Path::new("")));
         command.env("PATH", crate::init::PATH).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let daemon = command.spawn().map_err(Error::io("start", "the second libvirtd"))?;
-        let second = Self { daemon };
+        let mut second = Self { daemon };
         wait_for("start of the second libvirtd", START_LIMIT, Duration::from_millis(50), || {
+            if let Some(status) = second.daemon.try_wait().map_err(Error::io("wait for", "the second libvirtd"))? {
+                let said = std::fs::read_to_string(folder.join("libvirtd.log")).unwrap_or_default();
+                return Err(Error::Command { command: "the second libvirtd".into(), status: status.to_string(), stderr: said });
+            }
             Ok(run(&mut second.virsh(&["version"]), CALL_LIMIT)?.status.success().then_some(()))
         })?;
         Ok(second)

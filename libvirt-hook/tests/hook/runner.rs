@@ -134,3 +134,14 @@ pub fn spooled(base: &Path) -> Vec<Event> {
     assert!(drained.rejected.is_empty(), "{drained:?}");
     events
 }
+
+/// The same, as soon as there are so many: a child that had no processor comes later than its parent ends.
+pub fn at_least(base: &Path, count: usize) -> Vec<Event> {
+    let mut events = Vec::new();
+    let end = Instant::now() + Duration::from_secs(3);
+    while events.len() < count && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(2));
+        events.extend(spooled(base));
+    }
+    events
+}
