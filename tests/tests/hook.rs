@@ -360,3 +360,33 @@ lab_test!(install_status_and_remove, no_guest(), |lab| {
     assert_eq!(fs::read_dir(hooks::DIR).expect("there").count(), 1, "nothing unfinished is left");
     assert_refused(&hook(&lab, &["install", "--dir", "/nowhere/hooks", "--binary", &program]), cairn::NOT_FOUND, "is libvirt installed");
 });
+
+// What docs/hooks.md says of libvirt and `cairn hook` relies on; another libvirt may do otherwise.
+lab_test!(when_libvirt_looks_for_hooks_and_which_it_runs, no_guest(), |lab| {
+    let root = Path::new("/");
+    let folder = Path::new(hooks::DIR).join("qemu.d");
+    let domain = define("t1");
+    let start_and_destroy = || {
+        domain.virsh_ok(&["start", "t1"]).expect("start");
+        domain.virsh_ok(&["destroy", "t1"]).expect("destroy");
+    };
+    hooks::make("50-other").expect("another hook");
+    start_and_destroy();
+    assert_eq!(hooks::take(root).expect("log"), [], "there was no hook when libvirtd started");
+    reload();
+    start_and_destroy();
+    assert_eq!(hooks::take(root).expect("log").len(), 5, "a reload is enough");
+    // From here on each operation reads the folder anew.
+    fs::rename(folder.join("50-other"), folder.join(".other~")).expect("renamed");
+    let program = lab.hook().expect("the hook").to_string_lossy().into_owned();
+    assert_eq!(hook(&lab, &["install", "--binary", &program]).code(), cairn::DONE);
+    start_and_destroy();
+    assert_eq!(told(root, spooled), [&START[..], &STOP].concat(), "ours is new, and the other one has a name that hides it");
+    // One that refuses the start: all are called all the same, and told of an end of what never began.
+    let refusing = folder.join("00-refusing");
+    fs::write(&refusing, "#!/bin/sh\n[ \"$2\" != prepare ]\n").expect("written");
+    fs::set_permissions(&refusing, fs::Permissions::from_mode(0o755)).expect("changed");
+    let refused = domain.virsh(&["start", "t1"]).expect("it ends");
+    assert!(refused.code() != 0 && refused.err_text().contains("Hook script"), "{refused:?}");
+    assert_eq!(told(root, spooled), ["prepare begin", "stopped end", "release end"]);
+});
