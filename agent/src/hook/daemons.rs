@@ -6,6 +6,7 @@
 use super::Place;
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     time::{Duration, SystemTime},
@@ -107,12 +108,14 @@ fn daemon(proc: &Path, place: &Place, since: &Since) -> Option<Daemon> {
     Some(Daemon { pid, name, calls })
 }
 
-/// Whether the process has the same file there as we have.
+/// Whether the process has the same file there as we have; taken to be so where only root could tell.
 fn is_seen(proc: &Path, path: &Path) -> bool {
-    let id = |p: &Path| fs::metadata(p).ok().map(|m| (m.dev(), m.ino()));
+    let id = |p: &Path| fs::metadata(p).map(|m| (m.dev(), m.ino()));
     let Ok(path) = std::path::absolute(path) else { return false };
-    let theirs = id(&proc.join("root").join(path.strip_prefix("/").unwrap_or(&path)));
-    theirs.is_some() && theirs == id(&path)
+    match id(&proc.join("root").join(path.strip_prefix("/").unwrap_or(&path))) {
+        Ok(theirs) => id(&path).is_ok_and(|ours| ours == theirs),
+        Err(e) => e.kind() == ErrorKind::PermissionDenied,
+    }
 }
 
 /// Whether the process is confined by a profile that says nothing of the folder.

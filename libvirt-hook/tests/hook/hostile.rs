@@ -134,12 +134,29 @@ fn a_file_system_that_never_answers() {
     let base = dir.path().join("cairn");
     // A connection serves one mount, and ends with its last descriptor.
     let mut servers = Vec::new();
+    // A fifth argument, which the hook passes over: by it the processes are found.
+    let name = format!("hung-{}", std::process::id());
     let took = assert_harmless("a hung file system", || {
         let (server, data) = silent_server();
         servers.push(server);
-        (mounted(hook(&base), dir.path(), "fuse", MsFlags::empty(), &data), Feed::Bytes(xml()))
+        let mut command = hook(&base);
+        command.arg(&name);
+        (mounted(command, dir.path(), "fuse", MsFlags::empty(), &data), Feed::Bytes(xml()))
     });
     assert!(took >= Duration::from_millis(70), "{took:?}: it did not wait for the file system at all, so this showed nothing");
+    assert!(running(&name) > 0, "the child still waits");
+    let gone = |_| {
+        std::thread::sleep(Duration::from_millis(100));
+        running(&name) == 0
+    };
+    assert!((0..100).any(gone), "the kernel ends what waits for more than two seconds");
+}
+
+/// Processes with this argument.
+fn running(name: &str) -> usize {
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
+    let lines = all.filter_map(|e| fs::read(e.path().join("cmdline")).ok());
+    lines.filter(|line| line.split(|c| *c == 0).any(|word| word == name.as_bytes())).count()
 }
 
 /// A FUSE connection that nobody reads from, and the mount data for it: as a server that is gone behind a hard mount.
