@@ -12,6 +12,7 @@ mod commands;
 mod context;
 mod domain;
 mod failure;
+mod hook;
 mod in_place;
 mod interrupt;
 mod logging;

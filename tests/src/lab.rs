@@ -11,6 +11,8 @@ pub const DOMAIN: &str = "lab1";
 pub const FOLDER_VARIABLE: &str = "CAIRN_LAB";
 /// Environment variable with the path of the program under test.
 pub const CAIRN_VARIABLE: &str = "CAIRN";
+/// Environment variable with the path of the program that libvirt is to run as a hook.
+pub const HOOK_VARIABLE: &str = "CAIRN_HOOK";
 
 const XML: &str = include_str!("../guest/lab1.xml");
 
@@ -93,5 +95,14 @@ impl Lab {
             what: "the program under test".into(),
             remedy: "build it with `cargo build --release -p cairn`, or set CAIRN to its path".into(),
         })
+    }
+
+    /// The program that libvirt is to run as a hook.
+    ///
+    /// # Errors
+    /// `CAIRN_HOOK` is not set or names no file.
+    pub fn hook(&self) -> Result<PathBuf> {
+        let path = std::env::var_os(HOOK_VARIABLE).map(PathBuf::from).filter(|path| path.is_file());
+        path.ok_or_else(|| Error::Missing { what: "libvirt's hook".into(), remedy: "build it with `cargo xtask hook`, or set CAIRN_HOOK to its path".into() })
     }
 }

@@ -42,7 +42,9 @@ pub fn inside(name: &str, init: PathBuf, options: Options) -> Option<Lab> {
     let this = std::env::current_exe().expect("a running test has a path");
     let command = [&this.to_string_lossy(), "--exact", exact, "--nocapture", "--include-ignored"].map(str::to_owned);
     let output = std::env::temp_dir().join(format!("cairn-lab-test-{}-{}.log", std::process::id(), exact.replace("::", "-")));
-    let env = [(crate::lab::CAIRN_VARIABLE, crate::testing::cairn(&this))].into_iter().filter_map(|(k, v)| v.map(|v| (k.to_owned(), v)));
+    let env = [(crate::lab::CAIRN_VARIABLE, crate::testing::cairn(&this)), (crate::lab::HOOK_VARIABLE, hook(&this))]
+        .into_iter()
+        .filter_map(|(k, v)| v.map(|v| (k.to_owned(), v)));
     let entry = Entry { init, options, command: command.to_vec(), env: env.collect(), signals: false, output: Some(output.clone()), limit: Some(LIMIT) };
     let result = enter(entry);
     let text = std::fs::read_to_string(&output).unwrap_or_default();
@@ -77,5 +79,14 @@ fn cairn(test: &std::path::Path) -> Option<String> {
     }
     // target/debug/deps/NAME-HASH -> target/release/cairn
     let path = test.ancestors().nth(3)?.join("release/cairn");
+    path.is_file().then(|| path.to_string_lossy().into_owned())
+}
+
+/// libvirt's hook: `CAIRN_HOOK`, or as `cargo xtask hook` builds it into the test's own target folder.
+fn hook(test: &std::path::Path) -> Option<String> {
+    if let Ok(path) = std::env::var(crate::lab::HOOK_VARIABLE) {
+        return Some(path);
+    }
+    let path = test.ancestors().nth(3)?.join(format!("{}-unknown-linux-gnu/hook/cairn-hook", std::env::consts::ARCH));
     path.is_file().then(|| path.to_string_lossy().into_owned())
 }

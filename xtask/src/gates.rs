@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::say::say;
 use crate::workspace::{cargo, run_visibly};
 use crate::{licences, setup, tidy, toolchain, workspace};
-use cairn_lab::lab::CAIRN_VARIABLE;
+use cairn_lab::lab::{CAIRN_VARIABLE, HOOK_VARIABLE};
 use cairn_lab::process::exit_code;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -68,16 +68,18 @@ fn all(report: &mut Report, extra: &[String]) -> Result<()> {
         command.env("RUSTDOCFLAGS", "-D warnings");
         visibly(command)
     })?;
-    let mut program = None;
+    let (mut program, mut hook) = (None, None);
     report.gate("release", || {
         program = workspace::cairn(true)?;
+        hook = workspace::hook(true)?;
         Ok(String::new())
     })?;
+    let hook = hook.ok_or_else(|| Error::failed("cargo built no cairn-hook"))?;
     let program = program.ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
     let mut summary = Vec::new();
     report.gate("tests", || {
         let mut command = runner(extra)?;
-        command.env(CAIRN_VARIABLE, &program);
+        command.env(CAIRN_VARIABLE, &program).env(HOOK_VARIABLE, &hook);
         let done = tee(&mut command, &mut summary);
         done.map(|()| summary.join("; "))
     })

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::say::say;
 use crate::workspace;
-use cairn_lab::lab::CAIRN_VARIABLE;
+use cairn_lab::lab::{CAIRN_VARIABLE, HOOK_VARIABLE};
 use cairn_lab::{Entry, Options};
 use std::process::ExitCode;
 
@@ -11,8 +11,8 @@ const USAGE: &str = "\
 usage: cargo xtask lab [OPTIONS] -- COMMAND...
 
 Runs COMMAND in a private namespace with a libvirt of its own and the running domain lab1, ends with its exit
-code, and leaves nothing behind. COMMAND finds LIBVIRT_DEFAULT_URI, LAB_DIR (a folder QEMU's user may write)
-and CAIRN (the release binary) in its environment. 70: the lab did not come up.
+code, and leaves nothing behind. COMMAND finds LIBVIRT_DEFAULT_URI, LAB_DIR (a folder QEMU's user may write),
+CAIRN (the release binary) and CAIRN_HOOK (libvirt's hook) in its environment. 70: the lab did not come up.
 
   --no-guest      start libvirt only
   --no-build      do not build the release binary first
@@ -46,6 +46,9 @@ fn run(request: Request) -> Result<i32> {
     let mut env = Vec::new();
     if let Some(path) = workspace::cairn(request.build)? {
         env.push((CAIRN_VARIABLE.to_owned(), path.to_string_lossy().into_owned()));
+    }
+    if let Some(path) = workspace::hook(request.build)? {
+        env.push((HOOK_VARIABLE.to_owned(), path.to_string_lossy().into_owned()));
     }
     enter(request.options, request.command, env)
 }

@@ -24,6 +24,7 @@ usage: cargo xtask COMMAND
   setup                 install what is missing to build Cairn and to run its lab (Debian, as root)
   demo [--keep]         back up and restore a real guest, every byte compared
   test [-- ARGUMENTS]   all gates: format, lints, tidy, licences, documentation, every test
+  hook                  build cairn-hook as it is shipped, static; prints where it is and how large
   tidy                  the tidy check alone
   bench [OPTIONS]       Cairn beside the least work for its format, restic and borg; --help tells the rest
   lab [OPTIONS] -- COMMAND...
@@ -52,6 +53,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
             "demo" => demo::main(rest),
             "bench" => bench::main(rest),
             "test" => gates::main(rest),
+            "hook" => hook(rest),
             "tidy" => tidy::main(rest),
             demo::INSIDE => demo::inside(rest),
             "help" | "--help" | "-h" => {
@@ -62,4 +64,14 @@ fn run(args: &[String]) -> Result<ExitCode> {
         },
         None => Err(Error::Usage(USAGE.to_owned())),
     }
+}
+
+fn hook(args: &[String]) -> Result<ExitCode> {
+    if let Some(arg) = args.first() {
+        return Err(Error::Usage(format!("hook takes no argument, and {arg:?} is one")));
+    }
+    let path = workspace::hook(true)?.ok_or_else(|| Error::failed("cargo built no cairn-hook"))?;
+    let bytes = std::fs::metadata(&path).map_err(|e| Error::failed(format!("cannot look at {}: {e}", path.display())))?.len();
+    say!("{} {bytes} bytes", path.display());
+    Ok(ExitCode::SUCCESS)
 }

@@ -48,3 +48,20 @@ pub fn cairn(build: bool) -> Result<Option<PathBuf>> {
     let path = target()?.join("release/cairn");
     Ok(path.is_file().then_some(path))
 }
+
+/// libvirt's hook as it is shipped, one file without libraries, built first unless `CAIRN_HOOK` names another. `None` with `build` off and none built.
+pub fn hook(build: bool) -> Result<Option<PathBuf>> {
+    if let Some(path) = std::env::var_os(cairn_lab::lab::HOOK_VARIABLE).map(PathBuf::from) {
+        let path = path.canonicalize().map_err(|e| Error::failed(format!("CAIRN_HOOK={}: {e}; unset it to build the program", path.display())))?;
+        return Ok(Some(path));
+    }
+    // Named, so that the flags are for the program alone and not for what builds it.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    if build {
+        let mut command = cargo(&["build", "--locked", "--profile", "hook", "-p", "cairn-hook", "--bin", "cairn-hook", "--target", &platform])?;
+        command.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        run_visibly(&mut command)?;
+    }
+    let path = target()?.join(platform).join("hook/cairn-hook");
+    Ok(path.is_file().then_some(path))
+}

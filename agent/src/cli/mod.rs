@@ -4,6 +4,7 @@ mod backup;
 mod diff;
 mod elsewhere;
 mod export;
+mod hook;
 mod in_place;
 mod points;
 mod recover_host;
@@ -15,6 +16,7 @@ pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
 pub use diff::Diff;
 pub use elsewhere::Elsewhere;
 pub use export::Export;
+pub use hook::{HookCommand, HookInstall, HookPlace, HookStatus};
 pub use in_place::InPlace;
 pub use points::{List, Note, OnePoint, Show, Tag};
 pub use recover_host::RecoverHost;
@@ -120,6 +122,12 @@ pub enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
+    /// The hook by which libvirt tells Cairn at once what happens to domains
+    Hook {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: HookCommand,
+    },
     /// Watches a backup and thaws the guest if the backup dies (started by backup itself)
     #[command(hide = true)]
     Guard,
@@ -176,6 +184,9 @@ mod tests {
             "cairn keep web1-run --to /srv/x --format raw --rate 50MiB --detach",
             "cairn keep web1-run --cancel",
             "cairn discard a b --force",
+            "cairn hook install --dir /d --binary /b --force --json",
+            "cairn hook status --json",
+            "cairn hook remove --dir /d",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -209,6 +220,8 @@ mod tests {
             "cairn keep x --format raw",
             "cairn keep x --cancel --detach",
             "cairn discard",
+            "cairn hook",
+            "cairn hook remove --force",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

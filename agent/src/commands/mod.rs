@@ -5,6 +5,7 @@ mod backup_image;
 mod diff;
 mod discard;
 mod export;
+mod hook;
 mod in_place;
 mod in_place_told;
 mod init;
@@ -75,6 +76,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Protect(o) => log::protect(common, &o, true),
         Command::Unprotect(o) => log::protect(common, &o, false),
         Command::Store { command } => store_info::run(common, &command),
+        Command::Hook { command } => hook::run(common, &command),
         Command::Guard => backup::guard(),
     }
 }

@@ -11,6 +11,7 @@
 
 mod fix;
 mod guest;
+mod hook;
 mod map;
 mod nbd;
 mod nbd_client;
@@ -21,6 +22,7 @@ mod register;
 pub mod seeds;
 
 pub use guest::guest_agent;
+pub use hook::hook;
 pub use map::store_map;
 pub use nbd::nbd_codec;
 pub use nbd_client::nbd_client;
@@ -51,7 +53,7 @@ impl Case {
 }
 
 /// All of them.
-pub const CASES: [Case; 16] = [
+pub const CASES: [Case; 17] = [
     Case::new("store_config", store_config),
     Case::new("store_keys", store_keys),
     Case::new("store_names", store_names),
@@ -72,4 +74,5 @@ pub const CASES: [Case; 16] = [
     // A piece of a read is 512 KiB, an option 64 KiB, block status 160 KiB. The rest is the runtime's.
     Case { heap_fixed_bytes: 3 << 20, mutations: 100, ..Case::new("nbd_server", nbd_server) },
     Case { mutations: 200, ..Case::new("guest_agent", guest_agent) },
+    Case::new("hook", hook),
 ];

@@ -97,7 +97,8 @@ replays!(
     nbd_codec,
     nbd_client,
     nbd_server,
-    guest_agent
+    guest_agent,
+    hook
 );
 
 #[test]

@@ -1,6 +1,7 @@
-//! Seeds of what peers say: NBD servers and guest agents.
+//! Seeds of what peers say: NBD servers, guest agents, libvirt and its hook.
 
 use super::{Seed, seed};
+use cairn_hook::{Event, Operation, Uuid};
 use cairn_nbd::codec::handshake::{
     self as hs, BlockSizes, Info, encode_go, encode_greeting, encode_info, encode_meta_context, encode_option, encode_option_reply, option, reply,
 };
@@ -16,6 +17,7 @@ pub(super) fn all() -> Vec<Seed> {
     out.extend(conversations());
     out.extend(wishes());
     out.extend(agents());
+    out.extend(hooks());
     out
 }
 
@@ -130,4 +132,23 @@ fn agents() -> Vec<Seed> {
         seed("guest_agent", "status", "{\"return\":\"thawed\"}"),
         seed("guest_agent", "thaw", "{\"return\":1}"),
     ]
+}
+
+/// Records by our own encoder; the XML is libvirt's.
+fn hooks() -> Vec<Seed> {
+    let event = Event {
+        domain: "web 1 %".to_owned(),
+        uuid: Some(Uuid::of([0x6b; 16])),
+        operation: Operation::Stopped,
+        sub_operation: "end".to_owned(),
+        extra: "-".to_owned(),
+        time_unix_ms: 1_763_700_000_000,
+        stamp_ns: 86_400_000_000_000,
+        boot: Some(Uuid::of([1; 16])),
+        cut: false,
+    };
+    let other = Event { domain: "\u{e4}".repeat(600), uuid: None, operation: Operation::Other("melt".to_owned()), boot: None, ..event.clone() };
+    let xml = "<domain type='kvm' id='1'>\n  <name>web &lt;1&gt;</name>\n  <uuid>6ba7b810-9dad-11d1-80b4-00c04fd430c8</uuid>\n  <title>x</title>\n</domain>\n";
+    let odd = "<?xml version='1.0'?><!-- <uuid> --><domain a='>'><t><![CDATA[<uuid>]]></t><m><uuid>x</uuid></m><e/><uuid>\n6BA7B810-9DAD-11D1-80B4-00C04FD430C8 </uuid>";
+    vec![seed("hook", "record", event.encode()), seed("hook", "record-cut", other.encode()), seed("hook", "xml", xml), seed("hook", "xml-odd", odd)]
 }

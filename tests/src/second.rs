@@ -1,0 +1,84 @@
+//! A second host on this one, as far as libvirt can tell: a libvirtd with a host name, a UUID and folders of its own, for migrations.
+//!
+//! It lives in mount and host-name namespaces inside the lab's, so it ends with the lab at the latest.
+
+use crate::error::{Error, Result};
+use crate::process::{run, wait_for};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// Becomes libvirtd; `$1` is an empty folder for all that is its own.
+const SCRIPT: &str = r#"set -e
+hostname second
+mkdir -p "$1/etc/libvirt"
+[ -z "$2" ] || cp -a "$2" "$1/etc/libvirt/"
+for d in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run; do
+  mkdir -p "$1/$d"
+  mount --bind "$1/$d" "/$d"
+done
+mkdir -p /run/libvirt /run/lock /run/cairn
+printf 'security_driver = "none"\nstdio_handler = "file"\n' > /etc/libvirt/qemu.conf
+printf 'auth_unix_ro = "none"\nauth_unix_rw = "none"\nhost_uuid = "5ec00d00-0000-4000-8000-000000000002"\nlog_outputs = "3:file:%s"\n' "$1/libvirtd.log" \
+  > /etc/libvirt/libvirtd.conf
+exec libvirtd -p /run/libvirtd.pid
+"#;
+
+/// The second libvirtd.
+#[derive(Debug)]
+pub struct Second {
+    daemon: Child,
+}
+
+impl Second {
+    /// Starts it with its folders below `folder`, which is made, and a copy of the folder of hooks, if one is named.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start(folder: &Path, hooks: Option<&Path>) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--uts", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]).arg(folder).arg(hooks.unwrap_or(Path::new("")));
+        command.env("PATH", crate::init::PATH).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let daemon = command.spawn().map_err(Error::io("start", "the second libvirtd"))?;
+        let mut second = Self { daemon };
+        wait_for("start of the second libvirtd", START_LIMIT, Duration::from_millis(50), || {
+            if let Some(status) = second.daemon.try_wait().map_err(Error::io("wait for", "the second libvirtd"))? {
+                let said = std::fs::read_to_string(folder.join("libvirtd.log")).unwrap_or_default();
+                return Err(Error::Command { command: "the second libvirtd".into(), status: status.to_string(), stderr: said });
+            }
+            Ok(run(&mut second.virsh(&["version"]), CALL_LIMIT)?.status.success().then_some(()))
+        })?;
+        Ok(second)
+    }
+
+    /// Its view of the file system.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.daemon.id()))
+    }
+
+    /// How to reach it from the lab.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.root().join("run/libvirt/libvirt-sock").display())
+    }
+
+    /// A virsh command on it.
+    #[must_use]
+    pub fn virsh(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("virsh");
+        command.args(["-q", "-c", &self.uri()]).args(args).env("LC_ALL", "C");
+        command
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        // Gone already is as good; domains that are left end with the lab.
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
