@@ -35,7 +35,7 @@ pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
     interrupt::watch(&runtime, &progress, "an unfinished run, which 'cairn discard' removes")?;
     let made = match (&o.resume, &o.point) {
         (Some(name), _) => resume(common, name)?,
-        (None, Some(spec)) => make::make(common, o, spec, &progress.cancel)?,
+        (None, Some(spec)) => make::make(common, &o.into(), spec, &progress.cancel)?,
         (None, None) => return Err(Failure::usage("name a point, or a run with --resume")),
     };
     let answered = o.wait_agent.map(|limit_s| wait_agent(&made.domain, Duration::from_secs(limit_s), &progress));

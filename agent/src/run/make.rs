@@ -45,6 +45,45 @@ const IMAGES: &str = "/var/lib/libvirt/images";
 pub const SERVED_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
 
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Name of the domain, if not the usual one.
+    pub name: Option<String>,
+    /// none, same, or a network of libvirt's.
+    pub network: String,
+    /// Memory other than the saved, bytes.
+    pub memory_bytes: Option<u64>,
+    /// Folder for the overlays.
+    pub dir: Option<PathBuf>,
+    /// Pool for the overlays.
+    pub pool: Option<String>,
+    /// UUID, MAC addresses and passed-through devices stay.
+    pub keep_identity: bool,
+    /// Started without letting its processors run.
+    pub paused: bool,
+    /// Also of a point that is known to be damaged.
+    pub allow_damaged: bool,
+    /// What stands between QEMU and the store.
+    pub via: ViaChoice,
+}
+
+impl From<&cli::Run> for Request {
+    fn from(o: &cli::Run) -> Self {
+        Self {
+            name: o.rename.clone(),
+            network: o.network.clone(),
+            memory_bytes: o.memory,
+            dir: o.dir.clone(),
+            pool: o.pool.clone(),
+            keep_identity: o.keep_identity,
+            paused: o.paused,
+            allow_damaged: o.allow_damaged,
+            via: o.via,
+        }
+    }
+}
+
 /// What was made.
 pub struct Made {
     /// Its record.
@@ -70,7 +109,7 @@ struct Start<'a> {
 }
 
 /// Makes a run and starts its domain.
-pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> Outcome<Made> {
+pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Outcome<Made> {
     // M1
     let state_dir = absolute(&context::state_dir(common)?)?;
     let (store_path, key) = store_and_key(common)?;
@@ -82,7 +121,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
     }
     let _pin = store.pin(&[point.id])?;
     let origin = origin(&store, point)?;
-    let name = o.rename.clone().unwrap_or_else(|| if o.keep_identity { origin.saved.name.clone() } else { format!("{}-run", origin.saved.name) });
+    let name = o.name.clone().unwrap_or_else(|| if o.keep_identity { origin.saved.name.clone() } else { format!("{}-run", origin.saved.name) });
     let folder = RunFolder::of(&state_dir, &name)?;
     if folder.exists() {
         // Says what to do about it.
@@ -118,7 +157,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
         socket: path_text(&if direct { sockets.server() } else { sockets.daemon() })?,
         reconnect_s: (direct && can_wait).then_some(RECONNECT_S),
         network,
-        memory_kib: o.memory.map(|bytes| bytes / 1024),
+        memory_kib: o.memory_bytes.map(|bytes| bytes / 1024),
     };
     let built = wanted.build(&origin.xml).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
     refuse_taken(&host, &built.uuid)?;
@@ -319,7 +358,7 @@ fn refuse_taken(host: &Host, name: &str) -> Outcome<()> {
     }
 }
 
-fn images_folder(host: &Host, o: &cli::Run) -> Outcome<PathBuf> {
+fn images_folder(host: &Host, o: &Request) -> Outcome<PathBuf> {
     let dir = match (&o.dir, &o.pool) {
         (Some(dir), _) => absolute(dir)?,
         (None, Some(pool)) => PathBuf::from(host.pool_folder(pool)?),
