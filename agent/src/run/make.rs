@@ -7,10 +7,10 @@
 use super::{
     copy::qemu_img_create,
     daemon::RECONNECT_S,
-    folder::{RunFolder, RunSockets, failed, sync_folder},
+    folder::{RunFolder, RunLock, RunSockets, failed, sync_folder},
     keep::libvirt,
     launch, log,
-    record::{Key, Phase, Record, RunDisk, State, VERSION, Via},
+    record::{Key, Phase, Proof, Record, RunDisk, State, VERSION, Via},
     server,
     status::Status,
     teardown,
@@ -27,7 +27,7 @@ use cairn_hypervisor::{
     Domain, Host,
     host::{HostError, LIBVIRT_NBD_RECONNECT},
     restore_map::Mapping,
-    run::{Built, Network, RunXml, xml},
+    run::{Built, Network, RunXml, isolate::isolate, xml},
     state_files::Role,
 };
 use cairn_store::{PointState, Store, format::manifest::Manifest};
@@ -66,6 +66,8 @@ pub struct Request {
     pub allow_damaged: bool,
     /// What stands between QEMU and the store.
     pub via: ViaChoice,
+    /// For a boot proof: isolated, and gone with whoever asked for it.
+    pub proof: Option<Proof>,
 }
 
 impl From<&cli::Run> for Request {
@@ -80,6 +82,7 @@ impl From<&cli::Run> for Request {
             paused: o.paused,
             allow_damaged: o.allow_damaged,
             via: o.via,
+            proof: None,
         }
     }
 }
@@ -92,6 +95,8 @@ pub struct Made {
     pub domain: Domain,
     /// What people should know.
     pub warnings: Vec<String>,
+    /// Of a boot proof: as long as it is held, the run stays.
+    pub owner: Option<RunLock>,
 }
 
 /// What the point says, before anything is made.
@@ -159,7 +164,16 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         network,
         memory_kib: o.memory_bytes.map(|bytes| bytes / 1024),
     };
-    let built = wanted.build(&origin.xml).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
+    let broken = |e: &dyn std::error::Error| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(e)));
+    let mut built = wanted.build(&origin.xml).map_err(|e| broken(&e))?;
+    if o.proof.is_some() {
+        let targets: Vec<String> = disks.iter().map(|d| d.target.clone()).collect();
+        let isolated = isolate(&built.xml, &targets).map_err(|e| broken(&e))?;
+        built.left_out.extend(isolated.left_out);
+        built.left_out.sort();
+        built.left_out.dedup();
+        built.xml = isolated.xml;
+    }
     refuse_taken(&host, &built.uuid)?;
     if let Some(path) = built.nvram.as_ref().map(PathBuf::from).filter(|p| fs::symlink_metadata(p).is_ok()) {
         return Err(Failure::refused(format!("the firmware's variables {} exist; nothing was made (give another name with --as)", path.display())));
@@ -195,8 +209,10 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         owner,
         disks,
         state: State::Making,
+        proof: o.proof,
     };
     folder.create()?; // M2
+    let owner = o.proof.map(|_| folder.own()).transpose()?;
     let made = (|| {
         folder.save(&record)?;
         build(&host, &folder, &mut record, &mut wanted, &built, &files, &Start { paused: o.paused, cancel })
@@ -204,7 +220,7 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
     match made {
         Ok((domain, mut warnings)) => {
             warnings.splice(..0, origin.warnings);
-            Ok(Made { record, domain, warnings })
+            Ok(Made { record, domain, warnings, owner })
         }
         Err(f) => Err(undo(&folder, &record, f)),
     }
@@ -252,8 +268,11 @@ fn build(
     interrupted(cancel)?;
     record.state = State::Ready;
     folder.save(record)?; // M8
-    let left_out = |kind: &String| format!("its {kind} is left out: a copy cannot share it with the original (--keep-identity keeps it)");
-    warnings.extend(built.left_out.iter().map(left_out));
+    // A guest in isolation is to lack it.
+    if record.proof.is_none() {
+        let left_out = |kind: &String| format!("its {kind} is left out: a copy cannot share it with the original (--keep-identity keeps it)");
+        warnings.extend(built.left_out.iter().map(left_out));
+    }
     Ok((domain, warnings))
 }
 

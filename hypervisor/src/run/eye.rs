@@ -72,7 +72,7 @@ impl Domain {
     }
 
     /// Takes a picture of its first screen and hands it on in pieces until `sink` says `false`; gives libvirt's name of the format
-    /// (`image/x-portable-pixmap` with QEMU).
+    /// (`image/png` with QEMU from 7.1 on, `image/x-portable-pixmap` before).
     ///
     /// # Errors
     /// libvirt's; among them that it has no screen.
