@@ -184,6 +184,24 @@ pub fn block_job_info(domain: &Domain, disk: &str) -> Result<Option<sys::virDoma
     }
 }
 
+/// A domain's state and its reason, as libvirt numbers them. The `virt` crate (0.5) has it, and forgets to look at the result: of a libvirtd that is gone
+/// it gives a state that nobody knows, and no error.
+///
+/// # Errors
+/// libvirt's.
+pub fn domain_state(domain: &Domain) -> Result<(sys::virDomainState, i32), LibvirtError> {
+    const CALL: &str = "virDomainGetState";
+    let (mut state, mut reason) = (0, 0);
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: both numbers are of the type that libvirt fills, and outlive the call.
+    let result = unsafe { sys::virDomainGetState(pointer, &raw mut state, &raw mut reason, 0) };
+    match (result, sys::virDomainState::try_from(state)) {
+        (0, Ok(state)) => Ok((state, reason)),
+        _ => Err(LibvirtError::last(CALL)),
+    }
+}
+
 /// What a stream had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {

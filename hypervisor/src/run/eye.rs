@@ -7,8 +7,6 @@
 //!
 //! What it must not do: understand pictures or texts.
 
-use virt::domain::DomainState;
-use virt::enumutil::Enum;
 use virt::stream::Stream;
 use virt_sys as sys;
 
@@ -107,7 +105,7 @@ impl Domain {
     /// # Errors
     /// libvirt's.
     pub fn has_crashed(&self) -> Result<bool, LibvirtError> {
-        let (state, _) = self.raw().state().named("virDomainGetState")?;
-        Ok(state == Enum::Known(DomainState::Crashed))
+        let (state, _) = ffi::domain_state(self.raw())?;
+        Ok(state == sys::VIR_DOMAIN_CRASHED)
     }
 }
