@@ -49,6 +49,15 @@ fn they_are_told_by_every_host_and_go_with_their_point() {
     // A collection takes none of it while the point lives, and all of it afterwards.
     store.collect(&at_once(), &Progress::default()).expect("collects");
     assert_eq!(lab.files("v").len(), 3);
+    // Nor on the word of a file that is a tombstone by its name alone.
+    let register = lab.files("c").into_iter().find(|f| f.ends_with(b.id.to_string())).expect("its register");
+    let month = register.parent().and_then(|m| m.file_name()).expect("c/<month>/<id>");
+    let false_one = lab.root().join("f").join(month).join(b.id.to_string());
+    fs::create_dir_all(false_one.parent().expect("its folder")).expect("made");
+    fs::write(&false_one, "no tombstone").expect("written");
+    store.collect(&at_once(), &Progress::default()).expect("collects");
+    assert_eq!(lab.files("v").len(), 3);
+    fs::remove_file(&false_one).expect("removed");
     store.forget(&pa, 0, false).expect("forgets");
     store.collect(&at_once(), &Progress::default()).expect("collects");
     assert_eq!(lab.files("v").len(), 1);

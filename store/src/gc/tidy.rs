@@ -7,7 +7,7 @@
 
 use super::{
     GcOptions, GcReport, living, reindex,
-    round::{Marked, deleting},
+    round::{Marked, deleting, tombstones},
     rounds,
 };
 use crate::{
@@ -21,7 +21,7 @@ use cairn_store_format::{
     ObjectName, PackId, SessionId,
     index::{self, IndexedPack},
     limits::LIST_BYTES_MAX,
-    name::{parse_numbered, parse_round, parse_session},
+    name::{parse_numbered, parse_round},
 };
 use std::collections::{BTreeSet, HashSet};
 
@@ -162,13 +162,13 @@ fn reports(store: &Inner, deleting: &dyn Deleting, marked: &Marked<'_>, report: 
     Ok(())
 }
 
-/// Evidence of boot proofs goes with its point: a tombstone is irrevocable. What belongs to no point that is known stays, like its log.
+/// Evidence of boot proofs goes with its point: a tombstone is irrevocable, if it is one. What belongs to no point that is known stays, like its log.
 fn evidence(store: &Inner, deleting: &dyn Deleting, report: &mut GcReport) -> Result<()> {
     let names = list_months(store, "v")?;
     if names.is_empty() {
         return Ok(());
     }
-    let buried: HashSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+    let buried = tombstones(store)?;
     for name in &names {
         if parse_numbered(name.file()).is_some_and(|(point, _)| buried.contains(&point)) {
             report.tidied += u64::from(deleting.delete(name)?);
