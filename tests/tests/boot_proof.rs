@@ -121,6 +121,23 @@ fn files(dir: &Path) -> usize {
     entries.map(|e| if e.path().is_dir() { files(&e.path()) } else { 1 }).sum()
 }
 
+/// The definition with all sorts of ways out of the guest, none of which this host has: a copy that keeps one does not start.
+fn add_ways_out(suite: &Suite, name: &str) {
+    let xml = suite.domain.virsh_ok(&["dumpxml", "--inactive", name]).expect("dumpxml");
+    let path = suite.path("ways-out.xml");
+    let devices = "<interface type='bridge'><source bridge='br-nowhere'/><model type='virtio'/></interface>\
+        <graphics type='spice' port='5932' autoport='no' listen='192.0.2.1'/><video><model type='qxl'/></video><sound model='ich9'/>\
+        <channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>\
+        <filesystem type='mount'><source dir='/nowhere'/><target dir='out'/></filesystem><vsock model='virtio'><cid auto='no' address='77'/></vsock>\
+        <hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x0000' bus='0xfe' slot='0x1f' function='0x7'/></source></hostdev>\
+        <input type='evdev'><source dev='/dev/input/nowhere'/></input><rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\
+        <disk type='file' device='cdrom'><source file='/nowhere.iso'/><target dev='sda' bus='sata'/><readonly/></disk>\
+        <disk type='block' device='disk'><source dev='/dev/nowhere'/><target dev='vdz' bus='virtio'/><shareable/></disk><memballoon";
+    let end = "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-no-such-option'/></qemu:commandline></domain>";
+    std::fs::write(&path, xml.replacen("<memballoon", devices, 1).replace("</domain>", end)).expect("written");
+    suite.domain.virsh_ok(&["define", &path.to_string_lossy()]).expect("define");
+}
+
 lab_test!(a_disk_without_a_system_fails_in_time_whatever_is_on_the_screen, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let disk = Path::new(cairn_lab::libvirt::IMAGES).join("dead.raw");
@@ -135,8 +152,8 @@ lab_test!(a_disk_without_a_system_fails_in_time_whatever_is_on_the_screen, Optio
     let path = suite.path("dead.xml");
     std::fs::write(&path, xml).expect("written");
     suite.domain.virsh_ok(&["define", &path.to_string_lossy()]).expect("define");
-    add_screen(&suite, "dead");
     suite.domain.virsh_ok(&["start", "dead"]).expect("start");
+    add_ways_out(&suite, "dead");
     suite.cairn.ok(&["backup", "dead", "--quiesce", "never"]).expect("backup");
     suite.domain.virsh_ok(&["destroy", "dead"]).expect("destroy");
     let begin = Instant::now();
@@ -176,10 +193,12 @@ lab_test!(whoever_dies_in_mid_boot_nothing_is_left, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     suite.cairn.ok(&["backup", "lab1"]).expect("backup");
     // The command alone: its supervisor sees to it.
-    let mut child = midway(&suite, &[]);
+    let mut child = midway(&suite, &["--boot-exec", "sleep 100"]);
     let shown = suite.cairn.json(&["runs"]).expect("runs");
     assert!(shown[0]["boot_proof"] == true && shown[0]["state"].as_str().is_some_and(|s| s.contains("boot proof")), "{shown}");
     let name = shown[0]["name"].as_str().expect("a name").to_owned();
+    let saved = suite.cairn.json(&["backup", "--all"]).expect("backup");
+    assert_eq!(saved.as_array().map(|points| points.iter().map(|p| p["name"].clone()).collect()), Some(vec![Value::from("lab1")]), "no copy of what is saved");
     for args in [vec!["keep", &name], vec!["run", "--resume", &name]] {
         suite::assert_refused(&suite.cairn.run(&args).expect("it ends"), cairn::REFUSED, "boot proof");
     }
@@ -212,7 +231,7 @@ lab_test!(whoever_dies_in_mid_boot_nothing_is_left, Options::small(), |lab| {
     let status = process::wait_limit(&mut child, "cairn verify --boot", END_LIMIT).expect("it ends");
     assert_eq!(process::exit_code(status), INTERRUPTED);
     assert_nothing_left();
-    let point = suite.point(&suite.points()[0]);
+    let point = suite.point(suite.points().last().expect("the one that was taken in mid-boot"));
     assert_eq!(point["boot_proofs"].as_array().map(Vec::len), Some(1), "what was broken off is no verdict: {point}");
     suite.assert_left_alone(Duration::from_secs(5));
 });
@@ -237,8 +256,12 @@ lab_test!(checks_that_fail_and_guests_that_end_are_told_apart, Options::small(),
     let (code, answer) = prove_one(&suite, &["lab1", "--memory", "1000GiB"]);
     assert_eq!((code, &answer["passed"], &answer["recorded"]), (cairn::FAILED, &Value::Null, &false.into()));
     assert_eq!(suite.point(&suite.points()[0])["boot_proofs"].as_array().map(Vec::len), before);
-    for args in [vec!["verify", "lab1", "--boot", "--boot-script", "/nowhere"], vec!["verify", "lab1", "--boot", "--boot-script", "/etc/hostname"]] {
-        suite::assert_refused(&suite.cairn.run(&args).expect("it ends"), cairn::USAGE, &args[4][1..]);
+    let plain = suite.path("plain");
+    std::fs::write(&plain, "no program").expect("written");
+    cairn_lab::folder::set_mode(&plain, 0o644).expect("mode");
+    for script in ["/nowhere", &plain.to_string_lossy()] {
+        let output = suite.cairn.run(&["verify", "lab1", "--boot", "--boot-script", script]).expect("it ends");
+        suite::assert_refused(&output, cairn::USAGE, script);
     }
     // libvirtd is started anew in mid-boot.
     let log = suite.path("libvirtd.json");

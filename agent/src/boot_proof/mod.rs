@@ -136,6 +136,11 @@ fn new_name() -> String {
     format!("{PREFIX}{}", &uuid::Uuid::new_v4().simple().to_string()[..12])
 }
 
+/// Whether a domain of that name is a boot proof of this host.
+pub fn is_proof(state_dir: &Path, name: &str) -> bool {
+    RunFolder::of(state_dir, name).and_then(|folder| folder.record()).is_ok_and(|record| record.proof.is_some())
+}
+
 /// Takes away what proofs left whose processes are all dead; gives what could not be.
 pub fn sweep(state_dir: &Path) -> Vec<String> {
     run::folder::sweep(state_dir);

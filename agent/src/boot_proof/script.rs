@@ -1,7 +1,7 @@
 //! The check on the host: a program of the admin's, with the guest's name in its environment.
 //!
 //! Invariants
-//! - It has a limit of its own, and nothing of its process group outlives it.
+//! - It has a limit of its own, and nothing of its process group outlives it. Should we be killed, it is, too; what it started must see to itself.
 //! - However much it says, its end is kept and no more; however long it keeps its output open, nobody waits for that.
 
 use super::tail::Tail;
@@ -33,6 +33,9 @@ pub fn run(script: &Path, environment: &[(&str, String)], limit: Duration, tick:
     let (reader, writer) = std::io::pipe().map_err(fail)?;
     let mut command = Command::new(script);
     command.envs(environment.iter().map(|(k, v)| (k, v))).stdin(Stdio::null()).stdout(writer.try_clone().map_err(fail)?).stderr(writer).process_group(0);
+    let with_us = || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?);
+    // SAFETY: between fork and exec only prctl is called: a plain system call without locks or memory.
+    unsafe { command.pre_exec(with_us) };
     let mut child = command.spawn().map_err(fail)?;
     // Its copies of the pipe's end would keep the reader waiting.
     drop(command);
