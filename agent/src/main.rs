@@ -7,6 +7,7 @@
 #[macro_use]
 mod output;
 
+mod boot_proof;
 mod cli;
 mod commands;
 mod context;

@@ -204,6 +204,10 @@ impl Domain {
         &self.domain
     }
 
+    pub(crate) fn connection(&self) -> &Connect {
+        &self.connection
+    }
+
     /// Socket of the guest agent's channel in the running instance.
     #[must_use]
     pub(crate) fn agent_socket(&self) -> Option<std::path::PathBuf> {
@@ -218,7 +222,10 @@ impl Domain {
     }
 
     /// URI of the connection.
-    pub(crate) fn uri(&self) -> Result<String, LibvirtError> {
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn uri(&self) -> Result<String, LibvirtError> {
         self.connection.uri().named("virConnectGetURI")
     }
 

@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 
 use thiserror::Error;
 use virt::domain::Domain;
+use virt::stream::Stream;
 use virt_sys as sys;
 
 /// An error that libvirt reported.
@@ -180,6 +181,55 @@ pub fn block_job_info(domain: &Domain, disk: &str) -> Result<Option<sys::virDoma
         0 => Ok(None),
         1 => Ok(Some(info)),
         _ => Err(LibvirtError::last(CALL)),
+    }
+}
+
+/// A domain's state and its reason, as libvirt numbers them. The `virt` crate (0.5) has it, and forgets to look at the result: of a libvirtd that is gone
+/// it gives a state that nobody knows, and no error.
+///
+/// # Errors
+/// libvirt's.
+pub fn domain_state(domain: &Domain) -> Result<(sys::virDomainState, i32), LibvirtError> {
+    const CALL: &str = "virDomainGetState";
+    let (mut state, mut reason) = (0, 0);
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: both numbers are of the type that libvirt fills, and outlive the call.
+    let result = unsafe { sys::virDomainGetState(pointer, &raw mut state, &raw mut reason, 0) };
+    match (result, sys::virDomainState::try_from(state)) {
+        (0, Ok(state)) => Ok((state, reason)),
+        _ => Err(LibvirtError::last(CALL)),
+    }
+}
+
+/// What a stream had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing just now (of a stream that does not wait).
+    Nothing,
+    /// No more will come.
+    End,
+}
+
+/// "Would block", of `virStreamRecv`.
+const WOULD_BLOCK: i32 = -2;
+
+/// Takes what a stream has. Not in the `virt` crate, which makes an error of "nothing just now".
+///
+/// # Errors
+/// libvirt's.
+pub fn stream_receive(stream: &Stream, buffer: &mut [u8]) -> Result<Received, LibvirtError> {
+    const CALL: &str = "virStreamRecv";
+    // SAFETY: the stream's pointer is valid while `stream` is borrowed.
+    let pointer = unsafe { stream.as_ptr() };
+    // SAFETY: `buffer` is writable for as many bytes as are said, and outlives the call.
+    let result = unsafe { sys::virStreamRecv(pointer, buffer.as_mut_ptr().cast::<c_char>(), buffer.len()) };
+    match result {
+        WOULD_BLOCK => Ok(Received::Nothing),
+        0 => Ok(Received::End),
+        count => usize::try_from(count).map(|count| Received::Bytes(count.min(buffer.len()))).map_err(|_| LibvirtError::last(CALL)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The door to a guest agent, and the reading of what it says.
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Longest reply that is read; libvirt itself stops at 16 MiB.
@@ -51,6 +51,16 @@ pub trait GuestAgent {
 /// [`AgentFailure`].
 pub fn call<R: DeserializeOwned>(agent: &dyn GuestAgent, command: &'static str, limit_s: u16) -> Result<R, AgentFailure> {
     let text = agent.command(&format!("{{\"execute\":\"{command}\"}}"), limit_s)?;
+    read_reply(command, &text)
+}
+
+/// Runs a command with arguments and reads its answer.
+///
+/// # Errors
+/// [`AgentFailure`].
+pub fn call_with<A: Serialize, R: DeserializeOwned>(agent: &dyn GuestAgent, command: &'static str, arguments: &A, limit_s: u16) -> Result<R, AgentFailure> {
+    let arguments = serde_json::to_string(arguments).map_err(|e| AgentFailure::Other(e.to_string()))?;
+    let text = agent.command(&format!("{{\"execute\":\"{command}\",\"arguments\":{arguments}}}"), limit_s)?;
     read_reply(command, &text)
 }
 
@@ -112,6 +122,19 @@ mod tests {
         let refused: Result<u32, _> = read_reply("x", "{\"error\":{\"class\":\"GenericError\",\"desc\":\"no \\u001b[31m\"}}");
         assert_eq!(refused, Err(AgentFailure::Refused("no \\u{1b}[31m".to_owned())));
     }
+    #[test]
+    fn arguments_reach_the_agent_as_json() {
+        struct Echo;
+        impl GuestAgent for Echo {
+            fn command(&self, json: &str, _: u16) -> Result<String, AgentFailure> {
+                Ok(serde_json::json!({ "return": json }).to_string())
+            }
+        }
+        let said: String = call_with(&Echo, "guest-exec-status", &serde_json::json!({ "pid": 7, "x": "\"" }), 1).expect("answers");
+        let sent: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(sent, serde_json::json!({"execute": "guest-exec-status", "arguments": {"pid": 7, "x": "\""}}));
+    }
+
     #[test]
     fn what_a_guest_said_is_quoted_in_part_only() {
         let long = serde_json::json!({ "return": "\u{1b}x".repeat(100_000) }).to_string();

@@ -16,6 +16,9 @@ pub const RECORDS: &str = "/var/lib/cairn/runs";
 /// Where their sockets are.
 pub const SOCKETS: &str = "/run/cairn/run";
 
+/// Names of boot proofs' domains and images begin so.
+pub const BOOT_PROOF: &str = "cairn-boot-";
+
 /// A process around a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -50,7 +53,9 @@ fn is_part(pid: i32, part: Part) -> bool {
         Part::Daemon => program == "qemu-storage-daemon" && args.iter().any(|arg| arg.contains(SOCKETS)),
         Part::Libvirtd => program == "libvirtd",
         // The lab's own guest has no path of a run among its arguments.
-        Part::Qemu => program.starts_with("qemu-system") && args.iter().any(|arg| arg.contains("-run,") || arg.contains("guest=run")),
+        Part::Qemu => {
+            program.starts_with("qemu-system") && args.iter().any(|arg| arg.contains("-run,") || arg.contains("guest=run") || arg.contains(BOOT_PROOF))
+        }
     }
 }
 
@@ -94,7 +99,12 @@ pub fn left_over() -> Vec<String> {
     for folder in [RECORDS, SOCKETS] {
         found.extend(entries(folder).iter().map(|path| path.display().to_string()));
     }
-    found.extend(entries(IMAGES).iter().filter(|path| path.to_string_lossy().contains("-run")).map(|path| path.display().to_string()));
+    found.extend(
+        entries(IMAGES)
+            .iter()
+            .filter(|path| ["-run", BOOT_PROOF].iter().any(|part| path.to_string_lossy().contains(part)))
+            .map(|path| path.display().to_string()),
+    );
     found
 }
 

@@ -1,6 +1,7 @@
 //! The command line, as clap reads it. One struct a command; nothing here acts.
 
 mod backup;
+mod boot;
 mod diff;
 mod elsewhere;
 mod export;
@@ -13,6 +14,7 @@ mod retention;
 mod run;
 
 pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
+pub use boot::Boot;
 pub use diff::Diff;
 pub use elsewhere::Elsewhere;
 pub use export::Export;
@@ -173,6 +175,9 @@ mod tests {
             "cairn verify --percent 15 --rate 50MiB",
             "cairn verify x@latest --against-disk",
             "cairn verify x@latest --against-disk disk0=/x --against-disk vdb=/y",
+            "cairn verify a b@-1 --boot --boot-timeout 90s --boot-level screen --boot-script /x --boot-script-timeout 1m --memory 1GiB --dir /y",
+            "cairn verify --all --boot --boot-exec true --json",
+            "cairn show a --screenshot /x.png --console",
             "cairn forget a@latest b@-1 --force",
             "cairn prune --keep-last 3 --keep-within 30d --simulate 400d",
             "cairn gc --keep-trash 0s",
@@ -208,6 +213,11 @@ mod tests {
             "cairn tag web1@latest",
             "cairn backup a --all",
             "cairn verify --percent 0",
+            "cairn verify a --boot --data",
+            "cairn verify a --boot-exec true",
+            "cairn verify a --memory 1GiB",
+            "cairn verify --boot",
+            "cairn verify a --boot --boot-timeout soon",
             "cairn verify --against-disk",
             "cairn forget",
             "cairn gc --wait x",

@@ -1,6 +1,7 @@
 //! Options of what shows points and says something of them: `list`, `show`, `tag`, `note`, `protect`, `unprotect`.
 
 use clap::Args;
+use std::path::PathBuf;
 
 const POINTS: &str =
     "A POINT is NAME@latest, NAME@-1 (the one before), NAME@2026-11-21T02:00 (newest not after), NAME@ID-PREFIX, or an id prefix of 8 or more digits.";
@@ -28,6 +29,12 @@ pub struct Show {
     /// Show what it would free if it alone, or its name as a whole, were forgotten
     #[arg(long)]
     pub sizes: bool,
+    /// Write the picture of its newest boot proof that has one to this file, PNG
+    #[arg(long, value_name = "FILE")]
+    pub screenshot: Option<PathBuf>,
+    /// Print the end of what the guest's console said at its newest boot proof
+    #[arg(long)]
+    pub console: bool,
 }
 
 /// `cairn tag`

@@ -1,6 +1,6 @@
 //! Options of what reads points: `restore`, `verify`.
 
-use super::{Elsewhere, InPlace};
+use super::{Boot, Elsewhere, InPlace};
 use crate::commands::parse_bytes;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -67,12 +67,14 @@ pub struct Restore {
   cairn verify --percent 15 --rate 50MiB          every night: all packs once a week, those first that were not looked at for longest
   cairn verify --packs                             all packs and all other objects; without a key as far as checksums go
   cairn verify data@latest --against-disk          is the source still what was saved?
+  cairn verify --all --boot                        does the latest point of each domain boot? In isolation; 'cairn show POINT' has the verdict
+  cairn verify web1@-1 --boot --boot-script /etc/cairn/check-web
 
 Damage ends in exit code 14 and is recorded in the points. The next backup stores damaged places again, and 'cairn gc' mends older points with that.")]
 pub struct Verify {
-    /// A point, or a name for all its points
-    #[arg(required_unless_present_any = ["all", "packs", "percent"])]
-    pub what: Option<String>,
+    /// Points, or names for all their points (with --boot: for their latest)
+    #[arg(required_unless_present_any = ["all", "packs", "percent"], value_name = "POINT|NAME")]
+    pub what: Vec<String>,
     /// All points
     #[arg(long, conflicts_with = "what")]
     pub all: bool,
@@ -91,4 +93,7 @@ pub struct Verify {
     /// Compare the point's disks with their sources, or with TARGET=PATH; may be repeated
     #[arg(long, value_name = "TARGET=PATH", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["all", "packs", "percent", "data"], requires = "what")]
     pub against_disk: Vec<String>,
+    /// Boot proof.
+    #[command(flatten)]
+    pub boot: Boot,
 }

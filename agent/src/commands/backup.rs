@@ -26,7 +26,7 @@ pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
     let store = open_store(common)?;
     let host = Host::open(common.connect.as_deref())?;
     host.check_versions()?;
-    let names = if o.all { running(&host)? } else { o.domains.clone() };
+    let names = if o.all { running(&host, &state_dir(common)?)? } else { o.domains.clone() };
     let many = o.all || names.len() > 1;
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
@@ -83,13 +83,16 @@ fn summary(failed: &[Failure], asked_count: usize, json: bool) -> Option<Failure
     Some(Failure::new(last.code, format!("{} of {asked_count} domains were not saved: {why}", failed.len())))
 }
 
-/// Names of the domains that run.
-fn running(host: &Host) -> Outcome<Vec<String>> {
+/// Names of the domains that run; boot proofs are gone in a minute, and are copies of what is in the store.
+fn running(host: &Host, state_dir: &std::path::Path) -> Outcome<Vec<String>> {
     let fail = |e: &dyn std::error::Error| Failure::new(crate::failure::FAILED, e.to_string());
     let mut out = Vec::new();
     for d in host.domains()? {
         if d.is_running().map_err(|e| fail(&e))? {
-            out.push(d.name().map_err(|e| fail(&e))?);
+            let name = d.name().map_err(|e| fail(&e))?;
+            if !crate::boot_proof::is_proof(state_dir, &name) {
+                out.push(name);
+            }
         }
     }
     if out.is_empty() { Err(Failure::not_found("no domain is running on this host")) } else { Ok(out) }

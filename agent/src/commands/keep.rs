@@ -31,6 +31,7 @@ const HEARD_LIMIT: Duration = Duration::from_secs(30);
 pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
     let folder = RunFolder::of(&context::state_dir(common)?, &o.name)?;
     let record = folder.record()?;
+    record.refuse_proof()?;
     match (record.state, folder.wish()?) {
         (_, Some(Wish::Discard)) => {
             return Err(Failure::refused(format!("run '{0}' is being removed; 'cairn discard {0}' goes on with that", output::shown(&o.name))));

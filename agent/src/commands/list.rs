@@ -76,6 +76,9 @@ pub fn show(common: &Common, o: &cli::Show) -> Outcome<Done> {
     let (all, damaged) = store.points_and_damage()?;
     let hidden = super::unreadable(&damaged);
     let p = points::select(&all, &o.point)?;
+    if o.screenshot.is_some() || o.console {
+        return super::boot::show_evidence(&store, p, o).map(|()| hidden);
+    }
     let manifest = store.manifest(p)?;
     let sizes = if o.sizes { Some(super::store_info::sizes(&store, &[p])?) } else { None };
     let done = match sizes.as_ref().map_or(Done::Clean, |s| super::store_info::damage(&s.damage)) {
@@ -91,6 +94,7 @@ pub fn show(common: &Common, o: &cli::Show) -> Outcome<Done> {
         map.insert("host".into(), manifest.host.into());
         map.insert("cairn_version".into(), manifest.cairn_version.into());
         map.insert("warnings".into(), manifest.warnings.into());
+        map.insert("boot_proofs".into(), p.boot_proofs().iter().map(output::boot_proof_json).collect());
         map.insert("source".into(), manifest.source);
         map.insert("parts".into(), manifest.parts.into_keys().collect::<Vec<_>>().into());
     }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod backup_image;
+mod boot;
 mod diff;
 mod discard;
 mod export;

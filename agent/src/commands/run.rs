@@ -35,7 +35,7 @@ pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
     interrupt::watch(&runtime, &progress, "an unfinished run, which 'cairn discard' removes")?;
     let made = match (&o.resume, &o.point) {
         (Some(name), _) => resume(common, name)?,
-        (None, Some(spec)) => make::make(common, o, spec, &progress.cancel)?,
+        (None, Some(spec)) => make::make(common, &o.into(), spec, &progress.cancel)?,
         (None, None) => return Err(Failure::usage("name a point, or a run with --resume")),
     };
     let answered = o.wait_agent.map(|limit_s| wait_agent(&made.domain, Duration::from_secs(limit_s), &progress));
@@ -70,6 +70,7 @@ fn resume(common: &Common, name: &str) -> Outcome<Made> {
     if record.state == State::Making {
         return Err(Failure::refused(format!("run '{0}' was never finished; remove it with 'cairn discard {0}'", output::shown(name))));
     }
+    record.refuse_proof()?;
     if matches!(folder.wish()?, Some(Wish::Discard)) {
         return Err(Failure::refused(format!("run '{0}' is being removed; 'cairn discard {0}' goes on with that", output::shown(name))));
     }
@@ -82,7 +83,7 @@ fn resume(common: &Common, name: &str) -> Outcome<Made> {
     if domain.guest_state().map_err(|e| libvirt(&e))? == GuestState::Off {
         start(&folder, &host, &domain)?;
     }
-    Ok(Made { record, domain, warnings: Vec::new() })
+    Ok(Made { record, domain, warnings: Vec::new(), owner: None })
 }
 
 /// Once more while a keep lets go of the images.

@@ -2,12 +2,13 @@
 
 use super::{Done, now_unix_ms};
 use crate::{
+    boot_proof,
     cli::{self, Common},
     context,
     failure::Outcome,
     output,
     run::{
-        folder::{self, RunFolder, RunSockets},
+        folder::{RunFolder, RunSockets},
         launch,
         record::{Phase, Record, State, Wish},
         status::Status,
@@ -28,7 +29,7 @@ struct Shown {
 /// Lists runs; those that nobody serves are served again.
 pub fn run(common: &Common, o: &cli::Runs) -> Outcome<Done> {
     let state_dir = context::state_dir(common)?;
-    folder::sweep(&state_dir);
+    let left = boot_proof::sweep(&state_dir);
     let folders = match &o.name {
         None => RunFolder::all(&state_dir)?,
         Some(name) => vec![RunFolder::of(&state_dir, name)?],
@@ -55,7 +56,8 @@ pub fn run(common: &Common, o: &cli::Runs) -> Outcome<Done> {
             eprintln!("cairn: warning: {}: {}", output::shown(&s.record.name), output::shown(problem));
         }
     }
-    Ok(if shown.iter().any(|s| s.status.problem.is_some()) { Done::WithWarnings } else { Done::Clean })
+    left.iter().for_each(|l| say!("cairn: warning: {}", output::shown(l)));
+    Ok(if !left.is_empty() || shown.iter().any(|s| s.status.problem.is_some()) { Done::WithWarnings } else { Done::Clean })
 }
 
 fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
@@ -80,6 +82,7 @@ fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
     let state = match (record.state, &wish) {
         (_, Some(Wish::Discard)) => "being removed".to_owned(),
         (State::Making, _) => "unfinished".to_owned(),
+        (State::Ready, _) if record.proof.is_some() => format!("{guest}, boot proof"),
         (State::Ready, _) if !status.served => format!("{guest}, not served"),
         (State::Ready, _) => guest.to_owned(),
     };
@@ -125,6 +128,6 @@ fn json(s: &Shown) -> serde_json::Value {
     serde_json::json!({
         "name": r.name, "uuid": r.uuid, "point": r.point_name, "id": r.point, "state": s.state, "served": s.status.served, "restarts": s.status.restarts,
         "written": s.written_bytes, "keeping": s.keeping, "keep_percent": percent(s), "created": output::rfc3339(r.created_unix_ms), "network": r.network,
-        "via": r.via, "disks": disks, "problem": s.status.problem,
+        "via": r.via, "disks": disks, "problem": s.status.problem, "boot_proof": r.proof.is_some(),
     })
 }

@@ -112,7 +112,8 @@ fn print(common: &Common, r: &ScrubReport, keyed: bool, marked: &[String]) {
 pub fn against_disk(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     let store = open_store(common)?;
     let all = store.points()?;
-    let p = points::select(&all, o.what.as_deref().unwrap_or_default())?;
+    let [spec] = &o.what[..] else { return Err(Failure::usage("--against-disk goes with one point")) };
+    let p = points::select(&all, spec)?;
     let _pin = store.pin(&[p.id])?;
     let disks = store.disks(p)?;
     let chosen = sources(&store, p, &o.against_disk)?;

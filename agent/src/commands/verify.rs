@@ -1,6 +1,6 @@
 //! `cairn verify`
 
-use super::{Done, now_unix_ms, scrub};
+use super::{Done, boot, now_unix_ms, scrub};
 use crate::{
     cli::{self, Common},
     context::open_store,
@@ -33,16 +33,15 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     if !o.against_disk.is_empty() {
         return scrub::against_disk(common, o);
     }
+    if o.boot.boot {
+        return boot::run(common, o);
+    }
     if o.rate.is_some() {
         return Err(Failure::usage("--rate goes with --packs or --percent"));
     }
     let store = open_store(common)?;
     let (all, unreadable) = store.points_from_storage()?;
-    let chosen: Vec<&Point> = match &o.what {
-        None => all.iter().collect(),
-        Some(name) if !points::of_name(&all, name).is_empty() => points::of_name(&all, name),
-        Some(spec) => vec![points::select(&all, spec)?],
-    };
+    let chosen = choose(&all, &o.what)?;
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "nothing")?;
@@ -61,7 +60,7 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
         }
     }
     drop(bar);
-    if let (Some(e), true, true) = (gone, reports.is_empty(), o.what.is_some()) {
+    if let (Some(e), true, false) = (gone, reports.is_empty(), o.what.is_empty()) {
         return Err(e.into());
     }
     if common.json {
@@ -72,6 +71,20 @@ pub fn run(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     unreadable.iter().for_each(|d| say!("cairn: warning: {d}"));
     let damaged = !unreadable.is_empty() || reports.iter().any(|(_, r)| r.damage_count > 0);
     Ok(if damaged { Done::Code(DAMAGED) } else { Done::Clean })
+}
+
+/// All points, or those that are named, each once.
+fn choose<'a>(all: &'a [Point], what: &[String]) -> Outcome<Vec<&'a Point>> {
+    if what.is_empty() {
+        return Ok(all.iter().collect());
+    }
+    let mut chosen: Vec<&Point> = Vec::new();
+    for spec in what {
+        let named = points::of_name(all, spec);
+        let more = if named.is_empty() { vec![points::select(all, spec)?] } else { named };
+        chosen.extend(more.into_iter().filter(|p| !chosen.iter().any(|c| c.id == p.id)).collect::<Vec<_>>());
+    }
+    Ok(chosen)
 }
 
 /// Points stay while they are read, whoever forgets them. Those that were forgotten since they were listed are no longer asked for: that they are

@@ -44,5 +44,6 @@ pub fn point_json(store: &Store, p: &Point) -> Outcome<Value> {
         "id": p.id.to_string(), "name": s.name, "time": rfc3339(s.time_unix_ms), "parent": p.body.parents.first().map(|x| x.session.to_string()),
         "quiesce": s.quiesce, "tags": p.tags(), "protected": p.is_protected(), "state": state, "duration_ms": s.duration_ms,
         "size": s.size_bytes, "read": s.read_bytes, "changed": s.changed_bytes, "stored": s.stored_bytes, "warning_count": s.warnings, "host": s.host, "note": p.note(), "disks": disks,
+        "boot": p.boot_proofs().last().map(super::boot_proof_json),
     }))
 }

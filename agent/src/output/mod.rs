@@ -1,6 +1,7 @@
 //! What people and scripts see: tables, JSON, progress bars.
 
 mod bar;
+mod boot;
 mod json;
 mod statistics;
 #[macro_use]
@@ -8,6 +9,7 @@ mod stream;
 mod table;
 
 pub use bar::Bar;
+pub use boot::{boot_json, boot_line, boot_proof_json, boot_text};
 pub use json::{damage_json, disk_json, point_json, rfc3339};
 pub use statistics::{store_json, store_text};
 pub use stream::{line, tell, was_heard, was_read};

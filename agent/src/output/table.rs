@@ -12,6 +12,9 @@ use cairn_store::{
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use jiff::{Timestamp, tz::TimeZone};
 
+/// Boot proofs of a point that are shown; JSON has them all.
+const PROOFS_SHOWN_MAX: usize = 3;
+
 /// `1.5 GiB`
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -59,7 +62,12 @@ fn state(p: &Point) -> String {
         PointState::Damaged => "DAMAGED",
         PointState::Unverified => "-",
     };
-    if p.is_protected() { format!("{state}, protected") } else { state.into() }
+    let boots = match p.boot_proofs().last().map(|b| b.verdict.passed) {
+        Some(true) => ", boots",
+        Some(false) => ", DOES NOT BOOT",
+        None => "",
+    };
+    format!("{state}{boots}{}", if p.is_protected() { ", protected" } else { "" })
 }
 
 /// `cairn list`
@@ -106,6 +114,9 @@ pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest, sizes: Option<&
         line("", format!("{}, free if all points of this name are", freed(sizes.names.get(&s.name))));
     }
     line("state", state(p));
+    for proof in p.boot_proofs().iter().rev().take(PROOFS_SHOWN_MAX) {
+        line("boot", super::boot_line(proof));
+    }
     line("tags", shown(&p.tags().join(", ")));
     if !p.note().is_empty() {
         line("note", shown(p.note()));

@@ -1,7 +1,7 @@
 //! The folder of a run, `<state folder>/runs/<name>`, and that of its sockets, `/run/cairn/run/<id>`.
 //!
 //! ```text
-//! <state folder>/runs/<name>/   0700   run.json  wish.json  lock  log  log.1
+//! <state folder>/runs/<name>/   0700   run.json  wish.json  lock  owner (boot proofs)  log  log.1
 //! /run/cairn/run/<id>/          0711   nbd.sock (QEMU's user, 0600)  status.json
 //! /run/cairn/run/<id>/daemon/   0700, QEMU's user   nbd.sock
 //! ```
@@ -23,6 +23,8 @@ use std::{
 const RECORD: &str = "run.json";
 const WISH: &str = "wish.json";
 const LOCK: &str = "lock";
+/// Locked by the maker of a boot proof for as long as the proof is wanted.
+const OWNER: &str = "owner";
 /// Says that somebody starts the domain: its images are left alone meanwhile.
 const STARTING: &str = "starting";
 /// Who starts a domain for longer than this has died.
@@ -160,8 +162,32 @@ impl RunFolder {
         }
     }
 
+    /// Makes this process the run's owner, until the result is dropped or the process ends, however that comes.
+    pub fn own(&self) -> Outcome<RunLock> {
+        let file = self.open_lock(OWNER)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed("lock", &self.path, &e.into()))?;
+        Ok(file)
+    }
+
+    /// Whether a process owns it. Two that ask at the same moment may each take the other for the owner; they ask again.
+    pub fn has_owner(&self) -> bool {
+        match File::open(self.path.join(OWNER)) {
+            Ok(file) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_err(),
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// How long ago something was made or removed in it.
+    pub fn age(&self) -> Option<Duration> {
+        fs::metadata(&self.path).and_then(|m| m.modified()).ok()?.elapsed().ok()
+    }
+
     fn lock_file(&self) -> Outcome<File> {
-        let path = self.path.join(LOCK);
+        self.open_lock(LOCK)
+    }
+
+    fn open_lock(&self, name: &str) -> Outcome<File> {
+        let path = self.path.join(name);
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => self.missing(),
             _ => failed("open", &path, &e),
@@ -355,6 +381,19 @@ mod tests {
         drop(held);
         assert_eq!(waiting.join().expect("ends").expect_err("the run is gone").code, NOT_FOUND);
         assert!(RunFolder::all(state.path()).expect("lists").is_empty());
+    }
+
+    #[test]
+    fn an_owner_is_one_until_it_ends() {
+        let state = tempfile::tempdir().expect("temp dir");
+        let folder = RunFolder::of(state.path(), "a").expect("a name");
+        folder.create().expect("creates");
+        assert!(!folder.has_owner(), "nobody ever was");
+        let owner = folder.own().expect("owns");
+        assert!(folder.has_owner() && folder.own().is_err() && folder.has_owner(), "asking takes nothing");
+        assert!(folder.try_lock().expect("asks").is_some(), "its supervisor's lock is another");
+        drop(owner);
+        assert!(!folder.has_owner());
     }
 
     #[test]

@@ -7,10 +7,10 @@
 use super::{
     copy::qemu_img_create,
     daemon::RECONNECT_S,
-    folder::{RunFolder, RunSockets, failed, sync_folder},
+    folder::{RunFolder, RunLock, RunSockets, failed, sync_folder},
     keep::libvirt,
     launch, log,
-    record::{Key, Phase, Record, RunDisk, State, VERSION, Via},
+    record::{Key, Phase, Proof, Record, RunDisk, State, VERSION, Via},
     server,
     status::Status,
     teardown,
@@ -27,7 +27,7 @@ use cairn_hypervisor::{
     Domain, Host,
     host::{HostError, LIBVIRT_NBD_RECONNECT},
     restore_map::Mapping,
-    run::{Built, Network, RunXml, driver, xml},
+    run::{Built, Network, RunXml, driver, isolate::isolate, xml},
     state_files::Role,
 };
 use cairn_store::{PointState, Store, format::manifest::Manifest};
@@ -45,6 +45,48 @@ const IMAGES: &str = "/var/lib/libvirt/images";
 pub const SERVED_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
 
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Name of the domain, if not the usual one.
+    pub name: Option<String>,
+    /// none, same, or a network of libvirt's.
+    pub network: String,
+    /// Memory other than the saved, bytes.
+    pub memory_bytes: Option<u64>,
+    /// Folder for the overlays.
+    pub dir: Option<PathBuf>,
+    /// Pool for the overlays.
+    pub pool: Option<String>,
+    /// UUID, MAC addresses and passed-through devices stay.
+    pub keep_identity: bool,
+    /// Started without letting its processors run.
+    pub paused: bool,
+    /// Also of a point that is known to be damaged.
+    pub allow_damaged: bool,
+    /// What stands between QEMU and the store.
+    pub via: ViaChoice,
+    /// For a boot proof: isolated, and gone with whoever asked for it.
+    pub proof: Option<Proof>,
+}
+
+impl From<&cli::Run> for Request {
+    fn from(o: &cli::Run) -> Self {
+        Self {
+            name: o.rename.clone(),
+            network: o.network.clone(),
+            memory_bytes: o.memory,
+            dir: o.dir.clone(),
+            pool: o.pool.clone(),
+            keep_identity: o.keep_identity,
+            paused: o.paused,
+            allow_damaged: o.allow_damaged,
+            via: o.via,
+            proof: None,
+        }
+    }
+}
+
 /// What was made.
 pub struct Made {
     /// Its record.
@@ -53,6 +95,8 @@ pub struct Made {
     pub domain: Domain,
     /// What people should know.
     pub warnings: Vec<String>,
+    /// Of a boot proof: as long as it is held, the run stays.
+    pub owner: Option<RunLock>,
 }
 
 /// What the point says, before anything is made.
@@ -70,7 +114,7 @@ struct Start<'a> {
 }
 
 /// Makes a run and starts its domain.
-pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> Outcome<Made> {
+pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Outcome<Made> {
     // M1
     let state_dir = absolute(&context::state_dir(common)?)?;
     let (store_path, key) = store_and_key(common)?;
@@ -82,7 +126,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
     }
     let _pin = store.pin(&[point.id])?;
     let origin = origin(&store, point)?;
-    let name = o.rename.clone().unwrap_or_else(|| if o.keep_identity { origin.saved.name.clone() } else { format!("{}-run", origin.saved.name) });
+    let name = o.name.clone().unwrap_or_else(|| if o.keep_identity { origin.saved.name.clone() } else { format!("{}-run", origin.saved.name) });
     let folder = RunFolder::of(&state_dir, &name)?;
     if folder.exists() {
         // Says what to do about it.
@@ -129,9 +173,18 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
         socket: path_text(&if direct { sockets.server() } else { sockets.daemon() })?,
         reconnect_s: (direct && can_wait).then_some(RECONNECT_S),
         network,
-        memory_kib: o.memory.map(|bytes| bytes / 1024),
+        memory_kib: o.memory_bytes.map(|bytes| bytes / 1024),
     };
-    let built = wanted.build(&origin.xml).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
+    let broken = |e: &dyn std::error::Error| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(e)));
+    let mut built = wanted.build(&origin.xml).map_err(|e| broken(&e))?;
+    if o.proof.is_some() {
+        let targets: Vec<String> = disks.iter().map(|d| d.target.clone()).collect();
+        let isolated = isolate(&built.xml, &targets).map_err(|e| broken(&e))?;
+        built.left_out.extend(isolated.left_out);
+        built.left_out.sort();
+        built.left_out.dedup();
+        built.xml = isolated.xml;
+    }
     refuse_taken(&host, &built.uuid)?;
     if let Some(path) = built.nvram.as_ref().map(PathBuf::from).filter(|p| fs::symlink_metadata(p).is_ok()) {
         return Err(Failure::refused(format!("the firmware's variables {} exist; nothing was made (give another name with --as)", path.display())));
@@ -167,8 +220,10 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
         owner,
         disks,
         state: State::Making,
+        proof: o.proof,
     };
     folder.create()?; // M2
+    let owner = o.proof.map(|_| folder.own()).transpose()?;
     let made = (|| {
         folder.save(&record)?;
         build(&host, &folder, &mut record, &mut wanted, &built, &files, &Start { paused: o.paused, cancel })
@@ -176,7 +231,7 @@ pub fn make(common: &Common, o: &cli::Run, spec: &str, cancel: &AtomicBool) -> O
     match made {
         Ok((domain, mut warnings)) => {
             warnings.splice(..0, origin.warnings);
-            Ok(Made { record, domain, warnings })
+            Ok(Made { record, domain, warnings, owner })
         }
         Err(f) => Err(undo(&folder, &record, f)),
     }
@@ -224,8 +279,11 @@ fn build(
     interrupted(cancel)?;
     record.state = State::Ready;
     folder.save(record)?; // M8
-    let left_out = |kind: &String| format!("its {kind} is left out: a copy cannot share it with the original (--keep-identity keeps it)");
-    warnings.extend(built.left_out.iter().map(left_out));
+    // A guest in isolation is to lack it.
+    if record.proof.is_none() {
+        let left_out = |kind: &String| format!("its {kind} is left out: a copy cannot share it with the original (--keep-identity keeps it)");
+        warnings.extend(built.left_out.iter().map(left_out));
+    }
     Ok((domain, warnings))
 }
 
@@ -330,7 +388,7 @@ fn refuse_taken(host: &Host, name: &str) -> Outcome<()> {
     }
 }
 
-fn images_folder(host: &Host, o: &cli::Run) -> Outcome<PathBuf> {
+fn images_folder(host: &Host, o: &Request) -> Outcome<PathBuf> {
     let dir = match (&o.dir, &o.pool) {
         (Some(dir), _) => absolute(dir)?,
         (None, Some(pool)) => PathBuf::from(host.pool_folder(pool)?),

@@ -7,6 +7,7 @@
 
 use super::folder::RunSockets;
 use cairn_hypervisor::run::driver::DriverOption;
+use crate::failure::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -50,6 +51,16 @@ pub struct Record {
     pub disks: Vec<RunDisk>,
     /// How far it is.
     pub state: State,
+    /// It is a boot proof: isolated, and taken away once whoever made it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+}
+
+/// What a boot proof's run has besides: somebody holds a lock in its folder for as long as it is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// A supervisor that lives for longer ends the run, held or not.
+    pub limit_s: u64,
 }
 
 /// What opens the store, by file: a server that starts again asks nobody.
@@ -161,6 +172,16 @@ pub enum Wish {
 }
 
 impl Record {
+    /// A boot proof is nobody's machine.
+    pub fn refuse_proof(&self) -> Outcome<()> {
+        match self.proof {
+            None => Ok(()),
+            Some(_) => {
+                Err(Failure::refused(format!("'{}' is a boot proof and goes by itself; 'cairn run' makes a domain to keep", crate::output::shown(&self.name))))
+            }
+        }
+    }
+
     /// What a disk's overlay reads from, as QEMU writes it.
     pub fn backing_uri(&self, target: &str) -> String {
         let sockets = RunSockets::of(&self.id);

@@ -71,7 +71,15 @@ pub fn run(folder: &RunFolder, locked: bool) -> Outcome<()> {
     let (watched, of) = (shared.clone(), folder.clone());
     let guest = std::thread::spawn(move || guest::watch(&of, &watched));
     let mut keeper = Keeper::new(folder, &record, &sockets, shared);
+    let begin = Instant::now();
     loop {
+        if let Some(proof) = record.proof.filter(|proof| begin.elapsed().as_secs() > proof.limit_s || !folder.has_owner())
+            && folder.exists()
+            && !matches!(folder.wish(), Ok(Some(Wish::Discard)))
+        {
+            log::say(format!("nobody waits for this boot proof any more, or not within {} s: it goes", proof.limit_s));
+            folder.set_wish(&Wish::Discard)?;
+        }
         if matches!(folder.wish(), Ok(Some(Wish::Discard))) {
             keeper.shared.over.store(true, Ordering::SeqCst);
             match teardown::all(folder, &record) {

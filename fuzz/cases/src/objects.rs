@@ -3,11 +3,13 @@
 use crate::fix::{HEADER_IGNORED, assert_same, with_crc, with_sha256};
 use cairn_store_format::{
     ObjectName, SessionId,
+    boot_proof::{BootVerdict, Evidence},
     config::Config,
     gc::{self, Condemned, Pardon, Report, SessionRecord},
     header::ObjectKind,
     index,
     keys::{KeyRing, KeySlot},
+    limits::NOTE_BYTES_MAX,
     manifest::{Manifest, PartRef},
     name::{parse_copy, parse_numbered, parse_round, parse_session},
     point_log::LogEntry,
@@ -100,7 +102,7 @@ fn index_file(bytes: &[u8]) -> bool {
     true
 }
 
-const KINDS: [ObjectKind; 15] = [
+const KINDS: [ObjectKind; 16] = [
     ObjectKind::DataPack,
     ObjectKind::MetaPack,
     ObjectKind::Index,
@@ -116,6 +118,7 @@ const KINDS: [ObjectKind; 15] = [
     ObjectKind::Pardon,
     ObjectKind::Done,
     ObjectKind::Report,
+    ObjectKind::Evidence,
 ];
 
 /// The frame of small objects: of one kind only, and of the name that its seal holds.
@@ -159,11 +162,24 @@ pub fn store_gc(data: &[u8]) -> bool {
     accepted
 }
 
-/// Entries of a point's log.
+/// Entries of a point's log, and what boot proofs leave with it.
 pub fn store_point_log(data: &[u8]) -> bool {
-    let Ok(found) = LogEntry::decode(data) else { return false };
-    assert_eq!(LogEntry::decode(&found.encode()), Ok(found));
-    true
+    let mut accepted = false;
+    if let Ok(found) = LogEntry::decode(data) {
+        let _ = BootVerdict::decode(&found.text);
+        assert_eq!(LogEntry::decode(&found.encode()), Ok(found));
+        accepted = true;
+    }
+    if let Ok(found) = Evidence::decode(data) {
+        assert_eq!(Evidence::decode(&found.encode()), Ok(found));
+        accepted = true;
+    }
+    if let Some(found) = std::str::from_utf8(data).ok().and_then(|text| BootVerdict::decode(text).ok()) {
+        let text = found.encode();
+        assert!(text.len() <= NOTE_BYTES_MAX && BootVerdict::decode(&text).is_ok(), "a verdict fits a log entry");
+        accepted = true;
+    }
+    accepted
 }
 
 /// The manifest, and the references in it.

@@ -1,10 +1,9 @@
 //! Whether a guest runs, as far as a run has to know.
 
-use virt::domain::{DomainPausedReason, DomainState, DomainStateReason};
-use virt::enumutil::Enum;
+use virt_sys as sys;
 
 use crate::domain::Domain;
-use crate::ffi::{LibvirtError, Named};
+use crate::ffi::{self, LibvirtError};
 
 /// A guest's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +24,11 @@ impl Domain {
     /// # Errors
     /// libvirt's.
     pub fn guest_state(&self) -> Result<GuestState, LibvirtError> {
-        let (state, reason) = self.raw().state().named("virDomainGetState")?;
-        Ok(match (state, reason) {
-            (Enum::Known(DomainState::Shutoff | DomainState::Crashed | DomainState::NoState), _) => GuestState::Off,
-            (Enum::Known(DomainState::Paused), Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError)))) => GuestState::IoError,
-            (Enum::Known(DomainState::Paused), _) => GuestState::Paused,
+        let (state, reason) = ffi::domain_state(self.raw())?;
+        Ok(match state {
+            sys::VIR_DOMAIN_SHUTOFF | sys::VIR_DOMAIN_CRASHED | sys::VIR_DOMAIN_NOSTATE => GuestState::Off,
+            sys::VIR_DOMAIN_PAUSED if u32::try_from(reason) == Ok(sys::VIR_DOMAIN_PAUSED_IOERROR) => GuestState::IoError,
+            sys::VIR_DOMAIN_PAUSED => GuestState::Paused,
             _ => GuestState::Running,
         })
     }

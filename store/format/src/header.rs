@@ -47,6 +47,8 @@ pub enum ObjectKind {
     Done = 14,
     /// `b/`
     Report = 15,
+    /// `v/`
+    Evidence = 16,
 }
 
 /// Writes the header. Layout: magic 4, kind u8, reserved u8 (0), version u16, incompatible bits u32, read-compatible bits u32.

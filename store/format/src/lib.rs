@@ -7,6 +7,7 @@
 //!
 //! Must not: seal, hash with a key, compress, or know where an object is stored. `docs/format.md` is the same text byte for byte.
 
+pub mod boot_proof;
 pub mod config;
 mod error;
 pub mod gc;

@@ -42,6 +42,12 @@ pub const HOST_BYTES_MAX: usize = 64;
 pub const TAG_BYTES_MAX: usize = 64;
 /// A note, bytes.
 pub const NOTE_BYTES_MAX: usize = 4096;
+/// Picture of a boot proof, bytes of PNG: with what lies beside it, it fits a small object.
+pub const PICTURE_BYTES_MAX: usize = 768 << 10;
+/// End of a guest's console in a boot proof, bytes.
+pub const CONSOLE_BYTES_MAX: usize = 64 << 10;
+/// One text of a boot proof's verdict, bytes; longer ones are cut.
+pub const VERDICT_TEXT_BYTES_MAX: usize = 512;
 /// Disks of one point.
 pub const DISKS_MAX: usize = 1024;
 /// Target name of a disk, bytes.
@@ -59,4 +65,5 @@ pub const INDEX_PACKS_MAX: usize = 4096;
 pub const DISK_BYTES_MAX: u64 = 4 << 50;
 
 const _: () = assert!(REGION_BLOCKS * BLOCK_BYTES == REGION_BYTES as usize);
+const _: () = assert!(PICTURE_BYTES_MAX + CONSOLE_BYTES_MAX + 4096 < SMALL_BYTES_MAX);
 const _: () = assert!(PACK_TARGET_BYTES + FRAME_STORED_BYTES_MAX < PACK_BYTES_MAX);

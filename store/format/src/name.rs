@@ -62,6 +62,10 @@ impl ObjectName {
     pub fn point_log(sid: &SessionId, n: u32) -> Self {
         Self(format!("p/{}/{sid}-{n:08}", sid.month()))
     }
+    /// `v/<ym>/<sid>-<n>`
+    pub fn evidence(sid: &SessionId, n: u32) -> Self {
+        Self(format!("v/{}/{sid}-{n:08}", sid.month()))
+    }
     /// `f/<ym>/<sid>`
     pub fn tombstone(sid: &SessionId) -> Self {
         Self(format!("f/{}/{sid}", sid.month()))

@@ -24,6 +24,8 @@ pub enum Action {
     Verified = 6,
     /// The point is gone. Terminal: later entries mean nothing.
     Forget = 7,
+    /// A boot proof: `text` is a [`crate::boot_proof::BootVerdict`].
+    BootProof = 8,
 }
 
 /// One entry.
@@ -35,7 +37,7 @@ pub struct LogEntry {
     pub time_unix_ms: u64,
     /// Writer's host name.
     pub host: String,
-    /// Tag, note or verdict.
+    /// Tag, note, or verdict of a verification or boot proof.
     pub text: String,
 }
 
@@ -58,6 +60,7 @@ impl LogEntry {
             5 => Action::Note,
             6 => Action::Verified,
             7 => Action::Forget,
+            8 => Action::BootProof,
             _ => return Err(FormatError::invalid(WHAT, "unknown action")),
         };
         Ok(Self { action, time_unix_ms: t.u64(2)?, host: t.text(3, 255)?, text: t.text(4, NOTE_BYTES_MAX)? })

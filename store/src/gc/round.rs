@@ -126,7 +126,7 @@ fn forgotten(store: &Inner, options: &GcOptions) -> Result<(HashSet<SessionId>, 
 
 /// Points that were forgotten: by a tombstone that opens under its name, or where it is damaged by the point's log. A file that only has the name
 /// of a tombstone hides a point from lists; nothing is deleted on its word.
-fn tombstones(store: &Inner) -> Result<HashSet<SessionId>> {
+pub(super) fn tombstones(store: &Inner) -> Result<HashSet<SessionId>> {
     let mut reader = CachedReader::new(store, true);
     let mut out = HashSet::new();
     for name in list_months(store, "f")? {

@@ -1,5 +1,5 @@
 //! What a collection leaves behind is cleared away once nothing can need it: retired rounds, records of decided sessions, index files and reports
-//! of packs that are gone, old temporary files, old trash.
+//! of packs that are gone, evidence of forgotten points, old temporary files, old trash.
 //!
 //! Invariants:
 //! - condemned-N goes only after done-N exists and no index file names what the round deleted; pardon-N never goes.
@@ -7,7 +7,7 @@
 
 use super::{
     GcOptions, GcReport, living, reindex,
-    round::{Marked, deleting},
+    round::{Marked, deleting, tombstones},
     rounds,
 };
 use crate::{
@@ -40,6 +40,7 @@ pub(super) fn tidy(store: &Inner, marked: &Marked<'_>, options: &GcOptions, repo
     reindex::replace_damaged(store, deleting, &marked.decided, report)?;
     records(store, deleting, options, report)?;
     reports(store, deleting, marked, report)?;
+    evidence(store, deleting, report)?;
     temporaries(store, deleting, options, report)?;
     purge_trash(store, deleting, options, report)
 }
@@ -161,10 +162,25 @@ fn reports(store: &Inner, deleting: &dyn Deleting, marked: &Marked<'_>, report: 
     Ok(())
 }
 
+/// Evidence of boot proofs goes with its point: a tombstone is irrevocable, if it is one. What belongs to no point that is known stays, like its log.
+fn evidence(store: &Inner, deleting: &dyn Deleting, report: &mut GcReport) -> Result<()> {
+    let names = list_months(store, "v")?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    let buried = tombstones(store)?;
+    for name in &names {
+        if parse_numbered(name.file()).is_some_and(|(point, _)| buried.contains(&point)) {
+            report.tidied += u64::from(deleting.delete(name)?);
+        }
+    }
+    Ok(())
+}
+
 fn temporaries(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let mut dirs: Vec<String> = ["gc", "b", "config", "keys"].map(String::from).to_vec();
     // The outer folders too: on NFS a listing of months leaves its probe there when it is killed.
-    for root in ["d", "m", "x", "c", "r", "p", "f", "trash"] {
+    for root in ["d", "m", "x", "c", "r", "p", "f", "v", "trash"] {
         dirs.push(root.into());
         dirs.extend(store.platform.list_dirs(root)?.into_iter().map(|d| format!("{root}/{d}")));
     }

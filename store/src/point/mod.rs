@@ -3,9 +3,11 @@
 //! A point exists while `c/` holds its manifest register and neither `f/` nor its log forget it. Registers and log entries never change,
 //! so this host keeps them in its cache; which exist is always listed afresh.
 
+mod boot_proof;
 mod forget;
 mod log;
 mod undo;
+pub use boot_proof::BootProof;
 pub(crate) use forget::finish_forgets;
 pub use log::check_tag;
 pub use undo::TakeBack;

@@ -33,7 +33,7 @@ impl Scrub<'_> {
         for root in ["config", "keys", "gc", "b"] {
             names.extend(self.platform.list(root)?);
         }
-        for root in ["x", "c", "r", "p", "f"] {
+        for root in ["x", "c", "r", "p", "f", "v"] {
             names.extend(list_months_of(self.platform, root)?);
         }
         report.add(gaps(&names));
@@ -196,6 +196,7 @@ fn is_misplaced(name: &ObjectName) -> bool {
         ("p", Some((sid, n)), _) => ObjectName::point_log(&sid, n),
         ("c", _, Ok(sid)) => ObjectName::register(&sid),
         ("r", _, Ok(sid)) => ObjectName::register_copy(&sid),
+        ("v", Some((sid, n)), _) => ObjectName::evidence(&sid, n),
         ("f", _, Ok(sid)) => ObjectName::tombstone(&sid),
         _ => return false,
     };
@@ -210,6 +211,7 @@ fn identity(root: &str, file: &str) -> Option<Identity> {
     let session = |text: &str| parse_session(text).ok();
     match root {
         "p" => parse_numbered(file).map(|(s, n)| (ObjectKind::PointLog, s.0, n.into())),
+        "v" => parse_numbered(file).map(|(s, n)| (ObjectKind::Evidence, s.0, n.into())),
         "f" => session(file).map(|s| (ObjectKind::Tombstone, s.0, 0)),
         "b" => parse_hex::<16>(file).ok().map(|id| (ObjectKind::Report, id, 0)),
         "gc" => {

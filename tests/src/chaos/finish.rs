@@ -87,7 +87,7 @@ fn leftovers(world: &World, files: &[PathBuf]) {
         let name = f.file_name().unwrap_or_default().to_string_lossy();
         match f.iter().next().unwrap_or_default().to_string_lossy().as_ref() {
             "gc" => name.starts_with("pardon-"),
-            folder => ["config", "keys", "x", "c", "r", "p", "f", "b"].contains(&folder) && !name.starts_with('.'),
+            folder => ["config", "keys", "x", "c", "r", "p", "f", "v", "b"].contains(&folder) && !name.starts_with('.'),
         }
     };
     let left: Vec<_> = files.iter().filter(|f| !kept(f)).collect();
