@@ -54,6 +54,12 @@ pub fn call<R: DeserializeOwned>(agent: &dyn GuestAgent, command: &'static str, 
     read_reply(command, &text)
 }
 
+/// The same with arguments, a JSON object.
+pub(crate) fn call_with<R: DeserializeOwned>(agent: &dyn GuestAgent, command: &'static str, arguments: &str, limit_s: u16) -> Result<R, AgentFailure> {
+    let text = agent.command(&format!("{{\"execute\":\"{command}\",\"arguments\":{arguments}}}"), limit_s)?;
+    read_reply(command, &text)
+}
+
 pub(crate) fn read_reply<R: DeserializeOwned>(command: &'static str, text: &str) -> Result<R, AgentFailure> {
     #[derive(Deserialize)]
     struct Reply<R> {
