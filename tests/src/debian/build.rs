@@ -55,7 +55,9 @@ fn bootstrap(root: &Path, release: &str) -> Result<()> {
     // Nothing of an image that is not whole is ever used.
     command.arg("--dpkgopt=force-unsafe-io");
     command.args(recipe::LEFT_OUT.map(|glob| format!("--dpkgopt=path-exclude={glob}")));
-    command.arg("--aptopt=Acquire::Languages \"none\";").args(sources::transport()?.iter().map(|line| format!("--aptopt={line}")));
+    command
+        .args(["--aptopt=Acquire::Languages \"none\";", "--aptopt=Acquire::Retries \"3\";"])
+        .args(sources::transport()?.iter().map(|line| format!("--aptopt={line}")));
     command.arg(format!("--essential-hook={}", before_hook()));
     command.arg(release).arg(root).args(sources::lines(release)?);
     command.env("PATH", crate::init::PATH).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive").env_remove("TMPDIR");
