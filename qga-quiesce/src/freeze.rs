@@ -16,8 +16,11 @@ use crate::level::{QuiesceLevel, QuiesceReport};
 pub const PROBE_LIMIT_S: u16 = 5;
 /// Limit of one status or thaw call, seconds.
 pub const THAW_LIMIT_S: u16 = 3;
-/// Limit of the first thaw call after a freeze, seconds: the agent thaws at once, but answers only when the guest's own hooks are done.
-pub const THAW_HOOKS_LIMIT_S: u16 = 8;
+/// Least limit of the first thaw call after a freeze: the agent thaws at once, but answers only when the guest's own hooks are done. A guest that
+/// is given more time for its freeze gets as much here, up to [`THAW_HOOKS_LIMIT_MAX`].
+pub const THAW_HOOKS_LIMIT_MIN: Duration = Duration::from_secs(8);
+/// Most of it: an agent that is gone is asked again after this time.
+pub const THAW_HOOKS_LIMIT_MAX: Duration = Duration::from_secs(30);
 /// How often a thaw is tried before it is left to the guard.
 pub const THAW_ATTEMPTS_MAX: u32 = 3;
 
@@ -134,7 +137,7 @@ pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, limit: Duration, instant
     let attempt = freeze(agent, limit);
     let value = instant();
     let frozen_after = attempt.is_ok() && is_frozen(agent).unwrap_or(false);
-    let (thawed, is_thawed, thaw_error) = thaw_surely(agent);
+    let (thawed, is_thawed, thaw_error) = thaw_surely(agent, limit.clamp(THAW_HOOKS_LIMIT_MIN, THAW_HOOKS_LIMIT_MAX));
     let freeze_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let proof = Proof { frozen_after, thawed };
     let reason = match (&attempt, &thaw_error) {
@@ -153,10 +156,10 @@ pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, limit: Duration, instant
 }
 
 /// Thaws, a few times if need be: (file systems thawed by the first call that was answered, certainly thawed, the first error).
-fn thaw_surely(agent: &dyn GuestAgent) -> (u32, bool, Option<AgentFailure>) {
+fn thaw_surely(agent: &dyn GuestAgent, first_limit: Duration) -> (u32, bool, Option<AgentFailure>) {
     let mut first_error = None;
     for attempt in 0..THAW_ATTEMPTS_MAX {
-        let limit_s = if attempt == 0 { THAW_HOOKS_LIMIT_S } else { THAW_LIMIT_S };
+        let limit_s = if attempt == 0 { u16::try_from(first_limit.as_secs()).unwrap_or(THAW_LIMIT_S) } else { THAW_LIMIT_S };
         match call(agent, "guest-fsfreeze-thaw", limit_s) {
             Ok(count) => return (count, true, first_error),
             Err(AgentFailure::Absent(text)) => return (0, true, Some(first_error.unwrap_or(AgentFailure::Absent(text)))),

@@ -24,6 +24,8 @@ pub const RECORD_BYTES_MAX: usize = 16 << 10;
 pub const COMMANDS: [&str; 3] = ["guest-file-open", "guest-file-read", "guest-file-close"];
 /// First line of a record.
 const VERSION: &str = "cairn-quiesce 1";
+/// Words of a line.
+const WORDS_MAX: usize = 3;
 
 /// What was known of the guest's hooks before a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +63,16 @@ fn proof(agent: &dyn GuestAgent, before: Before) -> Result<(), String> {
         AgentFailure::Refused(_) => "no hooks ran in the guest".to_owned(),
         other => format!("the record of the guest's hooks cannot be read: {other}"),
     })?;
-    let record = Record::parse(&text).map_err(|problem| format!("the record of the guest's hooks is not one: {problem}"))?;
-    record.proves(number)
+    judge(&text, number)
+}
+
+/// Whether a record's text is proof that applications were told of the freeze after number `before`.
+///
+/// # Errors
+/// Why it is none, fit to be shown.
+pub fn judge(text: &str, before: u64) -> Result<(), String> {
+    let record = Record::parse(text).map_err(|problem| format!("the record of the guest's hooks is not one: {problem}"))?;
+    record.proves(before)
 }
 
 /// A record as the guest wrote it.
@@ -87,7 +97,7 @@ impl<'a> Record<'a> {
         }
         let mut record = Self { number: 0, hooks: Vec::new(), after: Vec::new(), end: None };
         for line in lines {
-            let words: Vec<&str> = line.split(' ').collect();
+            let words: Vec<&str> = line.splitn(WORDS_MAX + 1, ' ').collect();
             match words.as_slice() {
                 ["freeze", number] if record.number == 0 => record.number = number.parse().map_err(|_| wrong(line))?,
                 ["hook", name, outcome] if record.end.is_none() => record.hooks.push((name, outcome)),
