@@ -9,12 +9,18 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::agent::{AgentFailure, FILESYSTEMS_MAX, GuestAgent, call, shown};
+use crate::hooks::{self, Before};
 use crate::level::{QuiesceLevel, QuiesceReport};
 
 /// Limit of one question to a thawed agent, seconds.
 pub const PROBE_LIMIT_S: u16 = 5;
 /// Limit of one status or thaw call, seconds.
 pub const THAW_LIMIT_S: u16 = 3;
+/// Least limit of the first thaw call after a freeze: the agent thaws at once, but answers only when the guest's own hooks are done. A guest that
+/// is given more time for its freeze gets as much here, up to [`THAW_HOOKS_LIMIT_MAX`].
+pub const THAW_HOOKS_LIMIT_MIN: Duration = Duration::from_secs(8);
+/// Most of it: an agent that is gone is asked again after this time.
+pub const THAW_HOOKS_LIMIT_MAX: Duration = Duration::from_secs(30);
 /// How often a thaw is tried before it is left to the guard.
 pub const THAW_ATTEMPTS_MAX: u32 = 3;
 
@@ -27,6 +33,8 @@ pub struct Probe {
     pub is_windows: bool,
     /// Mounted file systems, escaped mount points.
     pub mountpoints: Vec<String>,
+    /// What its hooks recorded last.
+    pub hooks: Before,
 }
 
 /// What was seen between freeze and thaw.
@@ -76,10 +84,12 @@ pub fn probe(agent: &dyn GuestAgent) -> Result<Probe, AgentFailure> {
         if offers("guest-get-fsinfo") { call(agent, "guest-get-fsinfo", PROBE_LIMIT_S).unwrap_or_default() } else { Vec::new() };
     filesystems.truncate(FILESYSTEMS_MAX);
     let os: Os = if offers("guest-get-osinfo") { call(agent, "guest-get-osinfo", PROBE_LIMIT_S).unwrap_or_default() } else { Os::default() };
+    let is_windows = os.id == "mswindows";
     Ok(Probe {
         can_freeze: ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status"].into_iter().all(offers),
-        is_windows: os.id == "mswindows",
+        is_windows,
         mountpoints: filesystems.iter().map(|filesystem| shown(&filesystem.mountpoint)).collect(),
+        hooks: if !is_windows && hooks::COMMANDS.into_iter().all(offers) { hooks::before(agent) } else { Before::Unreadable },
     })
 }
 
@@ -127,7 +137,7 @@ pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, limit: Duration, instant
     let attempt = freeze(agent, limit);
     let value = instant();
     let frozen_after = attempt.is_ok() && is_frozen(agent).unwrap_or(false);
-    let (thawed, is_thawed, thaw_error) = thaw_surely(agent);
+    let (thawed, is_thawed, thaw_error) = thaw_surely(agent, limit.clamp(THAW_HOOKS_LIMIT_MIN, THAW_HOOKS_LIMIT_MAX));
     let freeze_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let proof = Proof { frozen_after, thawed };
     let reason = match (&attempt, &thaw_error) {
@@ -146,10 +156,11 @@ pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, limit: Duration, instant
 }
 
 /// Thaws, a few times if need be: (file systems thawed by the first call that was answered, certainly thawed, the first error).
-fn thaw_surely(agent: &dyn GuestAgent) -> (u32, bool, Option<AgentFailure>) {
+fn thaw_surely(agent: &dyn GuestAgent, first_limit: Duration) -> (u32, bool, Option<AgentFailure>) {
     let mut first_error = None;
-    for _ in 0..THAW_ATTEMPTS_MAX {
-        match thaw(agent) {
+    for attempt in 0..THAW_ATTEMPTS_MAX {
+        let limit_s = if attempt == 0 { u16::try_from(first_limit.as_secs()).unwrap_or(THAW_LIMIT_S) } else { THAW_LIMIT_S };
+        match call(agent, "guest-fsfreeze-thaw", limit_s) {
             Ok(count) => return (count, true, first_error),
             Err(AgentFailure::Absent(text)) => return (0, true, Some(first_error.unwrap_or(AgentFailure::Absent(text)))),
             Err(error) => {
@@ -178,7 +189,7 @@ mod tests {
         }
     }
 
-    const PROBE: Probe = Probe { can_freeze: true, is_windows: false, mountpoints: Vec::new() };
+    const PROBE: Probe = Probe { can_freeze: true, is_windows: false, mountpoints: Vec::new(), hooks: Before::Unreadable };
 
     fn run(script: Vec<(&'static str, Result<&'static str, AgentFailure>)>) -> Frozen<u8> {
         let agent = Scripted(RefCell::new(script.into()));

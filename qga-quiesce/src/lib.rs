@@ -3,7 +3,7 @@
 //! Invariants
 //! - `guest-fsfreeze-freeze` has no time limit of its own and no automatic thaw: whoever freezes has announced it to the guard first.
 //! - A guest is untrusted: replies are bounded in size and time, read with small tolerant types, and its names are shown escaped.
-//! - A quiesce counts only with proof ([`freeze::Proof`]).
+//! - A quiesce counts only with proof ([`freeze::Proof`]), that applications were told only by the guest's record ([`hooks`]).
 //!
 //! What it must not do: know a hypervisor. Agents, jobs and clean-up come in through traits.
 
@@ -11,6 +11,7 @@ pub mod agent;
 pub mod channel;
 pub mod freeze;
 pub mod guard;
+pub mod hooks;
 pub mod level;
 pub mod record;
 

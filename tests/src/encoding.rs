@@ -31,6 +31,20 @@ pub fn base64_decode(text: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Encodes.
+#[must_use]
+pub fn base64_encode(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let word = group.iter().fold(0u32, |word, byte| (word << 8) | u32::from(*byte)) << (8 * (3 - group.len()));
+        for place in 0..4 {
+            let value = usize::try_from((word >> (18 - 6 * place)) & 63).expect("six bits");
+            text.push(if place <= group.len() { char::from(ALPHABET[value]) } else { '=' });
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +53,7 @@ mod tests {
     fn the_examples_of_the_rfc() {
         for (text, plain) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmFy", "foobar")] {
             assert_eq!(base64_decode(text).expect("valid"), plain.as_bytes());
+            assert_eq!(base64_encode(plain.as_bytes()), text);
         }
         for text in ["Zg=", "Z===", "Zm9*", "Zm9v\n"] {
             assert!(base64_decode(text).is_err(), "{text:?}");

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::process::exit_code;
 use crate::signals::{Signals, with_empty_mask};
-use crate::{disks, initramfs, lab, libvirt, mounts, roles};
+use crate::{debian, disks, initramfs, lab, libvirt, mounts, roles};
 use nix::sys::signal::kill;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -128,12 +128,18 @@ fn bring_up(json: &str) -> Result<Order> {
     };
     // While libvirtd has its first look at QEMU, the other core makes the disks.
     let guest = order.options.guest.then(|| prepare_guest(&order));
+    let debian = order.options.debian.then(|| order.folder.clone()).map(|folder| std::thread::spawn(move || debian::guest::prepare(&folder)));
     let version = libvirt::start(&order.folder.join("log/libvirtd.log"))?;
     say(&format!("{version}, a libvirtd of its own in {}", order.folder.display()));
     if let Some(prepared) = guest {
         prepared.join().unwrap_or_else(|_| Err(Error::answer("lab", "the thread that makes the disks panicked")))?;
         start_guest(&order)?;
         say("lab1 is up, its agent answers, /mnt/a and /mnt/b are mounted");
+    }
+    if let Some(prepared) = debian {
+        prepared.join().unwrap_or_else(|_| Err(Error::answer("lab", "the thread that prepares the Debian guest panicked")))?;
+        debian::guest::start(&order.folder)?;
+        say("deb1 is up, its agent answers");
     }
     let up = order.folder.join("up");
     std::fs::write(&up, b"").map_err(Error::io("write", &up))?;

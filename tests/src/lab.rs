@@ -85,6 +85,12 @@ impl Lab {
         Domain::new(DOMAIN)
     }
 
+    /// The domain of the Debian guest; it runs in labs made with `Options::debian`.
+    #[must_use]
+    pub fn debian(&self) -> Domain {
+        Domain::new(crate::debian::DOMAIN)
+    }
+
     /// The program under test.
     ///
     /// # Errors

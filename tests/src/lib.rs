@@ -6,6 +6,7 @@
 //!
 //! - outside: [`enter::enter`] makes the namespace and runs a command in it; `lab_test!` does it for a test
 //! - inside: [`lab::Lab::here`] gives the folders and the domain, [`domain::Domain`] talks to guest and QEMU
+//! - a full Debian guest with databases beside `lab1`: [`mod@debian`]
 //! - without a lab: [`mod@chaos`], many processes on one store
 //! - oracles: [`mod@reference`], [`journal`], [`filesystem`]: independent of Cairn's own code, and must stay so
 //!
@@ -14,6 +15,7 @@
 pub mod cairn;
 pub mod chaos;
 pub mod console;
+pub mod debian;
 pub mod disks;
 pub mod domain;
 pub mod elf;

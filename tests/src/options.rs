@@ -20,6 +20,9 @@ pub struct Options {
     pub base: PathBuf,
     /// Whether `lab1` is defined and started.
     pub guest: bool,
+    /// Whether the Debian guest `deb1` is defined and started ([`crate::debian`]).
+    #[serde(default)]
+    pub debian: bool,
     /// Size of `vda` (qcow2) in MiB.
     pub vda_mib: u64,
     /// Size of `vdb` (raw) in MiB.
@@ -33,7 +36,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let base = std::env::var_os(BASE_VARIABLE).map_or_else(|| BASE_DEFAULT.into(), PathBuf::from);
-        Self { base, guest: true, vda_mib: 512, vdb_mib: 512, data_mib: 192, quiet: false }
+        Self { base, guest: true, debian: false, vda_mib: 512, vdb_mib: 512, data_mib: 192, quiet: false }
     }
 }
 

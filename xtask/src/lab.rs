@@ -14,7 +14,8 @@ Runs COMMAND in a private namespace with a libvirt of its own and the running do
 code, and leaves nothing behind. COMMAND finds LIBVIRT_DEFAULT_URI, LAB_DIR (a folder QEMU's user may write),
 CAIRN (the release binary) and CAIRN_HOOK (libvirt's hook) in its environment. 70: the lab did not come up.
 
-  --no-guest      start libvirt only
+  --no-guest      do not start lab1
+  --debian        start the Debian guest deb1 as well; its image is made on first use, in some minutes
   --no-build      do not build the release binary first
   --quiet         no progress lines
   --base DIR      make the lab below DIR (default: CAIRN_LAB_BASE, else /var/tmp)
@@ -68,6 +69,7 @@ fn parse(args: &[String]) -> Result<Request> {
         let mut value = || args.next().ok_or_else(|| Error::Usage(format!("{arg} needs a value\n\n{USAGE}")));
         match arg.as_str() {
             "--no-guest" => options.guest = false,
+            "--debian" => options.debian = true,
             "--no-build" => build = false,
             "--quiet" | "-q" => options.quiet = true,
             "--base" => options.base = value()?.into(),

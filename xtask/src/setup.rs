@@ -30,7 +30,7 @@ const fn need_or(package: &'static str, why: &'static str, instead: fn() -> bool
     Need { package, why, instead: Some(instead) }
 }
 
-const NEEDS: [Need; 24] = [
+const NEEDS: [Need; 26] = [
     need_or("gcc", "linking, and the C parts of zstd, SQLite and ring", || on_path("cc")),
     need("libc6-dev", "linking"),
     need_or("pkg-config", "finding libvirt", || on_path("pkg-config")),
@@ -53,6 +53,8 @@ const NEEDS: [Need; 24] = [
     need("ovmf", "UEFI guests"),
     need("swtpm", "guests with a TPM"),
     need("swtpm-tools", "making the state of a new TPM"),
+    need("mmdebstrap", "making the Debian guest"),
+    need("shellcheck", "the guests' scripts are checked"),
     need("nfs-ganesha", "the NFS suite's server"),
     need("nfs-ganesha-vfs", "what that server exports"),
 ];

@@ -6,8 +6,8 @@
 //! - Fields are only ever added; a record of a newer version is refused by name.
 
 use super::folder::RunSockets;
-use cairn_hypervisor::run::driver::DriverOption;
 use crate::failure::{Failure, Outcome};
+use cairn_hypervisor::run::driver::DriverOption;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

@@ -2,6 +2,7 @@
 
 use cairn_quiesce::agent::{AgentFailure, FILESYSTEMS_MAX, GuestAgent, TEXT_BYTES_MAX, shown};
 use cairn_quiesce::freeze::{frozen, is_frozen, probe, thaw};
+use cairn_quiesce::hooks::judge;
 use std::cell::Cell;
 use std::time::Duration;
 
@@ -29,12 +30,16 @@ impl GuestAgent for Lines<'_> {
     }
 }
 
-/// Lines as answers to a probe, to a status, to a thaw, and to a whole freeze.
+/// Lines as answers to a probe, to a status, to a thaw, and to a whole freeze; and as the record of the guest's hooks.
 pub fn guest_agent(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     check_shown(&text);
+    let proved = judge(&text, 7);
+    assert!(proved.is_err() || ["cairn-quiesce 1", "freeze ", "hook ", " ok", "after ", "end "].iter().all(|words| text.contains(words)));
+    // A hook's name and what it said.
+    proved.as_ref().err().into_iter().for_each(|reason| check_text(reason, FAILURE_BYTES_MAX + TEXT_BYTES_MAX));
     let agent = Lines::new(&text);
-    let mut accepted = false;
+    let mut accepted = proved.is_ok();
     match probe(&agent) {
         Ok(probe) => {
             accepted = true;

@@ -23,6 +23,7 @@ use std::time::Duration;
 use cairn_nbd::Address;
 use cairn_quiesce::freeze::frozen;
 use cairn_quiesce::guard::call_limit;
+use cairn_quiesce::hooks;
 use cairn_quiesce::level::FREEZE_LIMIT_DEFAULT;
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::{QuiesceLevel, QuiescePolicy, QuiesceReport};
@@ -290,7 +291,7 @@ impl LiveCapture {
             guard.thawed()?;
             self.thawed = true;
         }
-        self.quiesce = outcome.report;
+        self.quiesce = hooks::raised(&self.domain, probe, outcome.report);
         Ok(outcome.value?)
     }
 

@@ -129,6 +129,7 @@ fn agents() -> Vec<Seed> {
     vec![
         seed("guest_agent", "linux", format!("{info}\n{filesystems}\n{linux}\n{quiet}")),
         seed("guest_agent", "windows", format!("{info}\n{filesystems}\n{windows}\n{refused}\n{refused}\n{quiet}")),
+        seed("guest_agent", "hooks", "cairn-quiesce 1\nfreeze 8\nhook 10-a ok\nhook 20-b skipped\nafter 10-a ok\nend 8\n"),
         seed("guest_agent", "status", "{\"return\":\"thawed\"}"),
         seed("guest_agent", "thaw", "{\"return\":1}"),
     ]
