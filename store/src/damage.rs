@@ -40,12 +40,18 @@ pub struct Damage {
 pub(crate) struct Bad {
     places: HashSet<Location>,
     packs: HashSet<PackId>,
+    /// Packs with anything in them that is bad: where one frame was lost, others may be that nobody has read since.
+    doubtful: HashSet<PackId>,
 }
 
 impl Bad {
     /// Nothing new may come to depend on what is in here.
     pub(crate) fn contains(&self, at: &Location) -> bool {
         self.places.contains(at) || self.packs.contains(&at.pack)
+    }
+    /// Whether something in a pack is bad, so that new content had better be stored again than be taken for known there.
+    pub(crate) fn doubts(&self, pack: &PackId) -> bool {
+        self.doubtful.contains(pack)
     }
     pub(crate) fn is_empty(&self) -> bool {
         self.places.is_empty() && self.packs.is_empty()
@@ -62,9 +68,11 @@ impl Bad {
             if is_whole_pack(&r.at) {
                 if store.packs.info(&r.at.pack).is_err() {
                     out.packs.insert(r.at.pack);
+                    out.doubtful.insert(r.at.pack);
                 }
             } else if !frame_is_good(store, &r.at)? {
                 out.places.insert(r.at);
+                out.doubtful.insert(r.at.pack);
             }
         }
         Ok(out)

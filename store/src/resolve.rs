@@ -187,10 +187,17 @@ impl Inner {
         Ok(self.locate_in(&pack, id))
     }
 
-    /// A place counts only once the whole id was read from the pack's own footer.
+    /// Where the footer says that an id is, whoever has kept it: for readers, who check what they find there.
     pub(crate) fn locate_in(&self, pack: &PackId, id: &Id) -> Option<Location> {
         let info = self.packs.info(pack).ok()?;
-        info.footer.find(id).map(|s| Location { pack: *pack, offset: s.offset, stored_len: s.stored_len })
+        info.place_of(pack, id)
+    }
+
+    /// The same for those who are about to refer to it: only in a pack that is whole as far as its own footer tells. Of one that is cut or half lost an
+    /// index file still has the footer, which says nothing of what is left.
+    pub(crate) fn locate_whole(&self, pack: &PackId, id: &Id) -> Option<Location> {
+        let info = self.packs.info(pack).ok().filter(|info| info.own_footer)?;
+        info.place_of(pack, id)
     }
 
     /// Whether any copy of a pack lies under its own name.

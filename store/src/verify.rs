@@ -267,7 +267,7 @@ impl DiskCheck<'_> {
             Err(e) if e.is_bad_media() => None,
             other => other?,
         };
-        let whole = self.store.inner.packs.info(pack).is_ok_and(|i| Some(i.size_bytes) == size);
+        let whole = self.store.inner.packs.info(pack).is_ok_and(|i| i.own_footer && Some(i.size_bytes) == size);
         self.verifier.packs.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack, whole);
         Ok(whole)
     }

@@ -3,7 +3,7 @@
 mod common;
 mod zoo;
 
-use cairn_store::{Credential, Progress, SecretKey, Store, StoreError, format::ObjectName, scrub::ScrubOptions};
+use cairn_store::{Credential, Plan, Progress, SecretKey, Store, StoreError, format::ObjectName, scrub::ScrubOptions};
 use common::{Lab, backup, content, full, point};
 use std::fs;
 
@@ -101,4 +101,59 @@ fn a_configuration_of_another_store_in_one_copy_changes_nothing() {
             assert_eq!(lab.open_with(passphrase, "fresh").expect("opens").id(), id);
         }
     }
+}
+
+/// What a power loss or a full disk behind the storage's back leaves of a pack; it is all the same to those who have not read it yet.
+fn lose_the_second_half(pack: &std::path::Path, zeroed: bool) {
+    let mut bytes = fs::read(pack).expect("reads");
+    let half = bytes.len() / 2;
+    if zeroed {
+        bytes[half..].fill(0)
+    } else {
+        bytes.truncate(half)
+    }
+    fs::write(pack, bytes).expect("damages");
+}
+
+#[test]
+fn nothing_new_comes_to_depend_on_a_pack_that_is_half_lost() {
+    let data = content(9 << 20, 5);
+    let everything = || std::iter::once(0..data.len() as u64).collect();
+    for zeroed in [false, true] {
+        // Before anybody has read the pack, so that no report tells of it; by the host that wrote it and by a new one.
+        for (plan, state) in [("full", "state"), ("full", "fresh"), ("compare", "state"), ("incremental", "fresh")] {
+            let lab = Lab::new();
+            let first = backup(&lab.open(), "h", &data, full()).expect("backs up");
+            let pack = lab.files("d").into_iter().next().expect("a data pack");
+            lose_the_second_half(&pack, zeroed);
+            let store = lab.open_with(lab.credential(), state).expect("opens");
+            let plan_of = match plan {
+                "compare" => Plan::Compare { reason: "a test".into(), base: (first.id, 0) },
+                "incremental" => Plan::Incremental { base: (first.id, 0), dirty: everything() },
+                _ => full(),
+            };
+            let again = backup(&store, "k", &data, plan_of).expect("backs up");
+            let lost = fs::metadata(&pack).expect("stat").len().min(2 << 20);
+            assert!(again.stored_bytes > lost, "{plan}, zeroed {zeroed}: {} bytes stored", again.stored_bytes);
+            let fresh = lab.open_with(lab.credential(), "another").expect("opens");
+            assert!(common::restore(&fresh, &point(&fresh, &again)).is_ok_and(|d| d == data), "{plan}, zeroed {zeroed}");
+        }
+    }
+}
+
+#[test]
+fn new_content_is_not_looked_for_in_a_pack_of_which_something_is_lost() {
+    let lab = Lab::new();
+    let data = content(5 << 20, 6);
+    backup(&lab.open(), "h", &data, full()).expect("backs up");
+    let pack = lab.files("d").remove(0).strip_prefix(lab.root()).expect("below it").to_str().expect("ascii").to_owned();
+    flip(&lab, &pack, 500);
+    let store = lab.open();
+    let found = store.scrub(&ScrubOptions { percent: 100, rate_bytes_max: None }, &Progress::default()).expect("scrubs");
+    assert_eq!(found.finding_count, 1, "{found:?}");
+    // The disk goes on failing after the report.
+    flip(&lab, &pack, 2_000_000);
+    let again = backup(&store, "k", &data, full()).expect("backs up");
+    let fresh = lab.open_with(lab.credential(), "another").expect("opens");
+    assert_eq!(common::restore(&fresh, &point(&fresh, &again)).expect("restores"), data);
 }

@@ -127,7 +127,7 @@ impl<'a> Worker<'a> {
         // Unchanged at its place: the parent's reference. The parent is committed and not forgotten, so no GC takes it; but it was read again
         // here, and what is known to be damaged or gone is stored anew while the content is at hand.
         if let Some(r) = old.at(range.start, n).filter(|r| r.id == id) {
-            if self.session.store.locate_in(&r.at.pack, &id) == Some(r.at) && !self.session.bad.contains(&r.at) {
+            if self.session.store.locate_whole(&r.at.pack, &id) == Some(r.at) && !self.session.bad.contains(&r.at) {
                 return Ok(OutRun::Known(n, r));
             }
             *healed = true;
@@ -149,10 +149,12 @@ impl<'a> Worker<'a> {
         if self.session.condemned.contains(&pack) {
             return Ok(None);
         }
-        // A pack that cannot be read is a missed duplicate, no more.
+        // A pack that cannot be read, or not whole, or in which something is known to be bad is a missed duplicate, no more.
         let Ok(info) = self.session.store.packs.info(&pack) else { return Ok(None) };
-        let Some(slot) = info.footer.find(id) else { return Ok(None) };
-        let at = Location { pack, offset: slot.offset, stored_len: slot.stored_len };
+        if !info.own_footer || self.session.bad.doubts(&pack) {
+            return Ok(None);
+        }
+        let Some(at) = info.place_of(&pack, id) else { return Ok(None) };
         // B4: a moved place is kept only by those who had it before; collections keep its new places instead, and may have condemned these.
         if self.session.bad.contains(&at) || self.session.moved.contains_key(&at) {
             return Ok(None);

@@ -24,10 +24,18 @@ const CACHED_SLOTS_MAX: usize = 1_000_000;
 pub(crate) struct PackInfo {
     pub(crate) footer: Footer,
     pub(crate) size_bytes: u64,
+    /// The footer was read from the pack's own bytes. Where it is an index file's, the pack is not whole: its frames may be there or not, and nothing
+    /// new may come to depend on them.
+    pub(crate) own_footer: bool,
     keys: Vec<OnceLock<Arc<PackKey>>>,
 }
 
 impl PackInfo {
+    /// Where the footer says that an id is; `pack` is this one's.
+    pub(crate) fn place_of(&self, pack: &PackId, id: &Id) -> Option<Location> {
+        self.footer.find(id).map(|s| Location { pack: *pack, offset: s.offset, stored_len: s.stored_len })
+    }
+
     fn key(&self, keys: &Keys, row: u16) -> Result<Option<Arc<PackKey>>> {
         if row == KEY_ROW_NONE {
             return Ok(None);
@@ -106,7 +114,7 @@ impl PackReader {
         let Some(size_bytes) = size else { return Ok(None) };
         let Some(footer) = footer_from_index(&*self.platform, pack)? else { return Ok(None) };
         tracing::warn!("pack {pack}: its footer is damaged; an index file has it");
-        Ok(Some(PackInfo { keys: footer.key_rows.iter().map(|_| OnceLock::new()).collect(), footer, size_bytes }))
+        Ok(Some(PackInfo { keys: footer.key_rows.iter().map(|_| OnceLock::new()).collect(), footer, size_bytes, own_footer: false }))
     }
 
     fn cached(&self, pack: &PackId) -> Option<Arc<PackInfo>> {
@@ -142,7 +150,7 @@ impl PackReader {
         let trailer = Trailer::decode(&read(size_bytes - TRAILER_BYTES as u64, TRAILER_BYTES)?, size_bytes).map_err(|e| bad(&e))?;
         let footer = trailer.footer(&read(trailer.footer_offset.into(), trailer.footer_len as usize)?).map_err(|e| bad(&e))?;
         debug_assert_eq!(pack.kind == PackKind::Meta, name.as_str().starts_with("m/") || name.as_str().ends_with(['a', 'b']));
-        Ok(PackInfo { keys: footer.key_rows.iter().map(|_| OnceLock::new()).collect(), footer, size_bytes })
+        Ok(PackInfo { keys: footer.key_rows.iter().map(|_| OnceLock::new()).collect(), footer, size_bytes, own_footer: true })
     }
 
     /// Plain content of the frame at a place, proven to be `id`. `names`: the pack's files, best first.

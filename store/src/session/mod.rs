@@ -98,7 +98,7 @@ impl Session {
 
     /// Whether a frame of a parent point is still where it says, by the pack's own footer, and nobody reported it.
     pub(crate) fn holds(&self, r: &Ref) -> bool {
-        self.store.locate_in(&r.at.pack, &r.id) == Some(r.at) && !self.bad.contains(&r.at) && !self.moved.contains_key(&r.at)
+        self.store.locate_whole(&r.at.pack, &r.id) == Some(r.at) && !self.bad.contains(&r.at) && !self.moved.contains_key(&r.at)
     }
 
     /// B5a: every pack of another session that this one newly refers to is still there under its final name, in full size. An index that was

@@ -4,7 +4,7 @@
 //! - nothing panics; what opens lists and restores; a restore that succeeds gives the right bytes;
 //! - no forgotten point is listed, and only the points that the case names may be missing or unreadable, each by an error that names the object;
 //! - both scrubs name the object, unless the case says why they cannot;
-//! - full, comparing and incremental backups commit points that restore; those and the next collection heal what they have a source for;
+//! - full, comparing and incremental backups commit points that restore, the first two also before anybody has read the damage; those and the next collection heal what they have a source for;
 //! - a collection that refuses has deleted nothing; one that does not has deleted nothing that the undamaged store needs.
 
 use super::{case::Case, home::Home};
@@ -59,11 +59,24 @@ impl<'a> Trial<'a> {
         if is_flip && !case.edits.iter().any(|e| ["d/", "m/", "c/"].iter().any(|root| e.path().starts_with(root))) || case.quick {
             return all.problems.into_inner();
         }
-        // A collection that comes before anybody has looked.
+        let mut problems = all.problems.into_inner();
+        // A backup that comes before anybody has looked. A flip inside of a frame it cannot know of.
+        if !is_flip && case.edits.iter().any(|e| e.path().starts_with("d/")) {
+            let compare = Plan::Compare { reason: "a test".into(), base: (zoo.point("alpha-1").id, 0) };
+            for (name, plan) in [("early full", zoo::full()), ("early compare", compare)] {
+                let early = Self::damaged(zoo, case);
+                if let Some(store) = early.open("fresh") {
+                    early.back_up_one(&store, name, &zoo.point("alpha-1").disks, &plan);
+                }
+                problems.extend(early.problems.into_inner());
+            }
+        }
+        // A collection that does.
         let mut early = Self::damaged(zoo, case);
         early.collect(false);
         early.mended();
-        [all.problems.into_inner(), early.problems.into_inner()].concat()
+        problems.extend(early.problems.into_inner());
+        problems
     }
 
     fn damaged(zoo: &'a Zoo, case: &'a Case) -> Self {
@@ -206,17 +219,22 @@ impl<'a> Trial<'a> {
             ("incremental", two.disks.clone(), on(two, Plan::Incremental { base: (two.id, 0), dirty: vec![] })),
         ];
         for (name, disks, plan) in plans.into_iter().skip(usize::from(self.case.quick)) {
-            match zoo::back_up(&store, name, &disks, &plan) {
-                Ok(out) => {
-                    // The first reader without this host's cache is a new host.
-                    let Some(reader) = self.open("another") else { continue };
-                    match reader.points().map(|all| all.into_iter().find(|p| p.id == out.id)) {
-                        Ok(Some(p)) => drop(self.restores("another", &reader, &p, &disks, false)),
-                        other => self.problem(format!("another: the {name} backup is not listed: {other:?}")),
-                    }
+            self.back_up_one(&store, name, &disks, &plan);
+        }
+    }
+
+    /// One backup, and what a reader gets of it.
+    fn back_up_one(&self, store: &Store, name: &str, disks: &[Disk], plan: &Plan) {
+        match zoo::back_up(store, name, disks, plan) {
+            Ok(out) => {
+                // The first reader without this host's cache is a new host.
+                let Some(reader) = self.open("another") else { return };
+                match reader.points().map(|all| all.into_iter().find(|p| p.id == out.id)) {
+                    Ok(Some(p)) => drop(self.restores("another", &reader, &p, disks, false)),
+                    other => self.problem(format!("another: the {name} backup is not listed: {other:?}")),
                 }
-                Err(e) => self.problem(format!("{name} backup: {e}")),
             }
+            Err(e) => self.problem(format!("{name} backup: {e}")),
         }
     }
 
