@@ -26,7 +26,7 @@ fn a_year_ahead_is_no_latest_and_costs_no_point_its_place() {
         |args: &[&str], shift_s: i64| place.command(args).env("LD_PRELOAD", &library).env("CLOCK_SHIFT_S", shift_s.to_string()).output().expect("it runs");
     let image = place.path("disk.raw");
     let image = image.to_str().expect("plain");
-    let mut save = |seed: u64, shift_days: i64| {
+    let save = |seed: u64, shift_days: i64| {
         std::fs::write(image, noise(300 * KIB, seed)).expect("writes");
         let output = shifted(&["backup-image", image, "--name", "w"], shift_days * 86_400);
         assert!([Some(0), Some(3)].contains(&output.status.code()), "{}", String::from_utf8_lossy(&output.stderr));
