@@ -172,9 +172,12 @@ fn a_system_call_that_cannot_be_killed() {
     root();
     let dir = folder();
     let (mut server, data) = silent_server();
+    // Nothing but this process may keep the connection: with its end, however it comes, all ends that waits for an answer.
+    nix::fcntl::fcntl(&server, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).expect("not inherited");
     // Mounted for all here, since the server must answer the first request before the hook's is one that waits for good.
     unshare_this_thread();
     mount(Some("fuse"), dir.path(), Some("fuse"), MsFlags::empty(), Some(data.as_str())).expect("mounted");
+    let _mounted = Mounted(dir.path());
     answer_init(&mut server);
     let reader = server.try_clone().expect("descriptor");
     // Takes each request, which makes the wait for its answer one that no signal ends, and answers none.
@@ -185,8 +188,16 @@ fn a_system_call_that_cannot_be_killed() {
     let base = dir.path().join("cairn");
     let took = assert_harmless("a wait that no signal ends", || (hook(&base), Feed::Bytes(xml())));
     assert!(took >= Duration::from_millis(70), "{took:?}: it did not wait for the file system at all, so this showed nothing");
-    // Ends the connection, and with it what still waits.
-    nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_FORCE | nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
+}
+
+/// Ends the connection of a file system with its mount, and with it what still waits there.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // A test that fails has more to say than that this fails.
+        let _ = nix::mount::umount2(self.0, nix::mount::MntFlags::MNT_FORCE | nix::mount::MntFlags::MNT_DETACH);
+    }
 }
 
 fn unshare_this_thread() {
