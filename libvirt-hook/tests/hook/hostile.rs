@@ -363,6 +363,44 @@ fn signals_as_a_parent_may_leave_them() {
 }
 
 #[test]
+fn a_parent_that_ignores_its_children_is_not_waited_for() {
+    let dir = folder();
+    let once = |_| {
+        assert_harmless("SIGCHLD ignored", || {
+            // SAFETY: no handler.
+            let command = with(hook(dir.path()), || unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map(drop).map_err(io::Error::from));
+            (command, Feed::Bytes(xml()))
+        })
+    };
+    let mut times: Vec<Duration> = (0..15).map(once).collect();
+    times.sort();
+    assert!(times[7] < Duration::from_millis(60), "it waits for its limit, not for its child: {times:?}");
+}
+
+#[test]
+fn a_signal_does_not_become_an_exit_code() {
+    let dir = folder();
+    for name in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGALRM, Signal::SIGUSR1, Signal::SIGXCPU, Signal::SIGPIPE] {
+        // A hook that ended before it could be sent one shows nothing.
+        let shown = |_| {
+            let mut child = hook(dir.path()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the hook starts");
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+            let sent = (0..1000).any(|_| blocks_signals(pid) && nix::sys::signal::kill(pid, name).is_ok());
+            let waited = sent && child.try_wait().expect("asked").is_none();
+            assert_eq!(child.wait().expect("waited for").code(), Some(0), "{name}");
+            waited
+        };
+        assert!((0..20).any(shown), "{name}");
+    }
+}
+
+/// Whether the process has come as far as to block signals.
+fn blocks_signals(pid: nix::unistd::Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().filter_map(|line| line.strip_prefix("SigBlk:")).any(|mask| mask.trim().starts_with("ffff"))
+}
+
+#[test]
 fn a_listener_that_is_stopped_is_not_waited_for() {
     let dir = folder();
     // Bound and never read, as one that was stopped by a signal.
