@@ -172,9 +172,12 @@ fn a_system_call_that_cannot_be_killed() {
     root();
     let dir = folder();
     let (mut server, data) = silent_server();
+    // Nothing but this process may keep the connection: with its end, however it comes, all ends that waits for an answer.
+    nix::fcntl::fcntl(&server, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).expect("not inherited");
     // Mounted for all here, since the server must answer the first request before the hook's is one that waits for good.
     unshare_this_thread();
     mount(Some("fuse"), dir.path(), Some("fuse"), MsFlags::empty(), Some(data.as_str())).expect("mounted");
+    let _mounted = Mounted(dir.path());
     answer_init(&mut server);
     let reader = server.try_clone().expect("descriptor");
     // Takes each request, which makes the wait for its answer one that no signal ends, and answers none.
@@ -185,8 +188,16 @@ fn a_system_call_that_cannot_be_killed() {
     let base = dir.path().join("cairn");
     let took = assert_harmless("a wait that no signal ends", || (hook(&base), Feed::Bytes(xml())));
     assert!(took >= Duration::from_millis(70), "{took:?}: it did not wait for the file system at all, so this showed nothing");
-    // Ends the connection, and with it what still waits.
-    nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_FORCE | nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
+}
+
+/// Ends the connection of a file system with its mount, and with it what still waits there.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // A test that fails has more to say than that this fails.
+        let _ = nix::mount::umount2(self.0, nix::mount::MntFlags::MNT_FORCE | nix::mount::MntFlags::MNT_DETACH);
+    }
 }
 
 fn unshare_this_thread() {
@@ -349,6 +360,44 @@ fn signals_as_a_parent_may_leave_them() {
         });
         assert!(!at_least(dir.path(), 1).is_empty());
     }
+}
+
+#[test]
+fn a_parent_that_ignores_its_children_is_not_waited_for() {
+    let dir = folder();
+    let once = |_| {
+        assert_harmless("SIGCHLD ignored", || {
+            // SAFETY: no handler.
+            let command = with(hook(dir.path()), || unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map(drop).map_err(io::Error::from));
+            (command, Feed::Bytes(xml()))
+        })
+    };
+    let mut times: Vec<Duration> = (0..15).map(once).collect();
+    times.sort();
+    assert!(times[7] < Duration::from_millis(60), "it waits for its limit, not for its child: {times:?}");
+}
+
+#[test]
+fn a_signal_does_not_become_an_exit_code() {
+    let dir = folder();
+    for name in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGALRM, Signal::SIGUSR1, Signal::SIGXCPU, Signal::SIGPIPE] {
+        // A hook that ended before it could be sent one shows nothing.
+        let shown = |_| {
+            let mut child = hook(dir.path()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the hook starts");
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+            let sent = (0..1000).any(|_| blocks_signals(pid) && nix::sys::signal::kill(pid, name).is_ok());
+            let waited = sent && child.try_wait().expect("asked").is_none();
+            assert_eq!(child.wait().expect("waited for").code(), Some(0), "{name}");
+            waited
+        };
+        assert!((0..20).any(shown), "{name}");
+    }
+}
+
+/// Whether the process has come as far as to block signals.
+fn blocks_signals(pid: nix::unistd::Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().filter_map(|line| line.strip_prefix("SigBlk:")).any(|mask| mask.trim().starts_with("ffff"))
 }
 
 #[test]
