@@ -10,6 +10,7 @@ use crate::options::Options;
 use crate::process::wait_for;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -58,6 +59,7 @@ pub fn image() -> Result<Image> {
 
 fn image_in(base: &Path, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<Image> {
     fs::create_dir_all(base).map_err(Error::io("create", base))?;
+    only_ours(base)?;
     let folder = base.join(name);
     let _lock = lock(base)?;
     if !folder.is_dir() {
@@ -73,6 +75,15 @@ fn image_in(base: &Path, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> 
     // Its age is the time since it was last used. Best effort: it matters for nothing but its removal.
     let _ = File::open(&folder).and_then(|file| file.set_modified(SystemTime::now()));
     Ok(Image { folder })
+}
+
+/// The base is a folder in which everybody may make one of that name: what another put there is not booted.
+fn only_ours(base: &Path) -> Result<()> {
+    let meta = fs::symlink_metadata(base).map_err(Error::io("look at", base))?;
+    if meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::answer(base.display().to_string(), "is not ours alone (owner, or writable for others); remove it"))
 }
 
 fn lock(base: &Path) -> Result<Flock<File>> {
@@ -120,6 +131,17 @@ mod tests {
         assert!(image.file(build::ROOT).is_file() && image.folder() == base.path().join("one"));
         make(true).expect("there");
         assert_eq!(made.get(), 2, "the third call finds it");
+    }
+
+    #[test]
+    fn a_folder_of_others_is_refused() {
+        let base = tempfile::tempdir().expect("a temporary folder");
+        crate::folder::set_mode(base.path(), 0o777).expect("open to all");
+        let error = image_in(base.path(), "one", |_| Ok(())).expect_err("anybody could have made it");
+        assert!(error.to_string().contains("remove it"), "{error}");
+        let link = base.path().join("link");
+        std::os::unix::fs::symlink("/var/tmp", &link).expect("a link");
+        assert!(image_in(&link, "one", |_| Ok(())).is_err());
     }
 
     #[test]
