@@ -128,8 +128,8 @@ fn disks(root: Node<'_, '_>, change: &Rewrite, edits: &mut Edits) -> Result<(), 
     }
     for node in nodes {
         let restored = change.disks.iter().any(|d| of(&node).as_deref() == Some(&d.target));
-        let writable_disk =
-            matches!(node.attribute("device"), None | Some("disk" | "lun")) && child(node, "readonly").is_none() && child(node, "shareable").is_none();
+        // Shareable ones, too: whoever shares them has not agreed to one more.
+        let writable_disk = matches!(node.attribute("device"), None | Some("disk" | "lun")) && child(node, "readonly").is_none();
         if !restored && writable_disk {
             edits.push((node.range(), String::new()));
         }

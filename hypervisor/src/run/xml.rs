@@ -92,7 +92,7 @@ impl RunXml {
                 "disk" => self.disk(device, &first.xml, &mut edits),
                 "interface" => self.interface(device, &first.xml, &mut edits),
                 "graphics" if !self.keep_identity => graphics(device, &mut edits),
-                kind @ ("hostdev" | "filesystem" | "shmem") if !self.keep_identity => {
+                kind if !self.keep_identity && is_of_the_host(device) => {
                     left_out.push(kind.to_owned());
                     edits.push((device.range(), String::new()));
                 }
@@ -149,6 +149,18 @@ impl RunXml {
             // libvirt chooses another name for the host's end of it.
             Network::Same => edits.extend(child(node, "target").map(|target| (target.range(), String::new()))),
         }
+    }
+}
+
+/// Something of the host's that two domains cannot share, or of the original's that the copy would write to.
+fn is_of_the_host(device: Node<'_, '_>) -> bool {
+    match device.tag_name().name() {
+        "hostdev" | "filesystem" | "shmem" | "vsock" | "lease" => true,
+        // A file's content, of which no point has a copy.
+        "memory" => matches!(device.attribute("model"), Some("nvdimm" | "virtio-pmem")),
+        "input" => matches!(device.attribute("type"), Some("evdev" | "passthrough")),
+        "tpm" => child(device, "backend").is_some_and(|b| b.attribute("type") == Some("passthrough")),
+        _ => false,
     }
 }
 
@@ -259,6 +271,8 @@ mod tests {
         <target dev='vda' bus='virtio'/></disk>\
         <disk type='file' device='cdrom'><source file='/i/cd.iso'/><target dev='sda'/><readonly/></disk>\
         <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='tap7'/><model type='virtio'/></interface>\
+        <disk type='file' device='disk'><source file='/i/shared.raw'/><target dev='vdx'/><shareable/></disk><vsock><cid auto='no' address='3'/></vsock>\
+        <memory model='nvdimm'><source><path>/i/nv</path></source></memory><input type='evdev'/><input type='tablet'/>\
         <hostdev mode='subsystem' type='usb'/><filesystem type='mount'/><graphics type='vnc' port='5901' autoport='no'/></devices></domain>";
 
     fn run(keep_identity: bool, network: Network) -> RunXml {
@@ -278,13 +292,14 @@ mod tests {
         let built = run(false, Network::None).build(SAVED).expect("builds");
         let xml = &built.xml;
         Document::parse(xml).expect("still XML");
-        for gone in ["1111", "<interface", "hostdev", "filesystem", "5901", ">1024<", "/i/a.raw"] {
+        for gone in ["1111", "<interface", "hostdev", "filesystem", "5901", ">1024<", "/i/a.raw", "/i/shared.raw", "vsock", "/i/nv", "evdev"] {
             assert!(!xml.contains(gone), "{gone} in {xml}");
         }
         assert!(xml.contains(">web-run<") && xml.contains(">4096<") && xml.contains("iothread='1'") && xml.contains("cache='none'"), "{xml}");
         assert!(xml.contains("rerror_policy='stop'") && xml.contains("/i/cd.iso") && knows_reconnect(xml).expect("XML"));
         assert_eq!(built.nvram.as_deref(), Some("/n/web-run_VARS.fd"));
-        assert_eq!(built.left_out, ["hostdev", "filesystem"]);
+        assert_eq!(built.left_out, ["vsock", "memory", "input", "hostdev", "filesystem"]);
+        assert!(xml.contains("tablet"));
         assert_eq!(built.uuid, uuid_of(xml).expect("a uuid"));
         assert_eq!(disk_now(xml, "vda").expect("XML"), Some(DiskNow { path: Some("/i/it's.qcow2".into()), has_backing: true }));
         assert_eq!(disk_now(xml, "vdz").expect("XML"), None);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -17,6 +18,8 @@ impl Stream for TcpStream {}
 
 /// Read buffer: headers come out of it, larger payloads go past it straight into their place.
 const READ_BUFFER_BYTES: usize = 4096;
+/// Between two tries for a place in a unix socket's queue.
+const QUEUE_POLL: Duration = Duration::from_millis(5);
 
 /// What is being done, for error texts.
 #[derive(Debug, Clone, Copy)]
@@ -99,9 +102,19 @@ impl Wire {
     }
 }
 
+/// Waits for a place in the listener's queue: for a unix socket a full one is "try again", not a wait. The caller's limit on connecting is the limit.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(QUEUE_POLL).await,
+            other => return other,
+        }
+    }
+}
+
 async fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
     match address {
-        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        Address::Unix(path) => Ok(Box::new(connect_unix(path).await?)),
         Address::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             // Requests are small and each waits for its reply: Nagle's delay would be added to every one.
