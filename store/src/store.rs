@@ -47,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) relocations: Relocations,
     /// Packs that are lost, and were looked for in newer index files and the trash a moment ago.
     pub(crate) searched: Mutex<Recent>,
+    /// Packs of which a frame was served by a stray copy, and newer lists of moves were looked for a moment ago.
+    pub(crate) asked_for_moves: Mutex<Recent>,
     /// What was reported as damaged.
     pub(crate) reported: Reported,
     pub(crate) host: String,
@@ -85,6 +87,7 @@ impl Store {
                 packs,
                 relocations: Relocations::default(),
                 searched: Mutex::default(),
+                asked_for_moves: Mutex::default(),
                 reported: Reported::default(),
                 host: options.host,
             }),

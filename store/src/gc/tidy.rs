@@ -18,10 +18,10 @@ use crate::{
     store::Inner,
 };
 use cairn_store_format::{
-    ObjectName, PackId, SessionId,
+    ObjectName, PackId, PackKind, SessionId,
     index::{self, IndexedPack},
     limits::LIST_BYTES_MAX,
-    name::{parse_numbered, parse_round},
+    name::{parse_numbered, parse_pack, parse_round},
 };
 use std::collections::{BTreeSet, HashSet};
 
@@ -41,7 +41,7 @@ pub(super) fn tidy(store: &Inner, marked: &Marked<'_>, options: &GcOptions, repo
     records(store, deleting, options, report)?;
     reports(store, deleting, marked, report)?;
     temporaries(store, deleting, options, report)?;
-    purge_trash(store, deleting, options, report)
+    purge_trash(store, options, &marked.marker.needed_in_trash(), report)
 }
 
 fn retire_rounds(store: &Inner, deleting: &dyn Deleting, report: &mut GcReport) -> Result<()> {
@@ -174,7 +174,9 @@ fn temporaries(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, repo
     Ok(())
 }
 
-fn purge_trash(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+/// Discarded packs go when they are old enough, except for `needed`: what healing has not yet taken out of them is nowhere else.
+pub(super) fn purge_trash(store: &Inner, options: &GcOptions, needed: &HashSet<PackId>, report: &mut GcReport) -> Result<()> {
+    let deleting = deleting(store)?;
     for round in store.platform.list_dirs("trash")? {
         let dir = format!("trash/{round}");
         let Some(modified_ms) = deleting.dir_modified_unix_ms(&dir)? else { continue };
@@ -183,6 +185,10 @@ fn purge_trash(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, repo
             continue;
         }
         for name in store.platform.list(&dir)? {
+            if [PackKind::Data, PackKind::Meta].iter().any(|kind| parse_pack(name.file(), *kind).is_some_and(|pack| needed.contains(&pack))) {
+                tracing::warn!("{name} stays: it holds the only good copy of something that is in use");
+                continue;
+            }
             let size = store.platform.size(&name)?.unwrap_or(0);
             if deleting.delete(&name)? {
                 report.purged_files += 1;
