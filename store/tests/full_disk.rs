@@ -1,15 +1,17 @@
-//! A storage that is full: the collection that frees space needs next to none itself.
+//! A storage that is full: what a backup stored is found again, and the collection that frees space needs next to none itself.
 
 mod common;
 
 use cairn_store::{
-    GcOptions, OpenOptions, Progress, Result, Store, StoreError,
+    BlockSource, DiskJob, Extent, GcOptions, OpenOptions, Progress, Result, Store, StoreError,
     format::ObjectName,
     platform::{Created, Deleting, Durability, LocalPlatform, Platform},
 };
-use common::{Lab, backup, content, full, point, restore};
+use common::{Lab, backup, content, full, info, point, restore};
 use std::{
     io,
+    ops::Range,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -174,4 +176,67 @@ fn what_cannot_be_moved_for_want_of_room_does_not_stop_a_collection() {
     assert!(report.moved_frames > 0, "{report:?}");
     let store = open(&lab, "fresh", &free);
     assert_eq!(restore(&store, &point(&store, &b)).expect("restores"), data);
+}
+
+#[test]
+fn what_a_backup_stored_before_the_disk_was_full_is_found_again() {
+    let (lab, free) = (Lab::new(), Arc::new(AtomicU64::new(45 << 20)));
+    // One whole pack fits, the second does not.
+    let mut x = 45u64;
+    let word = |_| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x.to_le_bytes()
+    };
+    let data: Vec<u8> = (0..(72 << 20) / 8).flat_map(word).collect();
+    let e = backup(&open(&lab, "state", &free), "a", &data, full()).expect_err("it does not fit");
+    assert!(e.is_no_space(), "{e}");
+    assert!(!lab.files("d").is_empty() && !lab.files("x").is_empty(), "what is stored is told");
+    free.store(u64::MAX / 2, SeqCst);
+    let a = backup(&open(&lab, "another", &free), "a", &data, full()).expect("backs up");
+    assert!(a.stored_bytes < 42 << 20, "{} bytes, some of them again", a.stored_bytes);
+    let store = open(&lab, "fresh", &free);
+    assert!(restore(&store, &point(&store, &a)).is_ok_and(|d| d == data));
+}
+
+/// A disk of noise that looks, when its end is read, whether the store has an index file.
+struct Watching {
+    index: PathBuf,
+    seen: Arc<AtomicU64>,
+}
+
+const WATCHED_BYTES: u64 = 120 << 20;
+
+impl BlockSource for Watching {
+    fn size_bytes(&self) -> u64 {
+        WATCHED_BYTES
+    }
+    fn extents(&self, range: Range<u64>) -> io::Result<Vec<Extent>> {
+        Ok(vec![Extent { range, zero: false }])
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        for (i, word) in buf.chunks_mut(8).enumerate() {
+            let x = (offset / 8 + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            word.copy_from_slice(&(x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_le_bytes()[..word.len()]);
+        }
+        if offset + buf.len() as u64 == WATCHED_BYTES {
+            let months = std::fs::read_dir(&self.index)?.flatten();
+            self.seen.store(months.filter_map(|m| std::fs::read_dir(m.path()).ok()).flatten().count() as u64, SeqCst);
+        }
+        Ok(())
+    }
+    fn parallel(&self) -> usize {
+        1
+    }
+}
+
+#[test]
+fn a_backup_that_is_killed_early_has_told_of_its_first_pack() {
+    let lab = Lab::new();
+    let seen = Arc::new(AtomicU64::new(u64::MAX));
+    let source = Watching { index: lab.root().join("x"), seen: seen.clone() };
+    let job = [DiskJob { target: "disk0".into(), source: Arc::new(source), plan: full() }];
+    lab.open().begin().expect("begins").backup(&job, || info("a"), &Progress::default(), || Ok(())).expect("backs up");
+    assert!((1..u64::MAX).contains(&seen.load(SeqCst)), "{} index files before the fourth pack", seen.load(SeqCst));
 }
