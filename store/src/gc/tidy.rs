@@ -2,7 +2,8 @@
 //! of packs that are gone, old temporary files, old trash.
 //!
 //! Invariants:
-//! - condemned-N goes only after done-N exists and no index file names what the round deleted; pardon-N never goes.
+//! - condemned-N goes only after done-N exists and no index file names what the round deleted; pardon-N never goes. Where condemned-N or pardon-N cannot
+//!   be read, done-N must open: it says that nobody deletes by this round any more.
 //! - A session's record goes only after its register exists (writers), or after it ended or died (readers).
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     rounds,
 };
 use crate::{
-    Result,
+    Result, StoreError,
     damage::{read_or_skip, read_reports},
     platform::{Created, Deleting, Durability, random_bytes},
     point::registers::list_months,
@@ -44,21 +45,31 @@ pub(super) fn tidy(store: &Inner, marked: &Marked<'_>, options: &GcOptions, repo
     purge_trash(store, options, &marked.marker.needed_in_trash(), report)
 }
 
+/// A round that is done and whose list or pardon cannot be read is retired as well: all its deletes are finished, so what it took is what index files name
+/// and is not there.
 fn retire_rounds(store: &Inner, deleting: &dyn Deleting, report: &mut GcReport) -> Result<()> {
     for (n, stage) in rounds::stages(&store.platform.list("gc")?) {
         if !stage.done {
             continue;
         }
         if stage.condemned {
-            let condemned = match rounds::read_condemned(store, n) {
-                Ok(Some(c)) => c,
-                // Unreadable: it stays, and everything is taken for condemned until an admin removes the file.
-                _ => continue,
+            let sessions: BTreeSet<SessionId> = match rounds::taken(store, n) {
+                Ok(Some(gone)) => gone.iter().map(|p| p.session).collect(),
+                Ok(None) => continue,
+                Err(e) if e.is_damage() || e.is_bad_media() || matches!(e, StoreError::Format(_)) => {
+                    store.check_there()?;
+                    if !rounds::is_done(store, n)? {
+                        // A file name alone is no proof that nobody will delete by this round any more.
+                        tracing::warn!("{e}; round {n} cannot be cleared away, since {} cannot be read either", ObjectName::done(n));
+                        continue;
+                    }
+                    tracing::warn!("{e}; the round is done, and is cleared away by what is there");
+                    list_months(store, "x")?.iter().filter_map(|name| parse_numbered(name.file())).map(|(session, _)| session).collect()
+                }
+                Err(e) => return Err(e),
             };
-            let Ok(Some(spared)) = rounds::spared_of(store, n, &condemned) else { continue };
-            let gone: BTreeSet<PackId> = condemned.list.packs.into_iter().filter(|p| !spared.contains(p)).collect();
-            for session in gone.iter().map(|p| p.session).collect::<BTreeSet<SessionId>>() {
-                forget_in_index(store, deleting, &session, report)?;
+            for session in &sessions {
+                forget_in_index(store, deleting, session, report)?;
             }
             report.tidied += u64::from(deleting.delete(&ObjectName::condemned(n))?);
         }
