@@ -218,3 +218,39 @@ fn a_round_that_nobody_can_read_does_not_stop_collections() {
     assert!(lab.root().join("gc/condemned-00000001").exists(), "its collection may still delete by it");
     assert_eq!(common::restore(&store, &point(&store, &a)).expect("restores"), data);
 }
+
+#[test]
+fn copies_of_what_lies_there_twice_are_made_anew() {
+    for encrypted in [true, false] {
+        let lab = Lab::with(encrypted);
+        let a = backup(&lab.open(), "a", &content(90_000, 9), full()).expect("backs up");
+        let copy = ObjectName::register_copy(&a.id);
+        let all = ["config/00000001.a", "config/00000001.b", "keys/ring-00000001.a", "keys/ring-00000001.b", copy.as_str()];
+        for (i, name) in all.iter().enumerate() {
+            let path = lab.root().join(name);
+            let whole = fs::read(&path).expect("reads");
+            for damage in ["flipped", "cut", "deleted"] {
+                match damage {
+                    "flipped" => flip(&lab, name, 70),
+                    "cut" => fs::write(&path, &whole[..40]).expect("damages"),
+                    _ => fs::remove_file(&path).expect("deletes"),
+                }
+                if damage != "deleted" || *name != copy.as_str() {
+                    assert!(!findings(&lab, &format!("scrub-{i}-{damage}")).is_empty(), "{name} {damage}");
+                }
+                let store = lab.open_with(lab.credential(), &format!("gc-{i}-{damage}")).expect("opens");
+                store.collect(&zoo::at_once(), &Progress::default()).expect("collects");
+                assert_eq!(fs::read(&path).expect("it is there"), whole, "{name} {damage}");
+                assert!(findings(&lab, &format!("again-{i}-{damage}")).is_empty());
+            }
+        }
+        // The host that found the copy whole once looks again after its own scrub.
+        let store = lab.open();
+        let collect = || store.collect(&zoo::at_once(), &Progress::default()).expect("collects");
+        collect();
+        flip(&lab, copy.as_str(), 70);
+        assert!(!findings(&lab, "state").is_empty());
+        collect();
+        assert!(findings(&lab, "state").is_empty());
+    }
+}

@@ -13,6 +13,7 @@ mod rounds;
 mod settle;
 mod subtree;
 mod tidy;
+mod twins;
 
 #[cfg(test)]
 mod tests;
@@ -152,7 +153,7 @@ impl Store {
         if !options.dry_run {
             tidy::tidy(store, &marked, options, &mut report)?;
             // Those of `points`: what was forgotten meanwhile has a copy too many.
-            registers::make_copies(store, &points.forgotten().copied().collect(), REGISTER_COPIES_MAX)?;
+            registers::make_copies(store, round::deleting(store)?, &points.forgotten().copied().collect(), REGISTER_COPIES_MAX)?;
         }
         Ok(report)
     }

@@ -9,7 +9,7 @@
 use super::{
     GcOptions, GcReport, living, reindex,
     round::{Marked, deleting},
-    rounds,
+    rounds, twins,
 };
 use crate::{
     Result, StoreError,
@@ -38,6 +38,7 @@ pub(super) fn tidy(store: &Inner, marked: &Marked<'_>, options: &GcOptions, repo
     let deleting = deleting(store)?;
     retire_rounds(store, deleting, report)?;
     index_files(store, deleting, marked, report)?;
+    twins::mend(store, deleting, report)?;
     reindex::replace_damaged(store, deleting, &marked.decided, report)?;
     records(store, deleting, options, report)?;
     reports(store, deleting, marked, report)?;
