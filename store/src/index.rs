@@ -256,6 +256,13 @@ impl Index {
         work().map_err(fail(&self.path))
     }
 
+    /// An object is read again.
+    pub(crate) fn forget_object(&self, name: &str) -> Result<()> {
+        let db = self.db();
+        let work = || db.prepare_cached("DELETE FROM objects WHERE name = ?1")?.execute([name]);
+        work().map(drop).map_err(fail(&self.path))
+    }
+
     /// Keeps objects that never change.
     pub(crate) fn keep_objects(&self, objects: &[(String, Vec<u8>)]) -> Result<()> {
         let mut db = self.db();

@@ -71,6 +71,19 @@ impl Relocations {
         }
     }
 
+    /// Where a place is by the moves known so far: itself, where it was not moved.
+    pub(crate) fn ends(&self, at: &Location) -> Vec<Location> {
+        let (moves, mut out, mut todo, mut seen) = (self.known(), Vec::new(), vec![*at], HashSet::new());
+        while let Some(at) = todo.pop() {
+            match moves.get(&at) {
+                _ if !seen.insert(at) => {}
+                Some(targets) => todo.extend(targets),
+                None => out.push(at),
+            }
+        }
+        out
+    }
+
     /// All moves known so far.
     pub(crate) fn known(&self) -> Arc<Moves> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).moves.clone()

@@ -47,12 +47,24 @@ pub(crate) fn check_there(platform: &dyn Platform, store: &StoreId) -> Result<()
     Err(StoreError::NoStore { at: platform.location(), why: format!("it does not answer any more ({why}); is its file system still mounted?") })
 }
 
+/// A frame's plain content.
+pub(crate) struct Fetched {
+    pub(crate) plain: Vec<u8>,
+    /// It is not where its reference and the lists of moves say: a copy served that nothing keeps for this reference's sake.
+    pub(crate) is_stray: bool,
+}
+
 impl Inner {
     /// Plain content of a frame.
     pub(crate) fn fetch(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8) -> Result<Vec<u8>> {
+        self.fetch_told(zstd, r, kind, level).map(|f| f.plain)
+    }
+
+    /// The same, with where it came from.
+    pub(crate) fn fetch_told(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8) -> Result<Fetched> {
         match self.fetch_at(zstd, &r.at, &r.id, kind, level) {
             Err(first) if first.is_damage() || first.is_bad_media() => self.fetch_elsewhere(zstd, r, kind, level, first),
-            other => other,
+            other => other.map(|plain| Fetched { plain, is_stray: false }),
         }
     }
 
@@ -87,16 +99,20 @@ impl Inner {
         match self.fetch_at(zstd, &r.at, &r.id, kind, level) {
             Err(first) if first.is_damage() || first.is_bad_media() => match self.find_elsewhere(zstd, r, kind, level, &mut None)? {
                 None => self.check_there().map(|()| None),
-                found => Ok(found),
+                found => Ok(found.map(|f| f.plain)),
             },
             other => other.map(Some),
         }
     }
 
-    fn fetch_elsewhere(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8, first: StoreError) -> Result<Vec<u8>> {
+    fn fetch_elsewhere(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8, first: StoreError) -> Result<Fetched> {
         let mut hindrance = None;
-        if let Some(plain) = self.find_elsewhere(zstd, r, kind, level, &mut hindrance)? {
-            return Ok(plain);
+        if let Some(mut found) = self.find_elsewhere(zstd, r, kind, level, &mut hindrance)? {
+            found.is_stray = found.is_stray && self.is_astray(zstd, r, kind, level);
+            if found.is_stray {
+                self.report_astray(r, &first);
+            }
+            return Ok(found);
         }
         self.check_there()?;
         // Where a look for another copy failed, nobody knows that there is none: a collection must not take that for a loss.
@@ -104,7 +120,32 @@ impl Inner {
         // A pack that is lost as a whole is one finding, however many chunks lie in it.
         let place = if self.packs.info(&r.at.pack).is_err() { whole_pack(r.at.pack) } else { r.at };
         self.report(&place, &first);
+        self.report_astray(r, &first);
         Err(first)
+    }
+
+    /// Whether a frame that a copy served is really not where it should be: it may have been moved a moment ago, by a list that this process has not seen.
+    fn is_astray(&self, zstd: &mut Decompressor<'static>, r: &Ref, kind: FrameKind, level: u8) -> bool {
+        let now_ms = self.platform.monotonic_ms();
+        let asked = self.asked_for_moves.lock().unwrap_or_else(PoisonError::into_inner).contains(&r.at.pack, now_ms);
+        if !asked {
+            if let Err(e) = self.refresh_relocations() {
+                tracing::debug!("{e}");
+            }
+            self.asked_for_moves.lock().unwrap_or_else(PoisonError::into_inner).insert(r.at.pack, now_ms);
+        }
+        !matches!(self.fetch_moved(zstd, r, kind, level), Ok(Some(_)))
+    }
+
+    /// Reports the places where a frame should be and is not, so that the next collection puts the copy there before it may go itself. Of a pack that is
+    /// gone collections know without a report.
+    fn report_astray(&self, r: &Ref, why: &StoreError) {
+        for at in self.relocations.ends(&r.at) {
+            if self.pack_exists(&at.pack).unwrap_or(false) {
+                let place = if self.packs.info(&at.pack).is_err() { whole_pack(at.pack) } else { at };
+                self.report(&place, why);
+            }
+        }
     }
 
     /// Another copy. A look that the storage fails is no reason to give up the others; the first one is left in `hindrance`.
@@ -115,13 +156,14 @@ impl Inner {
         kind: FrameKind,
         level: u8,
         hindrance: &mut Option<StoreError>,
-    ) -> Result<Option<Vec<u8>>> {
+    ) -> Result<Option<Fetched>> {
+        let found = |plain, is_stray| Ok(Some(Fetched { plain, is_stray }));
         let mut hindered = |e: StoreError| match e {
             StoreError::Storage { .. } => drop(hindrance.get_or_insert(e)),
             other => tracing::debug!("{other}"),
         };
         match self.fetch_moved(zstd, r, kind, level) {
-            Ok(Some(plain)) => return Ok(Some(plain)),
+            Ok(Some(plain)) => return found(plain, false),
             Ok(None) => {}
             Err(e @ StoreError::Storage { .. }) => hindered(e),
             Err(e) => return Err(e),
@@ -132,8 +174,8 @@ impl Inner {
         let now_ms = self.platform.monotonic_ms();
         let looked = self.searched.lock().unwrap_or_else(PoisonError::into_inner).contains(&r.at.pack, now_ms);
         for refresh in if looked { &[false][..] } else { &[false, true] } {
-            let found = match if *refresh { self.refresh_index().and_then(|()| self.locate(&r.id)) } else { self.locate(&r.id) } {
-                Ok(found) => found,
+            let located = match if *refresh { self.refresh_index().and_then(|()| self.locate(&r.id)) } else { self.locate(&r.id) } {
+                Ok(located) => located,
                 // A cache that fails knows of no other copy.
                 Err(StoreError::Index { .. }) => None,
                 Err(e @ StoreError::Storage { .. }) => {
@@ -142,9 +184,9 @@ impl Inner {
                 }
                 Err(e) => return Err(e),
             };
-            if let Some(at) = found.filter(|at| *at != r.at) {
+            if let Some(at) = located.filter(|at| *at != r.at) {
                 match self.fetch_at(zstd, &at, &r.id, kind, level) {
-                    Ok(plain) => return Ok(Some(plain)),
+                    Ok(plain) => return found(plain, true),
                     Err(e) => hindered(e),
                 }
             }
@@ -161,7 +203,7 @@ impl Inner {
                 in_trash |= self.platform.size(name).is_ok_and(|size| size.is_some());
             }
             match self.packs.frame_from(&names, &self.keys, zstd, &r.at, (r.id, kind, level)) {
-                Ok(plain) => return Ok(Some(plain)),
+                Ok(plain) => return found(plain, true),
                 Err(e) => hindered(e),
             }
         }
@@ -246,6 +288,16 @@ impl Inner {
         refs: &[(usize, Ref)],
         mut use_chunk: impl FnMut(usize, Result<Vec<u8>>) -> Result<()>,
     ) -> Result<()> {
+        self.fetch_chunks_told(zstd, refs, |tag, fetched| use_chunk(tag, fetched.map(|f| f.plain)))
+    }
+
+    /// The same, with where each came from.
+    pub(crate) fn fetch_chunks_told(
+        &self,
+        zstd: &mut Decompressor<'static>,
+        refs: &[(usize, Ref)],
+        mut use_chunk: impl FnMut(usize, Result<Fetched>) -> Result<()>,
+    ) -> Result<()> {
         let moves = self.relocations.known();
         // What is known to have been moved is looked for at its last place at once.
         let places: Vec<Location> = refs.iter().map(|(_, r)| moves.get(&r.at).and_then(|to| to.last()).copied().unwrap_or(r.at)).collect();
@@ -265,14 +317,14 @@ impl Inner {
             for ((tag, r), at) in group.iter().zip(at) {
                 let start = (at.offset - first.offset) as usize;
                 let frame = bytes.get_mut(start..start + FRAME_HEADER_BYTES + at.stored_len as usize);
-                let plain = match frame.map(|f| self.packs.open(name, &self.keys, zstd, at, (r.id, FrameKind::Chunk, 0), f)) {
-                    Some(Ok(plain)) => Ok(plain),
-                    None => self.fetch(zstd, r, FrameKind::Chunk, 0),
+                let fetched = match frame.map(|f| self.packs.open(name, &self.keys, zstd, at, (r.id, FrameKind::Chunk, 0), f)) {
+                    Some(Ok(plain)) => Ok(Fetched { plain, is_stray: false }),
+                    None => self.fetch_told(zstd, r, FrameKind::Chunk, 0),
                     // The pack's keys lie in its footer, which may be what cannot be read.
-                    Some(Err(e)) if e.is_damage() || e.is_bad_media() => self.fetch(zstd, r, FrameKind::Chunk, 0),
+                    Some(Err(e)) if e.is_damage() || e.is_bad_media() => self.fetch_told(zstd, r, FrameKind::Chunk, 0),
                     Some(Err(other)) => Err(other),
                 };
-                use_chunk(*tag, plain)?;
+                use_chunk(*tag, fetched)?;
             }
         }
         Ok(())

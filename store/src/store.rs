@@ -41,12 +41,16 @@ pub struct OpenOptions {
 pub(crate) struct Inner {
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) config: Config,
+    /// The key ring that opened, as it lies in the store: its number and sealed bytes. A collection makes its other copy whole by it.
+    pub(crate) ring: (u64, Vec<u8>),
     pub(crate) keys: Arc<Keys>,
     pub(crate) index: Index,
     pub(crate) packs: PackReader,
     pub(crate) relocations: Relocations,
     /// Packs that are lost, and were looked for in newer index files and the trash a moment ago.
     pub(crate) searched: Mutex<Recent>,
+    /// Packs of which a frame was served by a stray copy, and newer lists of moves were looked for a moment ago.
+    pub(crate) asked_for_moves: Mutex<Recent>,
     /// What was reported as damaged.
     pub(crate) reported: Reported,
     pub(crate) host: String,
@@ -68,7 +72,7 @@ impl Store {
     pub fn open_on(platform: Arc<dyn Platform>, options: OpenOptions) -> Result<Self> {
         let config = read_config(&*platform)?;
         check_pin(&config, &options)?;
-        let ring = read_ring(&*platform, &config, options.credential.as_ref())?;
+        let (number, ring, sealed) = read_ring(&*platform, &config, options.credential.as_ref())?;
         if let Err(e) = pin(&config, &options.state_dir) {
             // Nothing local may keep a host from restoring.
             tracing::warn!("the store's signing key is not pinned on this host: {e}");
@@ -80,11 +84,13 @@ impl Store {
             inner: Arc::new(Inner {
                 platform,
                 config,
+                ring: (number, sealed),
                 keys,
                 index,
                 packs,
                 relocations: Relocations::default(),
                 searched: Mutex::default(),
+                asked_for_moves: Mutex::default(),
                 reported: Reported::default(),
                 host: options.host,
             }),
@@ -213,7 +219,7 @@ fn pin(config: &Config, state_dir: &Path) -> std::io::Result<()> {
     written
 }
 
-fn read_ring(platform: &dyn Platform, config: &Config, credential: Option<&Credential>) -> Result<KeyRing> {
+fn read_ring(platform: &dyn Platform, config: &Config, credential: Option<&Credential>) -> Result<(u64, KeyRing, Vec<u8>)> {
     let names = platform.list("keys")?;
     let damaged = |e: &dyn std::fmt::Display| StoreError::damaged("keys/", e);
     let master = if config.encrypted { Some(find_master(platform, &names, credential)?) } else { None };
@@ -223,12 +229,12 @@ fn read_ring(platform: &dyn Platform, config: &Config, credential: Option<&Crede
         if ring.subject != config.store.0 || ring.number != number {
             return Err(StoreError::damaged(name, "it is another store's, or lies under another name"));
         }
-        let Some(master) = &master else { return Ok(KeyRing::decode(ring.sealed)?) };
+        let Some(master) = &master else { return Ok((KeyRing::decode(ring.sealed)?, bytes.clone())) };
         let aad = small::aad(ObjectKind::KeyRing, &config.store.0, number);
         let plain = crate::crypto::open_with(master, &aad, ring.sealed).ok_or_else(|| StoreError::damaged(name, "its seal does not hold"))?;
-        Ok(KeyRing::decode(&Zeroizing::new(plain))?)
+        Ok((KeyRing::decode(&Zeroizing::new(plain))?, bytes.clone()))
     })?;
-    newest.map(|(_, ring)| ring).ok_or_else(|| damaged(&"the key ring is missing"))
+    newest.map(|(number, (ring, bytes))| (number, ring, bytes)).ok_or_else(|| damaged(&"the key ring is missing"))
 }
 
 fn find_master(platform: &dyn Platform, names: &[ObjectName], credential: Option<&Credential>) -> Result<Zeroizing<[u8; 32]>> {

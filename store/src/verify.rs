@@ -7,12 +7,14 @@ use crate::{
     point::Point,
     resolve::decompressor,
     store::Store,
-    tree::{RegionAt, Step, TreeReader, load_region},
+    tree::{RegionAt, Step, TreeReader, bad_node},
 };
 use cairn_store_format::{
     Location, ObjectName, PackId, PackKind,
     limits::{BLOCK_BYTES, PACK_BYTES_MAX, REGION_BYTES},
-    map::{Ref, Run},
+    map::{Ref, Region, Run},
+    pack::FrameKind,
+    register::DiskTable,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -21,6 +23,8 @@ use std::{
 use zstd::bulk::Decompressor;
 
 const WORKERS_MAX: usize = 8;
+/// Bytes are not lost, and soon might be.
+const ASTRAY: &str = "it is damaged or gone where the map says, only another copy serves; the next 'cairn gc' mends it";
 /// Damaged ranges kept a point; beyond, only the count goes on.
 const DAMAGE_LISTED_MAX: usize = 1000;
 
@@ -81,13 +85,33 @@ impl Store {
             }
             other => Err(other),
         };
-        match self.manifest(point) {
-            Ok(m) => {
-                for name in m.parts.keys() {
-                    self.part(&m, name).map(drop).or_else(|e| meta_damage(name, e))?;
-                }
+        let mut frames = Vec::new();
+        if let Some(r) = point.body.manifest {
+            frames.push(("manifest", r, FrameKind::Manifest));
+        }
+        if let DiskTable::Frame(r) = point.body.disks {
+            frames.push(("disk table", r, FrameKind::DiskTable));
+        }
+        let manifest = self.manifest(point).map(Some).or_else(|e| meta_damage("manifest", e).map(|()| None))?;
+        let parts = manifest.iter().flat_map(|m| &m.parts);
+        for (name, part) in parts {
+            match part.to_ref() {
+                Ok(r) => frames.push((name, r, FrameKind::Blob)),
+                Err(e) => meta_damage(name, StoreError::damaged("manifest", e))?,
             }
-            Err(e) => meta_damage("manifest", e)?,
+        }
+        let mut zstd = decompressor();
+        for (what, r, kind) in frames {
+            match self.inner.fetch_told(&mut zstd, &r, kind, 0) {
+                Ok(f) if f.is_stray => meta_damage(what, StoreError::damaged(what, ASTRAY))?,
+                Ok(_) => {}
+                // These two are told where they are decoded.
+                Err(e) if e.is_damage() && kind != FrameKind::Blob => {}
+                Err(e) => meta_damage(what, e)?,
+            }
+            if let (true, Some(why)) = (data, self.compare_twins(verifier, &r.at)?) {
+                meta_damage(what, StoreError::damaged(what, why))?;
+            }
         }
         let disks = self.disks(point).or_else(|e| meta_damage("disk table", e).map(|()| Vec::new()))?;
         for disk in &disks {
@@ -116,6 +140,33 @@ impl Store {
             progress.done_bytes.store(done_before + disk.size_bytes, Ordering::Relaxed);
         }
         Ok(report)
+    }
+
+    /// A metadata pack lies there twice; that the other copy would do is no reason to leave a bad one unmentioned.
+    fn compare_twins(&self, verifier: &Verifier, at: &Location) -> Result<Option<String>> {
+        let (inner, pack) = (&self.inner, &at.pack);
+        if pack.kind != PackKind::Meta || !verifier.twins.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack) {
+            return Ok(None);
+        }
+        let read = |name: &ObjectName| read_or_skip(&*inner.platform, name, PACK_BYTES_MAX);
+        let names = ObjectName::pack(pack);
+        let (a, b) = (read(&names[0])?, read(&names[1])?);
+        if a.is_some() && a == b {
+            return Ok(None);
+        }
+        // What was moved is somewhere else by now, and a collection may be taking the two copies away one after the other at this very moment.
+        inner.refresh_relocations()?;
+        if let Some(targets) = inner.relocations.known().get(at) {
+            return targets.iter().find_map(|to| self.compare_twins(verifier, to).transpose()).transpose();
+        }
+        if a.is_none() && b.is_none() {
+            // Whether the node can be had elsewhere shows when it is read.
+            return Ok(None);
+        }
+        let why = format!("the copies {} and {} are not the same; one of them still serves", names[0], names[1]);
+        // The next collection makes two new ones out of what is whole.
+        inner.report(&whole_pack(*pack), &StoreError::damaged(pack, &why));
+        Ok(Some(why))
     }
 }
 
@@ -156,11 +207,17 @@ impl DiskCheck<'_> {
             return Ok(out);
         }
         if self.data
-            && let Some(why) = self.compare_twins(&region.node.at)?
+            && let Some(why) = self.store.compare_twins(self.verifier, &region.node.at)?
         {
             out.damage.push(Damage { target: self.target.into(), offset: start, len: 0, why });
         }
-        let node = match load_region(&self.store.inner, zstd, &region.node) {
+        let node = self.store.inner.fetch_told(zstd, &region.node, FrameKind::Node, 0).and_then(|f| {
+            if f.is_stray {
+                out.damage.push(Damage { target: self.target.into(), offset: start, len: REGION_BYTES, why: ASTRAY.into() });
+            }
+            Region::decode(&f.plain).map_err(|e| bad_node(&region.node, &e))
+        });
+        let node = match node {
             Ok(n) => n,
             Err(e) if e.is_damage() => {
                 out.damage.push(Damage { target: self.target.into(), offset: start, len: REGION_BYTES, why: e.to_string() });
@@ -203,40 +260,16 @@ impl DiskCheck<'_> {
         info.footer.slots.binary_search_by(|s| s.id.cmp(&r.id)).ok().filter(|i| info.footer.slots[*i].offset == r.at.offset)
     }
 
-    /// A metadata pack lies there twice; that the other copy would do is no reason to leave a bad one unmentioned.
-    fn compare_twins(&self, at: &Location) -> Result<Option<String>> {
-        let (inner, pack) = (&self.store.inner, &at.pack);
-        if pack.kind != PackKind::Meta || !self.verifier.twins.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack) {
-            return Ok(None);
-        }
-        let read = |name: &ObjectName| read_or_skip(&*inner.platform, name, PACK_BYTES_MAX);
-        let names = ObjectName::pack(pack);
-        let (a, b) = (read(&names[0])?, read(&names[1])?);
-        if a.is_some() && a == b {
-            return Ok(None);
-        }
-        // What was moved is somewhere else by now, and a collection may be taking the two copies away one after the other at this very moment.
-        inner.refresh_relocations()?;
-        if let Some(targets) = inner.relocations.known().get(at) {
-            return targets.iter().find_map(|to| self.compare_twins(to).transpose()).transpose();
-        }
-        if a.is_none() && b.is_none() {
-            // Whether the node can be had elsewhere shows when it is read.
-            return Ok(None);
-        }
-        let why = format!("the copies {} and {} are not the same; one of them still serves", names[0], names[1]);
-        // The next collection makes two new ones out of what is whole.
-        inner.report(&whole_pack(*pack), &StoreError::damaged(pack, &why));
-        Ok(Some(why))
-    }
-
     fn read_chunks(&self, zstd: &mut Decompressor<'static>, todo: &[(usize, Ref)], places: &[(u64, usize)], out: &mut RegionReport) -> Result<()> {
-        self.store.inner.fetch_chunks(zstd, todo, |i, plain| {
+        self.store.inner.fetch_chunks_told(zstd, todo, |i, fetched| {
             let (offset, len) = places[i];
-            let why = match plain {
-                Ok(p) if p.len() == len => {
+            let why = match fetched {
+                Ok(f) if f.plain.len() == len => {
                     out.bytes += len as u64;
-                    return Ok(());
+                    if !f.is_stray {
+                        return Ok(());
+                    }
+                    ASTRAY.to_owned()
                 }
                 Ok(_) => "a chunk is not as long as the map says".to_owned(),
                 Err(e) if e.is_damage() => e.to_string(),

@@ -157,3 +157,100 @@ fn new_content_is_not_looked_for_in_a_pack_of_which_something_is_lost() {
     let fresh = lab.open_with(lab.credential(), "another").expect("opens");
     assert_eq!(common::restore(&fresh, &point(&fresh, &again)).expect("restores"), data);
 }
+
+/// A store with a done round that was not cleared away, and the content of the point that stays.
+fn with_a_done_round() -> (Lab, cairn_store::BackupOutcome, Vec<u8>) {
+    let lab = Lab::new();
+    let store = lab.open();
+    let data = content(2 << 20, 7);
+    let a = backup(&store, "a", &data, full()).expect("backs up");
+    let b = backup(&store, "b", &content(1 << 20, 8), full()).expect("backs up");
+    store.forget(&point(&store, &b), 0, true).expect("forgets");
+    let dying = zoo::Dying::open(&lab.root(), zoo::Death::BeforeRetiring);
+    let options = cairn_store::OpenOptions { credential: lab.credential(), state_dir: lab.dir.path().join("dying"), host: "host".into() };
+    let dies = Store::open_on(std::sync::Arc::new(dying), options).expect("opens").collect(&zoo::at_once(), &Progress::default());
+    dies.expect_err("it dies before it clears away");
+    (lab, a, data)
+}
+
+fn findings(lab: &Lab, state: &str) -> Vec<String> {
+    let store = lab.open_with(lab.credential(), state).expect("opens");
+    let report = store.scrub(&ScrubOptions { percent: 100, rate_bytes_max: None }, &Progress::default()).expect("scrubs");
+    report.findings.into_iter().map(|f| f.object).collect()
+}
+
+#[test]
+fn a_done_round_whose_list_is_damaged_is_cleared_away() {
+    for damaged in ["gc/condemned-00000001", "gc/pardon-00000001"] {
+        let (lab, a, data) = with_a_done_round();
+        flip(&lab, damaged, 60);
+        let store = lab.open_with(lab.credential(), "fresh").expect("opens");
+        store.collect(&zoo::at_once(), &Progress::default()).expect("collects");
+        let left: Vec<String> = lab.files("gc").iter().map(|f| f.file_name().expect("a name").to_string_lossy().into_owned()).collect();
+        assert_eq!(left, ["pardon-00000001"], "{damaged}");
+        let expected: &[&str] = if damaged.contains("pardon") { &[damaged] } else { &[] };
+        assert_eq!(findings(&lab, "scrub"), expected, "no index file names what is gone");
+        let again = backup(&store, "a", &data, full()).expect("backs up");
+        assert!(again.stored_bytes < 100_000, "known chunks are known again: {} bytes stored", again.stored_bytes);
+        for p in [&a, &again] {
+            assert_eq!(common::restore(&store, &point(&store, p)).expect("restores"), data);
+        }
+    }
+}
+
+#[test]
+fn a_list_is_not_cleared_away_on_the_word_of_a_file_name() {
+    let (lab, ..) = with_a_done_round();
+    flip(&lab, "gc/condemned-00000001", 60);
+    fs::write(lab.root().join("gc/done-00000001"), b"").expect("damages");
+    lab.open().collect(&zoo::at_once(), &Progress::default()).expect("collects");
+    assert!(lab.root().join("gc/condemned-00000001").exists(), "nobody knows whether its deletes are finished");
+}
+
+#[test]
+fn a_round_that_nobody_can_read_does_not_stop_collections() {
+    let (lab, a, data) = with_a_done_round();
+    fs::remove_file(lab.root().join("gc/done-00000001")).expect("the round is open");
+    flip(&lab, "gc/condemned-00000001", 60);
+    flip(&lab, "gc/pardon-00000001", 60);
+    let store = lab.open();
+    store.collect(&zoo::at_once(), &Progress::default()).expect("collects");
+    assert!(lab.root().join("gc/condemned-00000001").exists(), "its collection may still delete by it");
+    assert_eq!(common::restore(&store, &point(&store, &a)).expect("restores"), data);
+}
+
+#[test]
+fn copies_of_what_lies_there_twice_are_made_anew() {
+    for encrypted in [true, false] {
+        let lab = Lab::with(encrypted);
+        let a = backup(&lab.open(), "a", &content(90_000, 9), full()).expect("backs up");
+        let copy = ObjectName::register_copy(&a.id);
+        let all = ["config/00000001.a", "config/00000001.b", "keys/ring-00000001.a", "keys/ring-00000001.b", copy.as_str()];
+        for (i, name) in all.iter().enumerate() {
+            let path = lab.root().join(name);
+            let whole = fs::read(&path).expect("reads");
+            for damage in ["flipped", "cut", "deleted"] {
+                match damage {
+                    "flipped" => flip(&lab, name, 70),
+                    "cut" => fs::write(&path, &whole[..40]).expect("damages"),
+                    _ => fs::remove_file(&path).expect("deletes"),
+                }
+                if damage != "deleted" || *name != copy.as_str() {
+                    assert!(!findings(&lab, &format!("scrub-{i}-{damage}")).is_empty(), "{name} {damage}");
+                }
+                let store = lab.open_with(lab.credential(), &format!("gc-{i}-{damage}")).expect("opens");
+                store.collect(&zoo::at_once(), &Progress::default()).expect("collects");
+                assert_eq!(fs::read(&path).expect("it is there"), whole, "{name} {damage}");
+                assert!(findings(&lab, &format!("again-{i}-{damage}")).is_empty());
+            }
+        }
+        // The host that found the copy whole once looks again after its own scrub.
+        let store = lab.open();
+        let collect = || store.collect(&zoo::at_once(), &Progress::default()).expect("collects");
+        collect();
+        flip(&lab, copy.as_str(), 70);
+        assert!(!findings(&lab, "state").is_empty());
+        collect();
+        assert!(findings(&lab, "state").is_empty());
+    }
+}

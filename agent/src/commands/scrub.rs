@@ -103,8 +103,36 @@ fn print(common: &Common, r: &ScrubReport, keyed: bool, marked: &[String]) {
         out!("  {}{at}: {}", f.object, output::shown(&f.why));
     }
     marked.iter().for_each(|m| out!("  damaged point: {}", output::shown(m)));
-    if r.finding_count > 0 && keyed {
-        out!("  the next backup of what is damaged stores it again, then 'cairn gc' mends older points; 'cairn restore --allow-damaged' gets the rest");
+    if r.finding_count > 0 {
+        let mut said: Vec<&str> = r.findings.iter().map(|f| remedy(&f.object)).collect();
+        said.sort_unstable();
+        said.dedup();
+        said.iter().for_each(|what| out!("  {what}"));
+    }
+    if r.finding_count > 0 && !keyed {
+        out!("  a run with a key leaves reports, by which backups and 'cairn gc' mend");
+    }
+}
+
+/// What mends an object, by its kind.
+fn remedy(object: &str) -> &'static str {
+    let root = object.split('/').next().unwrap_or_default();
+    match root {
+        "m" => "m/: 'cairn gc' makes two whole copies of what either copy still has; what neither has the next backup stores again",
+        "x" => "x/: 'cairn gc' replaces index files from the packs themselves",
+        "c" => {
+            "c/: while a copy in r/ serves, move the damaged file out of the store and run 'cairn gc', which puts the copy in its place; without one, put the file back \
+             from a copy of the store, or give the point up: 'cairn forget --force ID'"
+        }
+        "r" => "r/: 'cairn gc' makes the copy of a register anew from c/",
+        "p" => "p/: nobody else has an entry of a point's log: put the file back from a copy of the store; 'cairn unprotect' settles a lost 'protect'",
+        "f" => "f/: the point's log forgets it too; put the file back from a copy of the store, or remove it and 'cairn forget' the point again",
+        "config" => "config/: 'cairn gc' makes the copy anew from the whole one",
+        "keys" if object.starts_with("keys/ring-") => "keys/ring-*: 'cairn gc' makes the copy anew from the whole one",
+        "keys" => "keys/slot-*: its holder alone is shut out; put the file back from a copy of the store, and keep another key of this store at hand",
+        "gc" => "gc/: 'cairn gc' clears away the lists of rounds that are over and says what it cannot; a damaged gc/pardon-* stays and costs nothing",
+        "b" => "b/: a report that cannot be read says nothing: remove the file",
+        _ => "d/: the next backup of what is damaged stores it again, then 'cairn gc' mends older points; 'cairn restore --allow-damaged' gets the rest",
     }
 }
 
@@ -175,6 +203,16 @@ fn sources(store: &Store, p: &cairn_store::Point, given: &[String]) -> Outcome<V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_kind_has_its_own_remedy() {
+        let kinds = ["d/aa/x", "m/aa/x.a", "x/2026-11/x", "c/2026-11/x", "r/2026-11/x", "p/2026-11/x", "f/2026-11/x", "gc/pardon-1", "b/x"];
+        for object in kinds.iter().chain(&["config/00000001.a", "keys/ring-00000001.a", "keys/slot-01"]) {
+            let root = object.split('/').next().expect("a first part");
+            assert!(remedy(object).starts_with(&format!("{root}/")), "{object}: {}", remedy(object));
+        }
+        assert!(!remedy("c/2026-11/x").contains("next backup"));
+    }
 
     #[test]
     fn amounts_parse_or_are_refused() {

@@ -142,6 +142,15 @@ pub(crate) struct Counts {
     pub(crate) stored_bytes: u64,
 }
 
+/// What a point is made of, once all of it is in packs.
+struct Stored {
+    info: PointInfo,
+    parents: Vec<Parent>,
+    entries: Vec<DiskEntry>,
+    manifest: Ref,
+    disk_table: DiskTable,
+}
+
 impl Session {
     /// Reads, stores and commits. `before_commit` runs when all is stored and durable, right before the register: the caller's last
     /// chance to say that the capture did not hold.
@@ -158,18 +167,11 @@ impl Session {
         let index = self.store.clone();
         let mut stream =
             PackStream::new(store.platform.clone(), store.keys.clone(), self.id(), Box::new(move |p| index.index.add_or_warn(std::slice::from_ref(p))));
-        let (parents, entries) = match self.save_disks(disks, &mut stream, progress) {
-            Ok(saved) => saved,
-            Err(e) => {
-                // What is stored already is told to others, so that the next backup goes on from there. If that fails too, the first error counts.
-                let _ = stream.finish();
-                return Err(e);
-            }
-        };
-        let info = info();
-        let manifest = self.save_manifest(&info, &parents, &mut stream)?;
-        let disk_table = self.disk_table(&entries, &mut stream)?;
-        stream.finish()?;
+        let stored = self.store_all(disks, info, &mut stream, progress);
+        // What is stored already is told to others also where something failed, so that the next backup goes on from there: the first error counts.
+        let finished = stream.finish();
+        let Stored { info, parents, entries, manifest, disk_table } = stored?;
+        finished?;
         self.check_referenced()?;
         before_commit()?;
         progress.check()?;
@@ -178,6 +180,15 @@ impl Session {
         let summary = summary_of(&self.store.host, &info, &entries, stream.stored_bytes, duration_ms);
         self.commit(&self.seal_register(&summary, &body)?)?;
         Ok(BackupOutcome { id: self.id(), disks: entries.into_iter().map(|entry| DiskResult { entry }).collect(), stored_bytes: stream.stored_bytes })
+    }
+
+    /// B5, but for its end.
+    fn store_all(&self, disks: &[DiskJob], info: impl FnOnce() -> PointInfo, stream: &mut PackStream, progress: &Progress) -> Result<Stored> {
+        let (parents, entries) = self.save_disks(disks, stream, progress)?;
+        let info = info();
+        let manifest = self.save_manifest(&info, &parents, stream)?;
+        let disk_table = self.disk_table(&entries, stream)?;
+        Ok(Stored { info, parents, entries, manifest, disk_table })
     }
 
     fn save_disks(&self, disks: &[DiskJob], stream: &mut PackStream, progress: &Progress) -> Result<(Vec<Parent>, Vec<DiskEntry>)> {

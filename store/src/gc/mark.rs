@@ -8,13 +8,14 @@
 use crate::{
     Result, StoreError,
     damage::Bad,
+    pack::PackInfo,
     point::{self, Point},
     relocation::Moves,
     resolve::decompressor,
     store::Inner,
 };
 use cairn_store_format::{
-    Location, PackId, PackKind, SessionId,
+    Location, ObjectName, PackId, PackKind, SessionId,
     manifest::Manifest,
     map::{Branch, Ref, Region, Run, root_level},
     pack::FrameKind,
@@ -26,6 +27,38 @@ use std::{
     sync::Arc,
 };
 use zstd::bulk::Decompressor;
+
+/// A good copy of a frame that is bad or gone at its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Spare {
+    /// The frame, and where in its pack it lies.
+    pub(crate) frame: Ref,
+    /// Folder below `trash/` that the pack lies in; `None` where it lies under its own name.
+    pub(crate) round: Option<String>,
+}
+
+impl Spare {
+    /// The pack's files.
+    pub(crate) fn names(&self) -> Vec<ObjectName> {
+        let names = ObjectName::pack(&self.frame.at.pack);
+        match &self.round {
+            Some(round) => names.iter().filter_map(|n| ObjectName::trashed(round, n)).collect(),
+            None => names.into(),
+        }
+    }
+
+    /// The pack's footer; of one in the trash its own, else as any reader has it.
+    pub(crate) fn info(&self, store: &Inner) -> Result<Arc<PackInfo>> {
+        let pack = &self.frame.at.pack;
+        if self.round.is_some() { store.packs.info_of(pack, &self.names()).map(Arc::new) } else { store.packs.info(pack) }
+    }
+}
+
+impl From<Ref> for Spare {
+    fn from(frame: Ref) -> Self {
+        Self { frame, round: None }
+    }
+}
 
 /// Marked places, and what the walk found missing.
 pub(crate) struct Marker<'a> {
@@ -43,7 +76,9 @@ pub(crate) struct Marker<'a> {
     /// Moved places that a map still names: the lists that move them are in use.
     moves_used: HashSet<Location>,
     /// Places that are bad or gone, and where another copy of their frame is: healing moves it.
-    pub(crate) displaced: HashMap<Location, Ref>,
+    pub(crate) displaced: HashMap<Location, Spare>,
+    /// Folders below `trash/`, once they were asked for.
+    trash: Option<Vec<String>>,
     /// Packs that are referred to and are nowhere.
     pub(crate) lost: BTreeSet<String>,
     /// Points that `lost` concerns.
@@ -64,6 +99,7 @@ impl<'a> Marker<'a> {
             places: HashMap::new(),
             moves_used: HashSet::new(),
             displaced: HashMap::new(),
+            trash: None,
             lost: BTreeSet::new(),
             damaged_points: BTreeSet::new(),
             zstd: decompressor(),
@@ -185,11 +221,11 @@ impl<'a> Marker<'a> {
         if self.moves.contains_key(&r.at) {
             return self.mark_moved(r);
         }
-        self.mark_place(r, false)
+        self.mark_place(r, false, &[])
     }
 
-    /// `elsewhere`: the frame lies at another place too, bad as it may be there, so that this one's absence is no news.
-    fn mark_place(&mut self, r: &Ref, elsewhere: bool) -> Result<bool> {
+    /// `elsewhere`: the frame lies at another place too, bad as it may be there, so that this one's absence is no news. `before`: places that it was at.
+    fn mark_place(&mut self, r: &Ref, elsewhere: bool, before: &[Location]) -> Result<bool> {
         let here = self.is_there(&r.at.pack)?;
         if here && !self.bad.contains(&r.at) {
             return Ok(self.set(&r.at));
@@ -201,7 +237,9 @@ impl<'a> Marker<'a> {
             _ => None,
         };
         if let Some(at) = copy {
-            self.displaced.insert(r.at, Ref { id: r.id, at });
+            self.displaced.insert(r.at, Ref { id: r.id, at }.into());
+        } else if let Some(spare) = self.in_trash(r, before)? {
+            self.displaced.insert(r.at, spare);
         } else if !here && !elsewhere {
             self.lose(format!("pack {} is missing", r.at.pack));
         }
@@ -212,22 +250,53 @@ impl<'a> Marker<'a> {
     fn mark_moved(&mut self, r: &Ref) -> Result<bool> {
         let (moves, mut new, mut good, mut there) = (self.moves.clone(), false, false, false);
         let mut todo = vec![r.at];
-        let mut seen = HashSet::new();
+        let (mut seen, mut left, mut ends) = (HashSet::new(), Vec::new(), Vec::new());
         while let Some(at) = todo.pop() {
             if !seen.insert(at) {
                 continue;
             }
             if let Some(targets) = moves.get(&at) {
                 self.moves_used.insert(at);
+                left.push(at);
                 todo.extend(targets);
-            } else if self.is_there(&at.pack)? {
+                continue;
+            }
+            ends.push(at);
+            if self.is_there(&at.pack)? {
                 new |= self.set(&at);
                 there = true;
                 good |= !self.bad.contains(&at);
             }
         }
-        // No target is good: the old place, or a copy, is all there is.
-        if good { Ok(new) } else { Ok(self.mark_place(r, there)? || new) }
+        if good {
+            return Ok(new);
+        }
+        // No target is good: the old place, or a copy, is all there is. Healing goes on from where the moves end, so that nothing needs the bad place.
+        new |= self.mark_place(r, there, &left)?;
+        if !ends.is_empty()
+            && let Some(spare) = self.displaced.remove(&r.at)
+        {
+            self.displaced.extend(ends.into_iter().map(|end| (end, spare.clone())));
+        }
+        Ok(new)
+    }
+
+    /// A good copy that a collection discarded and nobody has purged yet: it was moved from there, and its new place is bad.
+    fn in_trash(&mut self, r: &Ref, before: &[Location]) -> Result<Option<Spare>> {
+        let rounds = match self.trash.take() {
+            Some(known) => known,
+            None => self.store.platform.list_dirs("trash")?,
+        };
+        let places: Vec<Location> = std::iter::once(r.at).chain(before.iter().copied().filter(|at| *at != r.at)).collect();
+        let spares = places.iter().flat_map(|at| rounds.iter().map(|round| Spare { frame: Ref { id: r.id, at: *at }, round: Some(round.clone()) }));
+        let found = spares.into_iter().find(|spare| self.store.packs.holds(&spare.names(), &self.store.keys, &mut self.zstd, &spare.frame));
+        self.trash = Some(rounds);
+        Ok(found)
+    }
+
+    /// Packs in the trash that hold the only good copy of something.
+    pub(crate) fn needed_in_trash(&self) -> HashSet<PackId> {
+        self.displaced.values().filter(|s| s.round.is_some()).map(|s| s.frame.at.pack).collect()
     }
 
     fn set(&mut self, at: &Location) -> bool {

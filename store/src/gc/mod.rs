@@ -1,6 +1,6 @@
 //! Garbage collection without locks: docs/gc.md, whose labels (G1..G8) stand in the code.
 //!
-//! Order of one collection: rounds that others left open are closed -> a round -> frames of thinly used and of damaged packs are moved -> a second
+//! Order of one collection: rounds that others left open are closed -> a round -> old trash is purged -> frames of thinly used and of damaged packs are moved -> a second
 //! round if anything was moved -> records, index files, reports and trash that nothing needs any more are removed.
 //! Must not: delete a pack otherwise than by G8 of a decided round.
 
@@ -13,6 +13,7 @@ mod rounds;
 mod settle;
 mod subtree;
 mod tidy;
+mod twins;
 
 #[cfg(test)]
 mod tests;
@@ -23,9 +24,10 @@ use crate::{
     Progress, Result, StoreError,
     damage::Bad,
     point::{self, PointSet, registers},
-    store::Store,
+    store::{Inner, Store},
 };
-use cairn_store_format::{ObjectName, SessionId};
+use cairn_store_format::{ObjectName, PackId, SessionId};
+use std::collections::HashSet;
 
 const MINUTE_MS: u64 = 60_000;
 const DAY_MS: u64 = 24 * 60 * MINUTE_MS;
@@ -128,19 +130,55 @@ impl Store {
             ));
         }
         if !options.dry_run {
-            point::finish_forgets(store, &points)?;
-            report.registers_put_back = registers::put_back(store, &points.forgotten().copied().collect())?;
-            settle::settle(store, options, &mut report)?;
+            with_room(store, options, &mut report, |report| {
+                point::finish_forgets(store, &points)?;
+                report.registers_put_back += registers::put_back(store, &points.forgotten().copied().collect())?;
+                settle::settle(store, options, report)
+            })?;
         }
         let bad = Bad::load(store)?;
-        let marked = round::run(store, &bad, options, &mut report, &mut check)?;
-        let moved = repack::repack(&self.inner, &marked, options, &mut report, &mut check)?;
+        let marked = with_room(store, options, &mut report, |report| round::run(store, &bad, options, report, &mut check))?;
+        if !options.dry_run {
+            // Before anything is moved, which takes room: on a full disk the trash may be all that can make some.
+            tidy::purge_trash(store, options, &marked.marker.needed_in_trash(), &mut report)?;
+        }
+        let moved = match repack::repack(&self.inner, &marked, options, &mut report, &mut check) {
+            Err(e) if e.is_no_space() => {
+                tracing::warn!("{e}; nothing was moved out of thinly used or damaged packs, the next collection with more room does it");
+                false
+            }
+            other => other?,
+        };
         let marked = if moved { round::run(store, &bad, options, &mut report, &mut check)? } else { marked };
         if !options.dry_run {
             tidy::tidy(store, &marked, options, &mut report)?;
             // Those of `points`: what was forgotten meanwhile has a copy too many.
-            registers::make_copies(store, &points.forgotten().copied().collect(), REGISTER_COPIES_MAX)?;
+            registers::make_copies(store, round::deleting(store)?, &points.forgotten().copied().collect(), REGISTER_COPIES_MAX)?;
         }
         Ok(report)
     }
+}
+
+/// A step that writes a little. On a full disk old trash goes before it is given up: what a collection frees is behind steps that need some room.
+fn with_room<T>(store: &Inner, options: &GcOptions, report: &mut GcReport, mut step: impl FnMut(&mut GcReport) -> Result<T>) -> Result<T> {
+    match step(report) {
+        Err(e) if e.is_no_space() && !options.dry_run => {
+            let before = report.purged_files;
+            tidy::purge_trash(store, options, &needed_in_trash(store)?, report)?;
+            if report.purged_files == before {
+                return Err(e);
+            }
+            tracing::warn!("{e}; {} files were purged from the trash, trying again", report.purged_files - before);
+            step(report)
+        }
+        other => other,
+    }
+}
+
+/// Packs that frames were moved out of whose new places are bad by reports that hold: where no walk has looked yet, these may hold the only good copies.
+fn needed_in_trash(store: &Inner) -> Result<HashSet<PackId>> {
+    store.refresh_relocations()?;
+    let bad = Bad::load(store)?;
+    let moves = store.relocations.known();
+    Ok(moves.keys().filter(|from| store.relocations.ends(from).iter().any(|end| bad.contains(end))).map(|from| from.pack).collect())
 }

@@ -4,7 +4,7 @@
 //! A session of its own: B1, B2, B5, B6, whose register holds a list of moves instead of a point. Frames are copied as they are, sealed, with the
 //! row of their key: neither data keys nor decompression are needed. A frame whose checksum does not hold stays where it is, and its pack with it.
 
-use super::{GcOptions, GcReport, round::Marked, rounds::Doomed, subtree::Subtrees};
+use super::{GcOptions, GcReport, mark::Spare, round::Marked, rounds::Doomed, subtree::Subtrees};
 use crate::{
     Result, StoreError,
     crypto::SealedFrame,
@@ -57,10 +57,10 @@ pub(super) fn repack(
 pub(super) fn stand_ins(
     store: &Inner,
     doomed: &Doomed,
-    displaced: &HashMap<Location, Ref>,
+    displaced: &HashMap<Location, Spare>,
     check: &mut dyn FnMut() -> Result<()>,
-) -> Result<Vec<(Location, Ref)>> {
-    let mut out: Vec<(Location, Ref)> = displaced.iter().map(|(at, copy)| (*at, *copy)).collect();
+) -> Result<Vec<(Location, Spare)>> {
+    let mut out: Vec<(Location, Spare)> = displaced.iter().map(|(at, copy)| (*at, copy.clone())).collect();
     if out.is_empty() {
         return Ok(out);
     }
@@ -128,7 +128,7 @@ pub(super) fn move_frames(
     store: &Arc<Inner>,
     session: &Registered,
     thin: &[Thin],
-    displaced: &[(Location, Ref)],
+    displaced: &[(Location, Spare)],
     report: &mut GcReport,
     check: &mut dyn FnMut() -> Result<()>,
 ) -> Result<bool> {
@@ -198,16 +198,17 @@ fn copy_pack(store: &Inner, thin: &Thin, stream: &mut PackStream, moves: &mut Ve
 }
 
 /// One frame from where a good copy of it lies.
-fn copy_frame(store: &Inner, copy: &Ref, stream: &mut PackStream) -> Result<Option<Location>> {
-    let info = match store.packs.info(&copy.at.pack) {
+fn copy_frame(store: &Inner, spare: &Spare, stream: &mut PackStream) -> Result<Option<Location>> {
+    let (copy, names) = (&spare.frame, spare.names());
+    let info = match spare.info(store) {
         Ok(info) => info,
         Err(e) if e.is_damage() || e.is_bad_media() => return Ok(None),
         Err(e) => return Err(e),
     };
     let rows: Vec<Arc<KeyRow>> = info.footer.key_rows.iter().cloned().map(Arc::new).collect();
     let Some(slot) = info.footer.slots.iter().find(|s| s.id == copy.id && s.offset == copy.at.offset) else { return Ok(None) };
-    for name in ObjectName::pack(&copy.at.pack) {
-        if let Some(frame) = frame_alone(store, &name, slot, &rows)? {
+    for name in &names {
+        if let Some(frame) = frame_alone(store, name, slot, &rows)? {
             let to = match copy.at.pack.kind {
                 PackKind::Data => stream.put_chunk(&frame)?.0,
                 PackKind::Meta => stream.put_meta(&frame)?,

@@ -5,12 +5,12 @@
 //! - `gc/pardon-<round>` is the register that decides a round and is never removed. It names its list by hash: a collection that chose a number, slept,
 //!   and published after that round was retired has published in vain.
 
-use crate::{Result, StoreError, store::Inner};
+use crate::{Result, StoreError, damage::read_or_skip, store::Inner};
 use cairn_store_format::{
     ObjectName, PackId,
     gc::{Condemned, Pardon, Spared},
     header::ObjectKind,
-    limits::LIST_BYTES_MAX,
+    limits::{LIST_BYTES_MAX, SMALL_BYTES_MAX},
     name::parse_round,
 };
 use sha2::{Digest, Sha256};
@@ -120,4 +120,18 @@ pub(crate) fn read_pardon(store: &Inner, round: u64) -> Result<Option<Pardon>> {
     let Some(bytes) = store.platform.read(&name, LIST_BYTES_MAX)? else { return Ok(None) };
     let plain = store.keys.open_object(&name, ObjectKind::Pardon, &[0; 16], round, &bytes)?;
     Pardon::decode(&plain).map(Some).map_err(|e| StoreError::damaged(&name, e))
+}
+
+/// What a decided round has taken or may take; `None` where it is not there (any more) or not decided.
+pub(crate) fn taken(store: &Inner, round: u64) -> Result<Option<Vec<PackId>>> {
+    let Some(condemned) = read_condemned(store, round)? else { return Ok(None) };
+    let Some(spared) = spared_of(store, round, &condemned)? else { return Ok(None) };
+    Ok(Some(condemned.list.packs.into_iter().filter(|p| !spared.contains(p)).collect()))
+}
+
+/// Whether done-N is there and is what its name says.
+pub(crate) fn is_done(store: &Inner, round: u64) -> Result<bool> {
+    let name = ObjectName::done(round);
+    let Some(bytes) = read_or_skip(&*store.platform, &name, SMALL_BYTES_MAX)? else { return Ok(false) };
+    Ok(store.keys.open_object(&name, ObjectKind::Done, &[0; 16], round, &bytes).is_ok())
 }

@@ -65,9 +65,22 @@ fn settle_round(store: &Inner, n: u64, decided: bool, options: &GcOptions, repor
 /// and the list can go at once; else its own collection may be at it, and everything stays condemned until somebody looks.
 fn give_up(store: &Inner, n: u64) -> Result<()> {
     let unreadable = rounds::Listed { list: Condemned { host: String::new(), process: String::new(), time_unix_ms: 0, packs: Vec::new() }, sha256: NO_LIST };
-    round::decide(store, n, &unreadable, Spared::All)?;
-    if rounds::read_pardon(store, n)?.is_some_and(|p| p.list_sha256 == NO_LIST) {
-        round::deleting(store)?.delete(&ObjectName::condemned(n))?;
+    let pardon = round::decide(store, n, &unreadable, Spared::All).and_then(|_| rounds::read_pardon(store, n));
+    let given_up = match pardon {
+        Ok(p) => p.is_some_and(|p| p.list_sha256 == NO_LIST),
+        // It decides the round, whatever it says; other rounds go on.
+        Err(StoreError::Damaged { .. } | StoreError::Format(_)) => false,
+        Err(e) => return Err(e),
+    };
+    let condemned = ObjectName::condemned(n);
+    if given_up {
+        round::deleting(store)?.delete(&condemned)?;
+    } else {
+        tracing::warn!(
+            "{condemned} cannot be read and {} decides its round, by which some collection may still delete: until they are gone, backups store known \
+             chunks again. Once no collection runs on any host, remove {condemned}",
+            ObjectName::pardon(n)
+        );
     }
     Ok(())
 }

@@ -3,9 +3,12 @@
 //! A node may stand in for another one only if all that it leads to lies outside D and is there, looked at after B2. What it leads to by a list of
 //! moves counts by all its new places, and only while no such list is about to go.
 
-use super::{mark::children, rounds::Doomed};
+use super::{
+    mark::{Spare, children},
+    rounds::Doomed,
+};
 use crate::{Result, StoreError, point::PointSet, relocation::Moves, resolve::decompressor, store::Inner};
-use cairn_store_format::{Location, PackId, map::Ref, pack::FrameKind};
+use cairn_store_format::{Location, ObjectName, PackId, map::Ref, pack::FrameKind};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -32,20 +35,25 @@ impl<'a> Subtrees<'a> {
     }
 
     /// Whether a frame may stand in for another one with its id. Frames other than nodes lead nowhere, or have all they lead to in their id.
-    pub(super) fn may_stand_in(&mut self, copy: &Ref, check: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
-        if !self.is_usable(&copy.at.pack)? {
+    pub(super) fn may_stand_in(&mut self, spare: &Spare, check: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+        let copy = &spare.frame;
+        // What lies in the trash is copied and not referred to.
+        if spare.round.is_none() && !self.is_usable(&copy.at.pack)? {
             return Ok(false);
         }
-        let info = match self.store.packs.info(&copy.at.pack) {
-            Ok(info) => info,
+        let names = spare.names();
+        let slot = match spare.info(self.store) {
+            Ok(info) => info.footer.find(&copy.id).copied(),
             Err(e) if e.is_damage() || e.is_bad_media() => return Ok(false),
             Err(e) => return Err(e),
         };
-        let Some(slot) = info.footer.find(&copy.id).filter(|s| s.kind == FrameKind::Node) else { return Ok(true) };
+        let Some(slot) = slot.filter(|s| s.kind == FrameKind::Node) else { return Ok(true) };
         let (mut todo, mut seen) = (vec![(slot.level, *copy)], HashSet::from([copy.at]));
         while let Some((level, r)) = todo.pop() {
             check()?;
-            let below = match self.store.fetch_at(&mut self.zstd, &r.at, &r.id, FrameKind::Node, level).and_then(|plain| children(level, &plain)) {
+            let names = if r.at == copy.at { names.clone() } else { ObjectName::pack(&r.at.pack) };
+            let plain = self.store.packs.frame_from(&names, &self.store.keys, &mut self.zstd, &r.at, (r.id, FrameKind::Node, level));
+            let below = match plain.and_then(|plain| children(level, &plain)) {
                 Ok(below) => below,
                 Err(StoreError::Format(_)) => return Ok(false),
                 Err(e) if e.is_damage() || e.is_bad_media() => return Ok(false),

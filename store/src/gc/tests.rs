@@ -1,6 +1,11 @@
 //! Healing puts a node in another one's stead that has the same id and leads elsewhere: steps of collections that whole runs cannot be stopped between.
 
-use super::{GcOptions, GcReport, mark::Marker, repack, round, rounds::Doomed};
+use super::{
+    GcOptions, GcReport,
+    mark::{Marker, Spare},
+    repack, round,
+    rounds::Doomed,
+};
 use crate::{DiskJob, InitOptions, OpenOptions, Plan, PointInfo, Profile, Progress, Store, damage::Bad, init, point, session::Registered, testing::Disk};
 use cairn_store_format::{
     Location, ObjectName, PackId, SessionId,
@@ -55,7 +60,7 @@ fn a_node_stands_in_only_where_all_it_leads_to_stays() {
     let (store, [one, two]) = twins(dir.path());
     let (bad, copy) = (root(&store, &one), root(&store, &two));
     assert!(bad.id == copy.id && bad.at.pack != copy.at.pack);
-    let displaced: HashMap<Location, Ref> = HashMap::from([(bad.at, copy)]);
+    let displaced: HashMap<Location, Spare> = HashMap::from([(bad.at, copy.into())]);
     let stand_ins = |doomed: &Doomed| repack::stand_ins(&store.inner, doomed, &displaced, &mut || Ok(())).expect("looks").len();
     assert_eq!(stand_ins(&Doomed::default()), 1);
     let packs = data_packs(&store, &two);
@@ -85,7 +90,7 @@ fn a_round_spares_what_a_node_leads_to_that_was_put_in_anothers_stead_meanwhile(
     assert!(condemned.iter().all(|p| candidates.contains(p)));
     // Another collection finds the first point's root damaged, and the second one's in its stead; it has begun before anything was published.
     let session = Registered::new(inner, SessionKind::Repack, Vec::new()).expect("begins");
-    assert!(repack::move_frames(inner, &session, &[], &[(bad.at, copy)], &mut GcReport::default(), &mut || Ok(())).expect("heals"));
+    assert!(repack::move_frames(inner, &session, &[], &[(bad.at, copy.into())], &mut GcReport::default(), &mut || Ok(())).expect("heals"));
     // G7.
     let (spared, _) = round::look_again(inner, &mut marker, committed, &forgotten, &candidates, &options, &mut || Ok(())).expect("looks again");
     let Spared::Packs(spared) = spared else { panic!("a list") };

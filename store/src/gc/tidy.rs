@@ -2,26 +2,27 @@
 //! of packs that are gone, evidence of forgotten points, old temporary files, old trash.
 //!
 //! Invariants:
-//! - condemned-N goes only after done-N exists and no index file names what the round deleted; pardon-N never goes.
+//! - condemned-N goes only after done-N exists and no index file names what the round deleted; pardon-N never goes. Where condemned-N or pardon-N cannot
+//!   be read, done-N must open: it says that nobody deletes by this round any more.
 //! - A session's record goes only after its register exists (writers), or after it ended or died (readers).
 
 use super::{
     GcOptions, GcReport, living, reindex,
     round::{Marked, deleting, tombstones},
-    rounds,
+    rounds, twins,
 };
 use crate::{
-    Result,
+    Result, StoreError,
     damage::{read_or_skip, read_reports},
     platform::{Created, Deleting, Durability, random_bytes},
     point::registers::list_months,
     store::Inner,
 };
 use cairn_store_format::{
-    ObjectName, PackId, SessionId,
+    ObjectName, PackId, PackKind, SessionId,
     index::{self, IndexedPack},
     limits::LIST_BYTES_MAX,
-    name::{parse_numbered, parse_round},
+    name::{parse_numbered, parse_pack, parse_round},
 };
 use std::collections::{BTreeSet, HashSet};
 
@@ -37,29 +38,40 @@ pub(super) fn tidy(store: &Inner, marked: &Marked<'_>, options: &GcOptions, repo
     let deleting = deleting(store)?;
     retire_rounds(store, deleting, report)?;
     index_files(store, deleting, marked, report)?;
+    twins::mend(store, deleting, report)?;
     reindex::replace_damaged(store, deleting, &marked.decided, report)?;
     records(store, deleting, options, report)?;
     reports(store, deleting, marked, report)?;
     evidence(store, deleting, report)?;
     temporaries(store, deleting, options, report)?;
-    purge_trash(store, deleting, options, report)
+    purge_trash(store, options, &marked.marker.needed_in_trash(), report)
 }
 
+/// A round that is done and whose list or pardon cannot be read is retired as well: all its deletes are finished, so what it took is what index files name
+/// and is not there.
 fn retire_rounds(store: &Inner, deleting: &dyn Deleting, report: &mut GcReport) -> Result<()> {
     for (n, stage) in rounds::stages(&store.platform.list("gc")?) {
         if !stage.done {
             continue;
         }
         if stage.condemned {
-            let condemned = match rounds::read_condemned(store, n) {
-                Ok(Some(c)) => c,
-                // Unreadable: it stays, and everything is taken for condemned until an admin removes the file.
-                _ => continue,
+            let sessions: BTreeSet<SessionId> = match rounds::taken(store, n) {
+                Ok(Some(gone)) => gone.iter().map(|p| p.session).collect(),
+                Ok(None) => continue,
+                Err(e) if e.is_damage() || e.is_bad_media() || matches!(e, StoreError::Format(_)) => {
+                    store.check_there()?;
+                    if !rounds::is_done(store, n)? {
+                        // A file name alone is no proof that nobody will delete by this round any more.
+                        tracing::warn!("{e}; round {n} cannot be cleared away, since {} cannot be read either", ObjectName::done(n));
+                        continue;
+                    }
+                    tracing::warn!("{e}; the round is done, and is cleared away by what is there");
+                    list_months(store, "x")?.iter().filter_map(|name| parse_numbered(name.file())).map(|(session, _)| session).collect()
+                }
+                Err(e) => return Err(e),
             };
-            let Ok(Some(spared)) = rounds::spared_of(store, n, &condemned) else { continue };
-            let gone: BTreeSet<PackId> = condemned.list.packs.into_iter().filter(|p| !spared.contains(p)).collect();
-            for session in gone.iter().map(|p| p.session).collect::<BTreeSet<SessionId>>() {
-                forget_in_index(store, deleting, &session, report)?;
+            for session in &sessions {
+                forget_in_index(store, deleting, session, report)?;
             }
             report.tidied += u64::from(deleting.delete(&ObjectName::condemned(n))?);
         }
@@ -190,7 +202,9 @@ fn temporaries(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, repo
     Ok(())
 }
 
-fn purge_trash(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+/// Discarded packs go when they are old enough, except for `needed`: what healing has not yet taken out of them is nowhere else.
+pub(super) fn purge_trash(store: &Inner, options: &GcOptions, needed: &HashSet<PackId>, report: &mut GcReport) -> Result<()> {
+    let deleting = deleting(store)?;
     for round in store.platform.list_dirs("trash")? {
         let dir = format!("trash/{round}");
         let Some(modified_ms) = deleting.dir_modified_unix_ms(&dir)? else { continue };
@@ -199,6 +213,10 @@ fn purge_trash(store: &Inner, deleting: &dyn Deleting, options: &GcOptions, repo
             continue;
         }
         for name in store.platform.list(&dir)? {
+            if [PackKind::Data, PackKind::Meta].iter().any(|kind| parse_pack(name.file(), *kind).is_some_and(|pack| needed.contains(&pack))) {
+                tracing::warn!("{name} stays: it holds the only good copy of something that is in use");
+                continue;
+            }
             let size = store.platform.size(&name)?.unwrap_or(0);
             if deleting.delete(&name)? {
                 report.purged_files += 1;

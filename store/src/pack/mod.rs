@@ -7,6 +7,6 @@ mod whole;
 mod writer;
 
 pub(crate) use builder::{FinishedPack, PackBuilder};
-pub(crate) use reader::PackReader;
+pub(crate) use reader::{PackInfo, PackReader};
 pub(crate) use stream::{META_ZSTD_LEVEL, PackStream, Pending};
 pub(crate) use whole::{footer_of, indexed};

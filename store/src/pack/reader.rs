@@ -8,6 +8,7 @@ use crate::{
 use cairn_store_format::{
     Id, Location, ObjectName, PackId, PackKind, index,
     limits::{LIST_BYTES_MAX, PACK_BYTES_MAX},
+    map::Ref,
     name::parse_numbered,
     pack::{FRAME_HEADER_BYTES, Footer, FrameHeader, FrameKind, KEY_ROW_NONE, PACK_HEADER_BYTES, TRAILER_BYTES, Trailer, decode_pack_header},
 };
@@ -167,6 +168,18 @@ impl PackReader {
             let mut bytes = self.platform.read_at(name, at.offset.into(), FRAME_HEADER_BYTES + at.stored_len as usize)?.ok_or_else(missing)?;
             self.open(name, keys, zstd, at, want, &mut bytes)
         })
+    }
+
+    /// A pack's footer from files of these names alone.
+    pub(crate) fn info_of(&self, pack: &PackId, names: &[ObjectName]) -> Result<PackInfo> {
+        self.first_good(names, |name| self.load(pack, name))
+    }
+
+    /// Whether files of these names hold a frame, good at its place.
+    pub(crate) fn holds(&self, names: &[ObjectName], keys: &Keys, zstd: &mut Decompressor<'static>, frame: &Ref) -> bool {
+        let Ok(info) = self.info_of(&frame.at.pack, names) else { return false };
+        let slot = info.footer.find(&frame.id).filter(|s| s.offset == frame.at.offset);
+        slot.is_some_and(|s| self.frame_from(names, keys, zstd, &frame.at, (s.id, s.kind, s.level)).is_ok())
     }
 
     /// Opens the bytes of one frame (header and stored), read from `name`.

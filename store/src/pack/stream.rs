@@ -21,7 +21,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// An index file is published every so many packs: what a killed session stored is found again by the next.
+/// An index file is published every so many packs, and after the first one of a session that goes on: what a killed session stored is found again by
+/// the next.
 const PACKS_PER_INDEX_FILE: usize = 4;
 
 /// Level of metadata compression: nodes are mostly ids, which do not shrink.
@@ -66,6 +67,8 @@ pub(crate) struct PackStream {
     /// The buffer of a data pack that was written, for the next one; at most one is kept.
     spare: Vec<u8>,
     unpublished: Vec<IndexedPack>,
+    /// No more frames come: what is left goes into one index file.
+    ends: bool,
     /// Called for every pack that is durable: the local index takes it in.
     on_stored: OnStored,
     pub(crate) stored_bytes: u64,
@@ -94,6 +97,7 @@ impl PackStream {
             pending: Arc::default(),
             spare: Vec::new(),
             unpublished: Vec::new(),
+            ends: false,
             on_stored,
             stored_bytes: 0,
         }
@@ -179,37 +183,51 @@ impl PackStream {
         Ok(())
     }
 
-    /// Takes in what the writer finished; waits for all of it where `all`.
+    /// Takes in what the writer finished; waits for all of it where `all`. After a write that failed the packs that are there are published all the same,
+    /// so that they are found again: the storage may be full for a pack and have room for an index file.
     fn collect(&mut self, all: bool) -> Result<()> {
+        let mut failed = None;
         while let Some(written) = self.writer.written(all) {
-            let WrittenPack { pack, buffer } = written?;
-            if pack.pack.kind == PackKind::Data {
-                self.spare = buffer;
+            match written {
+                Ok(WrittenPack { pack, buffer }) => {
+                    if pack.pack.kind == PackKind::Data {
+                        self.spare = buffer;
+                    }
+                    self.unpublished.push(pack);
+                }
+                Err(e) => failed = failed.or(Some(e)),
             }
-            self.unpublished.push(pack);
         }
-        if self.unpublished.len() >= PACKS_PER_INDEX_FILE || (all && !self.unpublished.is_empty()) {
-            let packs = std::mem::take(&mut self.unpublished);
-            // The packs must be durable before anybody is told of them, a later session of this host no less than others: after a sync that
-            // failed they may vanish, and syncing again proves nothing.
-            self.platform.barrier()?;
-            for pack in &packs {
-                (self.on_stored)(pack)?;
-                self.pending.forget(pack);
-            }
-            let name = ObjectName::index(&self.session, self.next_index_seq);
-            self.next_index_seq += 1;
-            let bytes = index::encode(&self.session, &packs);
-            must_be_new(&name, self.platform.create(&name, &bytes, Durability::Deferred)?)?;
-        }
-        Ok(())
+        let due = if self.next_index_seq == 0 && !self.ends { 1 } else { PACKS_PER_INDEX_FILE };
+        let publish = all || failed.is_some() || self.unpublished.len() >= due;
+        let published = if publish { self.publish() } else { Ok(()) };
+        failed.map_or(published, Err)
     }
 
-    /// B5's end: every pack and index file is in the storage and durable.
+    fn publish(&mut self) -> Result<()> {
+        if self.unpublished.is_empty() {
+            return Ok(());
+        }
+        let packs = std::mem::take(&mut self.unpublished);
+        // The packs must be durable before anybody is told of them, a later session of this host no less than others: after a sync that
+        // failed they may vanish, and syncing again proves nothing.
+        self.platform.barrier()?;
+        for pack in &packs {
+            (self.on_stored)(pack)?;
+            self.pending.forget(pack);
+        }
+        let name = ObjectName::index(&self.session, self.next_index_seq);
+        self.next_index_seq += 1;
+        let bytes = index::encode(&self.session, &packs);
+        must_be_new(&name, self.platform.create(&name, &bytes, Durability::Deferred)?)
+    }
+
+    /// B5's end: every pack and index file is in the storage and durable. What can be written is, whatever cannot.
     pub(crate) fn finish(&mut self) -> Result<()> {
-        self.close_data()?;
-        self.close_meta()?;
-        self.collect(true)?;
-        self.platform.barrier()
+        self.ends = true;
+        let closed = [self.close_data(), self.close_meta(), self.collect(true)];
+        // Whatever failed, what was published must last.
+        let durable = self.platform.barrier();
+        closed.into_iter().chain([durable]).collect()
     }
 }

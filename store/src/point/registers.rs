@@ -7,7 +7,8 @@
 use super::Point;
 use crate::{
     Result, StoreError,
-    platform::{Created, Durability, Platform},
+    damage::read_or_skip,
+    platform::{Created, Deleting, Durability, Platform},
     store::Inner,
 };
 use cairn_store_format::{
@@ -89,33 +90,71 @@ pub(crate) fn put_back(store: &Inner, forgotten: &HashSet<SessionId>) -> Result<
     Ok(count)
 }
 
-/// Copies for what has none: points of older versions, backups that died right after their commit. At most `max` of them.
-/// Order: 1 registers durable · 2 their copies. If we die between: the next collection goes on.
-pub(crate) fn make_copies(store: &Inner, forgotten: &HashSet<SessionId>, max: usize) -> Result<()> {
+/// Copies for what has none: points of older versions, backups that died right after their commit; and for those whose copy is damaged. At most `max` of
+/// them. Order: 1 registers durable · 2 damaged copies deleted · 3 copies created. If we die between: the next collection goes on.
+pub(crate) fn make_copies(store: &Inner, deleting: &dyn Deleting, forgotten: &HashSet<SessionId>, max: usize) -> Result<()> {
     let (registers, copies) = list_with_copies(store)?;
-    let (mut reader, mut found) = (CachedReader::new(store, true), Vec::new());
-    for (id, name) in registers.into_iter().filter(|(id, _)| !copies.contains(id) && !forgotten.contains(id)) {
+    let (mut reader, mut found, mut looked) = (CachedReader::new(store, true), Vec::new(), 0);
+    for (id, name) in registers.into_iter().filter(|(id, _)| !forgotten.contains(id)) {
         if found.len() >= max {
             break;
+        }
+        let is_there = copies.contains(&id);
+        if is_there && (is_copy(&name) || looked >= max || store.index.object(&whole_mark(&ObjectName::register_copy(&id))).is_ok_and(|m| m.is_some())) {
+            continue;
+        }
+        looked += usize::from(is_there);
+        if is_there && copy_is_whole(store, &id)? {
+            continue;
         }
         // What cannot be read has its own finding.
         if !matches!(reader.register_at(&id, &name), Ok(Decided::Point(_) | Decided::Relocation(_))) {
             continue;
         }
         if let Ok(Some(bytes)) = store.platform.read(&name, REGISTER_BYTES_MAX)
-            && open_register(store, &id, &name, &bytes).is_ok()
+            && matches!(open_register(store, &id, &name, &bytes), Ok(Decided::Point(_) | Decided::Relocation(_)))
         {
             store.platform.cover(&name);
-            found.push((id, bytes));
+            found.push((id, bytes, is_there));
         }
     }
     reader.keep();
     // A copy must not outlast a register whose name never reached stable storage.
     store.platform.barrier()?;
-    for (id, bytes) in &found {
-        store.platform.create(&ObjectName::register_copy(id), bytes, Durability::Now)?;
+    for (id, bytes, is_there) in &found {
+        let copy = ObjectName::register_copy(id);
+        if *is_there {
+            tracing::warn!("{copy} was damaged; it is made anew from the register");
+            deleting.delete(&copy)?;
+        }
+        store.platform.create(&copy, bytes, Durability::Now)?;
     }
     Ok(())
+}
+
+/// Whether a copy opens. One that does is not read again by this host until a scrub finds it damaged; of two that open and differ nobody knows which is
+/// right, and scrubs say so.
+fn copy_is_whole(store: &Inner, id: &SessionId) -> Result<bool> {
+    let copy = ObjectName::register_copy(id);
+    let Some(bytes) = read_or_skip(&*store.platform, &copy, REGISTER_BYTES_MAX)? else {
+        // Too large for a register is damaged; gone, or on a bad sector, it may be there tomorrow, and the register is.
+        return Ok(!store.platform.size(&copy)?.is_some_and(|size| size > REGISTER_BYTES_MAX as u64));
+    };
+    match open_register(store, id, &copy, &bytes) {
+        Ok(_) => {
+            if let Err(e) = store.index.keep_objects(&[(whole_mark(&copy), Vec::new())]) {
+                tracing::debug!("{e}");
+            }
+            Ok(true)
+        }
+        Err(StoreError::Damaged { .. } | StoreError::Format(_)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Under this name this host's cache remembers that a copy was whole.
+pub(crate) fn whole_mark(copy: &ObjectName) -> String {
+    format!("whole {copy}")
 }
 
 /// A register that lies in another month's folder and nowhere else: its session is decided, and nobody sees it.

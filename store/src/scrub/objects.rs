@@ -7,7 +7,7 @@ use crate::{
     damage::read_or_skip,
     point::{
         MISSING, PointSet,
-        registers::{CachedReader, list_months_of},
+        registers::{CachedReader, list_months_of, whole_mark},
     },
     store::Inner,
 };
@@ -68,6 +68,9 @@ impl Scrub<'_> {
                 // The next collection of this host looks at it, and replaces it.
                 self.index.forget_file(name.as_str())?;
             }
+            if checked.is_err() && name.as_str().starts_with("r/") {
+                self.index.forget_object(&whole_mark(&name))?;
+            }
             match checked {
                 Ok(()) => {}
                 Err(StoreError::Damaged { why, .. }) => report.add([Finding { object: name.to_string(), offset: None, why }]),
@@ -122,6 +125,7 @@ impl Scrub<'_> {
                 }
                 _ => continue,
             };
+            self.index.forget_object(&whole_mark(&copy))?;
             report.add([Finding { object: name.to_string(), offset: None, why }]);
         }
         if let Some(store) = self.keyed {

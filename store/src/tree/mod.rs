@@ -8,7 +8,7 @@ mod reader;
 pub(crate) use builder::TreeBuilder;
 pub(crate) use damaged::damaged_ranges;
 pub use diff::DiskDiff;
-pub(crate) use reader::{RegionAt, Step, TreeReader, load_region};
+pub(crate) use reader::{RegionAt, Step, TreeReader, bad_node, load_region};
 
 use cairn_store_format::limits::REGION_BYTES;
 

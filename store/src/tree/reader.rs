@@ -111,7 +111,7 @@ pub(crate) fn load_region(store: &Inner, zstd: &mut Decompressor<'static>, r: &R
     Region::decode(&plain).map_err(|e| bad_node(r, &e))
 }
 
-pub(super) fn bad_node(r: &Ref, e: &FormatError) -> StoreError {
+pub(crate) fn bad_node(r: &Ref, e: &FormatError) -> StoreError {
     StoreError::damaged(format_args!("map node {}", r.id), e)
 }
 
