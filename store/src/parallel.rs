@@ -5,9 +5,34 @@
 use crate::{Result, StoreError, platform::Platform};
 use std::{
     collections::BTreeMap,
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
+    time::Instant,
 };
+
+/// How long the stages of a backup waited for each other, nanoseconds; what a stage's threads did not wait, they worked.
+#[derive(Default, Debug)]
+pub struct StageWaits {
+    /// Workers, all together, for the consumer: too far ahead of it.
+    pub workers_ns: AtomicU64,
+    /// The consumer for workers.
+    pub consumer_ns: AtomicU64,
+    /// The consumer for the writer of packs: one is being written, one waits.
+    pub writer_ns: AtomicU64,
+}
+
+impl StageWaits {
+    /// Adds the time that `wait` takes.
+    pub(crate) fn timed<T>(counter: &AtomicU64, wait: impl FnOnce() -> T) -> T {
+        let begin = Instant::now();
+        let out = wait();
+        counter.fetch_add(u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        out
+    }
+}
 
 struct State<I, R> {
     jobs: I,
@@ -25,12 +50,29 @@ pub(crate) fn workers(platform: &dyn Platform, min: usize, max: usize) -> usize 
     if platform.single_threaded() { 0 } else { cores.max(min).min(max) }
 }
 
+/// As [`ordered_timed`], for those who do not ask how long it waited.
+pub(crate) fn ordered<J, R, W>(
+    jobs: impl Iterator<Item = Result<J>> + Send,
+    workers: usize,
+    window: usize,
+    make_worker: impl Fn() -> W + Sync,
+    work: impl Fn(&mut W, J) -> Result<R> + Sync,
+    consume: impl FnMut(R) -> Result<()>,
+) -> Result<()>
+where
+    J: Send,
+    R: Send,
+{
+    ordered_timed(jobs, workers, window, &StageWaits::default(), make_worker, work, consume)
+}
+
 /// Runs `work` on every job with `workers` threads, or on this one where `workers` is 0; `consume` sees the results on this thread in the jobs' order. The first error (in
 /// order) ends everything and is returned; jobs already started are finished and dropped.
-pub(crate) fn ordered<J, R, W>(
+pub(crate) fn ordered_timed<J, R, W>(
     mut jobs: impl Iterator<Item = Result<J>> + Send,
     workers: usize,
     window: usize,
+    waits: &StageWaits,
     make_worker: impl Fn() -> W + Sync,
     work: impl Fn(&mut W, J) -> Result<R> + Sync,
     mut consume: impl FnMut(R) -> Result<()>,
@@ -50,7 +92,7 @@ where
             scope.spawn(|| {
                 let _stop = StopOnPanic { state: &state, changed: &changed };
                 let mut worker = make_worker();
-                while let Some((seq, job)) = take(&state, &changed, window.max(1) as u64) {
+                while let Some((seq, job)) = take(&state, &changed, window.max(1) as u64, waits) {
                     let result = job.and_then(|j| work(&mut worker, j));
                     let mut s = state.lock().unwrap_or_else(PoisonError::into_inner);
                     s.running -= 1;
@@ -59,7 +101,7 @@ where
                 }
             });
         }
-        let outcome = drain(&state, &changed, &mut consume);
+        let outcome = drain(&state, &changed, waits, &mut consume);
         state.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
         changed.notify_all();
         outcome
@@ -81,7 +123,7 @@ impl<I, R> Drop for StopOnPanic<'_, I, R> {
     }
 }
 
-fn take<J, R>(state: &Mutex<State<impl Iterator<Item = Result<J>>, R>>, changed: &Condvar, window: u64) -> Option<(u64, Result<J>)> {
+fn take<J, R>(state: &Mutex<State<impl Iterator<Item = Result<J>>, R>>, changed: &Condvar, window: u64, waits: &StageWaits) -> Option<(u64, Result<J>)> {
     let mut s = state.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         if s.failed || s.exhausted {
@@ -90,7 +132,7 @@ fn take<J, R>(state: &Mutex<State<impl Iterator<Item = Result<J>>, R>>, changed:
         if s.next < s.consumed + window {
             break;
         }
-        s = changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        s = StageWaits::timed(&waits.workers_ns, || changed.wait(s)).unwrap_or_else(PoisonError::into_inner);
     }
     let Some(job) = s.jobs.next() else {
         s.exhausted = true;
@@ -103,7 +145,7 @@ fn take<J, R>(state: &Mutex<State<impl Iterator<Item = Result<J>>, R>>, changed:
     Some((seq, job))
 }
 
-fn drain<I, R>(state: &Mutex<State<I, R>>, changed: &Condvar, consume: &mut impl FnMut(R) -> Result<()>) -> Result<()> {
+fn drain<I, R>(state: &Mutex<State<I, R>>, changed: &Condvar, waits: &StageWaits, consume: &mut impl FnMut(R) -> Result<()>) -> Result<()> {
     loop {
         let mut s = state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = loop {
@@ -117,7 +159,7 @@ fn drain<I, R>(state: &Mutex<State<I, R>>, changed: &Condvar, consume: &mut impl
             if s.exhausted && s.consumed == s.next {
                 return Ok(());
             }
-            s = changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+            s = StageWaits::timed(&waits.consumer_ns, || changed.wait(s)).unwrap_or_else(PoisonError::into_inner);
         };
         drop(s);
         consume(result?)?;

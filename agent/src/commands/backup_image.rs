@@ -10,7 +10,14 @@ use crate::{
     points::{self, check_name, check_tags},
 };
 use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store, format::SessionId};
-use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// Target name of an image's one disk.
 const TARGET: &str = "disk0";
@@ -45,10 +52,18 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     let bar = Bar::start(common, &o.name, &progress);
     let outcome = session.backup(&[job], info, &progress, || Ok(()))?;
     drop(bar);
+    tell_waits(&progress);
     print_outcome(common, &store, &outcome)?;
     let warnings: Vec<String> = changed(&o.source, before).into_iter().chain(clock).collect();
     warnings.iter().for_each(|warning| say!("cairn: warning: {warning}"));
     Ok(if warnings.is_empty() { Done::Clean } else { Done::WithWarnings })
+}
+
+/// For whom wants to know what a backup's speed hangs on (`-v`).
+fn tell_waits(progress: &Progress) {
+    let ms = |ns: &AtomicU64| ns.load(Ordering::Relaxed) / 1_000_000;
+    let w = &progress.waits;
+    tracing::info!("stages waited, ms: workers {}, consumer {}, for the writer {}", ms(&w.workers_ns), ms(&w.consumer_ns), ms(&w.writer_ns));
 }
 
 /// Size, modification and change time of a file; devices keep no such record.

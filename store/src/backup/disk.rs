@@ -51,9 +51,11 @@ pub(super) fn save(
         progress.check()?;
         let mut stream = stream.borrow_mut();
         let stored_before = stream.stored_bytes;
+        let waited_before_ns = stream.waited_ns;
         let node = outcome.place(&session.store.keys, &mut stream)?;
         *data_key.write().unwrap_or_else(std::sync::PoisonError::into_inner) = stream.data_key();
         builder.set(&mut stream, outcome.region, node)?;
+        progress.waits.writer_ns.fetch_add(stream.waited_ns - waited_before_ns, Ordering::Relaxed);
         counts.read_bytes += outcome.read_bytes;
         counts.changed_bytes += outcome.changed_bytes;
         counts.stored_bytes += stream.stored_bytes - stored_before;
@@ -62,7 +64,15 @@ pub(super) fn save(
         progress.stored_bytes.fetch_add(stream.stored_bytes - stored_before, Ordering::Relaxed);
         Ok(())
     };
-    parallel::ordered(jobs, workers, workers + WINDOW_EXTRA, make_worker, |w: &mut Result<Worker<'_>>, job| worker_of(w)?.run(&job), consume)?;
+    parallel::ordered_timed(
+        jobs,
+        workers,
+        workers + WINDOW_EXTRA,
+        &progress.waits,
+        make_worker,
+        |w: &mut Result<Worker<'_>>, job| worker_of(w)?.run(&job),
+        consume,
+    )?;
     let root = builder.finish(&mut stream.borrow_mut())?;
     Ok((root, counts))
 }

@@ -10,6 +10,7 @@ mod worker;
 use crate::{
     BlockSource, Result, StoreError,
     pack::PackStream,
+    parallel::StageWaits,
     point::{self, Point},
     session::Session,
     tree::{self, TreeReader},
@@ -106,6 +107,8 @@ pub struct Progress {
     pub read_bytes: AtomicU64,
     /// Bytes stored.
     pub stored_bytes: AtomicU64,
+    /// How long the stages of a backup waited for each other.
+    pub waits: StageWaits,
     /// Set to stop: the backup ends with [`StoreError::Interrupted`].
     pub cancel: AtomicBool,
 }

@@ -72,6 +72,8 @@ pub(crate) struct PackStream {
     /// Called for every pack that is durable: the local index takes it in.
     on_stored: OnStored,
     pub(crate) stored_bytes: u64,
+    /// How long packs waited for the writer, nanoseconds.
+    pub(crate) waited_ns: u64,
 }
 
 /// Keys of the open metadata pack: nodes under the metadata key, secrets under the data key.
@@ -100,6 +102,7 @@ impl PackStream {
             ends: false,
             on_stored,
             stored_bytes: 0,
+            waited_ns: 0,
         }
     }
 
@@ -176,7 +179,10 @@ impl PackStream {
 
     fn send(&mut self, pack: FinishedPack) -> Result<()> {
         self.collect(false)?;
-        if !self.writer.send(pack) {
+        let begin = std::time::Instant::now();
+        let is_sent = self.writer.send(pack);
+        self.waited_ns += u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if !is_sent {
             self.collect(true)?;
             return Err(StoreError::Interrupted);
         }

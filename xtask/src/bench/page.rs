@@ -25,14 +25,12 @@ Written by `cargo xtask bench --write`; do not edit. Other machines give other s
 const TAIL: &str = "
 ## What Cairn does beyond the floor
 
-By `perf record` of a first backup and of `verify --packs` (1 GiB disk, samples of both programs side by side):
+By a `perf record`, once, of another day than the figures above, of a first backup and of `verify --packs` (1 GiB disk, samples of both programs side by side):
 
 - first backup: 19 % more samples than the floor. More than half of that is the SHA-256 of every pack, which the index files hold; then copying
   frames into packs, fresh pages for them, and CRC-32C. Look-ups in SQLite and the map's nodes are below half a percent each.
 - verify: a third more. Half of that was the SHA-256 of every pack again, the rest CRC-32C (twice a frame) and reading whole packs. Since that profile
   a scrub with keys does without that hash and the second CRC.
-- By samples a thread, the two workers (read, cut, hash, compress, seal) take most of the time: 824 each, the two other threads 336 and 105. How long the
-  stages wait for each other was not measured.
 ";
 
 /// The page.
@@ -49,7 +47,21 @@ pub fn page(images: &Images, records: &Records, change: Option<&OneChange>, dir:
             c.first_s
         );
     }
-    let _ = write!(out, "## Figures\n\n{}## Conditions\n\n{}{TAIL}", report.tables(), conditions(images, records, dir, repeat));
+    let _ = write!(out, "## Figures\n\n{}{}## Conditions\n\n{}{TAIL}", report.tables(), stages(records), conditions(images, records, dir, repeat));
+    out
+}
+
+/// Which stage of a backup waits for which.
+fn stages(records: &Records) -> String {
+    let mut out = String::from(
+        "### Stages of a backup that waited for each other\n\nWorkers (read, cut, hash, look up, compress, seal; two on two cores, more where the source allows it) hand \
+         regions to one consumer (map, packs), that hands packs to one writer. Workers that wait are too far ahead of the consumer; a consumer that waits has \
+         nothing to do; the writer is waited for where storage is what limits. Milliseconds, workers all together.\n\n",
+    );
+    for (step, waits) in &records.stages {
+        let _ = writeln!(out, "- {}: {waits}", step.title());
+    }
+    out.push('\n');
     out
 }
 

@@ -70,6 +70,8 @@ pub struct Records {
     pub versions: Vec<(Kind, String)>,
     /// The machine's load at the start of each step.
     pub loads: Vec<String>,
+    /// What Cairn said of its stages, by step.
+    pub stages: Vec<(Step, String)>,
     /// Whether the page cache could be emptied.
     pub cold: bool,
 }
@@ -101,6 +103,7 @@ impl Runner<'_> {
                     let tool = &tools[(n + i + round) % tools.len()];
                     if let Some(record) = self.step(tool, step, &dir)? {
                         tell(&record);
+                        records.stages.extend(stages(&record, &dir));
                         records.all.push(record);
                     }
                 }
@@ -111,7 +114,7 @@ impl Runner<'_> {
     }
 
     fn step(&self, tool: &Tool, step: Step, dir: &Path) -> Result<Option<Record>> {
-        let log = dir.join(format!("{}-{}.log", tool.kind.name(), step.title()));
+        let log = log_of(tool.kind, step, dir);
         let source = dir.join("source/disk.raw");
         let cold = |command: &mut std::process::Command| {
             cold_cache();
@@ -153,6 +156,19 @@ impl Runner<'_> {
         }
         fs::hard_link(self.images.path(image), source).map_err(failed)
     }
+}
+
+/// How long the stages of a backup waited for each other, in its own words.
+fn stages(r: &Record, dir: &Path) -> Option<(Step, String)> {
+    if r.kind != Kind::Cairn || !matches!(r.step, Step::Save(_)) {
+        return None;
+    }
+    let said = fs::read_to_string(log_of(r.kind, r.step, dir)).ok()?;
+    said.lines().find_map(|line| line.split_once("stages waited, ms: ")).map(|(_, waits)| (r.step, waits.to_owned()))
+}
+
+fn log_of(kind: Kind, step: Step, dir: &Path) -> PathBuf {
+    dir.join(format!("{}-{}.log", kind.name(), step.title()))
 }
 
 fn tell(r: &Record) {

@@ -142,7 +142,7 @@ impl Tool {
     pub fn save(&self, image: Image, file: &Path) -> Command {
         let mut c = self.command();
         match self.kind {
-            Kind::Cairn => c.arg("backup-image").arg(file).args(["--name", image.machine()]),
+            Kind::Cairn => c.args(["-v", "backup-image"]).arg(file).args(["--name", image.machine()]),
             Kind::Floor => c.arg("backup").arg(self.store()).arg(file).arg(image.name()),
             Kind::Restic => c.args(["-q", "backup", "--compression", "auto", "--host", image.machine(), "--tag", image.name()]).arg(file),
             Kind::Rustic => c.args(["backup", "--host", image.machine(), "--tag", image.name()]).arg(file),
