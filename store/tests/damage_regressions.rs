@@ -108,9 +108,9 @@ fn lose_the_second_half(pack: &std::path::Path, zeroed: bool) {
     let mut bytes = fs::read(pack).expect("reads");
     let half = bytes.len() / 2;
     if zeroed {
-        bytes[half..].fill(0)
+        bytes[half..].fill(0);
     } else {
-        bytes.truncate(half)
+        bytes.truncate(half);
     }
     fs::write(pack, bytes).expect("damages");
 }

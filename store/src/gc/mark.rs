@@ -43,7 +43,7 @@ impl Spare {
         let names = ObjectName::pack(&self.frame.at.pack);
         match &self.round {
             Some(round) => names.iter().filter_map(|n| ObjectName::trashed(round, n)).collect(),
-            None => names.into(),
+            None => names,
         }
     }
 

@@ -138,7 +138,7 @@ fn copy_is_whole(store: &Inner, id: &SessionId) -> Result<bool> {
     let copy = ObjectName::register_copy(id);
     let Some(bytes) = read_or_skip(&*store.platform, &copy, REGISTER_BYTES_MAX)? else {
         // Too large for a register is damaged; gone, or on a bad sector, it may be there tomorrow, and the register is.
-        return Ok(!store.platform.size(&copy)?.is_some_and(|size| size > REGISTER_BYTES_MAX as u64));
+        return Ok(store.platform.size(&copy)?.is_none_or(|size| size <= REGISTER_BYTES_MAX as u64));
     };
     match open_register(store, id, &copy, &bytes) {
         Ok(_) => {
