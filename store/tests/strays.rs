@@ -25,8 +25,8 @@ fn damage_of(store: &Store, p: &BackupOutcome) -> u64 {
 }
 
 /// No grace for anybody, and nothing stays in the trash.
-fn collect(store: &Store, options: GcOptions) -> GcReport {
-    let options = GcOptions { resume_grace_ms: 0, wait_ms_max: 1000, poll_ms: 10, ..options };
+fn collect(store: &Store, options: &GcOptions) -> GcReport {
+    let options = GcOptions { resume_grace_ms: 0, wait_ms_max: 1000, poll_ms: 10, ..options.clone() };
     store.collect(&options, &Progress::default()).expect("collects")
 }
 
@@ -57,8 +57,8 @@ fn another_points_copy_is_put_in_place_before_that_point_goes() {
     let store = fresh(&lab, "three");
     assert_eq!(damage_of(&store, kept), 1, "it is told, although every byte can be read");
     store.forget(&point(&store, gone), 0, true).expect("forgets");
-    assert!(collect(&store, purging()).healed_frames > 0);
-    collect(&store, purging());
+    assert!(collect(&store, &purging()).healed_frames > 0);
+    collect(&store, &purging());
     let store = fresh(&lab, "four");
     assert_eq!(restore(&store, &point(&store, kept)).expect("restores"), data);
     assert_eq!(damage_of(&store, kept), 0);
@@ -76,15 +76,15 @@ fn what_was_moved_and_is_damaged_there_comes_back_from_the_trash() {
         let b = backup(&store, "b", &data, full()).expect("backs up");
         store.forget(&point(&store, &a), 0, true).expect("forgets");
         let before = lab.files("d");
-        let moved = collect(&store, GcOptions { repack_below_percent: 60, trash_keep_ms: u64::MAX, ..GcOptions::default() });
+        let moved = collect(&store, &GcOptions { repack_below_percent: 60, trash_keep_ms: u64::MAX, ..GcOptions::default() });
         assert!(moved.moved_frames > 0 && moved.deleted_packs > 0, "{moved:?}");
         let target = lab.files("d").into_iter().find(|f| !before.contains(f)).expect("a new pack");
         flip(&target, 500);
         let store = fresh(&lab, "two");
         assert_eq!(damage_of(&store, &b), 1, "it is told");
-        let report = collect(&fresh(&lab, "three"), if purge_at_once { purging() } else { GcOptions { trash_keep_ms: u64::MAX, ..purging() } });
+        let report = collect(&fresh(&lab, "three"), &if purge_at_once { purging() } else { GcOptions { trash_keep_ms: u64::MAX, ..purging() } });
         assert!(report.healed_frames > 0, "{report:?}");
-        collect(&fresh(&lab, "three"), purging());
+        collect(&fresh(&lab, "three"), &purging());
         assert!(lab.files("trash").is_empty() && !target.exists());
         let store = fresh(&lab, "four");
         assert_eq!(restore(&store, &point(&store, &b)).expect("restores"), data);
@@ -108,7 +108,7 @@ fn a_copy_of_metadata_that_is_wrong_is_told_and_healed() {
             flip(&file, 150);
             let store = fresh(&lab, &format!("{}{copy}", p.id));
             assert_eq!(damage_of(&store, p), 1, "{copy} is told");
-            let report = collect(&store, purging());
+            let report = collect(&store, &purging());
             assert!(report.moved_frames > 0, "{report:?}");
             assert_eq!(damage_of(&store, p), 0, "{copy} is healed");
             clean(&fresh(&lab, "scrub"));
