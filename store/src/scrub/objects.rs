@@ -119,7 +119,10 @@ impl Scrub<'_> {
             let (name, copy) = (ObjectName::register(&id), ObjectName::register_copy(&id));
             let read = |name: &ObjectName| read_or_skip(self.platform, name, REGISTER_BYTES_MAX);
             let why = match (read(&name)?, read(&copy)?) {
-                (Some(a), Some(b)) if a != b => format!("it and its copy {copy} are not the same"),
+                // One that is damaged is told as such, and the other one not.
+                (Some(a), Some(b)) if a != b && [&a, &b].iter().all(|bytes| register::decode(bytes).is_ok()) => {
+                    format!("it and its copy {copy} are not the same")
+                }
                 (None, Some(_)) if self.platform.size(&name)?.is_none() => {
                     format!("the register is missing; its copy {copy} serves, and a collection puts it back")
                 }
