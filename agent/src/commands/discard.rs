@@ -9,7 +9,8 @@ use crate::{
     run::{
         self,
         folder::RunFolder,
-        record::{Record, State},
+        record::{Record, State, Wish},
+        saved,
     },
 };
 use cairn_hypervisor::{Host, host::HostError, run::GuestState};
@@ -30,6 +31,12 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
             }
             Err(f) => return Err(f),
         };
+        if !o.force && record.state == State::Ready && matches!(folder.wish(), Ok(Some(Wish::Keep { .. }))) {
+            return Err(Failure::refused(format!(
+                "run '{0}' is being kept; nothing was removed ('cairn keep {0} --cancel' ends that, --force removes it with all that it wrote)",
+                output::shown(name)
+            )));
+        }
         if !o.force && record.state == State::Ready && runs(&record)? {
             return Err(Failure::refused(format!(
                 "the domain of run '{}' is running; what it wrote would be lost (shut it down first, or --force); nothing was removed",
@@ -54,6 +61,8 @@ fn runs(record: &Record) -> Outcome<bool> {
     match Host::open(record.connect.as_deref())?.domain(&record.uuid) {
         Err(HostError::NoDomain { .. }) => Ok(false),
         Err(e) => Err(e.into()),
+        // Its memory is what it wrote, too.
+        Ok(domain) if saved::refuse_memory(&domain, record).is_err() => Ok(true),
         Ok(domain) => Ok(domain.guest_state().map_err(|e| run::keep::libvirt(&e))? != GuestState::Off),
     }
 }

@@ -11,10 +11,11 @@ use crate::{
         folder::{RunFolder, RunSockets},
         launch,
         record::{Destination, Record, State, Wish},
+        saved,
         status::Status,
     },
 };
-use cairn_hypervisor::Host;
+use cairn_hypervisor::{Host, host::HostError};
 use cairn_store::Progress;
 use std::{
     fs,
@@ -42,7 +43,9 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
         (State::Ready, wish) if o.cancel => return cancel(common, &folder, &record, wish.as_ref()),
         (State::Ready, _) => {}
     }
+    refuse_other_place(&folder, &record, o)?;
     let to = destinations(&folder, &record, o)?;
+    refuse_what_would_be_lost(&record)?;
     let asked_unix_ms = now_unix_ms();
     folder.set_wish(&Wish::Keep { asked_unix_ms, bytes_per_s: o.rate.unwrap_or(0), to })?;
     launch::ensure_supervisor(&folder, &record)?;
@@ -62,6 +65,19 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
         out!("domain {} is an ordinary one now", output::shown(&record.name));
     }
     Ok(Done::Clean)
+}
+
+/// Before anything is wished for; the supervisor looks again.
+fn refuse_what_would_be_lost(record: &Record) -> Outcome<()> {
+    match Host::open(record.connect.as_deref())?.domain(&record.uuid) {
+        Ok(domain) => saved::refuse(&domain, record),
+        Err(HostError::NoDomain { .. }) => Err(Failure::not_found(format!(
+            "libvirt has no domain of run '{0}' any more: it was undefined. What it wrote is in its images ({1}); 'cairn discard {0}' removes them",
+            output::shown(&record.name),
+            record.disks.iter().map(|d| d.overlay.display().to_string()).collect::<Vec<_>>().join(", ")
+        ))),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Until the run is gone.
@@ -122,6 +138,21 @@ fn cancel(common: &Common, folder: &RunFolder, record: &Record, wish: Option<&Wi
         out!("run {} goes on as a run", output::shown(&record.name));
     }
     Ok(Done::Clean)
+}
+
+/// A keep elsewhere that has begun goes on to where it began.
+fn refuse_other_place(folder: &RunFolder, record: &Record, o: &cli::Keep) -> Outcome<()> {
+    let begun = record.disks.iter().find_map(|d| d.copy.as_ref());
+    let (Some(to), Some(copy), Some(Wish::Keep { .. })) = (&o.to, begun, folder.wish()?) else { return Ok(()) };
+    let (base, _) = place(record, to)?;
+    if copy.path == base || copy.path.parent() == Some(base.as_path()) {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "run '{0}' is being kept at {1} already; 'cairn keep {0} --cancel' first if it shall go elsewhere",
+        output::shown(&record.name),
+        copy.path.display()
+    )))
 }
 
 /// Where each disk goes; empty for a keep in place.

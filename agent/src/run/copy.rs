@@ -45,6 +45,7 @@ pub fn step(work: &mut Work<'_>, to: &[Destination]) -> Outcome<Step> {
 
 /// K1.
 fn begin(work: &mut Work<'_>, index: usize, to: &[Destination]) -> Outcome<Step> {
+    keep::refuse_saved(work)?;
     let target = work.record.disks[index].target.clone();
     let Some(wanted) = to.iter().find(|d| d.target == target) else {
         work.memory.gave_up = true;

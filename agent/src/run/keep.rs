@@ -12,6 +12,7 @@ use super::{
     guest::{Step, Work},
     log, offline,
     record::{Phase, Record, RunDisk},
+    saved,
 };
 use crate::failure::{FAILED, Failure, Outcome};
 use cairn_hypervisor::{
@@ -123,6 +124,7 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
                 return Ok(Step::Again);
             }
             None => {
+                refuse_saved(work)?;
                 work.memory.attempt(&disk.target)?;
                 log::say(format!("keep: pulling {}", disk.target));
                 work.domain.start_pull(&disk.target, work.bytes_per_s).map_err(|e| libvirt(&e))?;
@@ -134,6 +136,11 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
     Ok(Step::Done)
 }
 
+/// What a keep would destroy ends it, until it is asked for again.
+pub fn refuse_saved(work: &mut Work<'_>) -> Outcome<()> {
+    saved::refuse(work.domain, work.record).inspect_err(|_| work.memory.gave_up = true)
+}
+
 /// A snapshot that somebody took of the run lies over its overlay: what would be kept is not what the record knows.
 pub fn refuse_snapshot(memory: &mut Memory, now: &xml::DiskNow, disk: &RunDisk) -> Outcome<()> {
     if now.path.as_deref().map(Path::new) == Some(disk.overlay.as_path()) {
@@ -142,7 +149,8 @@ pub fn refuse_snapshot(memory: &mut Memory, now: &xml::DiskNow, disk: &RunDisk) 
     memory.gave_up = true;
     let there = now.path.as_deref().unwrap_or("no file");
     Err(Failure::refused(format!(
-        "disk {0} is {there}, and not the run's overlay {1}: is it a snapshot? Commit that ('virsh blockcommit DOMAIN {0} --active --pivot'), then 'cairn keep' again",
+        "disk {0} is {there}, and not the run's overlay {1}: is it a snapshot? Commit that ('virsh blockcommit DOMAIN {0} --shallow --active --pivot --wait'), then \
+         'cairn keep' again",
         disk.target,
         disk.overlay.display()
     )))
@@ -164,7 +172,12 @@ pub fn cancel(folder: &RunFolder, domain: &Domain, state: GuestState, record: &m
         if matches!(disk.phase, Phase::Pivoting { .. } | Phase::Pivoted) {
             continue;
         }
-        if state != GuestState::Off && domain.block_job(&disk.target).map_err(|e| libvirt(&e))?.is_some() {
+        // One that was taken out of the domain has no job.
+        let is_there = |text: &str| xml::disk_now(text, &disk.target).is_ok_and(|now| now.is_some());
+        if state != GuestState::Off
+            && is_there(&domain.xml_live().map_err(|e| libvirt(&e))?)
+            && domain.block_job(&disk.target).map_err(|e| libvirt(&e))?.is_some()
+        {
             domain.cancel_block_job(&disk.target).map_err(|e| libvirt(&e))?;
         }
         if let Some(copy) = disk.copy.take() {

@@ -27,6 +27,7 @@ pub mod make;
 pub mod offline;
 pub mod processes;
 pub mod record;
+pub mod saved;
 pub mod server;
 pub mod status;
 pub mod supervisor;

@@ -123,6 +123,7 @@ pub fn rebase(around: &mut Around<'_>) -> Outcome<Step> {
         if !around.shared.status().served {
             return Ok(Step::Again);
         }
+        keep::refuse_saved(around)?;
         around.memory.attempt(&disk.target)?;
         backing::header(around.record, &disk)?;
         log::say(format!("keep: filling {} while the domain is off", disk.target));
@@ -166,6 +167,7 @@ pub fn convert(around: &mut Around<'_>, index: usize, done_bytes: u64) -> Outcom
     if !around.shared.status().served {
         return Ok(Step::Again);
     }
+    keep::refuse_saved(around)?;
     around.memory.attempt(&disk.target)?;
     log::say(format!("keep: copying {} while the domain is off", disk.target));
     copy::make_image(&copy, disk.size_bytes)?;
