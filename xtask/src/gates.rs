@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::say::say;
 use crate::workspace::{cargo, run_visibly};
-use crate::{licences, setup, tidy, toolchain, workspace};
+use crate::{licences, root, setup, tidy, toolchain, workspace};
 use cairn_lab::lab::{CAIRN_VARIABLE, HOOK_VARIABLE};
 use cairn_lab::process::exit_code;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,9 +12,13 @@ use std::time::Instant;
 
 const USAGE: &str = "\
 usage: cargo xtask test [-- ARGUMENTS...]
+       cargo xtask test --root RELEASE [-- SUITES...]
 
 Runs setup, formatting, lints, tidy, licences, documentation, the release build and all tests. ARGUMENTS go to
 the test runner (cargo-nextest where it is installed, else cargo test).
+
+With --root the suites of the lab, or those that are named, run with libvirt and QEMU of another Debian release, in a root
+that is made on first use and kept in /var/tmp/cairn-roots. The release must not be older than this machine's.
 ";
 /// Tests in a lab start a guest each; more at once only slow each other down.
 const TEST_THREADS: &str = "2";
@@ -44,6 +48,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
             say!("{}", USAGE.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
+        Some((first, rest)) if first == "--root" => return in_root(rest),
         Some((first, _)) => {
             return Err(Error::Usage(format!("unknown argument {first:?}\n\n{USAGE}")));
         }
@@ -55,6 +60,21 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
         say!("{line}");
     }
     result.map(|()| ExitCode::SUCCESS)
+}
+
+fn in_root(args: &[String]) -> Result<ExitCode> {
+    let (release, wanted) = match args {
+        [release] => (release, &[][..]),
+        [release, dashes, wanted @ ..] if dashes == "--" => (release, wanted),
+        _ => return Err(Error::Usage(format!("--root needs the name of a release\n\n{USAGE}"))),
+    };
+    setup::install_missing()?;
+    let (lines, passed) = root::suites(release, wanted)?;
+    say!("\n== summary, Debian {release}");
+    for line in &lines {
+        say!("{line}");
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn all(report: &mut Report, extra: &[String]) -> Result<()> {

@@ -8,6 +8,7 @@ mod error;
 mod gates;
 mod lab;
 mod licences;
+mod root;
 mod say;
 mod setup;
 mod tidy;
@@ -24,6 +25,8 @@ usage: cargo xtask COMMAND
   setup                 install what is missing to build Cairn and to run its lab (Debian, as root)
   demo [--keep]         back up and restore a real guest, every byte compared
   test [-- ARGUMENTS]   all gates: format, lints, tidy, licences, documentation, every test
+  test --root RELEASE [-- SUITES]
+                        the suites of the lab with libvirt and QEMU of another Debian release, for instance trixie
   hook                  build cairn-hook as it is shipped, static; prints where it is and how large
   tidy                  the tidy check alone
   bench [OPTIONS]       Cairn beside the least work for its format, restic and borg; --help tells the rest

@@ -109,7 +109,7 @@ pub struct ChainNode {
 
 /// Drivers that lie over a format node during jobs and show the same image.
 const FILTERS: [&str; 7] = ["copy-before-write", "copy-on-read", "throttle", "backup-top", "mirror_top", "commit_top", "preallocate"];
-/// Drivers at the bottom of a format node: the same filename, another node.
+/// Drivers at the bottom of a format node: the same filename, another node. Of a raw image it may be the only one.
 const PROTOCOLS: [&str; 5] = ["file", "host_device", "nbd", "rbd", "io_uring"];
 
 /// All nodes of one QEMU, asked for once.
@@ -161,10 +161,11 @@ impl Nodes {
         let found = if direct {
             top.name.as_ref().and_then(|name| self.nodes.iter().find(|node| node.name.as_ref() == Some(name)))
         } else {
-            self.nodes.iter().find(|node| {
-                let driver = node.driver.as_str();
-                node.image.filename == image.filename && !FILTERS.contains(&driver) && !PROTOCOLS.contains(&driver)
-            })
+            let shows = |node: &&RawNode| node.image.filename == image.filename && !FILTERS.contains(&node.driver.as_str());
+            let is_protocol = |node: &&RawNode| PROTOCOLS.contains(&node.driver.as_str());
+            // A raw image may have no format node: newer libvirt lets the device use the protocol's node.
+            let format = self.nodes.iter().filter(shows).find(|node| !is_protocol(node));
+            format.or_else(|| self.nodes.iter().filter(shows).find(is_protocol))
         }?;
         Some(ChainNode {
             name: found.name.clone()?,
@@ -245,5 +246,21 @@ mod tests {
         assert!(chain[1].read_only);
         assert_eq!(nodes.bitmaps().count(), 1, "nameless bitmaps are left alone");
         assert!(nodes.chain(&disk("d1")).is_err());
+    }
+
+    #[test]
+    fn a_raw_image_without_a_format_node_is_found_below_a_filter_too() {
+        let raw = r#"{"node-name":"libvirt-1-storage","drv":"file","ro":false,"image":{"filename":"/raw","virtual-size":10},
+            "dirty-bitmaps":[{"name":"b","granularity":65536,"recording":true,"busy":false,"persistent":false,"count":0}]}"#;
+        let filter = r#"{"node-name":"f","drv":"copy-before-write","ro":false,
+            "image":{"filename":"/raw","virtual-size":10,"backing-image":{"filename":"/raw","virtual-size":10}}}"#;
+        for inserted in [raw, filter] {
+            let device = format!(r#"[{{"qdev":"/machine/peripheral/d0/virtio-backend","inserted":{inserted}}}]"#);
+            let nodes =
+                Nodes { devices: serde_json::from_str(&device).expect("JSON"), nodes: serde_json::from_str(&format!("[{filter},{raw}]")).expect("JSON") };
+            let chain = nodes.chain(&disk("d0")).expect("chain");
+            assert_eq!(chain.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["libvirt-1-storage"]);
+            assert_eq!(chain[0].bitmaps.len(), 1);
+        }
     }
 }
