@@ -103,6 +103,33 @@ lab_test!(a_run_is_kept_in_place_while_its_guest_writes, Options::small(), |lab|
     assert_next_backup_tracks(&suite, &copy);
 });
 
+// A keep fills images: what an admin saved over the point beneath them would have holes, or could not go on.
+lab_test!(a_keep_refuses_what_it_would_destroy, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
+    suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    let copy = Domain::new(RUN);
+    let refused = |args: &[&str], word: &str| suite::assert_refused(&suite.cairn.run(args).expect("it ends"), cairn::REFUSED, word);
+    copy.virsh_ok(&["snapshot-create-as", RUN, "int1"]).expect("an internal snapshot");
+    refused(&["keep", RUN], "snapshot-delete");
+    copy.virsh_ok(&["snapshot-delete", RUN, "int1"]).expect("deleted");
+    copy.virsh_ok(&["detach-disk", RUN, "vdb", "--live"]).expect("asked for");
+    let gone = || Ok((!copy.virsh_ok(&["domblklist", RUN])?.contains("vdb")).then_some(()));
+    if process::wait_for("end of vdb", Duration::from_secs(20), Duration::from_millis(200), gone).is_ok() {
+        refused(&["keep", RUN], "vdb");
+    } else {
+        println!("the guest does not let go of vdb");
+    }
+    copy.virsh_ok(&["managedsave", RUN]).expect("saved");
+    refused(&["keep", RUN], "managedsave-remove");
+    refused(&["discard", RUN], "--force");
+    copy.virsh_ok(&["managedsave-remove", RUN]).expect("given up");
+    suite.cairn.ok(&["keep", RUN]).expect("an ordinary domain that is off");
+    copy.start(Duration::from_secs(180)).expect("it boots");
+    assert_ordinary(&copy, None);
+});
+
 lab_test!(a_run_is_kept_elsewhere_while_its_guest_writes, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let before = runs::content_sum(&suite.domain).expect("sum");
