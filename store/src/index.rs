@@ -142,11 +142,6 @@ impl Index {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its database file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Path of another cache of this store on this host.
     pub(crate) fn beside(&self, what: &str) -> PathBuf {
         self.path.with_extension(format!("{what}.sqlite"))
@@ -258,16 +253,6 @@ impl Index {
     pub(crate) fn object(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let db = self.db();
         let work = || db.prepare_cached("SELECT bytes FROM objects WHERE name = ?1")?.query_row([name], |r| r.get(0)).optional();
-        work().map_err(fail(&self.path))
-    }
-
-    /// Names of the cached objects below a folder.
-    pub(crate) fn objects_below(&self, folder: &str) -> Result<Vec<String>> {
-        let db = self.db();
-        let work = || {
-            let mut names = db.prepare_cached("SELECT name FROM objects WHERE name >= ?1 AND name < ?2")?;
-            names.query_map([folder, &format!("{folder}\u{7f}")], |r| r.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
-        };
         work().map_err(fail(&self.path))
     }
 

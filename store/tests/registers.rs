@@ -170,39 +170,3 @@ fn a_collection_makes_the_copies_that_older_versions_did_not() {
         assert_eq!(fs::read(register).expect("reads"), fs::read(copy).expect("reads"));
     }
 }
-
-#[test]
-fn a_store_that_hides_points_is_noticed() {
-    let lab = Lab::new();
-    let store = lab.open();
-    let a = backup(&store, "a", &content(9000, 50), full()).expect("backs up");
-    drop(store.begin().expect("begins"));
-    backup(&store, "b", &content(9000, 51), full()).expect("backs up");
-    let fresh = |state: &str| lab.open_with(lab.credential(), state).expect("opens").points_and_damage().expect("lists");
-    assert_eq!(fresh("one").1, [] as [String; 0]);
-    // No log and no child tells of the first point.
-    let hidden = [ObjectName::register(&a.id), ObjectName::register_copy(&a.id)].map(|n| lab.root().join(n.as_str()));
-    let before = hidden.clone().map(|f| fs::read(f).expect("reads"));
-    hidden.iter().for_each(|f| fs::remove_file(f).expect("hides"));
-    for (state, who) in [("two", "2 registers were there"), ("one", "this host has read it")] {
-        let (points, damaged) = fresh(state);
-        assert!(points.len() == 1 && damaged.iter().any(|d| d.contains(who)), "{state}: {damaged:?}");
-    }
-    hidden.iter().zip(&before).for_each(|(f, bytes)| fs::write(f, bytes).expect("puts it back"));
-    assert!(fresh("one").1.is_empty() && fresh("two").1.is_empty());
-}
-
-#[test]
-fn a_store_that_was_set_back_is_noticed_by_who_knew_it() {
-    let lab = Lab::new();
-    let store = lab.open();
-    backup(&store, "a", &content(9000, 52), full()).expect("backs up");
-    let before = [lab.files("c"), lab.files("r")].concat();
-    let b = backup(&store, "b", &content(9000, 53), full()).expect("backs up");
-    assert_eq!(store.points().expect("lists").len(), 2);
-    for f in [lab.files("c"), lab.files("r")].concat().iter().filter(|f| !before.contains(f)) {
-        fs::remove_file(f).expect("sets back");
-    }
-    let (points, damaged) = store.points_and_damage().expect("lists");
-    assert!(points.len() == 1 && damaged.iter().any(|d| d.contains(&b.id.to_string())), "{damaged:?}");
-}

@@ -90,8 +90,6 @@ impl PointSet {
                 missing.insert(id);
             }
         }
-        let known: BTreeSet<SessionId> = ids.iter().chain(&forgotten).chain(&missing).copied().collect();
-        damaged.extend(hidden(store, &live, &known)?);
         Ok(Self { damaged, live, lists, forgotten, registers: ids, missing })
     }
 
@@ -121,46 +119,6 @@ impl PointSet {
     pub(crate) fn register_ids(&self) -> impl Iterator<Item = &SessionId> {
         self.registers.iter()
     }
-}
-
-/// Registers that nothing in the store tells of any more, though they were there: registers are never removed, so the store lost or hides some, or is an
-/// older copy of itself. Points say how many were there when they were made; and this host remembers those that it has read.
-fn hidden(store: &Inner, live: &[Point], known: &BTreeSet<SessionId>) -> Result<Vec<String>> {
-    let newest = live.iter().max_by_key(|p| p.body.seen.count);
-    // The point's own register is not among those that it counted.
-    let few = |known: &BTreeSet<SessionId>| newest.filter(|p| known.len() as u64 <= p.body.seen.count);
-    let gone = |known: &BTreeSet<SessionId>| -> Vec<SessionId> {
-        let read = store.index.objects_below("c/").unwrap_or_default();
-        read.iter().filter_map(|name| parse_session(name.rsplit('/').next()?).ok()).filter(|id| !known.contains(id)).collect()
-    };
-    if few(known).is_none() && gone(known).is_empty() {
-        return Ok(Vec::new());
-    }
-    // Lists are made folder by folder, while others commit.
-    let mut known = known.clone();
-    known.extend(registers::list(store)?.into_iter().map(|(id, _)| id));
-    known.extend(list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()));
-    let mut out = Vec::new();
-    if let Some(p) = few(&known) {
-        let why = format_args!(
-            "{} registers were there when point {} was made, and of these and those made since only {} are left: the store has lost or hides points or other sessions",
-            p.body.seen.count,
-            p.id,
-            known.len()
-        );
-        out.push(StoreError::damaged("c/", why).to_string());
-    }
-    let gone = gone(&known);
-    if let Some(first) = gone.first() {
-        let why = format_args!(
-            "this host has read it, and it is gone, as are {} others: the store has lost or hides points, or is an older copy of itself. Put the files back; if the store was \
-             set back on purpose, delete this host's cache of it ({})",
-            gone.len() - 1,
-            store.index.path().display()
-        );
-        out.push(StoreError::damaged(ObjectName::register(first), why).to_string());
-    }
-    Ok(out)
 }
 
 /// What is wrong with a register that only a log or a child tells of.
