@@ -36,7 +36,7 @@ fn magic_and_kinds() {
     says(&format!("## Header of every object ({HEADER_BYTES})"));
     says("| 0 | magic `CRN1` |");
     says(&format!("| version u16 = {VERSION} |"));
-    let [data, meta, index, register, log, tombstone, session, beat, config, slot, ring, condemned, pardon, done, report] = [
+    let [data, meta, index, register, log, tombstone, session, beat, config, slot, ring, condemned, pardon, done, report, evidence] = [
         ObjectKind::DataPack,
         ObjectKind::MetaPack,
         ObjectKind::Index,
@@ -52,12 +52,15 @@ fn magic_and_kinds() {
         ObjectKind::Pardon,
         ObjectKind::Done,
         ObjectKind::Report,
+        ObjectKind::Evidence,
     ]
     .map(|k| k as u8);
     says(&format!(
         "kind u8: {data} data pack, {meta} metadata pack, {index} index, {register} register, {log} point log, {tombstone} tombstone, {session} session, {beat} beat"
     ));
-    says(&format!("{config} config, {slot} key slot, {ring} key ring, {condemned} condemned, {pardon} pardon, {done} done, {report} report |"));
+    says(&format!(
+        "{config} config, {slot} key slot, {ring} key ring, {condemned} condemned, {pardon} pardon, {done} done, {report} report, {evidence} evidence |"
+    ));
     let hex: Vec<String> = FRAME_MAGIC.iter().map(|b| format!("{b:02X}")).collect();
     says(&format!("magic `{}`", hex.join(" ")));
 }
@@ -103,7 +106,9 @@ fn registers_and_small_objects() {
     says(&format!("12 host (at most {HOST_BYTES_MAX} bytes"));
     says(&format!("where it passes {} bytes", thousands(INLINE_DISKS_BYTES_MAX)));
     says(&format!("Associated data: the first {} bytes, so none opens under another name", small::aad(ObjectKind::Beat, &[0; 16], 0).len()));
-    let [protect, unprotect, tag, untag, note, verified, forget] =
-        [Action::Protect, Action::Unprotect, Action::Tag, Action::Untag, Action::Note, Action::Verified, Action::Forget].map(|a| a as u8);
-    says(&format!("{protect} protect, {unprotect} unprotect, {tag} tag, {untag} untag, {note} note, {verified} verified, {forget} forget)"));
+    let [protect, unprotect, tag, untag, note, verified, forget, proof] =
+        [Action::Protect, Action::Unprotect, Action::Tag, Action::Untag, Action::Note, Action::Verified, Action::Forget, Action::BootProof].map(|a| a as u8);
+    says(&format!(
+        "{protect} protect, {unprotect} unprotect, {tag} tag, {untag} untag, {note} note, {verified} verified, {forget} forget, {proof} boot proof)"
+    ));
 }
