@@ -69,9 +69,9 @@ pub fn of_name<'a>(points: &'a [Point], name: &str) -> Vec<&'a Point> {
     points.iter().filter(|p| p.summary.name == name).collect()
 }
 
-/// Without those that are dated ahead of now, which would be the latest for as long as a clock was wrong; all, where there are no others, for then it is
+/// Points of one name among which the last is the latest: without those that are dated ahead of now, which would be the latest for as long as a clock was wrong; all, where there are no others, for then it is
 /// this host's clock. Warns of what it leaves out.
-fn believed(mine: Vec<&Point>) -> Vec<&Point> {
+pub fn believed(mine: Vec<&Point>) -> Vec<&Point> {
     let now_unix_ms = crate::commands::now_unix_ms();
     let (ahead, others): (Vec<&Point>, Vec<&Point>) = mine.iter().partition(|p| times::is_ahead(p.summary.time_unix_ms, now_unix_ms));
     times::warn_ahead(&ahead, now_unix_ms);

@@ -12,6 +12,7 @@ use crate::{
 use cairn_store::{BootProof, Point, PointState, Progress, Store, format::boot_proof::BootVerdict};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -99,13 +100,11 @@ fn choose<'a>(store: &Store, all: &'a [Point], what: &[String]) -> Outcome<Vec<&
         }
     }
     if what.is_empty() {
-        for point in all.iter().rev().filter(|p| points::of_name(all, &p.summary.name).last().is_some_and(|l| l.id == p.id)) {
-            // One whose manifest cannot be read shall be told of, not passed over.
-            if is_domain(point).unwrap_or(true) {
-                chosen.push(point);
-            }
-        }
-        chosen.sort_by(|a, b| a.summary.name.cmp(&b.summary.name));
+        let mut names: BTreeMap<&str, Vec<&Point>> = BTreeMap::new();
+        all.iter().for_each(|p| names.entry(&p.summary.name).or_default().push(p));
+        let latest = names.into_values().filter_map(|mine| points::believed(mine).last().copied());
+        // One whose manifest cannot be read shall be told of, not passed over.
+        chosen.extend(latest.filter(|point| is_domain(point).unwrap_or(true)));
     }
     if chosen.is_empty() { Err(Failure::not_found(format!("no restore point of a domain in {}", store.location()))) } else { Ok(chosen) }
 }

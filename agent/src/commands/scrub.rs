@@ -131,6 +131,7 @@ fn remedy(object: &str) -> &'static str {
         "keys" if object.starts_with("keys/ring-") => "keys/ring-*: 'cairn gc' makes the copy anew from the whole one",
         "keys" => "keys/slot-*: its holder alone is shut out; put the file back from a copy of the store, and keep another key of this store at hand",
         "gc" => "gc/: 'cairn gc' clears away the lists of rounds that are over and says what it cannot; a damaged gc/pardon-* stays and costs nothing",
+        "v" => "v/: evidence of a boot proof that nobody else has: remove the file, its verdict stays; 'cairn verify --boot' makes new evidence",
         "b" => "b/: a report that cannot be read says nothing: remove the file",
         _ => "d/: the next backup of what is damaged stores it again, then 'cairn gc' mends older points; 'cairn restore --allow-damaged' gets the rest",
     }
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_own_remedy() {
-        let kinds = ["d/aa/x", "m/aa/x.a", "x/2026-11/x", "c/2026-11/x", "r/2026-11/x", "p/2026-11/x", "f/2026-11/x", "gc/pardon-1", "b/x"];
+        let kinds = ["d/aa/x", "m/aa/x.a", "x/2026-11/x", "c/2026-11/x", "r/2026-11/x", "p/2026-11/x", "f/2026-11/x", "gc/pardon-1", "v/2026-11/x", "b/x"];
         for object in kinds.iter().chain(&["config/00000001.a", "keys/ring-00000001.a", "keys/slot-01"]) {
             let root = object.split('/').next().expect("a first part");
             assert!(remedy(object).starts_with(&format!("{root}/")), "{object}: {}", remedy(object));

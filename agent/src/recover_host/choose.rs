@@ -31,7 +31,7 @@ pub fn choose(store: &Store, all: &[Point], entry: &Entry, host: Option<&str>) -
         domain_of(store, point)?;
         return Ok(Choice { point: point.clone(), by_name: false, notes: Vec::new() });
     }
-    let mut notes = Vec::new();
+    let (mine, mut notes) = (points::believed(mine), Vec::new());
     for point in mine.iter().rev() {
         match (point.state(), domain_of(store, point)) {
             (PointState::Damaged, _) => notes.push(format!("point {} is damaged and passed over", point.id)),
