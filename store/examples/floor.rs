@@ -1,6 +1,6 @@
 //! The floor of `cargo xtask bench`: the least work that a deduplicating, encrypting backup of this format can do, without the store's code.
 //!
-//! `floor backup DIR IMAGE NAME`: read, cut at block edges, HMAC-SHA-256, look up, zstd 1, AES-256-GCM, write, fdatasync; two threads.
+//! `floor backup DIR IMAGE NAME`: read, cut at block edges, HMAC-SHA-256, look up, zstd 3, AES-256-GCM, write, fdatasync; two threads.
 //! `floor restore DIR NAME OUT` and `floor verify DIR` are the ways back. It keeps no promise of the store: no packs, no tree, no order of
 //! writes, one fixed key and its index in memory. Only its times count; nothing must ever be kept in it.
 

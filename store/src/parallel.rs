@@ -13,7 +13,8 @@ use std::{
     time::Instant,
 };
 
-/// How long the stages of a backup waited for each other, nanoseconds; what a stage's threads did not wait, they worked.
+/// How long the stages of a backup waited for each other, nanoseconds; what a stage's threads did not wait, they worked. By the machine's own clock, not
+/// the platform's: these are figures for people, and nothing depends on them.
 #[derive(Default, Debug)]
 pub struct StageWaits {
     /// Workers, all together, for the consumer: too far ahead of it.

@@ -88,7 +88,8 @@ pub trait Platform: Send + Sync {
     fn deleting(&self) -> Option<&dyn Deleting>;
 }
 
-/// What garbage collection may do besides. A name that was deleted is never created again.
+/// What garbage collection may do besides. A name that was deleted is never created again, but for copies that are made anew with the bytes they had:
+/// those of the configuration, the key ring and registers.
 pub trait Deleting: Send + Sync {
     /// Takes a pack's copy out of use: local storage moves it to `trash/<round>/`, others delete it. `false` where it is not there (any more).
     fn discard(&self, name: &ObjectName, round: u64) -> Result<bool>;

@@ -4,18 +4,13 @@
 //! names; it goes with the point, as all evidence does once the point is forgotten and a collection tidies.
 //! Must not: be read by listings; a picture is a thousand times as long as a log entry.
 
-use super::Point;
-use crate::{
-    Result, StoreError,
-    platform::{Created, Durability},
-    store::Store,
-};
+use super::{Point, numbered::create_next};
+use crate::{Result, StoreError, store::Store};
 use cairn_store_format::{
     ObjectName,
     boot_proof::{BootVerdict, Evidence},
     header::ObjectKind,
     limits::SMALL_BYTES_MAX,
-    name::parse_numbered,
     point_log::{Action, LogEntry},
 };
 
@@ -53,17 +48,8 @@ impl Store {
     }
 
     fn add_evidence(&self, point: &Point, evidence: &Evidence) -> Result<u32> {
-        let (store, payload) = (&*self.inner, evidence.encode());
-        let dir = ObjectName::evidence(&point.id, 0);
-        let used = store.platform.list(dir.dir())?;
-        let next = used.iter().filter_map(|n| parse_numbered(n.file())).filter(|n| n.0 == point.id).map(|n| n.1.saturating_add(1)).max().unwrap_or(0);
-        for n in next..next.saturating_add(TRIES_MAX) {
-            let bytes = store.keys.small_object(&*store.platform, ObjectKind::Evidence, &point.id.0, n.into(), &payload)?;
-            if store.platform.create(&ObjectName::evidence(&point.id, n), &bytes, Durability::Now)? == Created::New {
-                return Ok(n);
-            }
-        }
-        Err(StoreError::Busy(format!("evidence of point {} is written by others all the time; try again", point.id)))
+        let number = create_next(&self.inner, &point.id, ObjectKind::Evidence, ObjectName::evidence, &evidence.encode(), TRIES_MAX)?;
+        number.ok_or_else(|| StoreError::Busy(format!("evidence of point {} is written by others all the time; try again", point.id)))
     }
 
     /// Evidence of a boot proof by its number; `None` where it is gone.

@@ -1,16 +1,11 @@
 //! Writing a point's log: each entry under the next free number, by create-if-absent.
 
-use super::Point;
-use crate::{
-    Result, StoreError,
-    platform::{Created, Durability},
-    store::Store,
-};
+use super::{Point, numbered::create_next};
+use crate::{Result, StoreError, store::Store};
 use cairn_store_format::{
     ObjectName, SessionId,
     header::ObjectKind,
     limits::{NOTE_BYTES_MAX, TAG_BYTES_MAX},
-    name::parse_numbered,
     point_log::{Action, LogEntry},
 };
 
@@ -47,16 +42,9 @@ impl Store {
         let store = &*self.inner;
         let text = cairn_store_format::register::cut_text(text, NOTE_BYTES_MAX).to_owned();
         let entry = LogEntry { action, time_unix_ms: store.platform.now_unix_ms(), host: store.host.clone(), text }.encode();
-        let dir = ObjectName::point_log(point, 0);
-        let used = store.platform.list(dir.dir())?;
-        let next = used.iter().filter_map(|n| parse_numbered(n.file())).filter(|n| n.0 == *point).map(|n| n.1.saturating_add(1)).max().unwrap_or(0);
-        for n in next..next.saturating_add(TRIES_MAX) {
-            let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.0, n.into(), &entry)?;
-            if store.platform.create(&ObjectName::point_log(point, n), &bytes, Durability::Now)? == Created::New {
-                return Ok(());
-            }
-        }
-        Err(StoreError::Refused(format!("the log of point {point} grows faster than an entry can be added")))
+        let number = create_next(store, point, ObjectKind::PointLog, ObjectName::point_log, &entry, TRIES_MAX)?;
+        let crowded = || StoreError::Refused(format!("the log of point {point} grows faster than an entry can be added"));
+        number.map(drop).ok_or_else(crowded)
     }
 }
 

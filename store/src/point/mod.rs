@@ -6,6 +6,7 @@
 mod boot_proof;
 mod forget;
 mod log;
+mod numbered;
 mod undo;
 pub use boot_proof::BootProof;
 pub(crate) use forget::finish_forgets;
