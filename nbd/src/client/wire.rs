@@ -123,3 +123,45 @@ async fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept, bind, connect, listen, socket};
+    use std::os::fd::{AsRawFd, OwnedFd};
+
+    fn unix_socket(flags: SockFlag) -> OwnedFd {
+        socket(AddressFamily::Unix, SockType::Stream, flags | SockFlag::SOCK_CLOEXEC, None).expect("a socket")
+    }
+
+    /// Connections until the queue takes no more.
+    fn fill(address: &UnixAddr) -> Vec<OwnedFd> {
+        let mut all = Vec::new();
+        loop {
+            let client = unix_socket(SockFlag::SOCK_NONBLOCK);
+            match connect(client.as_raw_fd(), address) {
+                Ok(()) => all.push(client),
+                Err(Errno::EAGAIN) => return all,
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_waited_for() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("s");
+        let (listener, address) = (unix_socket(SockFlag::empty()), UnixAddr::new(&path).expect("an address"));
+        bind(listener.as_raw_fd(), &address).expect("binds");
+        listen(&listener, Backlog::new(1).expect("a small one")).expect("listens");
+        let waiting = fill(&address);
+        assert!(tokio::time::timeout(Duration::from_millis(100), connect_unix(&path)).await.is_err(), "there is no place, and that is no error");
+        let client = tokio::spawn(async move { connect_unix(&path).await.map(drop) });
+        // Each that is accepted makes a place; a queue of one has two.
+        let accepted = accept(listener.as_raw_fd()).expect("one that waits");
+        tokio::time::timeout(Duration::from_secs(10), client).await.expect("a place is taken").expect("no panic").expect("connected");
+        nix::unistd::close(accepted).expect("open until now");
+        drop(waiting);
+    }
+}
