@@ -4,9 +4,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
-    // Neither needs memory or a destructor, so the allocator may touch them at any time.
-    static HELD: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
+    // Neither needs memory or a destructor, so the allocator may touch them at any time. Less than nothing is held by a thread that gives back what
+    // another one took.
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -15,16 +16,13 @@ struct Counting;
 static ALLOCATOR: Counting = Counting;
 
 fn took(bytes: usize) {
-    let held = HELD.get().wrapping_add(bytes);
+    let held = HELD.get().wrapping_add_unsigned(bytes);
     HELD.set(held);
-    // What another thread took may be given back here: "less than nothing" is no peak.
-    if held < usize::MAX / 2 {
-        PEAK.set(PEAK.get().max(held));
-    }
+    PEAK.set(PEAK.get().max(held));
 }
 
 fn gave(bytes: usize) {
-    HELD.set(HELD.get().wrapping_sub(bytes));
+    HELD.set(HELD.get().wrapping_sub_unsigned(bytes));
 }
 
 // SAFETY: every call goes to the system's allocator as it came; only numbers are kept besides.
@@ -58,5 +56,5 @@ pub fn peak_of<T>(run: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.get();
     PEAK.set(before);
     let value = run();
-    (value, PEAK.get().saturating_sub(before))
+    (value, usize::try_from(PEAK.get() - before).expect("a peak is never below its beginning"))
 }
