@@ -3,10 +3,10 @@
 //! Every call has a limit. Answers are parsed as JSON values and checked where they are used.
 
 use crate::console;
-use crate::encoding::base64_decode;
 use crate::error::{Error, Result};
 use crate::libvirt::{CALL_LIMIT, virsh};
 use crate::process::{Output, run, run_ok, wait_for};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -236,7 +236,7 @@ pub(crate) fn number(what: &str, value: &Value) -> Result<i64> {
 
 pub(crate) fn decode_exec(status: &Value) -> Result<Exec> {
     let text = |key: &str| -> Result<String> {
-        let bytes = base64_decode(status[key].as_str().unwrap_or(""))?;
+        let bytes = STANDARD.decode(status[key].as_str().unwrap_or("")).map_err(|e| Error::answer("guest-exec-status", e.to_string()))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let code = status["exitcode"].as_i64().or_else(|| status["signal"].as_i64().map(|s| 128 + s));

@@ -19,7 +19,6 @@ pub mod debian;
 pub mod disks;
 pub mod domain;
 pub mod elf;
-pub mod encoding;
 pub mod enter;
 pub mod error;
 pub mod filesystem;

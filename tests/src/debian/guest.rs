@@ -2,10 +2,10 @@
 
 use crate::debian::{build, cache};
 use crate::domain::Domain;
-use crate::encoding::base64_encode;
 use crate::error::{Error, Result};
 use crate::libvirt::IMAGES;
 use crate::process::{run, run_ok};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ pub fn write_file(domain: &Domain, path: &str, bytes: &[u8]) -> Result<()> {
     const PIECE_BYTES: usize = 48 << 10;
     let handle = domain.agent("guest-file-open", &json!({ "path": path, "mode": "w" }))?;
     for piece in bytes.chunks(PIECE_BYTES) {
-        domain.agent("guest-file-write", &json!({ "handle": handle, "buf-b64": base64_encode(piece) }))?;
+        domain.agent("guest-file-write", &json!({ "handle": handle, "buf-b64": STANDARD.encode(piece) }))?;
     }
     domain.agent("guest-file-close", &json!({ "handle": handle })).map(drop)
 }
