@@ -33,7 +33,7 @@ pub const SECONDS_VARIABLE: &str = "CAIRN_CHAOS_SECONDS";
 /// Environment variable with the seed.
 pub const SEED_VARIABLE: &str = "CAIRN_CHAOS_SEED";
 /// What the gates run.
-pub const SECONDS_DEFAULT: u64 = 120;
+pub const SECONDS_DEFAULT: u64 = 600;
 /// Threads that read.
 const READERS: usize = 2;
 /// Threads that collect.
