@@ -30,7 +30,7 @@ const fn need_or(package: &'static str, why: &'static str, instead: fn() -> bool
     Need { package, why, instead: Some(instead) }
 }
 
-const NEEDS: [Need; 26] = [
+const NEEDS: [Need; 28] = [
     need_or("gcc", "linking, and the C parts of zstd, SQLite and ring", || on_path("cc")),
     need("libc6-dev", "linking"),
     need_or("pkg-config", "finding libvirt", || on_path("pkg-config")),
@@ -55,6 +55,8 @@ const NEEDS: [Need; 26] = [
     need("swtpm-tools", "making the state of a new TPM"),
     need("mmdebstrap", "making the Debian guest"),
     need("shellcheck", "the guests' scripts are checked"),
+    need("vagrant", "the playground's file is checked"),
+    need("vagrant-libvirt", "the same, for its provider"),
     need("nfs-ganesha", "the NFS suite's server"),
     need("nfs-ganesha-vfs", "what that server exports"),
 ];
