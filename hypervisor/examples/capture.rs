@@ -82,7 +82,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().init();
     let mut arguments = std::env::args().skip(1);
     let result = match arguments.next().as_deref() {
-        Some("guard") => return cairn_hypervisor::guard::main(),
+        Some("guard") => return ExitCode::from(cairn_hypervisor::guard::main()),
         Some("run") => parse(arguments).and_then(|arguments| run(&arguments)),
         _ => Err("usage: capture run DOMAIN FOLDER [--quiesce P] [--stop-at S] [--hold S [--hold-file FILE]] [--scratch DIR] [--disk D]...".into()),
     };

@@ -29,6 +29,8 @@ pub enum Event {
     Committed,
     /// Nothing is left to guard.
     Dismissed,
+    /// The backup has ended, and its own clean-up failed.
+    HandedOver,
     /// The job's process or its line is gone.
     JobGone,
     /// Scratch reached its limit.
@@ -69,6 +71,8 @@ pub enum Verdict {
     Leave,
     /// The backup has ended, but no thaw is certain: let go of the domain and go on thawing.
     Linger,
+    /// The job has ended the backup and may go on with others: clean up after it, and leave it alone.
+    TakeOver,
     /// End the backup.
     End(Reason),
 }
@@ -118,6 +122,7 @@ impl Watch {
         match event {
             Event::Dismissed if self.may_be_frozen() => return Verdict::Linger,
             Event::Dismissed => return Verdict::Leave,
+            Event::HandedOver => return Verdict::TakeOver,
             Event::JobGone => return Verdict::End(Reason::JobGone),
             Event::ScratchFull => return Verdict::End(Reason::ScratchFull),
             Event::Beat => self.last_beat = now,
@@ -162,12 +167,20 @@ pub trait Actions {
 ///
 /// The second thaw: a freeze that the job had sent may have completed after the first.
 pub fn end(watch: &Watch, actions: &mut dyn Actions) -> bool {
-    let frozen = watch.may_be_frozen();
-    if frozen {
+    if watch.may_be_frozen() {
         actions.thaw();
     }
-    let mut killed = actions.kill_job();
-    let mut thawed = !frozen;
+    let killed = actions.kill_job();
+    clean_up(watch, actions, killed)
+}
+
+/// Goes on with the clean-up of a job that could not do it. False if something is left.
+pub fn take_over(watch: &Watch, actions: &mut dyn Actions) -> bool {
+    clean_up(watch, actions, true)
+}
+
+fn clean_up(watch: &Watch, actions: &mut dyn Actions, mut killed: bool) -> bool {
+    let mut thawed = !watch.may_be_frozen();
     let attempts = CLEAN_UP_LIMIT.as_secs() / RETRY_PAUSE.as_secs();
     for _ in 0..attempts {
         thawed = thawed || actions.thaw();
@@ -259,6 +272,17 @@ mod tests {
         let mut log = Log { clean_up_fails: 2, ..Log::default() };
         assert!(end(&watch, &mut log));
         assert_eq!(log.done, ["kill", "clean, keep", "clean, keep"]);
+    }
+
+    #[test]
+    fn a_job_that_hands_over_is_not_killed() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start, Duration::from_secs(10));
+        watch.on(Event::Freeze, start);
+        assert_eq!(watch.on(Event::HandedOver, start), Verdict::TakeOver);
+        let mut log = Log { thaw_fails: 2, clean_up_fails: 2, ..Log::default() };
+        assert!(take_over(&watch, &mut log));
+        assert_eq!(log.done, ["thaw", "thaw", "clean", "clean"]);
     }
 
     #[test]

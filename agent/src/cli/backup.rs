@@ -70,6 +70,9 @@ pub struct Backup {
     /// Longest time the guest may be frozen, seconds
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     pub freeze_limit: u64,
+    /// Called once, with the domain's UUID, if the guest is not thawed within that time (libvirt hangs, its agent is silent)
+    #[arg(long, value_name = "PROGRAM", env = "CAIRN_ON_STUCK_FREEZE")]
+    pub on_stuck_freeze: Option<PathBuf>,
     /// Tag for the point; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,

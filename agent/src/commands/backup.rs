@@ -15,7 +15,7 @@ use crate::{
 };
 use cairn_hypervisor::{Domain, Host};
 use cairn_store::{BackupOutcome, Progress, Store};
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 /// One domain after the other; a failure of one, or its absence, does not keep the others from being saved.
 pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
@@ -23,6 +23,7 @@ pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
     if !o.disks.is_empty() && (o.all || o.domains.len() > 1) {
         return Err(Failure::usage("--disk goes with one domain"));
     }
+    o.on_stuck_freeze.as_deref().map_or(Ok(()), check_program)?;
     let store = open_store(common)?;
     let host = Host::open(common.connect.as_deref())?;
     host.check_versions()?;
@@ -60,6 +61,19 @@ pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
     match summary(&failed, names.len(), common.json) {
         None => Ok(done),
         Some(f) => Err(f),
+    }
+}
+
+/// Better now than when a guest is frozen.
+fn check_program(program: &Path) -> Outcome<()> {
+    let wrong = |why: &str| Failure::usage(format!("--on-stuck-freeze {}: {why}", output::shown(&program.to_string_lossy())));
+    if !program.is_absolute() {
+        return Err(wrong("give its whole path: the guard that calls it has no folder to look in"));
+    }
+    match program.metadata() {
+        Err(e) => Err(wrong(&e.to_string())),
+        Ok(m) if !m.is_file() || m.permissions().mode() & 0o111 == 0 => Err(wrong("it is no program that can be executed")),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -109,6 +123,7 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
         disks: &o.disks,
         quiesce: o.quiesce,
         freeze_limit: Duration::from_secs(o.freeze_limit),
+        on_stuck_freeze: o.on_stuck_freeze.clone(),
         tags: &o.tags,
         scratch_dir: o.scratch_dir.clone(),
     };
@@ -123,8 +138,7 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
 
 /// The process that watches a backup; see the hypervisor's guard.
 pub fn guard() -> Outcome<Done> {
-    let code: ExitCode = cairn_hypervisor::guard::main();
-    Ok(if code == ExitCode::SUCCESS { Done::Clean } else { Done::Code(crate::failure::FAILED) })
+    Ok(Done::Code(cairn_hypervisor::guard::main()))
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct BackupRequest<'a> {
     pub quiesce: Quiesce,
     /// Longest freeze.
     pub freeze_limit: Duration,
+    /// The admin's program for a guest that is not thawed in that time.
+    pub on_stuck_freeze: Option<PathBuf>,
     /// Tags.
     pub tags: &'a [String],
     /// Scratch folder other than the default.
@@ -51,13 +53,14 @@ pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOut
     match store_capture(r, session, &capture, facts, time_unix_ms, progress) {
         Ok((outcome, mut warnings)) => {
             if let Err(e) = capture.finish_success() {
-                warnings.push(format!("the point is good, but cleaning up after it failed ({}); the next backup does it", chain(&e)));
+                warnings
+                    .push(format!("the point is good, but cleaning up after it failed ({}); its guard tries again, else the next backup does it", chain(&e)));
             }
             Ok((outcome, warnings))
         }
         Err(failure) => {
             if let Err(e) = capture.abort() {
-                tracing::warn!("cleaning up after the failed backup: {}; the next backup does it", chain(&e));
+                tracing::warn!("cleaning up after the failed backup: {}; its guard tries again, else the next backup does it", chain(&e));
             }
             Err(failure)
         }
@@ -76,6 +79,7 @@ fn live_options(r: &BackupRequest<'_>, session: &Session) -> Outcome<LiveOptions
         Quiesce::Never => QuiescePolicy::Never,
     };
     options.freeze_limit = r.freeze_limit;
+    options.on_stuck_freeze.clone_from(&r.on_stuck_freeze);
     if let Some(dir) = &r.scratch_dir {
         options.scratch_dir.clone_from(dir);
     }

@@ -64,6 +64,8 @@ pub struct LiveOptions {
     pub quiesce: QuiescePolicy,
     /// Longest the guest may be frozen.
     pub freeze_limit: Duration,
+    /// Program that the guard calls once, with the domain's UUID, for a guest that is not thawed within the limit.
+    pub on_stuck_freeze: Option<PathBuf>,
     /// Folder for scratch images: local, writable for QEMU's user, not the store's.
     pub scratch_dir: PathBuf,
     /// Folder of the domains' locks.
@@ -86,6 +88,7 @@ impl LiveOptions {
             disks: None,
             quiesce: QuiescePolicy::Prefer,
             freeze_limit: FREEZE_LIMIT_DEFAULT,
+            on_stuck_freeze: None,
             scratch_dir: SCRATCH_DIR_DEFAULT.into(),
             lock_dir: LOCK_DIR_DEFAULT.into(),
             qemu_state_dir: "/var/lib/libvirt/qemu".into(),
@@ -193,7 +196,7 @@ impl LiveCapture {
             Ok(()) => Ok(capture),
             Err(error) => {
                 if let Err(second) = capture.end(false) {
-                    tracing::error!(domain = %capture.name, error = %second, "clean-up after a failed capture; the next backup will sweep");
+                    tracing::error!(domain = %capture.name, error = %second, "clean-up after a failed capture; the guard goes on with it");
                 }
                 Err(error)
             }
@@ -255,6 +258,7 @@ impl LiveCapture {
             freeze_limit_ms: u64::try_from(options.freeze_limit.as_millis()).unwrap_or(u64::MAX),
             job_pid: std::process::id(),
             agent_socket: self.domain.agent_socket().unwrap_or_default(),
+            on_stuck_freeze: options.on_stuck_freeze.clone(),
         };
         let lock = self._lock.share().map_err(|error| CaptureError::Guard { problem: error.to_string() })?;
         GuardLink::start(&options.guard, &config, lock)
@@ -389,8 +393,10 @@ impl LiveCapture {
                 names.is_of(name)
             }
         });
-        if let Some(guard) = self.guard.take() {
-            guard.dismiss(self.thawed);
+        match self.guard.take() {
+            Some(guard) if result.is_err() => guard.hand_over(),
+            Some(guard) => guard.dismiss(self.thawed),
+            None => {}
         }
         result
     }
@@ -403,7 +409,7 @@ impl Drop for LiveCapture {
         }
         tracing::error!(domain = %self.name, "a capture was dropped without an end; it is aborted");
         if let Err(error) = self.end(false) {
-            tracing::error!(domain = %self.name, %error, "clean-up of a dropped capture; the next backup will sweep");
+            tracing::error!(domain = %self.name, %error, "clean-up of a dropped capture; the guard goes on with it");
         }
     }
 }

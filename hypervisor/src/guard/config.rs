@@ -26,6 +26,9 @@ pub struct GuardConfig {
     pub job_pid: u32,
     /// Socket of the guest agent's channel, for the case that libvirt is gone; empty if there is none.
     pub agent_socket: PathBuf,
+    /// Program of the admin, called once for a guest that is not thawed within the limit.
+    #[serde(default)]
+    pub on_stuck_freeze: Option<PathBuf>,
 }
 
 /// What a guard process is started for; the watching one starts the others, with a time limit each.
@@ -57,6 +60,8 @@ pub mod message {
     pub const COMMITTED: u8 = b'c';
     /// The backup has ended and is cleaned up.
     pub const DISMISS: u8 = b'd';
-    /// The guard's answer to its configuration and to FREEZE.
+    /// The backup has ended, and its own clean-up failed.
+    pub const HAND_OVER: u8 = b'h';
+    /// The guard's answer to its configuration, to FREEZE, and once it goes on without the job.
     pub const READY: u8 = b'r';
 }

@@ -124,6 +124,17 @@ impl GuardLink {
         }
     }
 
+    /// The backup has ended, but its clean-up failed (libvirt is gone, or hangs): the guard goes on with it, and keeps the domain's lock meanwhile.
+    pub fn hand_over(mut self) {
+        let said = self.say(message::HAND_OVER);
+        self.stop_beats();
+        // Its answer may be behind a thaw that takes its time; the job waits no longer than for that.
+        match said.and_then(|()| self.await_ready()) {
+            Ok(()) => tracing::warn!("the guard goes on with the clean-up for ten minutes; after that the next backup does it"),
+            Err(error) => tracing::warn!(%error, "the guard is gone; the next backup cleans up"),
+        }
+    }
+
     fn say(&self, byte: u8) -> Result<(), CaptureError> {
         (&self.socket).write_all(&[byte]).map_err(failed)
     }

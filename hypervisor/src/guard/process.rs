@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cairn_quiesce::guard::{Actions, Event, Verdict, Watch, end};
+use cairn_quiesce::guard::{Actions, Event, Verdict, Watch, end, take_over};
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::{channel, freeze};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -30,18 +30,24 @@ const THAW_LIMIT: Duration = Duration::from_secs(3);
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(120);
 /// From SIGKILL to the end of the process.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// So many failures are an alarm even after a thaw that succeeded.
+const FAILED_THAWS_MAX: u32 = 3;
 const POLL: Duration = Duration::from_millis(20);
 
-/// Exit code of a child that found no libvirt at all.
+const EXIT_DONE: u8 = 0;
+const EXIT_FAILED: u8 = 1;
+/// Of a child that found no libvirt at all: the guard, which is the same program, thaws past it then.
 const EXIT_NO_LIBVIRT: u8 = 3;
 
-/// Runs what standard input asks for (`cairn guard`). Standard output is the domain's lock and is never written to.
-pub fn main() -> ExitCode {
+/// Runs what standard input asks for (`cairn guard`); gives the exit code that the process must end with. Standard output is the domain's lock and is
+/// never written to.
+#[must_use = "a guard reads it from its children"]
+pub fn main() -> u8 {
     let task = match read_task() {
         Ok(task) => task,
         Err(problem) => {
             tracing::error!(%problem, "guard: this command is started by `cairn backup` and of no use by itself");
-            return ExitCode::FAILURE;
+            return EXIT_FAILED;
         }
     };
     match task {
@@ -78,9 +84,14 @@ struct Guard<'a> {
     job: OwnedFd,
     /// A thaw failed and that was said.
     alarmed: bool,
+    /// The guest was thawed once; what is tried after that is for a freeze that came late.
+    thawed_once: bool,
+    failed_thaws: u32,
+    /// The admin's program, which was started then.
+    help: Option<std::process::Child>,
 }
 
-fn watch(config: &GuardConfig) -> ExitCode {
+fn watch(config: &GuardConfig) -> u8 {
     // Fails only for a process that leads its group already, which then has a session of its own in all but name.
     if let Err(error) = setsid() {
         tracing::debug!(%error, "setsid");
@@ -93,14 +104,14 @@ fn watch(config: &GuardConfig) -> ExitCode {
         Ok(guard) => guard,
         Err(problem) => {
             tracing::error!(%problem, "guard: cannot watch the backup");
-            return ExitCode::FAILURE;
+            return EXIT_FAILED;
         }
     };
     match guard.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => EXIT_DONE,
         Err(problem) => {
             tracing::error!(%problem, domain = %config.domain, "guard: something is left of the backup; the next backup sweeps");
-            ExitCode::FAILURE
+            EXIT_FAILED
         }
     }
 }
@@ -113,7 +124,7 @@ impl<'a> Guard<'a> {
         if getppid() != Some(pid) {
             return Err(format!("process {pid:?} is not the one that started this guard"));
         }
-        Ok(Self { config, job, alarmed: false })
+        Ok(Self { config, job, alarmed: false, thawed_once: false, failed_thaws: 0, help: None })
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -140,6 +151,11 @@ impl<'a> Guard<'a> {
                     self.linger(&input);
                     return Ok(());
                 }
+                Verdict::TakeOver => {
+                    let_go_of_stderr();
+                    answer(&input);
+                    return if take_over(&watch, self) { Ok(()) } else { Err("the backup could not clean up".to_owned()) };
+                }
                 Verdict::End(reason) => {
                     tracing::warn!(%reason, domain = %self.config.domain, "guard: ending the backup");
                     return if end(&watch, self) { Ok(()) } else { Err(reason.to_string()) };
@@ -151,15 +167,11 @@ impl<'a> Guard<'a> {
     /// The backup is over and its job may go, but the agent has not confirmed a thaw: a freeze that was sent may still complete. The lock is
     /// given back; whoever works on the domain next and sees it thawed closes the record, and that ends this.
     fn linger(&mut self, input: &std::fs::File) {
-        // Standard output is the lock; whoever reads the job's standard error waits for its end, and must not wait for us.
-        let let_go = || -> std::io::Result<()> {
-            let null = std::fs::File::options().write(true).open("/dev/null")?;
-            rustix::stdio::dup2_stdout(&null)?;
-            Ok(rustix::stdio::dup2_stderr(&null)?)
-        };
-        if let Err(error) = let_go() {
+        // Standard output is the lock.
+        if let Err(error) = null().and_then(|null| Ok(rustix::stdio::dup2_stdout(&null)?)) {
             tracing::error!(%error, "guard: the domain's lock is kept until the guest is thawed");
         }
+        let_go_of_stderr();
         answer(input);
         let start = Instant::now();
         while start.elapsed() < cairn_quiesce::guard::CLEAN_UP_LIMIT && record::is_open(Path::new(RECORD_DIR_DEFAULT), &self.config.domain) {
@@ -167,6 +179,26 @@ impl<'a> Guard<'a> {
                 return;
             }
             std::thread::sleep(LINGER_PAUSE);
+        }
+    }
+
+    /// Once, and not for a second thaw that fails because libvirtd has just come back.
+    fn alarm(&mut self) {
+        let is_late = !self.thawed_once || self.failed_thaws >= FAILED_THAWS_MAX;
+        if is_late && !std::mem::replace(&mut self.alarmed, true) {
+            tracing::error!(domain = %self.config.domain, "guard: the guest may still be frozen; trying again until its agent answers");
+            self.call_for_help();
+        }
+    }
+
+    /// Starts the admin's program and does not wait for it: thawing goes on meanwhile.
+    fn call_for_help(&mut self) {
+        let Some(program) = &self.config.on_stuck_freeze else { return };
+        let mut command = Command::new(program);
+        command.arg(&self.config.domain).env("CAIRN_DOMAIN_UUID", &self.config.domain).env("CAIRN_URI", &self.config.uri);
+        match command.stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
+            Ok(child) => self.help = Some(child),
+            Err(error) => tracing::error!(%error, program = %program.display(), "guard: the program for a stuck freeze does not start"),
         }
     }
 
@@ -227,8 +259,10 @@ impl Actions for Guard<'_> {
         };
         if thawed {
             close_record(&self.config.domain);
-        } else if !std::mem::replace(&mut self.alarmed, true) {
-            tracing::error!(domain = %self.config.domain, "guard: the guest may still be frozen; trying again until its agent answers");
+            self.thawed_once = true;
+        } else {
+            self.failed_thaws += 1;
+            self.alarm();
         }
         thawed
     }
@@ -253,6 +287,17 @@ impl Actions for Guard<'_> {
     }
 }
 
+fn null() -> std::io::Result<std::fs::File> {
+    std::fs::File::options().write(true).open("/dev/null")
+}
+
+/// Whoever reads the job's standard error waits for its end, and must not wait for a guard that goes on.
+fn let_go_of_stderr() {
+    if let Err(error) = null().and_then(|null| Ok(rustix::stdio::dup2_stderr(&null)?)) {
+        tracing::error!(%error, "guard: standard error is kept");
+    }
+}
+
 fn answer(mut input: &std::fs::File) {
     // A job that is gone shows at the next poll.
     if let Err(error) = input.write_all(&[message::READY]) {
@@ -267,6 +312,7 @@ fn event_of(byte: u8) -> Event {
         message::THAWED => Event::Thawed,
         message::COMMITTED => Event::Committed,
         message::DISMISS => Event::Dismissed,
+        message::HAND_OVER => Event::HandedOver,
         _ => Event::Tick,
     }
 }
@@ -292,36 +338,36 @@ fn scratch_is_full(folder: &Path) -> bool {
     used.saturating_mul(100) >= used.saturating_add(free).saturating_mul(SCRATCH_PERCENT_MAX) && used > 0
 }
 
-fn domain_of(config: &GuardConfig) -> Result<Option<crate::domain::Domain>, ExitCode> {
+fn domain_of(config: &GuardConfig) -> Result<Option<crate::domain::Domain>, u8> {
     let host = Host::open(Some(&config.uri)).map_err(|error| {
         tracing::error!(%error, "guard: no libvirt");
-        ExitCode::from(EXIT_NO_LIBVIRT)
+        EXIT_NO_LIBVIRT
     })?;
     match host.domain(&config.domain) {
         Ok(domain) if domain.is_running().unwrap_or(true) => Ok(Some(domain)),
         Ok(_) | Err(HostError::NoDomain { .. }) => Ok(None),
         Err(error) => {
             tracing::error!(%error, "guard: the domain cannot be looked up");
-            Err(ExitCode::FAILURE)
+            Err(EXIT_FAILED)
         }
     }
 }
 
-fn thaw_child(config: &GuardConfig) -> ExitCode {
+fn thaw_child(config: &GuardConfig) -> u8 {
     let domain = match domain_of(config) {
         Ok(Some(domain)) => domain,
         // No guest, nothing frozen.
-        Ok(None) => return ExitCode::SUCCESS,
+        Ok(None) => return EXIT_DONE,
         Err(code) => return code,
     };
     match freeze::thaw(&domain) {
         Ok(count) => {
             tracing::warn!(count, "guard: thawed the guest's file systems");
-            ExitCode::SUCCESS
+            EXIT_DONE
         }
         Err(error) => {
             tracing::error!(%error, "guard: thaw");
-            ExitCode::FAILURE
+            EXIT_FAILED
         }
     }
 }
@@ -343,7 +389,7 @@ fn finish_committed(config: &GuardConfig, domain: &crate::domain::Domain) -> Res
     })
 }
 
-fn clean_up_child(config: &GuardConfig, keep_bitmaps: bool) -> ExitCode {
+fn clean_up_child(config: &GuardConfig, keep_bitmaps: bool) -> u8 {
     let result = match domain_of(config) {
         Ok(Some(domain)) if keep_bitmaps => finish_committed(config, &domain),
         Ok(Some(domain)) => cleanup::run(&domain, &config.scratch_folder, &|_, name| is_of_this_backup(config, name)),
@@ -351,10 +397,10 @@ fn clean_up_child(config: &GuardConfig, keep_bitmaps: bool) -> ExitCode {
         Err(code) => return code,
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => EXIT_DONE,
         Err(error) => {
             tracing::error!(%error, "guard: clean-up");
-            ExitCode::FAILURE
+            EXIT_FAILED
         }
     }
 }
