@@ -24,7 +24,19 @@ const NESTING: usize = 20_000;
 const COMMAND_BYTES_MAX: usize = 1 << 20;
 
 /// All ways to misbehave.
-pub const MODES: [&str; 6] = ["mute", "mute-at-freeze", "liar", "garbage", "flood", "types"];
+pub const MODES: [&str; 11] = [
+    "mute",
+    "mute-at-freeze",
+    "liar",
+    "garbage",
+    "flood",
+    "types",
+    "freezes-nothing",
+    "freezes-less-than-nothing",
+    "thaw-fails",
+    "wrong-ids",
+    "says-all-twice",
+];
 
 /// Puts an imposter in the agent's place for `time`; the real one is back afterwards.
 ///
@@ -108,10 +120,22 @@ fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
     let id = command["arguments"]["id"].clone();
     match (mode, name) {
         ("mute", _) => Ok(()),
+        ("wrong-ids", "guest-sync" | "guest-sync-delimited") => send(port, b"\xff", &json!({ "return": id.as_i64().unwrap_or_default() ^ 1 })),
         (_, "guest-sync") => send(port, b"", &json!({ "return": id })),
         (_, "guest-sync-delimited") => send(port, b"\xff", &json!({ "return": id })),
         ("mute-at-freeze", "guest-fsfreeze-freeze" | "guest-fsfreeze-status" | "guest-fsfreeze-thaw") => Ok(()),
-        ("liar" | "mute-at-freeze", _) => send(port, b"", &json!({ "return": lie(name) })),
+        ("freezes-nothing", "guest-fsfreeze-freeze") => send(port, b"", &json!({ "return": 0 })),
+        ("freezes-less-than-nothing", "guest-fsfreeze-freeze") => send(port, b"", &json!({ "return": -1 })),
+        ("freezes-less-than-nothing", "guest-fsfreeze-thaw") => send(port, b"", &json!({ "return": i64::MIN })),
+        ("thaw-fails", "guest-fsfreeze-thaw") => send(port, b"", &late_error()),
+        ("says-all-twice", _) => {
+            let reply = json!({ "return": lie(name) });
+            send(port, b"", &reply)?;
+            send(port, b"", &reply)
+        }
+        ("liar" | "mute-at-freeze" | "freezes-nothing" | "freezes-less-than-nothing" | "thaw-fails" | "wrong-ids", _) => {
+            send(port, b"", &json!({ "return": lie(name) }))
+        }
         ("garbage", _) => port.write_all(b"}{\"return\": \xff\xfe nothing \x00 of \x1b[2J sense\n"),
         ("flood", _) => flood(port),
         (_, _) => port.write_all(odd_types().as_bytes()),
@@ -139,6 +163,11 @@ fn lie(name: &str) -> Value {
         }
         _ => json!({}),
     }
+}
+
+/// As Windows has it when it gave up a freeze by itself.
+fn late_error() -> Value {
+    json!({ "error": { "class": "GenericError", "desc": "couldn't hold writes: \u{1b}[2Jfsfreeze is limited up to 10 seconds: " } })
 }
 
 /// One reply without an end, as long as somebody reads.

@@ -73,6 +73,20 @@ bad_agent_test!(an_agent_that_talks_garbage, "garbage");
 bad_agent_test!(an_agent_that_floods, "flood");
 bad_agent_test!(an_agent_with_odd_types, "types");
 
+lab_test!(agents_that_answer_wrongly, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.domain.writer_start(5).expect("writer");
+    for mode in ["freezes-nothing", "freezes-less-than-nothing", "thaw-fails", "wrong-ids", "says-all-twice"] {
+        imposter::install(&suite.domain, mode, AWAY).expect("imposter");
+        backup_without_agent(&suite, mode);
+        refused_without_agent(&suite, mode);
+        imposter::leave(&suite.domain).expect("it leaves");
+        suite.domain.wait_agent(BACK_LIMIT).expect("the real agent is back");
+        suite.assert_left_alone(Duration::from_secs(20));
+    }
+    all_is_well(&suite);
+});
+
 lab_test!(no_agent_at_all, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     suite.domain.writer_start(5).expect("writer");
