@@ -9,6 +9,7 @@ mod output;
 
 mod cli;
 mod commands;
+mod config;
 mod context;
 mod domain;
 mod failure;

@@ -25,6 +25,10 @@ pub const CODE_NOT_UP: u8 = 70;
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Booting takes six seconds on two slow cores; a loaded machine gets fifteen times that, twice.
 const GUEST_LIMIT: Duration = Duration::from_secs(90);
+/// Where libvirt lets each QEMU say its last.
+const QEMU_LOGS: &str = "/var/log/libvirt/qemu";
+const LAST_LINES: usize = 12;
+const LINE_CHARS_MAX: usize = 300;
 const TICK: Duration = Duration::from_millis(500);
 
 /// What init is told by the process outside.
@@ -87,12 +91,29 @@ fn watch(json: &str) -> Result<i32> {
     let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(|e| Error::answer("process id", e.to_string()))?;
     loop {
         if let Some(code) = reap(pid)? {
+            if code != 0 {
+                last_words();
+            }
             return Ok(code);
         }
         // Ctrl-C has reached the command already; what was sent to us alone is passed on.
         if let Some(received) = signals.wait(TICK).filter(|r| !r.from_terminal) {
             // Gone already is as good.
             let _ = kill(pid, received.signal);
+        }
+    }
+}
+
+/// What each QEMU said last: one that ended by itself, or said that it could not go on, is the reason for much that failed.
+fn last_words() {
+    let logs = std::fs::read_dir(QEMU_LOGS).into_iter().flatten().flatten();
+    for path in logs.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")) {
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
+        // Its arguments, one a line, begin with a dash or a variable.
+        let said: Vec<&str> = text.lines().filter(|line| !line.starts_with('-') && !line.ends_with('\\')).collect();
+        for line in &said[said.len().saturating_sub(LAST_LINES)..] {
+            let short: String = line.chars().take(LINE_CHARS_MAX).collect();
+            eprintln!("lab: {}: {short}", path.display());
         }
     }
 }
