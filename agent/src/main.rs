@@ -10,6 +10,7 @@ mod output;
 mod boot_proof;
 mod cli;
 mod commands;
+mod config;
 mod context;
 mod domain;
 mod failure;
