@@ -24,6 +24,7 @@ mod recover_host;
 mod restore;
 mod retention;
 mod run;
+mod watch;
 
 use clap::Parser;
 use std::process::ExitCode;

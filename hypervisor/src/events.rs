@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use crate::ffi::LibvirtError;
+use crate::ffi::Named;
 use crate::ffi::events::{self, Raw, Registration, Sink};
 use crate::host::{Host, HostError};
 
@@ -109,6 +109,45 @@ pub enum Stop {
     Other,
 }
 
+impl Start {
+    /// A word for records.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Booted => "booted",
+            Self::Migrated => "migrated",
+            Self::Restored => "restored",
+            Self::Snapshot => "snapshot",
+            Self::Other => "unknown",
+        }
+    }
+}
+
+impl Stop {
+    /// A word for records.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Shutdown => "shutdown",
+            Self::Destroyed => "destroyed",
+            Self::Crashed => "crashed",
+            Self::Migrated => "migrated",
+            Self::Saved => "saved",
+            Self::Failed => "failed",
+            Self::Snapshot => "snapshot",
+            Self::Other => "unknown",
+        }
+    }
+
+    /// By libvirt's word, as its hook has it since 10.5; [`Stop::Other`] for any other.
+    #[must_use]
+    pub fn of(word: &str) -> Self {
+        let all = [Self::Shutdown, Self::Destroyed, Self::Crashed, Self::Migrated, Self::Saved, Self::Failed];
+        // "from snapshot", in libvirt's list.
+        all.into_iter().find(|stop| stop.word() == word).unwrap_or(if word.ends_with("snapshot") { Self::Snapshot } else { Self::Other })
+    }
+}
+
 impl What {
     /// By libvirt's numbers (virDomainEventType and its details).
     fn lifecycle(event: i32, detail: i32) -> Self {
@@ -144,6 +183,7 @@ impl What {
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
+            Self::Defined { renamed: true } => "renamed",
             Self::Defined { .. } => "defined",
             Self::Undefined { .. } => "undefined",
             Self::Started(_) => "started",
@@ -180,12 +220,17 @@ impl From<Raw> for Event {
     }
 }
 
-/// Makes events possible for connections that are opened from now on.
+/// A connection for somebody who must not hang with libvirt's daemon: once one that is open is silent for half a minute, its calls fail. The opening
+/// itself has no limit of its own: a daemon that is stopped has its socket still, and the kernel lets callers in. Events can be had of it.
 ///
 /// # Errors
-/// libvirt's.
-pub fn prepare() -> Result<(), LibvirtError> {
-    events::start_loop()
+/// [`HostError`].
+pub fn open(uri: Option<&str>) -> Result<Host, HostError> {
+    // Connections that are opened before the loop runs have neither events nor signs of life.
+    events::start_loop()?;
+    let host = Host::open(uri)?;
+    host.connection().set_keep_alive(KEEP_ALIVE_S, KEEP_ALIVE_MISSED_MAX).named("virConnectSetKeepAlive")?;
+    Ok(host)
 }
 
 /// Events of a connection, until it is dropped.
@@ -196,19 +241,13 @@ pub struct Subscription<'a> {
 }
 
 impl<'a> Subscription<'a> {
-    /// Sends all events of all domains to `to`; what a receiver that is gone does not take is dropped. The connection must have been opened after
-    /// [`prepare`].
+    /// Sends all events of all domains to `to`; what a receiver that is gone does not take is dropped. The connection must be one of [`open`].
     ///
     /// # Errors
     /// libvirt's.
     pub fn new(host: &'a Host, to: Sender<Event>) -> Result<Self, HostError> {
         let sink: Sink = Arc::new(move |raw| drop(to.send(raw.into())));
-        let connection = host.connection();
-        // A local socket without keep-alive would hang with its daemon.
-        if let Err(error) = connection.set_keep_alive(KEEP_ALIVE_S, KEEP_ALIVE_MISSED_MAX) {
-            tracing::warn!(error = error.message(), "virConnectSetKeepAlive");
-        }
-        Ok(Self { host, registrations: events::register(connection, &sink)? })
+        Ok(Self { host, registrations: events::register(host.connection(), &sink)? })
     }
 }
 
@@ -236,6 +275,7 @@ mod tests {
         assert_eq!(what(Raw::Lifecycle(whose(), 99, 1)), What::Other);
         assert_eq!(what(Raw::BlockJob(whose(), "vda".into(), 1, 0)), What::BlockJob { disk: "vda".into(), ended: true });
         assert_eq!(what(Raw::Agent(whose(), 2)), What::Agent { connected: false });
+        assert_eq!((Stop::of("crashed"), Stop::of("from snapshot"), Stop::of("-")), (Stop::Crashed, Stop::Snapshot, Stop::Other));
         assert_eq!(Event::from(Raw::Closed(2)), Event::Closed { why: "libvirt's daemon does not answer" });
     }
 }

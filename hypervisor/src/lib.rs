@@ -17,6 +17,7 @@ pub mod ffi;
 pub mod guard;
 pub mod host;
 pub mod needs;
+pub mod phase;
 pub mod qmp;
 pub mod restore_map;
 pub mod restore_xml;

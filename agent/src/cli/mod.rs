@@ -8,6 +8,7 @@ mod export;
 mod hook;
 mod in_place;
 mod points;
+mod reconcile;
 mod recover_host;
 mod restore;
 mod retention;
@@ -21,6 +22,7 @@ pub use export::Export;
 pub use hook::{HookCommand, HookInstall, HookPlace, HookStatus};
 pub use in_place::InPlace;
 pub use points::{List, Note, OnePoint, Show, Tag};
+pub use reconcile::Reconcile;
 pub use recover_host::RecoverHost;
 pub use restore::{Format, Restore, Verify};
 pub use retention::{Forget, Gc, Prune};
@@ -130,6 +132,8 @@ pub enum Command {
         #[command(subcommand)]
         command: HookCommand,
     },
+    /// Look at domains: take away what dead backups left, thaw what they froze
+    Reconcile(Reconcile),
     /// Watches a backup and thaws the guest if the backup dies (started by backup itself)
     #[command(hide = true)]
     Guard,
@@ -192,6 +196,8 @@ mod tests {
             "cairn hook install --dir /d --binary /b --force --json",
             "cairn hook status --json",
             "cairn hook remove --dir /d",
+            "cairn reconcile",
+            "cairn reconcile web1 db1 --json",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }

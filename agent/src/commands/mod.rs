@@ -13,6 +13,7 @@ mod init;
 mod keep;
 mod list;
 mod log;
+mod reconcile;
 mod recover_host;
 mod restore;
 mod retention;
@@ -78,6 +79,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Unprotect(o) => log::protect(common, &o, false),
         Command::Store { command } => store_info::run(common, &command),
         Command::Hook { command } => hook::run(common, &command),
+        Command::Reconcile(o) => reconcile::run(common, &o),
         Command::Guard => backup::guard(),
     }
 }

@@ -111,7 +111,11 @@ fn place(text: &str, keys: &[String]) -> Option<(u64, u64)> {
     for (number, line) in text.lines().enumerate() {
         let Some(key) = wanted.peek() else { break };
         let indent = line.len() - line.trim_start().len();
-        let is_key = line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key.as_str()).is_some_and(|rest| rest.trim_start_matches(['"', '\'']).starts_with(':'));
+        let is_key = line
+            .trim_start()
+            .trim_start_matches(['"', '\''])
+            .strip_prefix(key.as_str())
+            .is_some_and(|rest| rest.trim_start_matches(['"', '\'']).starts_with(':'));
         if is_key && depth.is_none_or(|d| indent > d) {
             depth = Some(indent);
             found = Some((number as u64 + 1, indent as u64 + 1));
