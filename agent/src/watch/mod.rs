@@ -11,7 +11,12 @@ pub use wish::{Trigger, WISHES_MAX, Wish};
 
 use crate::{config::StoreEntry, failure::Outcome};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::sync::mpsc::Sender;
 
 /// What it has to know; a reload hands it a new one.
@@ -30,19 +35,19 @@ pub struct Settings {
 /// A running watch.
 #[derive(Debug)]
 pub struct WatchHandle {
+    settings: Mutex<Settings>,
     _wishes: Sender<Wish>,
 }
 
 /// Starts it; libvirt need not be there. Threads of its own, no runtime of the caller's.
 pub fn start(settings: Settings, wishes: Sender<Wish>) -> Outcome<WatchHandle> {
-    drop(settings);
-    Ok(WatchHandle { _wishes: wishes })
+    Ok(WatchHandle { settings: Mutex::new(settings), _wishes: wishes })
 }
 
 impl WatchHandle {
     /// Other settings from now on.
     pub fn change(&self, settings: Settings) {
-        drop(settings);
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// Looks at this domain, or at all, soon; says what was begun, as `POST /api/v1/reconcile` answers.
@@ -57,7 +62,9 @@ impl WatchHandle {
 
     /// How it is, as `GET /api/v1/health` has it: `{"libvirt": "connected|..", ...}`.
     pub fn health(&self) -> Value {
-        json!({})
+        let s = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let stores: Vec<&String> = s.stores.keys().collect();
+        json!({"connect": s.connect, "state_dir": s.state_dir.display().to_string(), "reconcile_every_s": s.reconcile_every.as_secs(), "stores": stores})
     }
 
     /// Ends it, within the limit or not at all.
