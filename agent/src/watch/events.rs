@@ -14,7 +14,10 @@ use cairn_hypervisor::{
 };
 use std::{
     io,
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{RecvTimeoutError, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,16 +29,37 @@ const GOOD: Duration = Duration::from_secs(60);
 /// So soon the end of the watch is seen.
 const TURN: Duration = Duration::from_millis(500);
 
-/// Begins; the thread ends by itself when the watch does, once libvirt lets it.
-pub fn start(uri: Option<String>, post: Post) -> io::Result<()> {
-    std::thread::Builder::new().name("libvirt-watch".into()).spawn(move || run(uri.as_deref(), &post)).map(drop)
+/// libvirt's URI, which may be changed.
+#[derive(Debug, Clone)]
+pub struct Uri(Arc<Mutex<Option<String>>>);
+
+impl Uri {
+    /// This one, for now.
+    pub fn of(uri: Option<String>) -> Self {
+        Self(Arc::new(Mutex::new(uri)))
+    }
+
+    /// Another one from now on.
+    pub fn set(&self, uri: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = uri;
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
-fn run(uri: Option<&str>, post: &Post) {
+/// Begins; the thread ends by itself when the watch does, once libvirt lets it.
+pub fn start(uri: Uri, post: Post) -> io::Result<()> {
+    std::thread::Builder::new().name("libvirt-watch".into()).spawn(move || run(&uri, &post)).map(drop)
+}
+
+fn run(uri: &Uri, post: &Post) {
     let mut pause = PAUSE_MIN;
     while !post.has_ended() {
         let begin = Instant::now();
-        let why = match events::open(uri).and_then(|host| listen(&host, post)) {
+        let current = uri.get();
+        let why = match events::open(current.as_deref()).and_then(|host| listen(&host, post, || uri.get() != current)) {
             Ok(why) => why.to_owned(),
             Err(e) => chain(&e),
         };
@@ -53,13 +77,16 @@ fn run(uri: Option<&str>, post: &Post) {
 }
 
 /// Hands events on until the connection ends; why it did.
-fn listen(host: &Host, post: &Post) -> Result<&'static str, HostError> {
+fn listen(host: &Host, post: &Post, is_another: impl Fn() -> bool) -> Result<&'static str, HostError> {
     let (to, from) = channel();
     let _subscription = Subscription::new(host, to)?;
     let _ = post.offer(Message::Connected);
     loop {
         if post.has_ended() {
             return Ok("the watch ends");
+        }
+        if is_another() {
+            return Ok("another connection is configured");
         }
         match from.recv_timeout(TURN) {
             Ok(Event::Closed { why }) => return Ok(why),

@@ -44,7 +44,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// What it has to know; a reload hands it a new one.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// libvirt's URI; none is libvirt's default. Another one counts from the next start on.
+    /// libvirt's URI; none is libvirt's default.
     pub connect: Option<String>,
     /// Folder of records.
     pub state_dir: PathBuf,
@@ -60,7 +60,8 @@ pub struct WatchHandle {
     post: Post,
     shared: core::Shared,
     inbox: inbox::Shared,
-    state_dir: Mutex<PathBuf>,
+    uri: events::Uri,
+    settings: Mutex<Settings>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -72,17 +73,19 @@ pub fn start(settings: Settings, wishes: Sender<Wish>) -> Outcome<WatchHandle> {
     core::with(&shared, |s| (s.lost, s.since_unix_ms) = (Some("not connected yet".into()), crate::commands::now_unix_ms()));
     // The hook's word first: what it tells from now on is not lost, whatever else takes its time.
     let inbox = inbox::start(Path::new(cairn_hook::place::DIR_DEFAULT), post.clone()).map_err(failed)?;
-    events::start(settings.connect.clone(), post.clone()).map_err(failed)?;
-    let state_dir = Mutex::new(settings.state_dir.clone());
+    let uri = events::Uri::of(settings.connect.clone());
+    events::start(uri.clone(), post.clone()).map_err(failed)?;
+    let kept = Mutex::new(settings.clone());
     let core = core::Core::new(settings, wishes, post.clone(), shared.clone());
     let thread = std::thread::Builder::new().name("watch".into()).spawn(move || core.run(&messages)).map_err(failed)?;
-    Ok(WatchHandle { post, shared, inbox, state_dir, thread: Mutex::new(Some(thread)) })
+    Ok(WatchHandle { post, shared, inbox, uri, settings: kept, thread: Mutex::new(Some(thread)) })
 }
 
 impl WatchHandle {
     /// Other settings from now on.
     pub fn change(&self, settings: Settings) {
-        self.state_dir.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&settings.state_dir);
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&settings);
+        self.uri.set(settings.connect.clone());
         if self.post.give(Message::Change(Box::new(settings))).is_err() {
             tracing::error!("the watch does not take its new settings; reload once more");
         }
@@ -98,15 +101,19 @@ impl WatchHandle {
 
     /// The records, as `GET /api/v1/domains` answers: an array.
     pub fn domains(&self) -> Outcome<Value> {
-        let state_dir = self.state_dir.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let state_dir = self.settings.lock().unwrap_or_else(PoisonError::into_inner).state_dir.clone();
         Records::open(&state_dir)?.shown()
     }
 
     /// How it is, as `GET /api/v1/health` has it: `{"libvirt": "connected|..", ...}`.
     pub fn health(&self) -> Value {
         let time = |ms: Option<u64>| ms.map_or(Value::Null, crate::output::rfc3339);
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stores: Vec<&String> = settings.stores.keys().collect();
         let s = core::with(&self.shared, |s| s.clone());
         json!({
+            "connect": settings.connect, "state_dir": settings.state_dir.display().to_string(), "reconcile_every_s": settings.reconcile_every.as_secs(),
+            "stores": stores,
             "libvirt": if s.lost.is_none() { "connected" } else { "lost" }, "libvirt_problem": s.lost, "libvirt_since": time(Some(s.since_unix_ms)),
             "events": s.events, "missed": self.post.missed_count(), "hook": self.inbox.json(),
             "looks": s.looks, "looking": s.looking, "looked_at_all": time(s.all_unix_ms), "look_problem": s.problem,

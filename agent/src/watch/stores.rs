@@ -176,7 +176,7 @@ impl PointCatalog for AnsweringStore {
 
 /// The stores of the command line and of the configuration, by name.
 pub fn configured(common: &Common) -> Outcome<BTreeMap<String, StoreEntry>> {
-    let mut stores = match crate::config::find(None) {
+    let mut stores = match crate::config::find(common.config.as_deref()) {
         Some(path) => crate::config::load(&path).map_err(|e| crate::failure::Failure::usage(e.to_string()))?.stores,
         None => BTreeMap::new(),
     };

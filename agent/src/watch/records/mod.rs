@@ -120,11 +120,6 @@ impl Records {
         self.work(|db| tables::note(db, uuid, at_unix_ms, note))
     }
 
-    /// A domain that is known is suspected from now on, until a point ends it.
-    pub fn suspect(&mut self, uuid: &str, why: &str, at_unix_ms: u64, source: &'static str) -> Outcome<()> {
-        self.work(|db| tables::suspect(db, uuid, why, at_unix_ms, source))
-    }
-
     /// The UUID of the domain that had this name last.
     pub fn uuid_of(&mut self, name: &str) -> Outcome<Option<String>> {
         self.work(|db| {
