@@ -2,6 +2,7 @@
 
 use crate::{
     cli::Common,
+    config,
     failure::{Failure, NO_STORE, Outcome, WRONG_KEY},
 };
 use cairn_store::{Credential, OpenOptions, Store, format::StoreId};
@@ -28,6 +29,23 @@ pub fn store_path(url: &str) -> Outcome<PathBuf> {
         return Err(Failure::usage("the store's path is empty"));
     }
     std::path::absolute(url).map_err(|e| Failure::usage(format!("'{url}': {e}")))
+}
+
+/// A store that is named by the configuration, in the place of its name. A path that exists is never taken for a name.
+pub fn with_named_store(mut common: Common) -> Outcome<Common> {
+    let Some(name) = common.store.as_deref().filter(|s| !s.is_empty() && !s.contains('/') && !Path::new(s).exists()) else { return Ok(common) };
+    let Some(path) = config::find(common.config.as_deref()) else { return Ok(common) };
+    let config = config::load(&path)
+        .map_err(|e| Failure::usage(format!("'{name}' is no folder here, and the configuration cannot be asked for a store of that name: {e}")))?;
+    if let Some(entry) = config.stores.get(name) {
+        common.store = Some(entry.url.clone());
+        // A key that was named by hand counts.
+        if common.key_file.is_none() && common.passphrase_file.is_none() {
+            common.key_file.clone_from(&entry.key_file);
+            common.passphrase_file.clone_from(&entry.passphrase_file);
+        }
+    }
+    Ok(common)
 }
 
 /// Opens the store that the options name.

@@ -53,7 +53,7 @@ impl Failure {
         Self::new(NOT_FOUND, message)
     }
     /// The code's name in JSON.
-    fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self.code {
             USAGE => "usage",
             NO_STORE => "no-store",

@@ -2,12 +2,14 @@
 
 mod backup;
 mod boot;
+mod daemon;
 mod diff;
 mod elsewhere;
 mod export;
 mod hook;
 mod in_place;
 mod points;
+mod reconcile;
 mod recover_host;
 mod restore;
 mod retention;
@@ -15,12 +17,14 @@ mod run;
 
 pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
 pub use boot::Boot;
+pub use daemon::{Daemon, JobCommand, JobLog, JobPlace, JobRun, JobRunner, Jobs, SocketPlace};
 pub use diff::Diff;
 pub use elsewhere::Elsewhere;
 pub use export::Export;
 pub use hook::{HookCommand, HookInstall, HookPlace, HookStatus};
 pub use in_place::InPlace;
 pub use points::{List, Note, OnePoint, Show, Tag};
+pub use reconcile::Reconcile;
 pub use recover_host::RecoverHost;
 pub use restore::{Format, Restore, Verify};
 pub use retention::{Forget, Gc, Prune};
@@ -47,7 +51,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Args, Debug, Clone)]
 pub struct Common {
-    /// The store: a directory
+    /// The store: a directory, or the name of one in the configuration
     #[arg(long, global = true, env = "CAIRN_STORE", value_name = "PATH")]
     pub store: Option<String>,
     /// Key file (init creates it; default: STORE-ID.key below /etc/cairn/keys, or the user's configuration folder)
@@ -62,6 +66,9 @@ pub struct Common {
     /// Folder for caches and records of this host; may be deleted at any time
     #[arg(long, global = true, env = "CAIRN_STATE_DIR", value_name = "DIR", hide_short_help = true)]
     pub state_dir: Option<PathBuf>,
+    /// Configuration (default: /etc/cairn/cairn.yaml, if it is there)
+    #[arg(long, global = true, env = "CAIRN_CONFIG", value_name = "FILE", hide_short_help = true)]
+    pub config: Option<PathBuf>,
     /// Print JSON on stdout; errors are a JSON object on stderr
     #[arg(long, global = true)]
     pub json: bool,
@@ -130,6 +137,21 @@ pub enum Command {
         #[command(subcommand)]
         command: HookCommand,
     },
+    /// Look at domains: take away what dead backups left, thaw what they froze
+    Reconcile(Reconcile),
+    /// Watch this host's domains and run its jobs, in the foreground
+    Daemon(Daemon),
+    /// List the daemon's jobs
+    Jobs(Jobs),
+    /// Start, end, or look at one of the daemon's jobs
+    Job {
+        /// What to do.
+        #[command(subcommand)]
+        command: JobCommand,
+    },
+    /// Runs the command of a job and writes down how it ended (started by the daemon itself)
+    #[command(hide = true)]
+    JobRunner(JobRunner),
     /// Watches a backup and thaws the guest if the backup dies (started by backup itself)
     #[command(hide = true)]
     Guard,
@@ -192,6 +214,17 @@ mod tests {
             "cairn hook install --dir /d --binary /b --force --json",
             "cairn hook status --json",
             "cairn hook remove --dir /d",
+            "cairn reconcile",
+            "cairn reconcile web1 db1 --json",
+            "cairn daemon --check-config",
+            "cairn daemon --check-config /x --json",
+            "cairn daemon --config /x --socket /y --state-dir /z -c test:///default",
+            "cairn daemon --reload --socket /y",
+            "cairn jobs --all --json --socket /y",
+            "cairn job run --domain a --policy b --store c --json",
+            "cairn job run --image /x --name b",
+            "cairn job cancel 7",
+            "cairn job log 7 --follow",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -232,6 +265,14 @@ mod tests {
             "cairn discard",
             "cairn hook",
             "cairn hook remove --force",
+            "cairn daemon --reload --check-config",
+            "cairn job",
+            "cairn job run",
+            "cairn job run --image /x",
+            "cairn job run --domain a --name b",
+            "cairn job run --domain a --image /x --name b",
+            "cairn job cancel",
+            "cairn job log x",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -3,6 +3,7 @@
 mod backup;
 mod backup_image;
 mod boot;
+mod daemon;
 mod diff;
 mod discard;
 mod export;
@@ -10,9 +11,11 @@ mod hook;
 mod in_place;
 mod in_place_told;
 mod init;
+mod jobs;
 mod keep;
 mod list;
 mod log;
+mod reconcile;
 mod recover_host;
 mod restore;
 mod retention;
@@ -51,7 +54,11 @@ fn unreadable(damaged: &[String]) -> Done {
 
 /// Runs the command.
 pub fn run(cli: Cli) -> Outcome<Done> {
-    let common = &cli.common;
+    let common = &match cli.command {
+        // Their store is a name for the daemon.
+        Command::Daemon(_) | Command::Jobs(_) | Command::Job { .. } | Command::JobRunner(_) => cli.common,
+        _ => crate::context::with_named_store(cli.common)?,
+    };
     match cli.command {
         Command::Init(o) => init::run(common, &o),
         Command::Backup(o) => backup::run(common, &o),
@@ -78,6 +85,11 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Unprotect(o) => log::protect(common, &o, false),
         Command::Store { command } => store_info::run(common, &command),
         Command::Hook { command } => hook::run(common, &command),
+        Command::Reconcile(o) => reconcile::run(common, &o),
+        Command::Daemon(o) => daemon::run(common, &o),
+        Command::Jobs(o) => jobs::list(common, &o),
+        Command::Job { command } => jobs::run(common, &command),
+        Command::JobRunner(o) => jobs::runner(&o),
         Command::Guard => backup::guard(),
     }
 }

@@ -7,6 +7,7 @@ use crate::failure::Outcome;
 use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
+    path::Path,
 };
 
 /// A log that is longer becomes `log.1`.
@@ -20,11 +21,15 @@ pub fn open(folder: &RunFolder) -> Outcome<File> {
 
 /// Cuts a log that is too long.
 pub fn rotate(folder: &RunFolder) {
-    let path = folder.log();
-    if fs::metadata(&path).is_ok_and(|m| m.len() > LOG_BYTES_MAX) {
+    cut(&folder.log());
+}
+
+/// The same for any log whose writers append.
+pub fn cut(path: &Path) {
+    if fs::metadata(path).is_ok_and(|m| m.len() > LOG_BYTES_MAX) {
         // A log that cannot be kept is cut all the same.
-        let _ = fs::copy(&path, path.with_extension("1"));
-        let _ = OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(0));
+        let _ = fs::copy(path, path.with_extension("1"));
+        let _ = OpenOptions::new().write(true).open(path).and_then(|f| f.set_len(0));
     }
 }
 

@@ -2,11 +2,15 @@
 //!
 //! The lock belongs to the open file description, so the guard, which inherits the descriptor, holds it on when the job is killed. The file
 //! names the holder for others' error texts and is never deleted: a deleted lock file can be locked by two.
+//!
+//! A look between backups ([`super::look`]) holds it for a moment only and comes at any time, so nobody is turned away because of one: [`DomainLock::take`]
+//! waits for its end. A look itself waits for nobody.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -16,6 +20,13 @@ use super::error::CaptureError;
 pub const LOCK_DIR_DEFAULT: &str = "/run/cairn/domain";
 /// Longest holder text that is read, bytes.
 const HOLDER_BYTES_MAX: u64 = 256;
+/// What a look's file says of it.
+const LOOK: &str = "look";
+/// How long a look is waited for; one that finds nothing takes a tenth of a second, one that ends what a dead backup left somewhat more.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// Between taking the lock and saying who has it a holder needs no longer than this; until then the file names the one before.
+const NAMING_LIMIT: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(20);
 
 /// A held lock.
 #[derive(Debug)]
@@ -24,11 +35,35 @@ pub struct DomainLock {
 }
 
 impl DomainLock {
-    /// Takes the lock at once or says who has it.
+    /// Takes the lock at once, or after the end of a look, or says who has it.
     ///
     /// # Errors
     /// [`CaptureError::Busy`], [`CaptureError::File`].
     pub fn take(dir: &Path, domain: &str, uuid: &str) -> Result<Self, CaptureError> {
+        let start = Instant::now();
+        loop {
+            let holder = match Self::attempt(dir, uuid, "")? {
+                Ok(lock) => return Ok(lock),
+                Err(holder) => holder,
+            };
+            let limit = if holder.ends_with(LOOK) { LOOK_LIMIT } else { NAMING_LIMIT };
+            if start.elapsed() > limit {
+                return Err(CaptureError::Busy { domain: domain.to_owned(), holder });
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// For a look: takes the lock at once or says who has it.
+    ///
+    /// # Errors
+    /// [`CaptureError::Busy`], [`CaptureError::File`].
+    pub fn take_for_look(dir: &Path, domain: &str, uuid: &str) -> Result<Self, CaptureError> {
+        Self::attempt(dir, uuid, LOOK)?.map_err(|holder| CaptureError::Busy { domain: domain.to_owned(), holder })
+    }
+
+    /// Once; the holder if there is one. `kind` is put behind our name in the file.
+    fn attempt(dir: &Path, uuid: &str, kind: &str) -> Result<Result<Self, String>, CaptureError> {
         let failed = |action: &'static str, path: &Path| {
             let path = path.to_owned();
             move |source| CaptureError::File { action, path, source }
@@ -38,11 +73,11 @@ impl DomainLock {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed("open", &path))?;
         match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(CaptureError::Busy { domain: domain.to_owned(), holder: holder(&mut file) }),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Err(holder(&mut file))),
             Err(error) => return Err(failed("lock", &path)(error.into())),
         }
-        write_holder(&mut file).map_err(failed("write", &path))?;
-        Ok(Self { file })
+        write_holder(&mut file, kind).map_err(failed("write", &path))?;
+        Ok(Ok(Self { file }))
     }
 
     /// The file, for the guard to inherit.
@@ -54,11 +89,11 @@ impl DomainLock {
     }
 }
 
-fn write_holder(file: &mut File) -> std::io::Result<()> {
+fn write_holder(file: &mut File, kind: &str) -> std::io::Result<()> {
     let command = std::env::args().next().unwrap_or_default();
     file.set_len(0)?;
     file.rewind()?;
-    writeln!(file, "{} ({command})", std::process::id())
+    writeln!(file, "{} ({command}) {kind}", std::process::id())
 }
 
 fn holder(file: &mut File) -> String {
@@ -84,5 +119,25 @@ mod tests {
         assert!(DomainLock::take(dir.path(), "web", "u").is_err(), "the inherited descriptor still holds it");
         drop(kept);
         DomainLock::take(dir.path(), "web", "u").expect("free again");
+    }
+
+    #[test]
+    fn a_look_is_waited_for_and_waits_for_nobody() {
+        let dir = tempfile::tempdir().expect("dir");
+        let backup = DomainLock::take(dir.path(), "web", "u").expect("free");
+        let start = Instant::now();
+        DomainLock::take_for_look(dir.path(), "web", "u").expect_err("a look does not wait");
+        assert!(start.elapsed() < NAMING_LIMIT);
+        drop(backup);
+        let look = DomainLock::take_for_look(dir.path(), "web", "u").expect("free");
+        DomainLock::take_for_look(dir.path(), "web", "u").expect_err("not for another look either");
+        let length = NAMING_LIMIT * 3;
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(length);
+            drop(look);
+        });
+        DomainLock::take(dir.path(), "web", "u").expect("after the look");
+        assert!(start.elapsed() >= length);
+        ends.join().expect("no panic");
     }
 }

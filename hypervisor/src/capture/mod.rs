@@ -5,6 +5,7 @@ mod dirty;
 pub mod error;
 pub mod live;
 pub mod lock;
+pub mod look;
 pub mod names;
 pub mod nbd_disk;
 pub mod plan;

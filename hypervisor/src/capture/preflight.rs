@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cairn_quiesce::QuiescePolicy;
-use cairn_quiesce::freeze::{Probe, probe, thaw};
-use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
+use cairn_quiesce::freeze::{Probe, probe};
+use cairn_quiesce::record::RECORD_DIR_DEFAULT;
 
 use super::cleanup;
 use super::error::CaptureError;
 use super::live::{CapturedDisk, LiveOptions, Names};
 use super::lock::DomainLock;
+use super::look;
 use super::nbd_disk::NbdDisk;
 use super::plan::{Base, CarrierRecord, DiskPlan, PointCatalog, decide};
 use super::scratch::{Scratch, folder_of};
@@ -114,16 +115,10 @@ impl Preflight {
 
 /// A freeze of a process that is gone: we hold the lock, so it is nobody's any more.
 fn thaw_if_recorded(domain: &Domain, uuid: &str) {
-    let records = Path::new(RECORD_DIR_DEFAULT);
-    if !record::is_open(records, uuid) {
-        return;
-    }
-    match thaw(domain) {
-        Ok(count) => {
-            tracing::warn!(count, "an earlier backup left the guest frozen; thawed");
-            record::close(records, uuid).ok();
-        }
-        Err(error) => tracing::error!(%error, "an earlier backup may have left the guest frozen, and it does not thaw"),
+    match look::thaw_recorded(domain, uuid, Path::new(RECORD_DIR_DEFAULT)) {
+        None => {}
+        Some(Ok(count)) => tracing::warn!(count, "an earlier backup left the guest frozen; thawed"),
+        Some(Err(error)) => tracing::error!(%error, "an earlier backup may have left the guest frozen, and it does not thaw"),
     }
 }
 

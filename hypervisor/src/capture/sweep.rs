@@ -17,7 +17,7 @@ pub fn run(domain: &Domain, store8: [u8; 4], scratch_folder: &Path, catalog: &dy
     cleanup::run(domain, scratch_folder, &|_, name| is_stale(name, store8, catalog))
 }
 
-fn is_stale(name: &BitmapName, store8: [u8; 4], catalog: &dyn PointCatalog) -> bool {
+pub(super) fn is_stale(name: &BitmapName, store8: [u8; 4], catalog: &dyn PointCatalog) -> bool {
     match name.role {
         // Under the lock no backup runs, so no frozen copy is in use, whichever store's it was.
         Role::Export => true,

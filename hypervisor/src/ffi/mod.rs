@@ -1,7 +1,9 @@
 //! The libvirt calls that the `virt` crate has no safe wrapper for, and libvirt's errors as ours.
 //!
-//! Invariant: this is the only module of the workspace's libvirt code with `unsafe`. Every call checks the result before it touches what came
+//! Invariant: this folder is the only place of the workspace's libvirt code with `unsafe`. Every call checks the result before it touches what came
 //! back, and copies strings before it frees them.
+
+pub mod events;
 
 use std::ffi::{CStr, CString, c_char, c_void};
 

@@ -1,0 +1,175 @@
+//! What the grammar cannot say: whether values make sense, and fit each other. Finds all that is wrong, not only the first.
+
+use super::{
+    Config, DaemonSettings, Policy, QuiesceSettings, Select, StoreEntry,
+    raw::{Level, RawConfig, RawDaemon, RawPolicy, RawQuiesce, RawStore},
+};
+use crate::cli::Quiesce;
+use serde_saphyr::{Location, Spanned};
+use std::{
+    collections::BTreeSet,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Looking at all domains without a pause would be all that libvirt does; a day without a look would be none.
+const RECONCILE_EVERY_S: RangeInclusive<u64> = 5..=86_400;
+const JOBS_MAX: RangeInclusive<u64> = 1..=64;
+const CANCEL_LIMIT_S: RangeInclusive<u64> = 1..=3600;
+/// As `cairn backup --freeze-limit` has it.
+const FREEZE_LIMIT_S: RangeInclusive<u64> = 1..=600;
+/// The kernel's 107 (sun_path, less the final zero), less what the name has while the socket is made.
+pub const SOCKET_BYTES_MAX: usize = 96;
+
+/// What is wrong, and where.
+pub type Wrong = (Location, String);
+
+/// Collects what is wrong.
+struct Check {
+    wrong: Vec<Wrong>,
+}
+
+/// The checked configuration, or all that is wrong with it.
+pub fn check(raw: RawConfig) -> Result<Config, Vec<Wrong>> {
+    let mut check = Check { wrong: Vec::new() };
+    let known: BTreeSet<String> = raw.stores.keys().cloned().collect();
+    let stores = raw.stores.into_iter().map(|(name, store)| (name.clone(), check.store(&name, store))).collect();
+    let policies = raw.policies.into_iter().map(|(name, policy)| (name.clone(), check.policy(&name, policy, &known))).collect();
+    let daemon = check.daemon(raw.daemon);
+    if check.wrong.is_empty() { Ok(Config { stores, policies, daemon }) } else { Err(check.wrong) }
+}
+
+impl Check {
+    fn wrong(&mut self, at: Location, why: impl Into<String>) {
+        self.wrong.push((at, why.into()));
+    }
+
+    fn name(&mut self, what: &str, name: &str, at: Location) {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if name.is_empty() || name.len() > 64 || name.starts_with(['.', '-']) || !name.chars().all(fits) {
+            self.wrong(at, format!("{name:?} cannot be the name of a {what}: use 1 to 64 letters, digits, '.', '_' and '-', not '.' or '-' first"));
+        }
+    }
+
+    fn store(&mut self, name: &str, store: Spanned<RawStore>) -> StoreEntry {
+        self.name("store", name, store.referenced);
+        let RawStore { url, key_file, passphrase_file } = store.value;
+        if let Some((scheme, _)) = url.value.split_once("://") {
+            self.wrong(
+                url.referenced,
+                format!("store {name:?}: stores of kind {scheme} are not supported by this version; use a directory (an NFS mount is one)"),
+            );
+        } else if !url.value.starts_with('/') {
+            self.wrong(url.referenced, format!("store {name:?}: {:?} is no absolute path; write it from / on", url.value));
+        }
+        if let (Some(_), Some(second)) = (&key_file, &passphrase_file) {
+            self.wrong(second.referenced, format!("store {name:?} has a key file and a passphrase file; give one"));
+        }
+        StoreEntry { url: url.value, key_file: self.absolute(key_file), passphrase_file: self.absolute(passphrase_file) }
+    }
+
+    fn absolute(&mut self, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
+        let path = path?;
+        if !path.value.is_absolute() {
+            self.wrong(path.referenced, format!("{:?} is no absolute path; write it from / on", path.value));
+        }
+        Some(path.value)
+    }
+
+    fn policy(&mut self, name: &str, policy: Spanned<RawPolicy>, stores: &BTreeSet<String>) -> Policy {
+        self.name("policy", name, policy.referenced);
+        let RawPolicy { select, mut on, stores: wanted, quiesce, tags } = policy.value;
+        if select.names.value.is_empty() {
+            self.wrong(select.names.referenced, format!("policy {name:?} selects nothing; names: [\"*\"] takes all domains"));
+        }
+        let select = Select { names: self.patterns(select.names.value), except: self.patterns(select.except) };
+        if wanted.value.is_empty() {
+            self.wrong(wanted.referenced, format!("policy {name:?} names no store; there are: {}", listed(stores)));
+        }
+        let mut names: Vec<String> = Vec::new();
+        for store in wanted.value {
+            if !stores.contains(&store.value) {
+                self.wrong(store.referenced, format!("policy {name:?}: there is no store {:?}; there are: {}", store.value, listed(stores)));
+            } else if !names.contains(&store.value) {
+                names.push(store.value);
+            }
+        }
+        on.dedup();
+        let tags = tags.map(|tags| {
+            if let Err(failure) = crate::points::check_tags(&tags.value) {
+                self.wrong(tags.referenced, format!("policy {name:?}: {}", failure.message));
+            }
+            tags.value
+        });
+        Policy { select, on, stores: names, quiesce: self.quiesce(quiesce), tags: tags.unwrap_or_default() }
+    }
+
+    fn patterns(&mut self, patterns: Vec<Spanned<String>>) -> Vec<glob::Pattern> {
+        let mut out = Vec::new();
+        for pattern in patterns {
+            match glob::Pattern::new(&pattern.value) {
+                Ok(p) => out.push(p),
+                Err(e) => self
+                    .wrong(pattern.referenced, format!("{:?} is no pattern: {}; '*', '?' and '[a-z]' have a meaning, '[*]' is a star", pattern.value, e.msg)),
+            }
+        }
+        out
+    }
+
+    fn quiesce(&mut self, quiesce: RawQuiesce) -> QuiesceSettings {
+        let level = match quiesce.level {
+            Some(Level::Require) => Quiesce::Require,
+            Some(Level::Prefer) | None => Quiesce::Prefer,
+            Some(Level::Never) => Quiesce::Never,
+        };
+        let freeze_limit_s = quiesce.freeze_limit.map(|text| self.seconds("freeze_limit", &text, FREEZE_LIMIT_S));
+        QuiesceSettings { level, freeze_limit_s }
+    }
+
+    fn daemon(&mut self, raw: RawDaemon) -> DaemonSettings {
+        let usual = DaemonSettings::default();
+        let mut length = |what, text: Option<Spanned<String>>, within, usual| text.map_or(usual, |text| Duration::from_secs(self.seconds(what, &text, within)));
+        let reconcile_every = length("reconcile_every", raw.reconcile_every, RECONCILE_EVERY_S, usual.reconcile_every);
+        let cancel_limit = length("cancel_limit", raw.cancel_limit, CANCEL_LIMIT_S, usual.cancel_limit);
+        let jobs_max = raw.jobs_max.map_or(usual.jobs_max, |n| {
+            if !JOBS_MAX.contains(&n.value) {
+                self.wrong(n.referenced, format!("jobs_max is {}; it must be within {} and {}", n.value, JOBS_MAX.start(), JOBS_MAX.end()));
+            }
+            usize::try_from(n.value).unwrap_or(usual.jobs_max)
+        });
+        if let Some(socket) = raw.socket.as_ref().filter(|s| bytes(&s.value) > SOCKET_BYTES_MAX) {
+            self.wrong(socket.referenced, format!("the path of a socket has at most {SOCKET_BYTES_MAX} bytes, this one has {}", bytes(&socket.value)));
+        }
+        DaemonSettings {
+            reconcile_every,
+            jobs_max,
+            cancel_limit,
+            socket: self.absolute(raw.socket),
+            state_dir: self.absolute(raw.state_dir),
+            connect: raw.connect,
+        }
+    }
+
+    fn seconds(&mut self, what: &str, text: &Spanned<String>, within: RangeInclusive<u64>) -> u64 {
+        match crate::commands::parse_ms(&text.value) {
+            Ok(ms) if ms % 1000 == 0 && within.contains(&(ms / 1000)) => ms / 1000,
+            Ok(_) => {
+                self.wrong(text.referenced, format!("{what} is {:?}; it must be whole seconds within {} s and {} s", text.value, within.start(), within.end()));
+                *within.start()
+            }
+            Err(why) => {
+                self.wrong(text.referenced, format!("{what}: {why}"));
+                *within.start()
+            }
+        }
+    }
+}
+
+fn bytes(path: &Path) -> usize {
+    path.as_os_str().len()
+}
+
+fn listed(names: &BTreeSet<String>) -> String {
+    if names.is_empty() { "none, add one below stores:".into() } else { names.iter().cloned().collect::<Vec<_>>().join(", ") }
+}

@@ -1,0 +1,136 @@
+//! `/etc/cairn/cairn.yaml`: stores by name, policies, the daemon's own settings (docs/daemon.md).
+//!
+//! Invariants
+//! - What is not understood is an error with line and column: a setting that is passed over would be believed.
+//! - What is in a [`Config`] was checked: patterns are patterns, stores that policies name exist, numbers are within their bounds.
+//! - No secret stands in it: keys and passphrases are named by file.
+//! - A file that is wrong changes nothing: who reloads keeps what there was.
+
+mod check;
+mod raw;
+mod text;
+
+use crate::{cli::Quiesce, watch::Trigger};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use check::SOCKET_BYTES_MAX;
+pub use text::{ConfigErrors, load};
+
+/// Where it lies unless told otherwise.
+pub const PATH_DEFAULT: &str = "/etc/cairn/cairn.yaml";
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Config {
+    /// Stores by name.
+    pub stores: BTreeMap<String, StoreEntry>,
+    /// Policies by name.
+    pub policies: BTreeMap<String, Policy>,
+    /// The daemon's own settings.
+    pub daemon: DaemonSettings,
+}
+
+/// A store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreEntry {
+    /// Its place, as on the command line.
+    pub url: String,
+    /// Key file; without one the default place is looked at.
+    pub key_file: Option<PathBuf>,
+    /// File whose first line is the passphrase.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// What is done for which domains.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Which domains.
+    pub select: Select,
+    /// What makes a backup of them, besides being asked for.
+    pub on: Vec<Trigger>,
+    /// Names of stores; each gets a point.
+    pub stores: Vec<String>,
+    /// How the guest is quiesced.
+    pub quiesce: QuiesceSettings,
+    /// Tags of its points.
+    pub tags: Vec<String>,
+}
+
+/// Which domains.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Select {
+    /// Patterns of names, with `*`, `?` and `[...]`.
+    pub names: Vec<glob::Pattern>,
+    /// Patterns of names that are left out all the same.
+    pub except: Vec<glob::Pattern>,
+}
+
+/// How the guest is quiesced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuiesceSettings {
+    /// How much it matters.
+    pub level: Quiesce,
+    /// Longest freeze, whole seconds; none is the command line's default.
+    pub freeze_limit_s: Option<u64>,
+}
+
+/// The daemon's own settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// Between two looks at all domains.
+    pub reconcile_every: Duration,
+    /// Jobs at once.
+    pub jobs_max: usize,
+    /// How long a job that was cancelled may clean up by itself.
+    pub cancel_limit: Duration,
+    /// Where it listens; none is [`crate::daemon::socket_default`].
+    pub socket: Option<PathBuf>,
+    /// Records of this host; none is the command line's default.
+    pub state_dir: Option<PathBuf>,
+    /// libvirt's URI; none is libvirt's default.
+    pub connect: Option<String>,
+}
+
+impl Default for DaemonSettings {
+    fn default() -> Self {
+        Self { reconcile_every: Duration::from_secs(300), jobs_max: 2, cancel_limit: Duration::from_secs(60), socket: None, state_dir: None, connect: None }
+    }
+}
+
+impl Select {
+    /// Whether a domain of this name is meant.
+    pub fn takes(&self, name: &str) -> bool {
+        let any = |patterns: &[glob::Pattern]| patterns.iter().any(|p| p.matches(name));
+        any(&self.names) && !any(&self.except)
+    }
+}
+
+impl Config {
+    /// Policies that take a domain, by name.
+    pub fn policies_of(&self, domain: &str) -> Vec<(&str, &Policy)> {
+        self.policies.iter().filter(|(_, policy)| policy.select.takes(domain)).map(|(name, policy)| (name.as_str(), policy)).collect()
+    }
+}
+
+/// The file that options name, or the default; `None` where only the default was looked for and is not there.
+pub fn find(named: Option<&Path>) -> Option<PathBuf> {
+    named.map(Path::to_path_buf).or_else(|| Path::new(PATH_DEFAULT).exists().then(|| PathBuf::from(PATH_DEFAULT)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_are_selected_by_patterns() {
+        let patterns = |all: &[&str]| all.iter().map(|p| glob::Pattern::new(p).expect("a pattern")).collect();
+        let select = Select { names: patterns(&["prod-*", "db?"]), except: patterns(&["*-test"]) };
+        for (name, taken) in [("prod-web", true), ("db1", true), ("db12", false), ("prod-web-test", false), ("web", false)] {
+            assert_eq!(select.takes(name), taken, "{name}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The file's text: read, parsed, checked; what is wrong is told with its place.
+
+use super::{
+    Config,
+    check::{Wrong, check},
+    raw::RawConfig,
+};
+use serde_saphyr::Location;
+use std::{
+    fmt,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// No configuration that people write is longer.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// Why a file is not taken: each thing that is wrong with it, at least one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigErrors {
+    /// The file.
+    pub path: PathBuf,
+    /// In the order of the file.
+    pub errors: Vec<ConfigError>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigError {
+    /// Line and column, counted from 1; none where the file as a whole is meant.
+    pub at: Option<(u64, u64)>,
+    /// What, and what to do.
+    pub why: String,
+}
+
+impl ConfigErrors {
+    fn whole(path: &Path, why: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), errors: vec![ConfigError { at: None, why: why.into() }] }
+    }
+
+    /// A line for each: `FILE:LINE:COLUMN: WHY`, as compilers have it.
+    pub fn lines(&self) -> Vec<String> {
+        let path = self.path.display();
+        let line = |e: &ConfigError| match e.at {
+            Some((line, column)) => format!("{path}:{line}:{column}: {}", e.why),
+            None => format!("{path}: {}", e.why),
+        };
+        self.errors.iter().map(line).collect()
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines().join("; "))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Reads and checks a file.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let failed = |why: String| ConfigErrors::whole(path, why);
+    // A pipe would be waited for: what it is comes first.
+    let meta = std::fs::metadata(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
+    if !meta.is_file() {
+        return Err(failed("is no file".into()));
+    }
+    let mut text = String::new();
+    let file = File::open(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
+    file.take(BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| failed(format!("cannot be read: {e}")))?;
+    if text.len() as u64 > BYTES_MAX {
+        return Err(failed(format!("has more than {BYTES_MAX} bytes; that is no configuration")));
+    }
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
+    // Nothing but comments is a configuration, too.
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Config::default());
+    }
+    let raw: RawConfig = serde_saphyr::from_str(text).map_err(|e| grammar(path, &e))?;
+    check(raw).map_err(|wrong| {
+        let mut errors: Vec<ConfigError> = wrong.into_iter().map(|(at, why): Wrong| ConfigError { at: place(at), why }).collect();
+        errors.sort();
+        ConfigErrors { path: path.to_owned(), errors }
+    })
+}
+
+/// Without the excerpt of the text that the parser draws: the place says it.
+fn grammar(path: &Path, error: &serde_saphyr::Error) -> ConfigErrors {
+    let why = error.without_snippet().to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at: error.location().and_then(place), why }] }
+}
+
+fn place(at: Location) -> Option<(u64, u64)> {
+    (at != Location::UNKNOWN).then(|| (at.line(), at.column()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::Quiesce, watch::Trigger};
+    use std::time::Duration;
+
+    const GOOD: &str = "\
+stores:
+  main: { url: /srv/backup, key_file: /etc/cairn/keys/main.key }
+policies:
+  nightly:
+    select: { names: [\"prod-*\"], except: [prod-test] }
+    on: [shutdown]
+    stores: [main]
+    quiesce: { level: require, freeze_limit: 5s }
+    tags: [gold]
+daemon:
+  reconcile_every: 2m
+  jobs_max: 4
+";
+
+    fn wrong(text: &str) -> ConfigErrors {
+        parse(Path::new("/c"), text).expect_err("is refused")
+    }
+
+    #[test]
+    fn a_file_is_read() {
+        let c = parse(Path::new("/c"), GOOD).expect("reads");
+        let policy = &c.policies["nightly"];
+        assert_eq!((policy.quiesce.level, policy.quiesce.freeze_limit_s), (Quiesce::Require, Some(5)));
+        assert_eq!((c.daemon.reconcile_every, c.daemon.jobs_max, c.daemon.cancel_limit), (Duration::from_secs(120), 4, Duration::from_secs(60)));
+        assert_eq!(policy.on, [Trigger::Shutdown]);
+        assert_eq!((c.policies_of("prod-web").len(), c.policies_of("prod-test").len()), (1, 0));
+    }
+
+    #[test]
+    fn nothing_is_a_configuration() {
+        for text in ["", "# nothing yet\n", "\n  # nothing\n\n"] {
+            assert_eq!(parse(Path::new("/c"), text).expect("reads"), Config::default());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        for (from, to, at, word) in [
+            ("quiesce:", "quiesc:", (8, 5), "quiesc"),
+            ("    on: [shutdown]", "    schedule: \"0 2 * * *\"", (6, 5), "schedule"),
+            ("reconcile_every: 2m", "reconcile_every: soon", (11, 20), "soon"),
+            ("reconcile_every: 2m", "reconcile_every: 1s", (11, 20), "5 s"),
+            ("reconcile_every: 2m", "socket: run.sock", (11, 11), "absolute"),
+            ("stores: [main]", "stores: [other]", (7, 14), "there are: main"),
+            ("stores: [main]", "stores: []", (7, 13), "names no store"),
+            ("[shutdown]", "[sundown]", (6, 10), "sundown"),
+            ("names: [\"prod-*\"]", "names: [\"[\"]", (5, 23), "pattern"),
+            ("names: [\"prod-*\"]", "names: []", (5, 22), "selects nothing"),
+            ("url: /srv/backup, ", "", (2, 9), "url"),
+            ("/srv/backup", "s3://x/y", (2, 16), "s3"),
+            ("/srv/backup", "backup", (2, 16), "absolute"),
+            ("key_file: /etc/cairn/keys/main.key", "key_file: /k, passphrase_file: /p", (2, 46), "give one"),
+            ("jobs_max: 4", "jobs_max: 0", (12, 13), "within 1 and 64"),
+            ("jobs_max: 4", "jobs_max: many", (12, 13), "many"),
+            ("freeze_limit: 5s", "freeze_limit: 1h", (8, 46), "600"),
+            ("tags: [gold]", "tags: [\"a\\nb\"]", (9, 11), "tag"),
+            ("  main:", "  ma/in:", (2, 10), "cannot be the name"),
+            ("daemon:\n", "stores:\n", (10, 1), "duplicate"),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            let e = wrong(&GOOD.replace(from, to));
+            let found = e.errors.iter().find(|e| e.why.contains(word)).unwrap_or_else(|| panic!("{to}: {e}"));
+            assert_eq!(found.at, Some(at), "{to}: {e}");
+            assert!(e.lines().iter().all(|line| line.starts_with("/c:")), "{e}");
+        }
+        assert!(wrong("stores: [").errors[0].at.is_some());
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_in_the_order_of_the_file() {
+        let text = GOOD.replace("[main]", "[other]").replace("jobs_max: 4", "jobs_max: 65").replace("/srv/backup", "backup");
+        let e = wrong(&text);
+        let lines: Vec<u64> = e.errors.iter().filter_map(|e| e.at).map(|at| at.0).collect();
+        assert_eq!(lines, [2, 7, 12], "{e}");
+    }
+
+    #[test]
+    fn what_is_no_such_file_is_told() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("c.yaml");
+        assert!(load(&path).expect_err("is not there").to_string().contains("c.yaml"));
+        assert!(load(dir.path()).expect_err("a folder").to_string().contains("no file"));
+        std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).expect("writes");
+        assert!(load(&path).expect_err("too long").to_string().contains("more than"));
+        std::fs::write(&path, [0xff, 0xfe]).expect("writes");
+        assert!(load(&path).is_err(), "no text");
+        std::fs::write(&path, "x: &a [*a, *a]\nstores: {}\n").expect("writes");
+        assert!(load(&path).is_err(), "bombs and unknown keys");
+    }
+}

@@ -1,0 +1,213 @@
+//! The API (docs/api.md): versioned JSON over HTTP. Keys are only ever added.
+//!
+//! Invariants
+//! - An answer that is no success is an object `{"error", "remedy", "code", "kind"}`, whatever was asked.
+//! - Bodies are bounded, and what is not understood in them is an error.
+
+use super::{
+    orders::BackupWanted,
+    state::{Reloaded, Shared},
+};
+use crate::{
+    failure::{BUSY, FAILED, Failure, NOT_FOUND, Outcome, REFUSED, USAGE},
+    jobs::{JobId, State as JobState, Which},
+};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, RawQuery, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Longest body of a request.
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// Longest piece of a log in one answer.
+const LOG_BYTES_MAX: u64 = 256 << 10;
+
+type Ctx = State<Arc<Shared>>;
+type Answer = Result<Response, Wrong>;
+
+/// All that can be asked.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/api/v1/health", get(health))
+        .route("/api/v1/jobs", get(jobs))
+        .route("/api/v1/jobs/{id}", get(job))
+        .route("/api/v1/jobs/{id}/log", get(log))
+        .route("/api/v1/jobs/{id}/cancel", post(cancel))
+        .route("/api/v1/backups", post(backups))
+        .route("/api/v1/domains", get(domains))
+        .route("/api/v1/reconcile", post(reconcile))
+        .route("/api/v1/reload", post(reload))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(shared)
+}
+
+/// A failure on its way out.
+struct Wrong {
+    failure: Failure,
+    status: Option<StatusCode>,
+}
+
+impl From<Failure> for Wrong {
+    fn from(failure: Failure) -> Self {
+        Self { failure, status: None }
+    }
+}
+
+impl IntoResponse for Wrong {
+    fn into_response(self) -> Response {
+        let status = self.status.unwrap_or(match self.failure.code {
+            USAGE => StatusCode::BAD_REQUEST,
+            NOT_FOUND => StatusCode::NOT_FOUND,
+            REFUSED => StatusCode::CONFLICT,
+            BUSY => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        });
+        // Messages name what happened first, then what to do.
+        let (error, remedy) = match self.failure.message.split_once("; ") {
+            Some((error, remedy)) => (error, Some(remedy)),
+            None => (self.failure.message.as_str(), None),
+        };
+        answer(status, &json!({"error": error, "remedy": remedy, "code": self.failure.code, "kind": self.failure.kind()}))
+    }
+}
+
+fn answer(status: StatusCode, value: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], value.to_string()).into_response()
+}
+
+fn ok(value: &Value) -> Answer {
+    Ok(answer(StatusCode::OK, value))
+}
+
+/// A body's object; no body is an empty one.
+fn read<T: DeserializeOwned>(body: &Bytes) -> Outcome<T> {
+    let text: &[u8] = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(text).map_err(|e| Failure::usage(format!("the body cannot be read: {e}; docs/api.md has what it may say")))
+}
+
+/// Keys and values of a query; `known` are all that may be there.
+fn query(raw: Option<&str>, known: &[&str]) -> Outcome<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for pair in raw.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if !known.contains(&key) {
+            return Err(Failure::usage(format!("the query has no '{key}'; it may have: {}", known.join(", "))));
+        }
+        if out.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(Failure::usage(format!("the query has '{key}' twice; once is enough")));
+        }
+    }
+    Ok(out)
+}
+
+fn number<T: std::str::FromStr>(what: &str, text: &str) -> Outcome<T> {
+    text.parse().map_err(|_| Failure::usage(format!("'{text}' is no {what}; write a number")))
+}
+
+fn job_id(text: &str) -> Outcome<JobId> {
+    number("number of a job", text)
+}
+
+async fn health(State(shared): Ctx) -> Answer {
+    ok(&shared.health().await)
+}
+
+async fn jobs(State(shared): Ctx, RawQuery(raw): RawQuery) -> Answer {
+    let asked = query(raw.as_deref(), &["state", "since_unix_ms"])?;
+    let which = match (asked.get("state"), asked.get("since_unix_ms")) {
+        (Some(_), Some(_)) => return Err(Failure::usage("state and since_unix_ms exclude each other; give one").into()),
+        (Some(word), None) => Which::In(JobState::parse(word).ok_or_else(|| {
+            let all: Vec<&str> = JobState::ALL.into_iter().map(JobState::word).collect();
+            Failure::usage(format!("'{word}' is no state of a job; there are: {}", all.join(", ")))
+        })?),
+        (None, Some(ms)) => Which::Since(number("time", ms)?),
+        (None, None) => Which::All,
+    };
+    let jobs = shared.jobs.list(which).await?;
+    ok(&jobs.iter().map(|job| shared.job_json(job)).collect())
+}
+
+async fn job(State(shared): Ctx, Path(id): Path<String>) -> Answer {
+    let job = shared.jobs.get(job_id(&id)?).await?;
+    ok(&shared.job_json(&job))
+}
+
+async fn log(State(shared): Ctx, Path(id): Path<String>, RawQuery(raw): RawQuery) -> Answer {
+    let asked = query(raw.as_deref(), &["offset"])?;
+    let offset = asked.get("offset").map_or(Ok(0), |text| number("offset", text))?;
+    // First how it stands, then what it said: whoever sees it over has all of it.
+    let job = shared.jobs.get(job_id(&id)?).await?;
+    let folder = shared.jobs.folder(job.id);
+    let piece = tokio::task::spawn_blocking(move || folder.read_log(offset, LOG_BYTES_MAX));
+    let piece = tokio::time::timeout(crate::jobs::ANSWER_LIMIT, piece).await;
+    let piece = piece.map_err(|_| Failure::new(BUSY, "the log cannot be read; is the disk of the state folder in order?"))?;
+    let piece = piece.map_err(|e| Failure::new(FAILED, format!("the log cannot be read: {e}")))??;
+    ok(&json!({
+        "id": job.id, "state": job.state.word(), "over": job.state.is_over(), "offset": piece.offset, "next_offset": piece.next_offset, "text": piece.text,
+    }))
+}
+
+async fn cancel(State(shared): Ctx, Path(id): Path<String>) -> Answer {
+    let job = shared.jobs.cancel(job_id(&id)?).await?;
+    Ok(answer(StatusCode::ACCEPTED, &shared.job_json(&job)))
+}
+
+async fn backups(State(shared): Ctx, body: Bytes) -> Answer {
+    let wanted: BackupWanted = read(&body)?;
+    let orders = shared.order(|ordering| ordering.of_request(&wanted, "asked for over the API"))?;
+    Ok(answer(StatusCode::ACCEPTED, &json!({"jobs": shared.add(orders).await?})))
+}
+
+async fn domains(State(shared): Ctx) -> Answer {
+    ok(&shared.of_watch(|watch| watch.domains()).await?)
+}
+
+/// `POST /api/v1/reconcile`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReconcileWanted {
+    domain: Option<String>,
+}
+
+async fn reconcile(State(shared): Ctx, body: Bytes) -> Answer {
+    let wanted: ReconcileWanted = read(&body)?;
+    let begun = shared.of_watch(move |watch| watch.reconcile(wanted.domain.as_deref())).await?;
+    Ok(answer(StatusCode::ACCEPTED, &begun))
+}
+
+async fn reload(State(shared): Ctx) -> Answer {
+    let Reloaded { path, restart_needed } = shared.reload().await?;
+    ok(&json!({"reloaded": true, "path": path.map(|p| p.display().to_string()), "restart_needed": restart_needed}))
+}
+
+async fn nowhere() -> Wrong {
+    Wrong { failure: Failure::not_found("there is no such path; docs/api.md has all of them"), status: Some(StatusCode::NOT_FOUND) }
+}
+
+async fn wrong_method() -> Wrong {
+    Wrong { failure: Failure::usage("this path is asked in another way; docs/api.md says how"), status: Some(StatusCode::METHOD_NOT_ALLOWED) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_read_strictly() {
+        let read = |raw| query(Some(raw), &["state", "offset"]);
+        assert_eq!(read("state=done&offset=3").expect("reads").get("offset").map(String::as_str), Some("3"));
+        assert!(query(None, &[]).expect("reads").is_empty());
+        for wrong in ["stat=done", "state=a&state=b"] {
+            assert_eq!(read(wrong).expect_err("is refused").code, USAGE, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The daemon's socket: handed over by systemd (sd_listen_fds(3)), or our own.
+//!
+//! Invariants
+//! - Our own is 0600 from its first moment: it is made beside its place and renamed.
+//! - One that somebody listens at is left alone, a dead one's is replaced. What systemd made, systemd removes.
+
+use crate::{
+    config::SOCKET_BYTES_MAX,
+    failure::{FAILED, Failure, Outcome, REFUSED},
+    run::folder::failed,
+};
+use nix::{
+    sys::{
+        socket::{getsockopt, sockopt},
+        stat::{Mode, umask},
+    },
+    unistd::geteuid,
+};
+use std::{
+    fs,
+    io::ErrorKind,
+    os::{
+        fd::{FromRawFd, OwnedFd},
+        unix::{
+            fs::{DirBuilderExt, MetadataExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+/// Root's.
+const SYSTEM_SOCKET: &str = "/run/cairn/api.sock";
+
+/// Where a daemon of this user listens unless told otherwise.
+pub fn socket_default() -> PathBuf {
+    let base = std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !geteuid().is_root() && !v.is_empty());
+    base.map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |base| PathBuf::from(base).join("cairn/api.sock"))
+}
+
+/// A socket that is listened at.
+#[derive(Debug)]
+pub struct Listening {
+    /// It does not block.
+    pub listener: UnixListener,
+    /// Our own file, by device and inode.
+    ours: Option<(PathBuf, u64, u64)>,
+}
+
+impl Listening {
+    /// The one that was handed over, else our own at `path`. To be called once, before there are threads: it sets the umask for a moment.
+    pub fn start(path: &Path) -> Outcome<Self> {
+        if let Some(listener) = handed_over()? {
+            listener.set_nonblocking(true).map_err(|e| Failure::new(FAILED, format!("the socket that was handed over: {e}")))?;
+            return Ok(Self { listener, ours: None });
+        }
+        let bytes = path.as_os_str().len();
+        if bytes > SOCKET_BYTES_MAX {
+            return Err(Failure::usage(format!("{}: the path of a socket has at most {SOCKET_BYTES_MAX} bytes, this one has {bytes}", path.display())));
+        }
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).ok_or_else(|| Failure::usage(format!("{}: no path of a socket", path.display())))?;
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|e| failed("create", parent, &e))?;
+        if UnixStream::connect(path).is_ok() {
+            return Err(Failure::new(REFUSED, format!("another process listens at {}; end it, or give another --socket", path.display())));
+        }
+        if fs::symlink_metadata(path).is_ok_and(|m| !std::os::unix::fs::FileTypeExt::is_socket(&m.file_type())) {
+            return Err(Failure::refused(format!("{} is there and is no socket; remove it, or give another --socket", path.display())));
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
+        match fs::remove_file(&new) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("remove", &new, &e)),
+            _ => {}
+        }
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(&new);
+        umask(before);
+        let listener = bound.map_err(|e| failed("listen at", path, &e))?;
+        listener.set_nonblocking(true).map_err(|e| failed("listen at", path, &e))?;
+        fs::rename(&new, path).map_err(|e| failed("listen at", path, &e))?;
+        let meta = fs::symlink_metadata(path).map_err(|e| failed("look at", path, &e))?;
+        Ok(Self { listener, ours: Some((path.to_owned(), meta.dev(), meta.ino())) })
+    }
+}
+
+/// Removes a socket of our own, unless another one is in its place.
+pub struct Remover(Option<(PathBuf, u64, u64)>);
+
+impl Listening {
+    /// The listener, and what removes its file when it is dropped.
+    pub fn parts(self) -> (UnixListener, Remover) {
+        (self.listener, Remover(self.ours))
+    }
+}
+
+impl Drop for Remover {
+    fn drop(&mut self) {
+        if let Some((path, dev, ino)) = &self.0
+            && fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (*dev, *ino))
+        {
+            // The next daemon replaces what stays.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// What systemd handed over, if it did.
+fn handed_over() -> Outcome<Option<UnixListener>> {
+    let fail = |why: String| Failure::usage(format!("LISTEN_FDS: {why}; the unit of the socket needs one ListenStream= with a path"));
+    let mut fds = sd_notify::listen_fds().map_err(|e| fail(e.to_string()))?;
+    let Some(fd) = fds.next() else { return Ok(None) };
+    if fds.next().is_some() {
+        return Err(fail("more than one socket was handed over".into()));
+    }
+    // SAFETY: by the protocol the descriptor was opened for us alone, and this, its only taking, happens once.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    match getsockopt(&fd, sockopt::AcceptConn) {
+        Ok(true) => {}
+        Ok(false) => return Err(fail("what was handed over does not listen".into())),
+        Err(e) => return Err(fail(format!("what was handed over is no socket: {e}"))),
+    }
+    let listener = UnixListener::from(fd);
+    listener.local_addr().map_err(|e| fail(format!("what was handed over is no unix socket: {e}")))?;
+    Ok(Some(listener))
+}

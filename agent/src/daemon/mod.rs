@@ -1,0 +1,159 @@
+//! `cairn daemon`: one a host. Owns the jobs, starts the watch, answers the API (docs/daemon.md).
+//!
+//! - [`lock`]: there is one; [`listen`]: its socket; [`notify`]: what systemd hears
+//! - [`state`]: configuration, jobs and watch, shared; [`orders`]: from what is wanted to jobs
+//! - [`serve`], [`api`]: the API; [`client`]: the command line's end of it
+//!
+//! Invariants
+//! - It does no backup by itself: a job is a process of its own, which outlives it.
+//! - Nothing that hangs (libvirt, a disk, a client) hangs it: each lives on a thread or a task of its own, and all waits have limits.
+//! - It ends within [`END_LIMIT`] of being asked to, whatever hangs.
+
+mod api;
+pub mod client;
+mod listen;
+mod lock;
+mod notify;
+mod orders;
+mod serve;
+mod state;
+
+use crate::{
+    cli::{Common, Daemon},
+    commands::Done,
+    context,
+    failure::{FAILED, Failure, Outcome},
+    jobs::{Counts, Jobs},
+    watch::{self, WISHES_MAX, Wish},
+};
+use listen::{Listening, socket_default};
+use state::{Places, Shared};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc::Receiver,
+};
+
+/// From the signal to the end.
+pub const END_LIMIT: Duration = Duration::from_secs(10);
+/// Of that, for the watch, and for the thread of jobs.
+const WATCH_END_LIMIT: Duration = Duration::from_secs(4);
+const JOBS_END_LIMIT: Duration = Duration::from_secs(4);
+/// Between two looks at itself.
+const TICK: Duration = Duration::from_secs(1);
+/// The thread of jobs goes round five times a second. One that has not for so long hangs, and systemd may try whether a new daemon does better.
+const SILENT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs the daemon until a signal ends it.
+pub fn run(common: &Common, o: &Daemon) -> Outcome<Done> {
+    let (path, config) = state::load(common.config.as_deref()).map_err(|e| Failure::usage(e.lines().join("\n")))?;
+    let state_dir = match (&common.state_dir, &config.daemon.state_dir) {
+        (None, Some(dir)) => dir.clone(),
+        _ => context::state_dir(common)?,
+    };
+    let state_dir = std::path::absolute(&state_dir).map_err(|e| Failure::usage(format!("{}: {e}", state_dir.display())))?;
+    let _lock = lock::take(&state_dir)?;
+    let socket = o.place.socket.clone().or_else(|| config.daemon.socket.clone()).unwrap_or_else(socket_default);
+    // Before there are threads: it sets the umask.
+    let (listener, remover) = Listening::start(&socket)?.parts();
+    let jobs = Jobs::start(&state_dir, state::limits(&config))?;
+    let places = Places { config: common.config.clone(), state_dir, connect: common.connect.clone() };
+    let (wish, wishes) = tokio::sync::mpsc::channel(WISHES_MAX);
+    let watch = watch::start(state::watch_settings(&config, &places), wish)?;
+    if path.is_none() {
+        tracing::warn!("there is no {}: no stores and no policies; points are made only where the store is named", crate::config::PATH_DEFAULT);
+    }
+    let shared = Arc::new(Shared::new(places, config, jobs, watch));
+    let runtime = crate::interrupt::runtime()?;
+    let result = runtime.block_on(serve_until_end(&shared, listener, wishes));
+    end(&shared, runtime);
+    drop(remover);
+    result.map(|()| Done::Clean)
+}
+
+async fn serve_until_end(shared: &Arc<Shared>, listener: std::os::unix::net::UnixListener, wishes: Receiver<Wish>) -> Outcome<()> {
+    let listen = |kind| signal(kind).map_err(|e| Failure::new(FAILED, format!("cannot listen to signals: {e}")));
+    let (int, term, mut hup) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| Failure::new(FAILED, format!("the socket: {e}")))?;
+    let (over, is_over) = tokio::sync::watch::channel(false);
+    let server = tokio::spawn(serve::serve(listener, api::router(shared.clone()), is_over));
+    tokio::spawn(grant(shared.clone(), wishes));
+    tokio::spawn(tell(shared.clone()));
+    let reloader = shared.clone();
+    tokio::spawn(async move {
+        while hup.recv().await.is_some() {
+            // What is wrong was told to the log.
+            let _ = reloader.reload().await;
+        }
+    });
+    notify::ready();
+    tracing::info!("cairn {} serves", env!("CARGO_PKG_VERSION"));
+    asked_to_end(int, term).await;
+    notify::stopping();
+    over.send_replace(true);
+    // It may wait for a connection; the end does not.
+    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    Ok(())
+}
+
+async fn asked_to_end(mut int: Signal, mut term: Signal) {
+    tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+}
+
+/// Wishes become jobs where a policy wants them.
+async fn grant(shared: Arc<Shared>, mut wishes: Receiver<Wish>) {
+    while let Some(wish) = wishes.recv().await {
+        let orders = shared.order(|ordering| ordering.of_wish(&wish));
+        if orders.is_empty() {
+            continue;
+        }
+        match shared.add(orders).await {
+            Ok(jobs) => tracing::info!("{}: {} ({}): {} jobs", crate::output::shown(&wish.domain), wish.trigger, wish.why, jobs.len()),
+            Err(f) => tracing::error!("{}: no point for '{}': {}", crate::output::shown(&wish.domain), wish.trigger, f.message),
+        }
+    }
+}
+
+/// Signs of life, and what `systemctl status` shows.
+async fn tell(shared: Arc<Shared>) {
+    let watchdog = notify::watchdog();
+    let mut told = None;
+    let mut ticks = tokio::time::interval(watchdog.map_or(TICK, |limit| (limit / 3).clamp(Duration::from_millis(50), TICK)));
+    loop {
+        ticks.tick().await;
+        if watchdog.is_some() && shared.jobs.silent_for() < SILENT_LIMIT {
+            notify::alive();
+        }
+        let line = match (shared.wrong(), shared.jobs.counts().await) {
+            (Some(wrong), _) => format!("the configuration was not reloaded: {}", wrong.first().map_or("", String::as_str)),
+            (None, Ok(Counts { queued, running })) => format!("jobs: {running} running, {queued} waiting"),
+            (None, Err(f)) => f.message,
+        };
+        if told.as_ref() != Some(&line) {
+            notify::status(&line);
+            told = Some(line);
+        }
+    }
+}
+
+/// Ends what there is; what does not end is left behind.
+fn end(shared: &Arc<Shared>, runtime: Runtime) {
+    let begin = Instant::now();
+    let watchman = std::thread::Builder::new().name("end".into()).spawn(move || {
+        std::thread::sleep(END_LIMIT.saturating_sub(begin.elapsed()));
+        tracing::error!("the daemon did not end within {} s, and is ended; jobs go on", END_LIMIT.as_secs());
+        std::process::exit(FAILED.into());
+    });
+    if let Err(e) = watchman {
+        tracing::debug!("the end has no watchman: {e}");
+    }
+    if !shared.jobs.stop(JOBS_END_LIMIT) {
+        tracing::warn!("the table of jobs does not answer; jobs go on");
+    }
+    shared.watch.stop(WATCH_END_LIMIT);
+    runtime.shutdown_timeout(Duration::from_millis(500));
+}

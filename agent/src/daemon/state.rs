@@ -1,0 +1,194 @@
+//! What all parts of the daemon share: the configuration of this moment, the jobs, the watch.
+//!
+//! Invariants
+//! - The configuration is replaced whole, by one that was checked, or not at all.
+
+use super::{notify, orders::Ordering};
+use crate::{
+    config::{self, Config, ConfigErrors},
+    failure::{FAILED, Failure, Outcome},
+    jobs::{Jobs, Limits, Order},
+    watch::{self, WatchHandle},
+};
+use serde_json::{Value, json};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+/// Where things are; set at the start and not changed by a reload.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The configuration that options named; without one the default is looked for at each load.
+    pub config: Option<PathBuf>,
+    /// Records of this host.
+    pub state_dir: PathBuf,
+    /// libvirt's URI that options named.
+    pub connect: Option<String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where things are.
+    pub places: Places,
+    /// The jobs.
+    pub jobs: Jobs,
+    /// The watch.
+    pub watch: WatchHandle,
+    /// When the daemon started, ms since 1970.
+    pub started_unix_ms: u64,
+    config: RwLock<Arc<Config>>,
+    /// One reload at a time; what the last one found wrong.
+    reload: tokio::sync::Mutex<()>,
+    wrong: Mutex<Option<Vec<String>>>,
+}
+
+/// What a reload did.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The file; none if there is none.
+    pub path: Option<PathBuf>,
+    /// Settings that count from the next start on.
+    pub restart_needed: Vec<&'static str>,
+}
+
+/// Reads the file that there is; no file where only the default was looked for is a configuration, too.
+pub fn load(named: Option<&Path>) -> Result<(Option<PathBuf>, Config), ConfigErrors> {
+    match config::find(named) {
+        Some(path) => config::load(&path).map(|config| (Some(path), config)),
+        None => Ok((None, Config::default())),
+    }
+}
+
+/// What the watch has to know of a configuration.
+pub fn watch_settings(config: &Config, places: &Places) -> watch::Settings {
+    watch::Settings {
+        connect: connect(config, places).map(str::to_owned),
+        state_dir: places.state_dir.clone(),
+        reconcile_every: config.daemon.reconcile_every,
+        stores: config.stores.clone(),
+    }
+}
+
+/// Limits of jobs in a configuration.
+pub fn limits(config: &Config) -> Limits {
+    Limits { jobs_max: config.daemon.jobs_max }
+}
+
+fn connect<'a>(config: &'a Config, places: &'a Places) -> Option<&'a str> {
+    places.connect.as_deref().or(config.daemon.connect.as_deref())
+}
+
+impl Shared {
+    /// With all that was started.
+    pub fn new(places: Places, config: Config, jobs: Jobs, watch: WatchHandle) -> Self {
+        Self {
+            places,
+            jobs,
+            watch,
+            started_unix_ms: crate::commands::now_unix_ms(),
+            config: RwLock::new(Arc::new(config)),
+            reload: tokio::sync::Mutex::new(()),
+            wrong: Mutex::new(None),
+        }
+    }
+
+    /// The configuration of this moment.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Orders by the configuration of this moment.
+    pub fn order<T>(&self, make: impl FnOnce(Ordering<'_>) -> T) -> T {
+        let config = self.config();
+        make(Ordering { config: &config, state_dir: &self.places.state_dir, connect: connect(&config, &self.places) })
+    }
+
+    /// What the last reload found wrong, if it did.
+    pub fn wrong(&self) -> Option<Vec<String>> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the configuration again. One that is wrong changes nothing.
+    pub async fn reload(&self) -> Outcome<Reloaded> {
+        let _one = self.reload.lock().await;
+        notify::reloading();
+        let named = self.places.config.clone();
+        // A file system that hangs must not hang the daemon.
+        let loaded = tokio::task::spawn_blocking(move || load(named.as_deref()));
+        let outcome = match tokio::time::timeout(crate::jobs::ANSWER_LIMIT, loaded).await {
+            Err(_) => Err(vec!["the configuration cannot be read: its file system does not answer".into()]),
+            Ok(Err(e)) => Err(vec![format!("the configuration cannot be read: {e}")]),
+            Ok(Ok(Err(errors))) => Err(errors.lines()),
+            Ok(Ok(Ok(new))) => Ok(new),
+        };
+        let result = match outcome {
+            Ok((path, new)) => self.take(path, new).await,
+            Err(lines) => {
+                lines.iter().for_each(|line| tracing::error!("{line}"));
+                tracing::error!("the configuration was not reloaded; what was loaded before counts on");
+                let f = Failure::usage(format!("nothing was changed: {}", lines.join("\n")));
+                *self.wrong.lock().unwrap_or_else(PoisonError::into_inner) = Some(lines);
+                Err(f)
+            }
+        };
+        notify::ready();
+        result
+    }
+
+    async fn take(&self, path: Option<PathBuf>, new: Config) -> Outcome<Reloaded> {
+        self.jobs.set_limits(limits(&new)).await?;
+        self.watch.change(watch_settings(&new, &self.places));
+        let old = std::mem::replace(&mut *self.config.write().unwrap_or_else(PoisonError::into_inner), Arc::new(new.clone()));
+        *self.wrong.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let fixed = [("daemon.socket", old.daemon.socket == new.daemon.socket), ("daemon.state_dir", old.daemon.state_dir == new.daemon.state_dir)];
+        let restart_needed: Vec<&str> = fixed.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect();
+        for name in &restart_needed {
+            tracing::warn!("{name} counts from the daemon's next start on");
+        }
+        Ok(Reloaded { path, restart_needed })
+    }
+
+    /// Queues what policies or people want.
+    pub async fn add(&self, orders: Vec<Order>) -> Outcome<Vec<Value>> {
+        let jobs = self.jobs.add(orders).await?;
+        Ok(jobs.iter().map(|job| self.job_json(job)).collect())
+    }
+
+    /// A job as the API has it.
+    pub fn job_json(&self, job: &crate::jobs::Job) -> Value {
+        let folder = self.jobs.folder(job.id);
+        let progress = (job.state == crate::jobs::State::Running).then(|| folder.progress()).flatten();
+        job.json(&folder.log(), progress.as_ref())
+    }
+
+    /// How the daemon is.
+    pub async fn health(&self) -> Value {
+        let counts = self.jobs.counts().await;
+        let wrong = self.wrong();
+        let silent_ms = u64::try_from(self.jobs.silent_for().as_millis()).unwrap_or(u64::MAX);
+        json!({
+            "status": if counts.is_ok() && wrong.is_none() { "ok" } else { "degraded" },
+            "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(), "started": crate::output::rfc3339(self.started_unix_ms),
+            "config": {"path": config::find(self.places.config.as_deref()).map(|p| p.display().to_string()), "wrong": wrong},
+            "state_dir": self.places.state_dir.display().to_string(),
+            "jobs": match &counts {
+                Ok(c) => json!({"queued": c.queued, "running": c.running, "silent_ms": silent_ms}),
+                Err(f) => json!({"error": f.message, "silent_ms": silent_ms}),
+            },
+            "watch": self.watch.health(),
+        })
+    }
+
+    /// A call into the watch, which may look at its disk, with a limit.
+    pub async fn of_watch<T: Send + 'static>(self: &Arc<Self>, call: impl FnOnce(&WatchHandle) -> Outcome<T> + Send + 'static) -> Outcome<T> {
+        let shared = self.clone();
+        let called = tokio::task::spawn_blocking(move || call(&shared.watch));
+        match tokio::time::timeout(crate::jobs::ANSWER_LIMIT, called).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(e)) => Err(Failure::new(FAILED, format!("the watch failed: {e}"))),
+            Err(_) => Err(Failure::new(crate::failure::BUSY, "the watch does not answer; is the disk of the state folder in order?")),
+        }
+    }
+}

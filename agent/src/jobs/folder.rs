@@ -1,0 +1,346 @@
+//! The folder of a job that was started, `<state folder>/jobs/<id>`, 0700. It outlives the daemon and says all that a new one has to know.
+//!
+//! ```text
+//! job.json       what was ordered; written before anything else        daemon
+//! lock           held by the runner for as long as it lives            handed over by the daemon
+//! started        the command is about to be started; made once, ever   runner
+//! process.json   its process                                           runner
+//! progress.json  how far it is                                         the command
+//! cancel         somebody wants it to end                              daemon
+//! result         the command's standard output                         the command
+//! log, log.1     its standard error, and the runner's words            the command, runner
+//! exit.json      how it ended                                          runner
+//! ```
+//!
+//! Invariants
+//! - The command of a folder is started at most once: `started` is made with O_EXCL, under the lock.
+//! - The lock is of an open file description that the daemon takes and hands to the runner: there is no moment at which a job that may run has
+//!   no holder. So a free lock means that nothing runs, whatever process numbers say.
+//! - `exit.json` is written under the lock: who finds the lock free and no `exit.json` afterwards will never see one.
+
+use super::record::{Begun, Exit, JobId, Ticket};
+use crate::{
+    failure::Outcome,
+    run::folder::{failed, read_json, sync_folder, write_json},
+};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+/// Most of a result that is read: a point is far smaller.
+const RESULT_BYTES_MAX: u64 = 1 << 20;
+/// Most of a log that is read for its last line.
+const TAIL_BYTES: u64 = 16 << 10;
+/// Before the name of what is being removed.
+const GONE: &str = ".gone-";
+
+/// What a folder says of its job.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Its command was never started, and nobody is about to.
+    NotStarted,
+    /// A runner lives; its command's process, once there is one.
+    Running(Option<Begun>),
+    /// It has ended.
+    Ended(Option<Begun>, Exit),
+    /// It was started, and nobody is left who could say how it ended.
+    Lost(Option<Begun>),
+}
+
+/// The folder of a job.
+#[derive(Debug, Clone)]
+pub struct JobFolder {
+    path: PathBuf,
+}
+
+/// A piece of a log.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LogPiece {
+    /// Where it begins; 0 where the log was cut meanwhile.
+    pub offset: u64,
+    /// Its bytes as text; what is no UTF-8 is replaced.
+    pub text: String,
+    /// Where the next one begins.
+    pub next_offset: u64,
+}
+
+impl JobFolder {
+    /// Of a job, whether it exists or not.
+    pub fn of(jobs_dir: &Path, id: JobId) -> Self {
+        Self { path: jobs_dir.join(id.to_string()) }
+    }
+
+    /// At a path that the command line named.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Numbers of all that there are. What was half removed is removed now.
+    pub fn all(jobs_dir: &Path) -> Outcome<Vec<JobId>> {
+        let entries = match fs::read_dir(jobs_dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(failed("read", jobs_dir, &e)),
+        };
+        let mut ids = Vec::new();
+        for entry in entries.flatten() {
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            if name.starts_with(GONE) {
+                // Tried again at the next start.
+                let _ = fs::remove_dir_all(entry.path());
+            } else if let Some(id) = name.parse::<JobId>().ok().filter(|id| *id > 0 && id.to_string() == name) {
+                ids.push(id);
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path of the log.
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// Path of what the command said on its standard output.
+    pub fn result(&self) -> PathBuf {
+        self.path.join("result")
+    }
+
+    /// Makes it with its order; one that is there is used again.
+    pub fn create(&self, ticket: &Ticket) -> Outcome<()> {
+        let parent = self.path.parent().unwrap_or(Path::new("/"));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|e| failed("create", parent, &e))?;
+        match fs::DirBuilder::new().mode(0o700).create(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", &self.path, &e)),
+            _ => sync_folder(parent)?,
+        }
+        write_json(&self.path.join("job.json"), ticket)
+    }
+
+    /// What was ordered.
+    pub fn ticket(&self) -> Outcome<Option<Ticket>> {
+        read_json(&self.path.join("job.json"))
+    }
+
+    /// Takes the lock; none if a runner has it.
+    pub fn try_lock(&self) -> Outcome<Option<File>> {
+        let path = self.path.join("lock");
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(|e| failed("open", &path, &e))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(failed("lock", &path, &e.into())),
+        }
+    }
+
+    /// Whether an open file is this folder's lock, held by it.
+    pub fn holds_lock(&self, file: &File) -> bool {
+        let same = fs::metadata(self.path.join("lock")).and_then(|a| file.metadata().map(|b| (a.dev(), a.ino()) == (b.dev(), b.ino())));
+        same.unwrap_or(false) && flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    }
+
+    /// Says that the command will be started now; false if that was said before, ever.
+    pub fn claim_start(&self) -> Outcome<bool> {
+        let path = self.path.join("started");
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(_) => sync_folder(&self.path).map(|()| true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(failed("create", &path, &e)),
+        }
+    }
+
+    /// Notes its process.
+    pub fn set_begun(&self, begun: &Begun) -> Outcome<()> {
+        write_json(&self.path.join("process.json"), begun)
+    }
+
+    /// Notes its end.
+    pub fn set_exit(&self, exit: &Exit) -> Outcome<()> {
+        write_json(&self.path.join("exit.json"), exit)
+    }
+
+    /// Asks for its end.
+    pub fn ask_cancel(&self) -> Outcome<()> {
+        let path = self.path.join("cancel");
+        File::create(&path).map_err(|e| failed("create", &path, &e))?;
+        sync_folder(&self.path)
+    }
+
+    /// Whether somebody asked for its end.
+    pub fn is_cancel_asked(&self) -> bool {
+        self.path.join("cancel").exists()
+    }
+
+    /// How it stands.
+    pub fn look(&self) -> Outcome<Seen> {
+        // A record that cannot be read (a full disk) is none.
+        let begun = || read_json::<Begun>(&self.path.join("process.json")).unwrap_or_default();
+        // The lock first: see the invariants.
+        let Some(_free) = self.try_lock()? else { return Ok(Seen::Running(begun())) };
+        match read_json::<Exit>(&self.path.join("exit.json")) {
+            Ok(Some(exit)) => Ok(Seen::Ended(begun(), exit)),
+            Ok(None) | Err(_) if self.path.join("started").exists() => Ok(Seen::Lost(begun())),
+            Ok(None) => Ok(Seen::NotStarted),
+            Err(f) => Err(f),
+        }
+    }
+
+    /// The log, to be appended to.
+    pub fn open_log(&self) -> Outcome<File> {
+        let path = self.log();
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(|e| failed("open", &path, &e))
+    }
+
+    /// How far it is, as the command told last.
+    pub fn progress(&self) -> Option<Value> {
+        read_json(&self.path.join("progress.json")).ok().flatten()
+    }
+
+    /// The point that the result names.
+    pub fn point(&self) -> Option<String> {
+        let mut text = String::new();
+        File::open(self.result()).ok()?.take(RESULT_BYTES_MAX).read_to_string(&mut text).ok()?;
+        Some(serde_json::from_str::<Value>(&text).ok()?["id"].as_str()?.to_owned())
+    }
+
+    /// The last that the command said: the message of its error object, or its last line.
+    pub fn last_words(&self) -> Option<String> {
+        let mut file = File::open(self.log()).ok()?;
+        let length = file.metadata().ok()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let line = text.lines().rev().find(|l| !l.trim().is_empty())?;
+        let object = serde_json::from_str::<Value>(line).ok();
+        let message = object.as_ref().and_then(|o| o["error"]["message"].as_str()).unwrap_or(line);
+        Some(message.chars().take(2000).collect())
+    }
+
+    /// A piece of the log, from an offset on.
+    pub fn read_log(&self, offset: u64, bytes_max: u64) -> Outcome<LogPiece> {
+        let path = self.log();
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(LogPiece { offset: 0, text: String::new(), next_offset: 0 }),
+            Err(e) => return Err(failed("open", &path, &e)),
+        };
+        let fail = |e: io::Error| failed("read", &path, &e);
+        // It was cut: from its new beginning on.
+        let offset = if offset > file.metadata().map_err(fail)?.len() { 0 } else { offset };
+        file.seek(SeekFrom::Start(offset)).map_err(fail)?;
+        let mut bytes = Vec::new();
+        file.take(bytes_max).read_to_end(&mut bytes).map_err(fail)?;
+        // Not in the middle of a character, unless that is no character at all.
+        if let Err(e) = std::str::from_utf8(&bytes)
+            && e.error_len().is_none()
+            && e.valid_up_to() > 0
+        {
+            bytes.truncate(e.valid_up_to());
+        }
+        Ok(LogPiece { offset, next_offset: offset + bytes.len() as u64, text: String::from_utf8_lossy(&bytes).into_owned() })
+    }
+
+    /// Removes it, by a name that says so if that takes two tries.
+    pub fn remove(&self) -> Outcome<()> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let gone = self.path.with_file_name(format!("{GONE}{name}"));
+        match fs::rename(&self.path, &gone) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(failed("remove", &self.path, &e)),
+            Ok(()) => {}
+        }
+        fs::remove_dir_all(&gone).map_err(|e| failed("remove", &gone, &e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::record::{Kind, Order};
+    use std::io::Write;
+
+    fn made() -> (tempfile::TempDir, JobFolder) {
+        let dir = tempfile::tempdir().expect("dir");
+        let order = Order {
+            kind: Kind::Backup,
+            domain: "web".into(),
+            uuid: None,
+            store: "main".into(),
+            policy: None,
+            trigger: "asked".into(),
+            why: "by hand".into(),
+            argv: vec!["backup".into()],
+            cancel_limit_ms: 1,
+        };
+        let folder = JobFolder::of(&dir.path().join("jobs"), 7);
+        folder.create(&Ticket { id: 7, order, queued_unix_ms: 1 }).expect("creates");
+        (dir, folder)
+    }
+
+    #[test]
+    fn a_folder_tells_how_its_job_stands() {
+        let (dir, folder) = made();
+        assert_eq!(folder.look().expect("looks"), Seen::NotStarted);
+        let lock = folder.try_lock().expect("locks").expect("free");
+        assert!(folder.holds_lock(&lock));
+        assert_eq!(folder.look().expect("looks"), Seen::Running(None));
+        assert!(folder.claim_start().expect("claims"));
+        assert!(!folder.claim_start().expect("claims"), "once, ever");
+        let begun = Begun { pid: 9, started_unix_ms: 2 };
+        folder.set_begun(&begun).expect("writes");
+        assert_eq!(folder.look().expect("looks"), Seen::Running(Some(begun.clone())));
+        drop(lock);
+        assert_eq!(folder.look().expect("looks"), Seen::Lost(Some(begun.clone())));
+        let exit = Exit { code: 3, cancelled: false, ended_unix_ms: 3, message: None, point: Some("p".into()) };
+        folder.set_exit(&exit).expect("writes");
+        assert_eq!(folder.look().expect("looks"), Seen::Ended(Some(begun), exit));
+        assert_eq!(JobFolder::all(&dir.path().join("jobs")).expect("lists"), [7]);
+        folder.remove().expect("removes");
+        folder.remove().expect("twice is as good");
+        assert!(JobFolder::all(&dir.path().join("jobs")).expect("lists").is_empty());
+    }
+
+    #[test]
+    fn another_file_is_not_the_lock() {
+        let (_dir, folder) = made();
+        let other = File::open(folder.path().join("job.json")).expect("opens");
+        assert!(!folder.holds_lock(&other));
+        let held = folder.try_lock().expect("locks").expect("free");
+        let second = File::open(folder.path().join("lock")).expect("opens");
+        assert!(!folder.holds_lock(&second), "somebody else has it");
+        drop(held);
+    }
+
+    #[test]
+    fn the_last_words_are_the_error() {
+        let (_dir, folder) = made();
+        assert_eq!(folder.last_words(), None);
+        let mut log = folder.open_log().expect("opens");
+        log.write_all(b"cairn: warning: x\n").expect("writes");
+        assert_eq!(folder.last_words().as_deref(), Some("cairn: warning: x"));
+        log.write_all(b"{\"error\":{\"code\":15,\"kind\":\"not-found\",\"message\":\"no such\"}}\n\n").expect("writes");
+        assert_eq!(folder.last_words().as_deref(), Some("no such"));
+    }
+
+    #[test]
+    fn a_log_is_read_in_pieces() {
+        let (_dir, folder) = made();
+        assert_eq!(folder.read_log(5, 10).expect("none yet").next_offset, 0);
+        folder.open_log().expect("opens").write_all("abcdefgh\u{e4}z".as_bytes()).expect("writes");
+        let first = folder.read_log(0, 9).expect("reads");
+        assert_eq!((first.text.as_str(), first.next_offset), ("abcdefgh", 8), "not through a character");
+        assert_eq!(folder.read_log(8, 9).expect("reads").text, "\u{e4}z");
+        assert_eq!(folder.read_log(99, 2).expect("was cut"), LogPiece { offset: 0, text: "ab".into(), next_offset: 2 });
+    }
+}

@@ -1,0 +1,97 @@
+//! Starting the runner of a job so that it depends on nobody: in a scope of its own where systemd runs, else in a session of its own.
+
+use super::{
+    folder::JobFolder,
+    record::{JobId, Ticket},
+};
+use crate::{
+    failure::{FAILED, Failure, Outcome},
+    run::launch::detach,
+};
+use std::{
+    fs::File,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+/// The hidden command.
+pub const RUNNER: &str = "job-runner";
+/// Exists where systemd is init (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
+/// All jobs' weight is bounded together.
+const SLICE: &str = "--slice=cairn.slice";
+/// What is the daemon's own: a job that found them would speak to the daemon's supervisor, or open another store than it was told to.
+const NOT_INHERITED: [&str; 11] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "CAIRN_STORE",
+    "CAIRN_KEY_FILE",
+    "CAIRN_PASSPHRASE_FILE",
+    "CAIRN_CONFIG",
+    "CAIRN_SOCKET",
+];
+
+/// How a runner is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// In a scope of systemd's.
+    Scope,
+    /// As a plain process.
+    Plain,
+}
+
+impl Way {
+    /// The better one that this host has.
+    pub fn best() -> Self {
+        if Path::new(SYSTEMD).is_dir() && nix::unistd::geteuid().is_root() { Self::Scope } else { Self::Plain }
+    }
+}
+
+/// What came of a start.
+#[derive(Debug)]
+pub enum Started {
+    /// A runner is on its way, with the lock.
+    Yes(Child),
+    /// One has the lock already.
+    RunsAlready,
+}
+
+/// L1: the folder with its order · L2: its lock · L3: the runner, which has the lock from its first moment. A crash after any of them leaves what the next
+/// daemon does again or adopts.
+pub fn start(jobs_dir: &Path, ticket: &Ticket, way: Way) -> Outcome<Started> {
+    let folder = JobFolder::of(jobs_dir, ticket.id);
+    folder.create(ticket)?;
+    let Some(lock) = folder.try_lock()? else { return Ok(Started::RunsAlready) };
+    runner(&folder, ticket.id, lock, way).map(Started::Yes)
+}
+
+fn runner(folder: &JobFolder, id: JobId, lock: File, way: Way) -> Outcome<Child> {
+    let fail = |e: std::io::Error| Failure::new(FAILED, format!("cannot start job {id}: {e}"));
+    let log = folder.open_log()?;
+    let mut command = match way {
+        Way::Scope => {
+            let mut command = Command::new("systemd-run");
+            command.args(["--quiet", "--scope", "--collect", SLICE, &format!("--unit=cairn-job-{id}-{}", std::process::id()), "--"]);
+            command.arg(std::env::current_exe().map_err(fail)?);
+            command
+        }
+        // This very program, though an upgrade may have replaced its file.
+        Way::Plain => {
+            use std::os::unix::process::CommandExt;
+            let mut command = Command::new("/proc/self/exe");
+            command.arg0("cairn");
+            command
+        }
+    };
+    command.arg(RUNNER).arg("--dir").arg(folder.path()).current_dir("/");
+    command.stdin(lock).stdout(Stdio::from(log.try_clone().map_err(fail)?)).stderr(log);
+    for name in NOT_INHERITED {
+        command.env_remove(name);
+    }
+    detach(&mut command);
+    command.spawn().map_err(fail)
+}

@@ -1,0 +1,235 @@
+//! What a job is: what was ordered, and what has become of it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Number of a job on this host; counts up, and is not used again while anything of the job is kept.
+pub type JobId = i64;
+
+/// Trigger of what somebody asked for by hand.
+pub const ASKED: &str = "asked";
+
+/// What kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A point of a domain.
+    Backup,
+    /// A point of an image or a device.
+    BackupImage,
+}
+
+impl Kind {
+    /// As JSON and the table have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::BackupImage => "backup-image",
+        }
+    }
+
+    /// From the table.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Backup, Self::BackupImage].into_iter().find(|k| k.word() == word)
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Waits for its turn.
+    Queued,
+    /// Its process lives.
+    Running,
+    /// Ended with 0.
+    Done,
+    /// Ended with 3: done, with warnings.
+    Warnings,
+    /// Ended with another code, or could not be started.
+    Failed,
+    /// Ended because somebody asked for it.
+    Cancelled,
+    /// Its process is gone, and nobody knows how it ended.
+    Lost,
+}
+
+impl State {
+    /// All there are.
+    pub const ALL: [Self; 7] = [Self::Queued, Self::Running, Self::Done, Self::Warnings, Self::Failed, Self::Cancelled, Self::Lost];
+
+    /// As JSON and the table have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Warnings => "warnings",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// From such a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.word() == word)
+    }
+
+    /// Nothing changes any more.
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+
+    /// That of a process that ended with this code.
+    pub fn of_exit(code: i32, cancelled: bool) -> Self {
+        match code {
+            0 => Self::Done,
+            3 => Self::Warnings,
+            130 => Self::Cancelled,
+            _ if cancelled => Self::Cancelled,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// What somebody wants done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// What kind of work.
+    pub kind: Kind,
+    /// Name of the domain, or the name that the image's point gets.
+    pub domain: String,
+    /// The domain's UUID, where it is known: it outlives a rename.
+    pub uuid: Option<String>,
+    /// Name of the store.
+    pub store: String,
+    /// Name of the policy, if one was meant.
+    pub policy: Option<String>,
+    /// What made it: `asked`, or a trigger of a policy.
+    pub trigger: String,
+    /// The same in words.
+    pub why: String,
+    /// Arguments of the command, without the program.
+    pub argv: Vec<String>,
+    /// How long it may clean up by itself after a cancel, milliseconds.
+    pub cancel_limit_ms: u64,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its number.
+    pub id: JobId,
+    /// What was ordered.
+    pub order: Order,
+    /// Where it stands.
+    pub state: State,
+    /// Exit code; 128 and a signal's number as shells have it.
+    pub code: Option<i32>,
+    /// Its process, while that lives.
+    pub pid: Option<i32>,
+    /// Somebody wants it to end.
+    pub cancel: bool,
+    /// When it was ordered, ms since 1970.
+    pub queued_unix_ms: u64,
+    /// When its process began.
+    pub started_unix_ms: Option<u64>,
+    /// When it ended.
+    pub ended_unix_ms: Option<u64>,
+    /// Why it failed; what is odd about it.
+    pub message: Option<String>,
+    /// The point that it made.
+    pub point: Option<String>,
+}
+
+impl Job {
+    /// Whether both work on the same thing: only one of them may run at a time.
+    pub fn concerns_same(&self, other: &Order) -> bool {
+        let mine = &self.order;
+        mine.kind == other.kind && (mine.domain == other.domain || (mine.uuid.is_some() && mine.uuid == other.uuid))
+    }
+
+    /// As the API has it; progress and the log's path are its folder's.
+    pub fn json(&self, log: &std::path::Path, progress: Option<&Value>) -> Value {
+        let time = |ms: Option<u64>| ms.map_or(Value::Null, crate::output::rfc3339);
+        let o = &self.order;
+        json!({
+            "id": self.id, "kind": o.kind.word(), "domain": o.domain, "uuid": o.uuid, "store": o.store, "policy": o.policy, "trigger": o.trigger,
+            "why": o.why, "command": o.argv, "state": self.state.word(), "code": self.code, "pid": self.pid, "cancel_asked": self.cancel,
+            "queued": time(Some(self.queued_unix_ms)), "started": time(self.started_unix_ms), "ended": time(self.ended_unix_ms),
+            "message": self.message, "point": self.point, "progress": progress, "log": log.display().to_string(),
+        })
+    }
+}
+
+/// What is shared by the folder of a running job and its row: the order, and when it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    /// Its number.
+    pub id: JobId,
+    /// What was ordered.
+    pub order: Order,
+    /// When.
+    pub queued_unix_ms: u64,
+}
+
+/// Its process, as the runner notes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The command's process.
+    pub pid: i32,
+    /// When.
+    pub started_unix_ms: u64,
+}
+
+/// How it ended, as the runner notes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// See [`Job::code`].
+    pub code: i32,
+    /// Somebody had asked for it.
+    pub cancelled: bool,
+    /// When.
+    pub ended_unix_ms: u64,
+    /// The last that it said, where it failed.
+    pub message: Option<String>,
+    /// The point that it made.
+    pub point: Option<String>,
+}
+
+/// Folder of all jobs.
+pub fn jobs_dir(state_dir: &std::path::Path) -> PathBuf {
+    state_dir.join("jobs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_lead_back() {
+        for state in State::ALL {
+            assert_eq!(State::parse(state.word()), Some(state));
+        }
+        assert_eq!(State::parse("asleep"), None);
+        assert_eq!((Kind::parse("backup-image"), Kind::parse("x")), (Some(Kind::BackupImage), None));
+    }
+
+    #[test]
+    fn codes_say_how_it_ended() {
+        for (code, cancelled, state) in [
+            (0, false, State::Done),
+            // Asked too late: what is done is done.
+            (0, true, State::Done),
+            (3, true, State::Warnings),
+            (1, false, State::Failed),
+            (1, true, State::Cancelled),
+            (130, false, State::Cancelled),
+            (137, true, State::Cancelled),
+            (137, false, State::Failed),
+        ] {
+            assert_eq!(State::of_exit(code, cancelled), state, "{code} {cancelled}");
+        }
+    }
+}

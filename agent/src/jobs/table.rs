@@ -1,0 +1,384 @@
+//! The table of jobs, `<state folder>/jobs.sqlite`: what waits, what runs, what was.
+//!
+//! Invariants
+//! - It may be deleted at any time: started jobs are taken in again from their folders ([`super::folder`]). What only waited is forgotten then.
+//! - A file that is damaged or of a newer Cairn is set aside as `jobs.sqlite.aside`, with a word, and a new one is begun.
+//! - A number is not used again as long as a row or a folder has it.
+//!
+//! Must not: decide what runs.
+
+use super::record::{Job, JobId, Kind, Order, State, Ticket};
+use crate::failure::{FAILED, Failure, Outcome};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::{
+    fs,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Version of the layout.
+const LAYOUT: i64 = 1;
+/// Nobody else writes; somebody who looks with `sqlite3` is waited for.
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
+const SCHEMA: &str = "
+    CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, domain TEXT NOT NULL, uuid TEXT, store TEXT NOT NULL, policy TEXT,
+        cause TEXT NOT NULL, why TEXT NOT NULL, argv TEXT NOT NULL, cancel_limit_ms INTEGER NOT NULL, state TEXT NOT NULL, code INTEGER, pid INTEGER,
+        cancel INTEGER NOT NULL, queued_unix_ms INTEGER NOT NULL, started_unix_ms INTEGER, ended_unix_ms INTEGER, message TEXT, point TEXT);
+    CREATE INDEX jobs_by_state ON jobs (state);";
+const COLUMNS: &str = "id, kind, domain, uuid, store, policy, cause, why, argv, cancel_limit_ms, state, code, pid, cancel, queued_unix_ms, started_unix_ms, \
+    ended_unix_ms, message, point";
+
+/// Which jobs are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All that is kept.
+    All,
+    /// One state.
+    In(State),
+    /// Those that are not over, and those that ended at this time or later, ms since 1970.
+    Since(u64),
+}
+
+/// The open table.
+#[derive(Debug)]
+pub struct Table {
+    db: Connection,
+}
+
+/// Whether an error says that the file is no good.
+pub fn is_damage(e: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match e {
+        rusqlite::Error::SqliteFailure(f, _) => matches!(f.code, DatabaseCorrupt | NotADatabase),
+        // A row that does not say what ours say.
+        rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::IntegralValueOutOfRange(..) => true,
+        _ => false,
+    }
+}
+
+/// The file of a state folder.
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("jobs.sqlite")
+}
+
+/// Opens or makes it; what is said of one that could not be used.
+pub fn open(path: &Path) -> Outcome<(Table, Option<String>)> {
+    let why = match Table::connect(path) {
+        Ok(table) => return Ok((table, None)),
+        Err(Unusable::Newer(layout)) => format!("is of a newer Cairn (layout {layout})"),
+        Err(Unusable::Sql(e)) if is_damage(&e) => format!("is damaged ({e})"),
+        Err(Unusable::Sql(e)) => return Err(Failure::new(FAILED, format!("cannot open {}: {e}", path.display()))),
+    };
+    let aside = set_aside(path)?;
+    let word = format!("{} {why}; it was set aside as {}, and a new one is begun", path.display(), aside.display());
+    let table = Table::connect(path).map_err(|e| Failure::new(FAILED, format!("cannot make {}: {e}", path.display())))?;
+    Ok((table, Some(word)))
+}
+
+/// A new one in the place of one that turned out to be damaged while it was open.
+pub fn replace(path: &Path) -> Outcome<Table> {
+    if path.exists() {
+        set_aside(path)?;
+    }
+    Table::connect(path).map_err(|e| Failure::new(FAILED, format!("cannot make {}: {e}", path.display())))
+}
+
+/// Out of the way, for whoever wants to look at it; one that was set aside before is replaced.
+fn set_aside(path: &Path) -> Outcome<PathBuf> {
+    let aside = path.with_extension("sqlite.aside");
+    fs::rename(path, &aside).map_err(|e| crate::run::folder::failed("rename", path, &e))?;
+    for suffix in ["-wal", "-shm"] {
+        // They belong to what is away; SQLite would take them for the new file's. One that is not there is as good.
+        let _ = fs::remove_file(format!("{}{suffix}", path.display()));
+    }
+    Ok(aside)
+}
+
+enum Unusable {
+    Newer(i64),
+    Sql(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Unusable {
+    fn from(e: rusqlite::Error) -> Self {
+        Self::Sql(e)
+    }
+}
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Newer(layout) => write!(f, "layout {layout} is of a newer Cairn"),
+            Self::Sql(e) => e.fmt(f),
+        }
+    }
+}
+
+impl Table {
+    fn connect(path: &Path) -> Result<Self, Unusable> {
+        // Arguments of commands are nobody else's business. An error shows when SQLite opens it.
+        let _ = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        let db = Connection::open(path)?;
+        db.busy_timeout(BUSY_LIMIT)?;
+        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
+        let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+        if layout > LAYOUT {
+            return Err(Unusable::Newer(layout));
+        }
+        if layout == 0 {
+            db.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
+        }
+        let good: String = db.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+        if good != "ok" {
+            return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(good)).into());
+        }
+        Ok(Self { db })
+    }
+
+    /// Adds orders, all or none; each waits for its turn.
+    pub fn add(&mut self, orders: &[Order], now_unix_ms: u64) -> rusqlite::Result<Vec<JobId>> {
+        let tx = self.db.transaction()?;
+        let mut ids = Vec::new();
+        for order in orders {
+            insert(&tx, None, order, now_unix_ms)?;
+            ids.push(tx.last_insert_rowid());
+        }
+        tx.commit()?;
+        Ok(ids)
+    }
+
+    /// Takes in a job that is known from its folder only, as one that waits.
+    pub fn take_in(&self, ticket: &Ticket) -> rusqlite::Result<()> {
+        insert(&self.db, Some(ticket.id), &ticket.order, ticket.queued_unix_ms)
+    }
+
+    /// Numbers up to this one are not given again.
+    pub fn reserve(&self, id: JobId) -> rusqlite::Result<()> {
+        let changed = self.db.execute("UPDATE sqlite_sequence SET seq = max(seq, ?1) WHERE name = 'jobs'", [id])?;
+        if changed == 0 {
+            self.db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', ?1)", [id])?;
+        }
+        Ok(())
+    }
+
+    /// One job.
+    pub fn get(&self, id: JobId) -> rusqlite::Result<Option<Job>> {
+        self.db.query_row(&format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1"), [id], read).optional()
+    }
+
+    /// Jobs by number.
+    pub fn list(&self, which: Which) -> rusqlite::Result<Vec<Job>> {
+        let (condition, value): (&str, rusqlite::types::Value) = match which {
+            Which::All => ("?1 IS NULL", rusqlite::types::Value::Null),
+            Which::In(state) => ("state = ?1", state.word().to_owned().into()),
+            Which::Since(ms) => ("(state IN ('queued', 'running') OR ended_unix_ms >= ?1)", to_sql(ms).into()),
+        };
+        let mut statement = self.db.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE {condition} ORDER BY id"))?;
+        statement.query_map([value], read)?.collect()
+    }
+
+    /// How many are in a state.
+    pub fn count(&self, state: State) -> rusqlite::Result<usize> {
+        let n: i64 = self.db.query_row("SELECT count(*) FROM jobs WHERE state = ?1", [state.word()], |r| r.get(0))?;
+        Ok(usize::try_from(n).unwrap_or(0))
+    }
+
+    /// Writes all that changes in a job's life.
+    pub fn update(&self, job: &Job) -> rusqlite::Result<()> {
+        self.db.execute(
+            "UPDATE jobs SET state = ?2, code = ?3, pid = ?4, cancel = ?5, started_unix_ms = ?6, ended_unix_ms = ?7, message = ?8, point = ?9 WHERE id = ?1",
+            params![
+                job.id,
+                job.state.word(),
+                job.code,
+                job.pid,
+                job.cancel,
+                job.started_unix_ms.map(to_sql),
+                job.ended_unix_ms.map(to_sql),
+                job.message,
+                job.point
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Numbers of jobs that are over and older than a time, or beyond the newest `keep`.
+    pub fn outdated(&self, before_unix_ms: u64, keep: usize) -> rusqlite::Result<Vec<JobId>> {
+        let mut statement = self.db.prepare_cached(
+            "SELECT id FROM jobs WHERE state NOT IN ('queued', 'running') AND (ended_unix_ms < ?1
+                OR id NOT IN (SELECT id FROM jobs WHERE state NOT IN ('queued', 'running') ORDER BY id DESC LIMIT ?2)) ORDER BY id",
+        )?;
+        statement.query_map(params![to_sql(before_unix_ms), i64::try_from(keep).unwrap_or(i64::MAX)], |r| r.get(0))?.collect()
+    }
+
+    /// Forgets one.
+    pub fn remove(&self, id: JobId) -> rusqlite::Result<()> {
+        self.db.execute("DELETE FROM jobs WHERE id = ?1", [id]).map(drop)
+    }
+}
+
+fn insert(db: &Connection, id: Option<JobId>, o: &Order, queued_unix_ms: u64) -> rusqlite::Result<()> {
+    let argv = serde_json::Value::from(o.argv.clone()).to_string();
+    db.execute(
+        "INSERT INTO jobs (id, kind, domain, uuid, store, policy, cause, why, argv, cancel_limit_ms, state, cancel, queued_unix_ms)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, ?12)",
+        params![
+            id,
+            o.kind.word(),
+            o.domain,
+            o.uuid,
+            o.store,
+            o.policy,
+            o.trigger,
+            o.why,
+            argv,
+            to_sql(o.cancel_limit_ms),
+            State::Queued.word(),
+            to_sql(queued_unix_ms)
+        ],
+    )
+    .map(drop)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Job> {
+    let odd = |column: usize, what: &str| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.to_owned().into());
+    let ms = |v: i64| u64::try_from(v).unwrap_or(0);
+    let (kind, argv, state): (String, String, String) = (row.get(1)?, row.get(8)?, row.get(10)?);
+    Ok(Job {
+        id: row.get(0)?,
+        order: Order {
+            kind: Kind::parse(&kind).ok_or_else(|| odd(1, &kind))?,
+            domain: row.get(2)?,
+            uuid: row.get(3)?,
+            store: row.get(4)?,
+            policy: row.get(5)?,
+            trigger: row.get(6)?,
+            why: row.get(7)?,
+            argv: serde_json::from_str(&argv).map_err(|_| odd(8, &argv))?,
+            cancel_limit_ms: ms(row.get(9)?),
+        },
+        state: State::parse(&state).ok_or_else(|| odd(10, &state))?,
+        code: row.get(11)?,
+        pid: row.get(12)?,
+        cancel: row.get(13)?,
+        queued_unix_ms: ms(row.get(14)?),
+        started_unix_ms: row.get::<_, Option<i64>>(15)?.map(ms),
+        ended_unix_ms: row.get::<_, Option<i64>>(16)?.map(ms),
+        message: row.get(17)?,
+        point: row.get(18)?,
+    })
+}
+
+fn to_sql(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(domain: &str) -> Order {
+        Order {
+            kind: Kind::Backup,
+            domain: domain.into(),
+            uuid: Some("u".into()),
+            store: "main".into(),
+            policy: None,
+            trigger: "asked".into(),
+            why: "by hand".into(),
+            argv: vec!["backup".into(), "--".into(), domain.into()],
+            cancel_limit_ms: 60_000,
+        }
+    }
+
+    fn opened(dir: &tempfile::TempDir) -> Table {
+        let (table, word) = open(&path(dir.path())).expect("opens");
+        assert_eq!(word, None);
+        table
+    }
+
+    fn ended(table: &Table, id: JobId, at: u64) {
+        let mut job = table.get(id).expect("reads").expect("there");
+        (job.state, job.code, job.started_unix_ms, job.ended_unix_ms) = (State::Done, Some(0), Some(at - 1), Some(at));
+        table.update(&job).expect("writes");
+        assert_eq!(table.get(id).expect("reads"), Some(job));
+    }
+
+    #[test]
+    fn rows_are_kept_and_found() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut table = opened(&dir);
+        let ids = table.add(&[order("a"), order("b"), order("c")], 5).expect("adds");
+        assert_eq!(ids, [1, 2, 3]);
+        ended(&table, 2, 100);
+        drop(table);
+        let table = opened(&dir);
+        let found = |which| table.list(which).expect("lists").into_iter().map(|j| j.id).collect::<Vec<_>>();
+        assert_eq!((found(Which::All), found(Which::In(State::Queued)), found(Which::Since(101))), (vec![1, 2, 3], vec![1, 3], vec![1, 3]));
+        assert_eq!(found(Which::Since(100)), [1, 2, 3]);
+        assert_eq!((table.count(State::Done).expect("counts"), table.count(State::Lost).expect("counts")), (1, 0));
+        assert_eq!(table.get(1).expect("reads").expect("there").order, order("a"));
+        assert_eq!(table.get(9).expect("reads"), None);
+    }
+
+    #[test]
+    fn old_rows_go_and_their_numbers_stay_theirs() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut table = opened(&dir);
+        table.add(&vec![order("a"); 6], 0).expect("adds");
+        (1..=5).for_each(|id| ended(&table, id, 100 * id.unsigned_abs()));
+        assert_eq!(table.outdated(200, 10).expect("asks"), [1], "by age");
+        assert_eq!(table.outdated(0, 3).expect("asks"), [1, 2], "by number; what waits does not count");
+        table.remove(5).expect("removes");
+        table.remove(6).expect("removes");
+        assert_eq!(table.add(&[order("b")], 0).expect("adds"), [7]);
+        table.reserve(20).expect("reserves");
+        table.reserve(3).expect("takes nothing back");
+        assert_eq!(table.add(&[order("b")], 0).expect("adds"), [21]);
+    }
+
+    #[test]
+    fn a_new_table_begins_behind_what_folders_have() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut table = opened(&dir);
+        table.reserve(41).expect("reserves");
+        let ticket = Ticket { id: 17, order: order("a"), queued_unix_ms: 9 };
+        table.take_in(&ticket).expect("takes in");
+        assert!(table.take_in(&ticket).is_err(), "once");
+        assert_eq!(table.get(17).expect("reads").expect("there").queued_unix_ms, 9);
+        assert_eq!(table.add(&[order("b")], 0).expect("adds"), [42]);
+    }
+
+    #[test]
+    fn what_is_no_good_is_set_aside_with_a_word() {
+        type Hurt = fn(&Path);
+        let hurts: [(&str, Hurt); 4] = [
+            ("no database", |path| fs::write(path, vec![b'x'; 5000]).expect("writes")),
+            ("a page is zeros", |path| {
+                let mut bytes = fs::read(path).expect("reads");
+                let page = bytes.len() / 2 / 4096 * 4096;
+                bytes[page..page + 4096].fill(0);
+                fs::write(path, bytes).expect("writes");
+            }),
+            ("cut off", |path| fs::OpenOptions::new().write(true).open(path).and_then(|f| f.set_len(4096)).expect("cuts")),
+            ("newer", |path| Connection::open(path).and_then(|db| db.execute_batch("PRAGMA user_version = 99")).expect("writes")),
+        ];
+        for (what, hurt) in hurts {
+            let dir = tempfile::tempdir().expect("dir");
+            let mut table = opened(&dir);
+            table.add(&vec![order("a"); 200], 0).expect("adds");
+            drop(table);
+            let file = path(dir.path());
+            assert!(!file.with_extension("sqlite-wal").exists(), "all is in the file");
+            hurt(&file);
+            let (mut table, word) = open(&file).unwrap_or_else(|f| panic!("{what}: {f:?}"));
+            let word = word.unwrap_or_else(|| panic!("{what}: no word"));
+            assert!(word.contains("set aside") && file.with_extension("sqlite.aside").exists(), "{what}: {word}");
+            assert!(table.list(Which::All).expect("lists").is_empty(), "{what}");
+            table.add(&[order("b")], 0).expect("adds");
+            drop(table);
+            assert_eq!(opened(&dir).list(Which::All).expect("lists").len(), 1, "{what}");
+        }
+    }
+}

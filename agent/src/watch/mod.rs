@@ -1,0 +1,139 @@
+//! The watch: sees what happens to domains, keeps records of them, mends what it may, and asks for points (docs/watch.md).
+//!
+//! - [`inbox`]: what libvirt's hook tells; [`events`]: what libvirt tells; [`post`]: the queue between them and [`core`], the watch's own thread
+//! - [`due`]: when to look; [`child`]: a look's process; [`reconcile`]: the look itself; [`stores`]: what it asks of stores
+//! - [`life`]: what an event means; [`records`]: what is remembered
+//!
+//! Invariants
+//! - Nothing here blocks the daemon: each call returns at once or within its limit.
+//! - What it is told are hints; all domains are looked at again and again as well.
+//! - It starts no backup by itself: it sends a [`Wish`].
+
+mod child;
+mod core;
+mod due;
+mod events;
+mod inbox;
+mod life;
+mod post;
+pub mod reconcile;
+mod records;
+pub mod stores;
+mod wish;
+
+pub use wish::{Trigger, WISHES_MAX, Wish};
+
+use crate::{
+    config::StoreEntry,
+    failure::{BUSY, FAILED, Failure, Outcome},
+};
+use post::{Message, Post};
+use records::Records;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc::Sender;
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// What it has to know; a reload hands it a new one.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// libvirt's URI; none is libvirt's default.
+    pub connect: Option<String>,
+    /// Folder of records.
+    pub state_dir: PathBuf,
+    /// Between two looks at all domains.
+    pub reconcile_every: Duration,
+    /// Stores by name, of which bitmaps may be.
+    pub stores: BTreeMap<String, StoreEntry>,
+}
+
+/// A running watch.
+#[derive(Debug)]
+pub struct WatchHandle {
+    post: Post,
+    shared: core::Shared,
+    inbox: inbox::Shared,
+    uri: events::Uri,
+    settings: Mutex<Settings>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Starts it; libvirt need not be there. Threads of its own, no runtime of the caller's.
+pub fn start(settings: Settings, wishes: Sender<Wish>) -> Outcome<WatchHandle> {
+    let failed = |e: std::io::Error| Failure::new(FAILED, format!("cannot start the threads of the watch: {e}"));
+    let (post, messages) = post::pair();
+    let shared = core::Shared::default();
+    core::with(&shared, |s| (s.lost, s.since_unix_ms) = (Some("not connected yet".into()), crate::commands::now_unix_ms()));
+    // The hook's word first: what it tells from now on is not lost, whatever else takes its time.
+    let inbox = inbox::start(Path::new(cairn_hook::place::DIR_DEFAULT), post.clone()).map_err(failed)?;
+    let uri = events::Uri::of(settings.connect.clone());
+    events::start(uri.clone(), post.clone()).map_err(failed)?;
+    let kept = Mutex::new(settings.clone());
+    let core = core::Core::new(settings, wishes, post.clone(), shared.clone());
+    let thread = std::thread::Builder::new().name("watch".into()).spawn(move || core.run(&messages)).map_err(failed)?;
+    Ok(WatchHandle { post, shared, inbox, uri, settings: kept, thread: Mutex::new(Some(thread)) })
+}
+
+impl WatchHandle {
+    /// Other settings from now on.
+    pub fn change(&self, settings: Settings) {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&settings);
+        self.uri.set(settings.connect.clone());
+        if self.post.give(Message::Change(Box::new(settings))).is_err() {
+            tracing::error!("the watch does not take its new settings; reload once more");
+        }
+    }
+
+    /// Looks at this domain, or at all, soon; says what was begun, as `POST /api/v1/reconcile` answers.
+    pub fn reconcile(&self, domain: Option<&str>) -> Outcome<Value> {
+        let busy = |_| Failure::new(BUSY, "the watch has more to do than it can take; try again");
+        self.post.give(Message::Ask(domain.map(str::to_owned))).map_err(busy)?;
+        let connected = core::with(&self.shared, |s| s.lost.is_none());
+        Ok(json!({"domain": domain, "begun": connected, "waits_for": if connected { Value::Null } else { "libvirt".into() }}))
+    }
+
+    /// The records, as `GET /api/v1/domains` answers: an array.
+    pub fn domains(&self) -> Outcome<Value> {
+        let state_dir = self.settings.lock().unwrap_or_else(PoisonError::into_inner).state_dir.clone();
+        Records::open(&state_dir)?.shown()
+    }
+
+    /// How it is, as `GET /api/v1/health` has it: `{"libvirt": "connected|..", ...}`.
+    pub fn health(&self) -> Value {
+        let time = |ms: Option<u64>| ms.map_or(Value::Null, crate::output::rfc3339);
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stores: Vec<&String> = settings.stores.keys().collect();
+        let s = core::with(&self.shared, |s| s.clone());
+        json!({
+            "connect": settings.connect, "state_dir": settings.state_dir.display().to_string(), "reconcile_every_s": settings.reconcile_every.as_secs(),
+            "stores": stores,
+            "libvirt": if s.lost.is_none() { "connected" } else { "lost" }, "libvirt_problem": s.lost, "libvirt_since": time(Some(s.since_unix_ms)),
+            "events": s.events, "missed": self.post.missed_count(), "hook": self.inbox.json(),
+            "looks": s.looks, "looking": s.looking, "looked_at_all": time(s.all_unix_ms), "look_problem": s.problem,
+        })
+    }
+
+    /// Ends it, within the limit or not at all.
+    pub fn stop(&self, limit: Duration) {
+        self.post.end();
+        let start = Instant::now();
+        // A full queue empties; a thread that ended takes nothing.
+        while self.post.give(Message::Stop).is_err() && start.elapsed() < limit {
+            std::thread::sleep(POLL);
+        }
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        while !thread.is_finished() && start.elapsed() < limit {
+            std::thread::sleep(POLL);
+        }
+        if thread.is_finished() && thread.join().is_err() {
+            tracing::error!("the watch's thread has panicked");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Stores as a look asks them: each on a thread of its own, with limits, because one may lie on a server that is gone.
+//!
+//! Invariants
+//! - A store that does not answer in time has said nothing: nobody is told "not committed" because of it. From then on it is not asked again.
+//! - Nothing is written to a store: no session is begun for a look.
+
+use crate::{cli::Common, config::StoreEntry, context, domain::SavedDomain, failure::Outcome};
+use cairn_hypervisor::{CarrierRecord, PointCatalog, PointStatus};
+use cairn_store::{Point, PointState, Store, format::SessionId};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+/// To open a store and list its points; a passphrase takes a second of it.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+/// For one question more.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Points whose manifests are read to find out whose a renamed domain's are.
+const OWNERS_MAX: usize = 32;
+
+/// A store that answered.
+pub struct AnsweringStore {
+    /// Its name in the configuration, or its place.
+    pub name: String,
+    /// First four bytes of its id.
+    pub store8: [u8; 4],
+    points: Arc<Vec<Point>>,
+    questions: Sender<Question>,
+    silent: Cell<bool>,
+}
+
+/// What is asked of a store's thread.
+enum Question {
+    /// What became of a session that is not among the points.
+    Status(SessionId, Sender<PointStatus>),
+    /// The UUID of a point's domain.
+    Owner(SessionId, Sender<Option<String>>),
+}
+
+/// All stores that answer, and what is wrong with the others.
+pub fn ask(common: &Common, stores: &BTreeMap<String, StoreEntry>) -> (Vec<AnsweringStore>, Vec<String>) {
+    let begun: Vec<_> = stores.iter().map(|(name, entry)| (name.clone(), begin(common, entry))).collect();
+    let (mut answering, mut silent) = (Vec::new(), Vec::new());
+    let until = Instant::now() + OPEN_LIMIT;
+    for (name, (opened, questions)) in begun {
+        match opened.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(Ok((store8, points))) => answering.push(AnsweringStore { name, store8, points, questions, silent: Cell::new(false) }),
+            Ok(Err(failure)) => silent.push(format!("store {name}: {}", failure.message)),
+            Err(RecvTimeoutError::Timeout) => silent.push(format!("store {name} did not answer within {} s", OPEN_LIMIT.as_secs())),
+            Err(RecvTimeoutError::Disconnected) => silent.push(format!("store {name} could not be opened")),
+        }
+    }
+    (answering, silent)
+}
+
+type Opened = Outcome<([u8; 4], Arc<Vec<Point>>)>;
+
+/// The store's thread; it ends when nobody asks any more.
+fn begin(common: &Common, entry: &StoreEntry) -> (Receiver<Opened>, Sender<Question>) {
+    let common = Common { store: Some(entry.url.clone()), key_file: entry.key_file.clone(), passphrase_file: entry.passphrase_file.clone(), ..common.clone() };
+    let ((opened, result), (questions, asked)) = (channel(), channel());
+    std::thread::spawn(move || {
+        let (store, points) = match context::open_store(&common).and_then(|store| Ok((Arc::new(store.points_and_damage()?.0), store))) {
+            Ok((points, store)) => {
+                let id = store.id().0;
+                // Whoever waited has given up if this fails, and then nobody asks.
+                let _ = opened.send(Ok(([id[0], id[1], id[2], id[3]], Arc::clone(&points))));
+                (store, points)
+            }
+            Err(failure) => {
+                let _ = opened.send(Err(failure));
+                return;
+            }
+        };
+        let mut forgotten = None;
+        for question in asked {
+            match question {
+                Question::Status(id, answer) => drop(answer.send(status(&store, id, &mut forgotten))),
+                Question::Owner(id, answer) => drop(answer.send(owner(&store, &points, id))),
+            }
+        }
+    });
+    (result, questions)
+}
+
+/// Of a session that was not among the points when they were listed.
+fn status(store: &Store, id: SessionId, forgotten: &mut Option<HashSet<SessionId>>) -> PointStatus {
+    match store.has_committed(&id) {
+        Ok(false) => return PointStatus::NotCommitted,
+        Ok(true) => {}
+        Err(e) => {
+            tracing::warn!("whether session {id} committed a point: {e}");
+            return PointStatus::Unreachable;
+        }
+    }
+    if forgotten.is_none() {
+        match store.forgotten_points() {
+            Ok(points) => *forgotten = Some(points.iter().map(|p| p.id).collect()),
+            Err(e) => tracing::warn!("which points are forgotten: {e}"),
+        }
+    }
+    // Neither listed nor forgotten: it was committed since, or cannot be read. Then its bitmap stays.
+    if forgotten.as_ref().is_some_and(|known| known.contains(&id)) { PointStatus::Forgotten } else { PointStatus::Unreachable }
+}
+
+fn owner(store: &Store, points: &[Point], id: SessionId) -> Option<String> {
+    let manifest = store.manifest(points.iter().find(|p| p.id == id)?).ok()?;
+    SavedDomain::of(&manifest).map(|saved| saved.uuid)
+}
+
+impl AnsweringStore {
+    fn question<T>(&self, make: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
+        if self.silent.get() {
+            return None;
+        }
+        let (answer, answered) = channel();
+        let got = self.questions.send(make(answer)).ok().and_then(|()| answered.recv_timeout(ANSWER_LIMIT).ok());
+        if got.is_none() {
+            tracing::warn!("store {} does not answer any more; what it would have to decide is left as it is", self.name);
+            self.silent.set(true);
+        }
+        got
+    }
+
+    /// A name has points here, whoever's they are.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.points.iter().any(|p| p.summary.name == name)
+    }
+
+    /// The newest undamaged point of a domain: of this name, or (`known`) the one that a record or a bitmap names.
+    pub fn newest(&self, uuid: &str, name: &str, known: &[String]) -> Option<(String, u64)> {
+        let candidates = self.points.iter().rev().filter(|p| p.state() != PointState::Damaged);
+        let is_known = |p: &Point| known.contains(&p.id.to_string());
+        let mut asked = 0;
+        for p in candidates.filter(|p| is_known(p) || p.summary.name == name) {
+            if !is_known(p) {
+                // A name is no proof: another machine may have had it.
+                asked += 1;
+                if asked > OWNERS_MAX {
+                    break;
+                }
+                match self.question(|answer| Question::Owner(p.id, answer)) {
+                    Some(owner) if owner.as_deref() == Some(uuid) => {}
+                    Some(_) => continue,
+                    None => return None,
+                }
+            }
+            return Some((p.id.to_string(), p.summary.time_unix_ms));
+        }
+        None
+    }
+}
+
+impl PointCatalog for AnsweringStore {
+    fn status(&self, session: [u8; 16]) -> PointStatus {
+        let id = SessionId(session);
+        match self.points.iter().position(|p| p.id == id) {
+            Some(i) if self.points[i].state() == PointState::Damaged => PointStatus::Damaged,
+            Some(i) => PointStatus::Usable { order: i as u64 },
+            None => self.question(|answer| Question::Status(id, answer)).unwrap_or(PointStatus::Unreachable),
+        }
+    }
+
+    fn carrier(&self, _session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
+        // A look decides nothing about increments.
+        None
+    }
+}
+
+/// The stores of the command line and of the configuration, by name.
+pub fn configured(common: &Common) -> Outcome<BTreeMap<String, StoreEntry>> {
+    let mut stores = match crate::config::find(common.config.as_deref()) {
+        Some(path) => crate::config::load(&path).map_err(|e| crate::failure::Failure::usage(e.to_string()))?.stores,
+        None => BTreeMap::new(),
+    };
+    if let Some(url) = &common.store {
+        let (key_file, passphrase_file) = (common.key_file.clone(), common.passphrase_file.clone());
+        let path = |url: &str| context::store_path(url).ok();
+        let same = stores.values().any(|s| path(&s.url) == path(url));
+        if !same {
+            stores.insert(url.clone(), StoreEntry { url: url.clone(), key_file, passphrase_file });
+        }
+    }
+    Ok(stores)
+}
+
+/// As the daemon hands them to its looks.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct HandedStore {
+    url: String,
+    key_file: Option<PathBuf>,
+    passphrase_file: Option<PathBuf>,
+}
+
+/// For a look's standard input.
+pub fn handed(stores: &BTreeMap<String, StoreEntry>) -> BTreeMap<String, HandedStore> {
+    let hand = |s: &StoreEntry| HandedStore { url: s.url.clone(), key_file: s.key_file.clone(), passphrase_file: s.passphrase_file.clone() };
+    stores.iter().map(|(name, s)| (name.clone(), hand(s))).collect()
+}
+
+/// From a look's standard input.
+pub fn taken(stores: BTreeMap<String, HandedStore>) -> BTreeMap<String, StoreEntry> {
+    let take = |s: HandedStore| StoreEntry { url: s.url, key_file: s.key_file, passphrase_file: s.passphrase_file };
+    stores.into_iter().map(|(name, s)| (name, take(s))).collect()
+}
