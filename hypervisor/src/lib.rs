@@ -1,6 +1,6 @@
 //! libvirt and QEMU as Cairn needs them: domains, disks, QMP, and the capture of a point in time.
 //!
-//! Layers, one way only: [`ffi`] (the one place with unsafe calls) <- [`host`], [`domain`] <- [`qmp`] <- [`capture`], [`run`].
+//! Layers, one way only: [`ffi`] (the one module with unsafe calls of libvirt) <- [`host`], [`domain`] <- [`qmp`] <- [`capture`], [`run`].
 //!
 //! Invariants
 //! - libvirt's pull backup job is the umbrella, QMP dirty bitmaps are the only change tracker, libvirt checkpoints are not used (docs/capture.md).
@@ -16,6 +16,7 @@ pub mod events;
 pub mod ffi;
 pub mod guard;
 pub mod host;
+pub mod image_tools;
 pub mod needs;
 pub mod phase;
 pub mod qmp;

@@ -14,7 +14,7 @@ pub use recover::{Recovery, missing, saved_xml};
 pub use saved::{SavedDisk, SavedDomain};
 
 use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
-use cairn_hypervisor::{capture::error::CaptureError, host::HostError};
+use cairn_hypervisor::{capture::error::CaptureError, host::HostError, image_tools::ToolError};
 
 /// Message with all its causes, outermost first.
 pub fn chain(e: &dyn std::error::Error) -> String {
@@ -39,6 +39,12 @@ impl From<HostError> for Failure {
             _ => FAILED,
         };
         Self::new(code, chain(&e))
+    }
+}
+
+impl From<ToolError> for Failure {
+    fn from(e: ToolError) -> Self {
+        Self::new(FAILED, chain(&e))
     }
 }
 

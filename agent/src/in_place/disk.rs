@@ -8,11 +8,9 @@ use super::{
 use crate::{
     cli::Format,
     failure::{DAMAGED, FAILED, Failure, INTERRUPTED, Outcome},
-    restore::{
-        daemon::{Layer, qemu_img},
-        nbd_image::NbdImage,
-    },
+    restore::nbd_image::NbdImage,
 };
+use cairn_hypervisor::image_tools::{child::qemu_img, daemon::Layer};
 use cairn_store::{
     BlockSource, BlockTarget, Point, Progress, Store, StoreError,
     format::register::DiskEntry,

@@ -5,9 +5,8 @@
 //! record · 5 the record goes. If we die from 3 on, the record stays: backups of the domain are refused, and the same command again goes on. What
 //! may differ is told anew then, so it does not matter how far the first one came.
 //!
-//! Modules: `record` (3), `off` (1), `chain` (what an image is), `ways` (where it may differ), `raw` and `disk` (4).
+//! Modules: `record` (3), `off` (1), `ways` (where it may differ), `raw` and `disk` (4).
 
-mod chain;
 mod disk;
 mod off;
 mod raw;

@@ -4,11 +4,19 @@
 //! well (their trees tell), today's disk is what is wanted. Which bitmap may be believed is decided by the rule that a backup uses
 //! (`cairn_hypervisor::capture::plan::decide`): consistent, recording, on every image down to the one that carried it.
 
-use super::chain::chain;
-use crate::{domain::PointsCatalog, failure::Outcome, restore::daemon::Layer};
-use cairn_hypervisor::capture::{
-    names::{BitmapName, Role},
-    plan::{Base, decide},
+use crate::{
+    domain::PointsCatalog,
+    failure::{Failure, Outcome},
+};
+use cairn_hypervisor::{
+    capture::{
+        names::{BitmapName, Role},
+        plan::{Base, decide},
+    },
+    image_tools::{
+        chain::{Look, chain},
+        daemon::Layer,
+    },
 };
 use cairn_store::{
     Point, Store,
@@ -35,7 +43,8 @@ pub enum Way {
 
 /// A qcow2 image: its size, its chain with the bitmaps that count, and the way.
 pub fn of_qcow2(store: &Store, points: &[Point], image: &Path) -> Outcome<(u64, Vec<Layer>, Way)> {
-    let nodes = chain(image)?;
+    let nodes =
+        chain(image, "qcow2", Look::Alone).map_err(|e| Failure { message: format!("{}; nothing was written", crate::domain::chain(&e)), ..e.into() })?;
     let id = store.id().0;
     let store8 = [id[0], id[1], id[2], id[3]];
     let base = decide(&nodes, store8, &PointsCatalog { store, points }, &file_id);

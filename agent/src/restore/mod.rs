@@ -1,7 +1,6 @@
 //! Restoring disks to files and devices: what goes where, and writing it so that nothing existing is lost and nothing half-written is
 //! taken for whole.
 
-pub mod daemon;
 mod in_use;
 mod job;
 mod journal;

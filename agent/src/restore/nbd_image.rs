@@ -1,7 +1,10 @@
 //! An image behind a storage daemon, for plain threads: read, written, and asked what is zero and what is dirty.
 
-use super::daemon::{DISK_WAIT_MS_MAX, Daemon, End, Layer, TARGET, layer_export};
 use crate::failure::{FAILED, Failure, Outcome};
+use cairn_hypervisor::image_tools::{
+    child::DISK_WAIT_MS_MAX,
+    daemon::{Access, Daemon, End, Layer, TARGET, layer_export},
+};
 use cairn_nbd::{Address, ConnectOptions, NbdError, Pool, codec::transmission::STATE_DIRTY, codec::transmission::STATE_ZERO};
 use cairn_store::{BlockSource, BlockTarget, Extent};
 use std::{io, ops::Range, path::Path, time::Duration};
@@ -24,7 +27,7 @@ impl NbdImage {
     /// Opens a chain of images. A fresh one reads as zero and is thrown away if it is not finished.
     pub fn open(layers: &[Layer], writable: bool, fresh: bool, runtime: &Runtime) -> Outcome<Self> {
         let end = if fresh { End::Kill } else { End::Orderly };
-        let daemon = Daemon::start(layers, writable, end)?;
+        let daemon = Daemon::start(layers, if writable { Access::Write } else { Access::Read }, end)?;
         let options = options(&daemon, TARGET).context(ALLOCATION);
         let pool = runtime.block_on(async {
             let pool = Pool::connect(options, CONNECTIONS).await?;
@@ -66,7 +69,7 @@ impl NbdImage {
     /// Closes our connections, then the daemon; the image is complete.
     pub fn close(self) -> Outcome<()> {
         self.runtime.block_on(self.pool.close());
-        self.daemon.stop()
+        Ok(self.daemon.stop()?)
     }
 }
 

@@ -1,10 +1,8 @@
 //! A new qcow2 image: QEMU makes it and writes it.
 
-use super::{
-    daemon::{Layer, qemu_img},
-    nbd_image::NbdImage,
-};
+use super::nbd_image::NbdImage;
 use crate::failure::Outcome;
+use cairn_hypervisor::image_tools::{child::qemu_img, daemon::Layer};
 use std::path::Path;
 use tokio::runtime::Runtime;
 

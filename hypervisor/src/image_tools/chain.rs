@@ -1,12 +1,13 @@
-//! What a qcow2 image is: its chain, sizes and dirty bitmaps, as `qemu-img info` tells without opening it for writing.
+//! What an image is: its chain, sizes and dirty bitmaps, as `qemu-img info` tells without opening it for writing.
 
-use crate::{
-    failure::{FAILED, Failure, Outcome},
-    restore::daemon::qemu_img,
-};
-use cairn_hypervisor::qmp::nodes::{Bitmap, ChainNode};
-use serde::Deserialize;
 use std::path::Path;
+
+use serde::Deserialize;
+
+use super::ToolError;
+use super::child::qemu_img;
+use super::daemon::protocol;
+use crate::qmp::nodes::{Bitmap, ChainNode};
 
 #[derive(Deserialize)]
 struct Info {
@@ -14,6 +15,10 @@ struct Info {
     format: String,
     #[serde(rename = "virtual-size")]
     virtual_size: u64,
+    #[serde(rename = "backing-filename")]
+    backing: Option<String>,
+    #[serde(rename = "backing-filename-format")]
+    backing_format: Option<String>,
     #[serde(rename = "format-specific")]
     specific: Option<Specific>,
 }
@@ -28,6 +33,8 @@ struct Specific {
 struct Data {
     #[serde(default)]
     bitmaps: Vec<StoredBitmap>,
+    #[serde(rename = "data-file")]
+    data_file: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -38,12 +45,27 @@ struct StoredBitmap {
     flags: Vec<String>,
 }
 
-/// The chain of an image that nobody has open, top first. Names of nodes are the images' paths.
-pub fn chain(image: &Path) -> Outcome<Vec<ChainNode>> {
-    let fail = |why: String| Failure::new(FAILED, format!("qemu-img info {}: {why}; nothing was written", image.display()));
+/// Whether others may have the image open for writing while it is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// No: one that somebody has is an error.
+    Alone,
+    /// Yes; and the look never keeps anybody from opening it.
+    Shared,
+}
+
+/// The chain of an image of that format, top first. Names of nodes are the images' paths.
+///
+/// # Errors
+/// [`ToolError`]: among them images that are not there, and a header that does not say of which format the next image is. QEMU would guess that
+/// from the content, which a guest may have written.
+pub fn chain(image: &Path, format: &str, look: Look) -> Result<Vec<ChainNode>, ToolError> {
     // A file name of JSON kind keeps a path with a colon a path.
-    let name = serde_json::json!({"driver": "qcow2", "file": {"driver": driver(image), "filename": image.display().to_string()}});
-    let told = qemu_img(&["info", "--backing-chain", "--output=json", &format!("json:{name}")], image)?;
+    let name = serde_json::json!({"driver": format, "file": {"driver": protocol(image), "filename": image.display().to_string()}});
+    let name = format!("json:{name}");
+    let share: &[&str] = if look == Look::Shared { &["-U"] } else { &[] };
+    let told = qemu_img(&[&["info", "--backing-chain", "--output=json"], share, &[&name]].concat(), image)?;
+    let fail = |problem: String| ToolError::Failed { program: "qemu-img", image: image.to_owned(), problem: format!("info: {problem}") };
     let mut nodes = parse(&told).map_err(fail)?;
     if let Some(top) = nodes.first_mut() {
         top.name = image.display().to_string();
@@ -52,15 +74,21 @@ pub fn chain(image: &Path) -> Outcome<Vec<ChainNode>> {
     Ok(nodes)
 }
 
-fn driver(image: &Path) -> &'static str {
-    use std::os::unix::fs::FileTypeExt;
-    if std::fs::metadata(image).is_ok_and(|m| m.file_type().is_block_device()) { "host_device" } else { "file" }
-}
-
 fn parse(json: &[u8]) -> Result<Vec<ChainNode>, String> {
     let all: Vec<Info> = serde_json::from_slice(json).map_err(|e| format!("its answer cannot be read: {e}"))?;
     if all.is_empty() {
         return Err("its answer is empty".into());
+    }
+    for i in &all {
+        if let (Some(backing), None) = (&i.backing, &i.backing_format) {
+            return Err(format!(
+                "{} does not say of which format its backing image {backing} is; 'qemu-img rebase -u -b {backing} -F FORMAT' does",
+                i.filename
+            ));
+        }
+        if let Some(data) = i.specific.as_ref().and_then(|specific| specific.data.data_file.as_ref()) {
+            return Err(format!("{} keeps its data in another file ({data}), which is not supported while the domain is off", i.filename));
+        }
     }
     Ok(all.into_iter().enumerate().map(|(depth, i)| node(i, depth)).collect())
 }
@@ -97,5 +125,9 @@ mod tests {
         let [a, b] = nodes[0].bitmaps.as_slice() else { panic!("{nodes:?}") };
         assert!(a.recording && !a.inconsistent && b.inconsistent);
         assert!(parse(b"[]").is_err() && parse(b"{}").is_err());
+        let guessed = br#"[{"virtual-size": 1048576, "filename": "/i/top", "format": "qcow2", "backing-filename": "b"}]"#;
+        assert!(parse(guessed).expect_err("refused").contains("-F FORMAT"));
+        let data = br#"[{"virtual-size": 1048576, "filename": "/i/top", "format": "qcow2", "format-specific": {"data": {"data-file": "/d"}}}]"#;
+        assert!(parse(data).expect_err("refused").contains("/d"));
     }
 }
