@@ -14,6 +14,7 @@ mod recover_host;
 mod restore;
 mod retention;
 mod run;
+mod untrack;
 
 pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
 pub use boot::Boot;
@@ -29,6 +30,7 @@ pub use recover_host::RecoverHost;
 pub use restore::{Format, Restore, Verify};
 pub use retention::{Forget, Gc, Prune};
 pub use run::{Discard, Keep, Run, Runs, ServeRun, ViaChoice};
+pub use untrack::Untrack;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -152,6 +154,8 @@ pub enum Command {
     /// Runs the command of a job and writes down how it ended (started by the daemon itself)
     #[command(hide = true)]
     JobRunner(JobRunner),
+    /// End the tracking of domains: remove their dirty bitmaps
+    Untrack(Untrack),
     /// Watches a backup and thaws the guest if the backup dies (started by backup itself)
     #[command(hide = true)]
     Guard,

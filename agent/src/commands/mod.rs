@@ -23,6 +23,7 @@ mod run;
 mod runs;
 mod scrub;
 mod store_info;
+mod untrack;
 mod verify;
 
 pub use backup_image::now_unix_ms;
@@ -86,6 +87,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Store { command } => store_info::run(common, &command),
         Command::Hook { command } => hook::run(common, &command),
         Command::Reconcile(o) => reconcile::run(common, &o),
+        Command::Untrack(o) => untrack::run(common, &o),
         Command::Daemon(o) => daemon::run(common, &o),
         Command::Jobs(o) => jobs::list(common, &o),
         Command::Job { command } => jobs::run(common, &command),

@@ -177,7 +177,7 @@ pub(super) fn thaw_recorded(domain: &Domain, uuid: &str, records: &Path) -> Opti
 }
 
 /// Removing a bitmap below somebody's migration, commit or copy could fail theirs.
-fn no_foreign_job(domain: &Domain, name: &str) -> Result<(), CaptureError> {
+pub(super) fn no_foreign_job(domain: &Domain, name: &str) -> Result<(), CaptureError> {
     let foreign = |job: String| Err(CaptureError::ForeignJob { domain: name.to_owned(), job });
     match domain.backup_xml()? {
         Some(xml) if cleanup::is_ours(&xml) => Ok(()),

@@ -12,5 +12,6 @@ pub mod plan;
 mod preflight;
 pub mod scratch;
 pub mod sweep;
+pub mod untrack;
 
 pub use error::CaptureError;

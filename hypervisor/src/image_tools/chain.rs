@@ -74,6 +74,17 @@ pub fn chain(image: &Path, format: &str, look: Look) -> Result<Vec<ChainNode>, T
     Ok(nodes)
 }
 
+/// Removes a dirty bitmap from a qcow2 image that nobody else has open for writing: QEMU's lock sees to that.
+///
+/// # Errors
+/// [`ToolError`].
+pub fn remove_bitmap(image: &Path, bitmap: &str) -> Result<(), ToolError> {
+    // A file name of JSON kind keeps a path with a colon a path, and no format is guessed.
+    let file = serde_json::json!({"driver": protocol(image), "filename": image.display().to_string()});
+    let name = format!("json:{}", serde_json::json!({"driver": "qcow2", "file": file}));
+    qemu_img(&["bitmap", "--remove", &name, bitmap], image).map(drop)
+}
+
 fn parse(json: &[u8]) -> Result<Vec<ChainNode>, String> {
     let all: Vec<Info> = serde_json::from_slice(json).map_err(|e| format!("its answer cannot be read: {e}"))?;
     if all.is_empty() {
