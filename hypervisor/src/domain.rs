@@ -221,6 +221,19 @@ impl Domain {
         source.attribute("path").map(std::path::PathBuf::from)
     }
 
+    /// All domains of the same host, itself included.
+    pub(crate) fn siblings(&self) -> Result<Vec<Self>, LibvirtError> {
+        let all = self.connection.list_all_domains(0).named("virConnectListAllDomains")?;
+        Ok(all.into_iter().map(|domain| Self::new(domain, Arc::clone(&self.connection))).collect())
+    }
+
+    /// Where a volume of a pool lies.
+    pub(crate) fn volume_path(&self, pool: &str, volume: &str) -> Result<std::path::PathBuf, LibvirtError> {
+        let pool = self.connection.lookup_storage_pool_by_name(pool).named("virStoragePoolLookupByName")?;
+        let volume = pool.lookup_storage_vol_by_name(volume).named("virStorageVolLookupByName")?;
+        Ok(volume.path().named("virStorageVolGetPath")?.into())
+    }
+
     /// URI of the connection.
     ///
     /// # Errors
