@@ -46,10 +46,12 @@ impl Domain {
         self.domain.uuid_string().named("virDomainGetUUIDString")
     }
 
-    /// Number of the running instance; `None` when shut off.
+    /// Number of the running instance; `None` when shut off. Looked up anew: libvirt's handle keeps the number that the domain had when the handle was
+    /// made, so one of a domain that was off has none for ever.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
-        self.domain.id()
+        let uuid = self.domain.uuid().ok()?;
+        self.connection.lookup_domain_by_uuid(uuid).ok()?.id()
     }
 
     /// Running, paused or otherwise with a QEMU process.

@@ -2,7 +2,7 @@
 
 use cairn_lab::cairn::{BUSY, NOT_FOUND, REFUSED, WARNINGS};
 use cairn_lab::suite::{Kept, Suite, assert_refused, mode, quiesce};
-use cairn_lab::{Options, cairn, lab, lab_test, process, reference};
+use cairn_lab::{Cairn, Options, cairn, lab, lab_test, process, reference};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -230,16 +230,32 @@ lab_test!(a_start_in_between_is_not_hindered_and_the_point_is_of_the_running_dom
     suite.assert_left_alone(Duration::from_secs(5));
     assert_eq!(daemons(), Vec::<u32>::new());
 
-    // The other way round: a guest that ends in the middle of a live backup.
-    churn(&suite, 3);
+    // The other way round: a domain that ends in the middle of a live backup, of another store, all of which is to be read.
     suite.domain.read_only(true).expect("read-only");
+    let other = Cairn::new(&lab, "other").expect("a program under test");
+    other.init().expect("cairn init");
+    let child = other.command(&["backup", "lab1"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let runs = || Ok(suite.domain.virsh_ok(&["domjobinfo", "lab1"])?.contains("Backup").then_some(()));
+    process::wait_for("the backup job", TOOL_LIMIT, POLL, runs).expect("it begins");
     suite.domain.virsh_ok(&["destroy", "lab1"]).expect("off");
+    let (code, said) = go_on(child);
+    assert_eq!(code, WARNINGS, "{said}");
+    assert!(said.contains("ended while it was backed up"), "{said}");
+    let points = other.points("lab1").expect("points");
+    assert_eq!((points.len(), other.point(&points[0]).expect("a point")["source"]["capture"].as_str()), (1, Some("offline")), "{points:?}");
+    let reference = reference::copy_disks(&suite.path("reference-live")).expect("reference");
+    let restored = other.restore_raw(&points[0], &suite.path("restored-other")).expect("restore");
+    assert_eq!(reference.difference(&restored).expect("readable"), None);
+    // The dead job cost the first store nothing.
     assert_eq!(modes(&suite, &off_backup(&suite, "third", WARNINGS)).0, "incremental");
 });
 
 lab_test!(a_crashed_domain_is_compared_and_says_so, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let first = suite.quiet_backup("first");
+    // A bitmap is in the image once QEMU has closed it; opened again, it is marked as in use.
+    shut_down(&suite);
+    suite.domain.start(BOOT_LIMIT).expect("it boots");
     churn(&suite, 1);
     let pid: i32 = std::fs::read_to_string("/run/libvirt/qemu/lab1.pid").expect("a pid file").trim().parse().expect("a pid");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the lab's own QEMU");
