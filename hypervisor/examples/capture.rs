@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use cairn_hypervisor::capture::names::hex;
+use cairn_hypervisor::capture::names::{BitmapName, hex};
+use cairn_hypervisor::capture::plan::Later;
 use cairn_hypervisor::guard::link::GuardCommand;
 use cairn_hypervisor::{CarrierRecord, DiskPlan, Host, LiveCapture, LiveOptions, NbdDisk, PointCatalog, PointStatus};
 use serde::{Deserialize, Serialize};
@@ -62,7 +63,12 @@ impl PointCatalog for Catalog {
 
     fn carrier(&self, session: [u8; 16], ordinal: u32) -> Option<CarrierRecord> {
         let disk = self.0.get(&hex(&session))?.1.get(ordinal as usize)?.clone();
-        Some(CarrierRecord { size_bytes: disk.size_bytes, image_path: disk.image_path, device_inode: disk.device_inode, bitmap_name: disk.bitmap_name })
+        let (size_bytes, image_path, device_inode, bitmap_name) = (disk.size_bytes, disk.image_path, disk.device_inode, disk.bitmap_name);
+        Some(CarrierRecord { size_bytes, image_path, device_inode, bitmap_name, marked: Vec::new() })
+    }
+
+    fn later(&self, _bitmap: &BitmapName) -> Option<Later> {
+        None
     }
 }
 

@@ -46,10 +46,12 @@ impl Domain {
         self.domain.uuid_string().named("virDomainGetUUIDString")
     }
 
-    /// Number of the running instance; `None` when shut off.
+    /// Number of the running instance; `None` when shut off. Looked up anew: libvirt's handle keeps the number that the domain had when the handle was
+    /// made, so one of a domain that was off has none for ever.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
-        self.domain.id()
+        let uuid = self.domain.uuid().ok()?;
+        self.connection.lookup_domain_by_uuid(uuid).ok()?.id()
     }
 
     /// Running, paused or otherwise with a QEMU process.
@@ -219,6 +221,12 @@ impl Domain {
         let channel = document.descendants().find(|node| node.has_tag_name("channel") && is_agent(node))?;
         let source = channel.children().find(|child| child.has_tag_name("source"))?;
         source.attribute("path").map(std::path::PathBuf::from)
+    }
+
+    /// All domains of the same host, itself included.
+    pub(crate) fn siblings(&self) -> Result<Vec<Self>, LibvirtError> {
+        let all = self.connection.list_all_domains(0).named("virConnectListAllDomains")?;
+        Ok(all.into_iter().map(|domain| Self::new(domain, Arc::clone(&self.connection))).collect())
     }
 
     /// Where a volume of a pool lies.

@@ -27,8 +27,10 @@ pub mod snapshots;
 pub mod state_files;
 pub mod storage;
 
+pub use capture::Capture;
 pub use capture::live::{LiveCapture, LiveOptions};
 pub use capture::nbd_disk::{DiskExtent, NbdDisk};
+pub use capture::offline::{OfflineCapture, OfflineOptions, StampCatalog};
 pub use capture::plan::{CarrierRecord, DiskPlan, FullReason, PointCatalog, PointStatus};
 pub use domain::Domain;
 pub use host::Host;

@@ -53,18 +53,20 @@ pub enum Quiesce {
 #[command(after_help = "Examples:
   cairn backup web1
   cairn backup --all --tag nightly
-  cairn backup db1 --disk vda --disk vdb --quiesce require")]
+  cairn backup db1 --disk vda --disk vdb --quiesce require
+
+A domain that is off is read from its images, which nobody is kept from starting it by: should it start, it is backed up while it runs.")]
 pub struct Backup {
     /// Domains by name or UUID
     #[arg(value_name = "DOMAIN", required_unless_present = "all")]
     pub domains: Vec<String>,
-    /// All running domains
+    /// All domains, those that are off too
     #[arg(long, conflicts_with = "domains")]
     pub all: bool,
     /// Only this disk, by target (vda); may be repeated
     #[arg(long = "disk", value_name = "TARGET")]
     pub disks: Vec<String>,
-    /// Whether the guest's file systems must be frozen
+    /// Whether the guest's file systems must be frozen (of a domain that is off: whether it must have been shut down)
     #[arg(long, value_enum, default_value = "prefer")]
     pub quiesce: Quiesce,
     /// Longest time the guest may be frozen, seconds

@@ -12,8 +12,9 @@ use crate::{
     interrupt,
     output::{self, Bar},
     points::{check_name, check_tags},
+    run::folder::RunFolder,
 };
-use cairn_hypervisor::{Domain, Host};
+use cairn_hypervisor::{Domain, Host, capture::offline::Off};
 use cairn_store::{BackupOutcome, Progress, Store};
 use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
     let store = open_store(common)?;
     let host = Host::open(common.connect.as_deref())?;
     host.check_versions()?;
-    let names = if o.all { running(&host, &state_dir(common)?)? } else { o.domains.clone() };
+    let names = if o.all { all(&host, &state_dir(common)?)? } else { o.domains.clone() };
     let many = o.all || names.len() > 1;
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
@@ -97,19 +98,20 @@ fn summary(failed: &[Failure], asked_count: usize, json: bool) -> Option<Failure
     Some(Failure::new(last.code, format!("{} of {asked_count} domains were not saved: {why}", failed.len())))
 }
 
-/// Names of the domains that run; boot proofs are gone in a minute, and are copies of what is in the store.
-fn running(host: &Host, state_dir: &std::path::Path) -> Outcome<Vec<String>> {
+/// Names of all domains that can be backed up here. Boot proofs are gone in a minute, and are copies of what is in the store, as are runs that are off;
+/// the images of a domain that went to another host are in use there.
+fn all(host: &Host, state_dir: &std::path::Path) -> Outcome<Vec<String>> {
     let fail = |e: &dyn std::error::Error| Failure::new(crate::failure::FAILED, e.to_string());
     let mut out = Vec::new();
     for d in host.domains()? {
-        if d.is_running().map_err(|e| fail(&e))? {
-            let name = d.name().map_err(|e| fail(&e))?;
-            if !crate::boot_proof::is_proof(state_dir, &name) {
-                out.push(name);
-            }
+        let (name, off) = (d.name().map_err(|e| fail(&e))?, d.off().map_err(|e| fail(&e))?);
+        let is_run = RunFolder::of(state_dir, &name).is_ok_and(|run| run.exists());
+        let left_out = crate::boot_proof::is_proof(state_dir, &name) || (off.is_some() && is_run) || off == Some(Off::Migrated);
+        if !left_out {
+            out.push(name);
         }
     }
-    if out.is_empty() { Err(Failure::not_found("no domain is running on this host")) } else { Ok(out) }
+    if out.is_empty() { Err(Failure::not_found("there is no domain on this host that could be backed up")) } else { Ok(out) }
 }
 
 /// The point, and whether there were warnings, which are printed.

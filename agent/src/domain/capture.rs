@@ -1,10 +1,10 @@
-//! One live backup of a domain: capture, store, commit, clean up; in this order, and each failure undoes what was begun.
+//! One backup of a domain, running or off: capture, store, commit, clean up; in this order, and each failure undoes what was begun.
 
 use super::{
     catalog::SessionCatalog,
     chain,
-    files::Belongings,
-    saved::{PART_ACTIVE_XML, PART_INACTIVE_XML, SavedDisk, SavedDomain, SavedFile, SavedQuiesce, SavedSnapshot, SkippedDisk},
+    facts::DomainFacts,
+    saved::{LIVE, OFFLINE, SavedDisk, SavedDomain, SavedFile, SavedImage, SavedQuiesce, SkippedDisk, part_marked},
     source::CapturedSource,
 };
 use crate::{
@@ -13,20 +13,27 @@ use crate::{
     failure::{FAILED, Failure, Outcome},
 };
 use cairn_hypervisor::{
-    CarrierRecord, DiskPlan, Domain, LiveCapture, LiveOptions,
-    capture::live::{CapturedDisk, Health},
+    Capture, CarrierRecord, DiskPlan, Domain, LiveCapture, LiveOptions, OfflineCapture, OfflineOptions,
+    capture::{
+        live::{CapturedDisk, Health},
+        offline::Off,
+    },
     disks::SkipReason,
     guard::link::GuardCommand,
 };
 use cairn_quiesce::{QuiesceLevel, QuiescePolicy};
 use cairn_store::{BackupOutcome, DiskJob, Part, Plan, Point, PointInfo, PointState, Progress, Session, Store, StoreError, format::SessionId};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// What to back up and how.
 pub struct BackupRequest<'a> {
     /// The store.
     pub store: &'a Store,
-    /// The running domain.
+    /// The domain.
     pub domain: &'a Domain,
     /// Targets; empty for all.
     pub disks: &'a [String],
@@ -42,14 +49,53 @@ pub struct BackupRequest<'a> {
     pub scratch_dir: Option<PathBuf>,
 }
 
-/// Takes the point; returns it with the warnings that it carries.
+/// How a point is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Of a running domain.
+    Live,
+    /// Of one that is off.
+    Offline,
+}
+
+impl Mode {
+    /// What the domain's state asks for now.
+    fn of(domain: &Domain) -> Outcome<Self> {
+        let runs = domain.is_running().map_err(|e| Failure::new(FAILED, chain(&e)))?;
+        Ok(if runs { Self::Live } else { Self::Offline })
+    }
+}
+
+/// Takes the point; returns it with the warnings that it carries. A domain that starts or ends meanwhile, or an image that changes though the domain is
+/// off, makes the first attempt worth nothing; there is a second one, and no third.
 pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOutcome, Vec<String>)> {
-    let session = r.store.begin()?;
-    let options = live_options(r, &session)?;
-    let mut facts = DomainFacts::read(r.domain)?;
-    let capture = LiveCapture::begin(r.domain, &options, &SessionCatalog::new(r.store, &session))?;
-    let time_unix_ms = now_unix_ms();
-    facts.belongings.settle();
+    let mode = Mode::of(r.domain)?;
+    let (failure, disturbed) = match attempt(r, mode, progress) {
+        Ok(done) => return Ok(done),
+        Err(failed) => failed,
+    };
+    let now = Mode::of(r.domain)?;
+    let happened = match (mode, now) {
+        (Mode::Offline, Mode::Live) => "started while it was backed up; nothing of that is kept, it is backed up anew while it runs",
+        (Mode::Live, Mode::Offline) => "ended while it was backed up; nothing of that is kept, it is backed up anew as it is off now",
+        // libvirt gives images back to their owner a moment after a domain has ended: no content changes then, but that cannot be told from here.
+        (Mode::Offline, Mode::Offline) if disturbed => "did not stay as it was while it was read; nothing of that is kept, it is read anew",
+        _ => return Err(failure),
+    };
+    if progress.cancel.load(Ordering::SeqCst) {
+        return Err(failure);
+    }
+    tracing::info!("the first attempt: {}", failure.message);
+    say!("cairn: domain {} {happened}", crate::output::shown(&r.domain.name().unwrap_or_default()));
+    for counter in [&progress.total_bytes, &progress.done_bytes, &progress.read_bytes, &progress.stored_bytes] {
+        counter.store(0, Ordering::Relaxed);
+    }
+    attempt(r, now, progress).map_err(|(failure, _)| failure)
+}
+
+/// One attempt; of a failure also whether the disks had not stayed as they were.
+fn attempt(r: &BackupRequest<'_>, mode: Mode, progress: &Progress) -> Result<(BackupOutcome, Vec<String>), (Failure, bool)> {
+    let (session, facts, capture, time_unix_ms) = begin(r, mode).map_err(|failure| (failure, false))?;
     match store_capture(r, session, &capture, facts, time_unix_ms, progress) {
         Ok((outcome, mut warnings)) => {
             if let Err(e) = capture.finish_success() {
@@ -59,25 +105,57 @@ pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOut
             Ok((outcome, warnings))
         }
         Err(failure) => {
+            let disturbed = matches!(capture.health(), Ok(Health::Died(_)));
             if let Err(e) = capture.abort() {
                 tracing::warn!("cleaning up after the failed backup: {}; its guard tries again, else the next backup does it", chain(&e));
             }
-            Err(failure)
+            Err((failure, disturbed))
         }
     }
 }
 
-fn live_options(r: &BackupRequest<'_>, session: &Session) -> Outcome<LiveOptions> {
-    let program = std::env::current_exe().map_err(|e| Failure::new(FAILED, format!("cannot find my own program for the guard: {e}")))?;
+/// Opens the point in time; with the time that it is of.
+fn begin(r: &BackupRequest<'_>, mode: Mode) -> Outcome<(Session, DomainFacts, Capture, u64)> {
+    let session = r.store.begin()?;
+    let mut facts = DomainFacts::read(r.domain, mode)?;
+    let capture = {
+        let catalog = SessionCatalog::new(r.store, &session, &facts.name);
+        match mode {
+            Mode::Live => Capture::Live(LiveCapture::begin(r.domain, &live_options(r, &session)?, &catalog)?),
+            Mode::Offline => Capture::Offline(OfflineCapture::begin(r.domain, &offline_options(r), &catalog)?),
+        }
+    };
+    let time_unix_ms = now_unix_ms();
+    facts.belongings.settle();
+    Ok((session, facts, capture, time_unix_ms))
+}
+
+fn store8(r: &BackupRequest<'_>) -> [u8; 4] {
     let id = r.store.id().0;
-    let guard = GuardCommand { argv: vec![program.into(), "guard".into()] };
-    let mut options = LiveOptions::new([id[0], id[1], id[2], id[3]], session.id().0, guard);
-    options.disks = (!r.disks.is_empty()).then(|| r.disks.to_vec());
-    options.quiesce = match r.quiesce {
+    [id[0], id[1], id[2], id[3]]
+}
+
+fn policy(quiesce: Quiesce) -> QuiescePolicy {
+    match quiesce {
         Quiesce::Require => QuiescePolicy::Require,
         Quiesce::Prefer => QuiescePolicy::Prefer,
         Quiesce::Never => QuiescePolicy::Never,
-    };
+    }
+}
+
+fn offline_options(r: &BackupRequest<'_>) -> OfflineOptions {
+    let mut options = OfflineOptions::new(store8(r));
+    options.disks = (!r.disks.is_empty()).then(|| r.disks.to_vec());
+    options.quiesce = policy(r.quiesce);
+    options
+}
+
+fn live_options(r: &BackupRequest<'_>, session: &Session) -> Outcome<LiveOptions> {
+    let program = std::env::current_exe().map_err(|e| Failure::new(FAILED, format!("cannot find my own program for the guard: {e}")))?;
+    let guard = GuardCommand { argv: vec![program.into(), "guard".into()] };
+    let mut options = LiveOptions::new(store8(r), session.id().0, guard);
+    options.disks = (!r.disks.is_empty()).then(|| r.disks.to_vec());
+    options.quiesce = policy(r.quiesce);
     options.freeze_limit = r.freeze_limit;
     options.on_stuck_freeze.clone_from(&r.on_stuck_freeze);
     if let Some(dir) = &r.scratch_dir {
@@ -86,67 +164,10 @@ fn live_options(r: &BackupRequest<'_>, session: &Session) -> Outcome<LiveOptions
     Ok(options)
 }
 
-/// What is asked of libvirt before the point in time: nothing of it may delay a frozen guest.
-struct DomainFacts {
-    name: String,
-    uuid: String,
-    autostart: bool,
-    persistent: bool,
-    libvirt_version: u32,
-    qemu_version: u32,
-    parts: Vec<Part>,
-    belongings: Belongings,
-    snapshots: Vec<SavedSnapshot>,
-    warnings: Vec<String>,
-}
-
-impl DomainFacts {
-    fn read(domain: &Domain) -> Outcome<Self> {
-        let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
-        let persistent = domain.is_persistent().map_err(|e| fail(&e))?;
-        let (libvirt_version, qemu_version) = domain.versions().map_err(|e| fail(&e))?;
-        let (uuid, live) = (domain.uuid().map_err(|e| fail(&e))?, domain.xml_live().map_err(|e| fail(&e))?);
-        let belongings = Belongings::read(&live, &uuid);
-        let mut parts = vec![Part { name: PART_ACTIVE_XML.into(), bytes: live.into_bytes(), secret: true }];
-        parts.push(Part { name: PART_INACTIVE_XML.into(), bytes: domain.xml_inactive().map_err(|e| fail(&e))?.into_bytes(), secret: true });
-        let (snapshots, warnings) = snapshots(domain);
-        Ok(Self {
-            name: domain.name().map_err(|e| fail(&e))?,
-            uuid,
-            autostart: domain.autostart().map_err(|e| fail(&e))?,
-            persistent,
-            libvirt_version,
-            qemu_version,
-            parts,
-            belongings,
-            snapshots,
-            warnings,
-        })
-    }
-}
-
-/// The list is for information: what cannot be told of it fails no backup.
-fn snapshots(domain: &Domain) -> (Vec<SavedSnapshot>, Vec<String>) {
-    match domain.snapshots() {
-        Ok((list, count)) => {
-            let more = (count > list.len()).then(|| format!("the domain has {count} snapshots, and only {} of them are listed in the point", list.len()));
-            let saved = |s: cairn_hypervisor::snapshots::Snapshot| SavedSnapshot {
-                name: s.name,
-                created: s.created_unix_s,
-                state: s.state,
-                parent: s.parent,
-                external: s.external,
-            };
-            (list.into_iter().map(saved).collect(), more.into_iter().collect())
-        }
-        Err(e) => (Vec::new(), vec![format!("the list of the domain's snapshots is not in the point: {}", chain(&e))]),
-    }
-}
-
 fn store_capture(
     r: &BackupRequest<'_>,
     session: Session,
-    capture: &LiveCapture,
+    capture: &Capture,
     mut facts: DomainFacts,
     time_unix_ms: u64,
     progress: &Progress,
@@ -154,6 +175,7 @@ fn store_capture(
     let jobs = capture.disks().iter().map(|d| disk_job(r.store, &session, &facts.uuid, d)).collect::<Outcome<Vec<_>>>()?;
     let (parts, files, unread) = std::mem::take(&mut facts.belongings).into_parts();
     facts.parts.extend(parts);
+    facts.parts.extend(capture.disks().iter().filter_map(marked));
     let clock = crate::points::clock_warning(&session, &facts.name, time_unix_ms);
     let warnings = [warnings(r, capture), unread, std::mem::take(&mut facts.warnings), clock.into_iter().collect()].concat();
     let saved = saved_domain(&facts, files, capture);
@@ -181,15 +203,30 @@ fn store_capture(
     }
 }
 
-/// A point whose job died while it was read is worth nothing.
-fn still_running(capture: &LiveCapture) -> Result<(), StoreError> {
+/// A point whose job died, or whose images were written to, while it was read is worth nothing.
+fn still_running(capture: &Capture) -> Result<(), StoreError> {
+    let died = |why: String| match capture {
+        Capture::Live(_) => StoreError::Refused(format!(
+            "the backup job of the domain ended before its disks were read: {why}; no point was made, the next backup goes on from the last one"
+        )),
+        Capture::Offline(_) => {
+            StoreError::Busy(format!("the domain's disks did not stay as they were while they were read: {why}; no point was made, try again"))
+        }
+    };
     match capture.health() {
         Ok(Health::Running) => Ok(()),
-        Ok(Health::Died(why)) => Err(StoreError::Refused(format!(
-            "the backup job of the domain ended before its disks were read: {why}; no point was made, the next backup goes on from the last one"
-        ))),
-        Err(e) => Err(StoreError::Refused(format!("whether the domain's backup job still runs cannot be told: {}; no point was made", chain(&e)))),
+        Ok(Health::Died(why)) => Err(died(why)),
+        Err(e) => Err(StoreError::Refused(format!("whether the domain's disks are still what they were cannot be told: {}; no point was made", chain(&e)))),
     }
+}
+
+/// Of a bitmap that is older than the point: what it had marked by then.
+fn marked(d: &CapturedDisk) -> Option<Part> {
+    // Only a point of a domain that is off names images, and a bitmap that began before it.
+    let is_older = !d.carrier.bitmap_name.is_empty() && !d.images.is_empty();
+    let pairs: Vec<(u64, u64)> = d.carrier.marked.iter().map(|range| (range.start, range.end)).collect();
+    let bytes = serde_json::to_vec(&pairs).expect("pairs of numbers are JSON");
+    is_older.then(|| Part { name: part_marked(&d.target), bytes, secret: false })
 }
 
 fn disk_job(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk) -> Outcome<DiskJob> {
@@ -201,7 +238,7 @@ fn disk_job(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk) -> O
         }
         DiskPlan::Compare { reason, .. } | DiskPlan::Full { reason } => compare_with_newest(store, session, uuid, d, &reason.to_string())?,
     };
-    Ok(DiskJob { target: d.target.clone(), source: Arc::new(CapturedSource(d.reader.clone())), plan })
+    Ok(DiskJob { target: d.target.clone(), source: Arc::new(CapturedSource::of(d)), plan })
 }
 
 /// The newest undamaged point of the same domain that has a disk of this target: comparing stores no less, but finds what is unchanged without
@@ -222,10 +259,12 @@ fn compare_with_newest(store: &Store, session: &Session, uuid: &str, d: &Capture
     Ok(Plan::Full { reason: why_full.into() })
 }
 
-fn warnings(r: &BackupRequest<'_>, capture: &LiveCapture) -> Vec<String> {
+fn warnings(r: &BackupRequest<'_>, capture: &Capture) -> Vec<String> {
     let mut out = Vec::new();
     let q = capture.quiesce();
-    if r.quiesce == Quiesce::Prefer && q.level == QuiesceLevel::Crash {
+    // A domain that may never have run since libvirt did is no news; its level says it.
+    let unknown = matches!(capture, Capture::Offline(c) if c.off() == Off::Unknown);
+    if r.quiesce == Quiesce::Prefer && q.level == QuiesceLevel::Crash && !unknown {
         out.push(format!("the guest was not quiesced, the point is crash-consistent: {}", q.reason.as_deref().unwrap_or("no reason known")));
     }
     for (target, reason) in capture.skipped_disks() {
@@ -236,10 +275,10 @@ fn warnings(r: &BackupRequest<'_>, capture: &LiveCapture) -> Vec<String> {
     out
 }
 
-fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &LiveCapture) -> SavedDomain {
+fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &Capture) -> SavedDomain {
     let q = capture.quiesce();
     let disk = |d: &CapturedDisk| {
-        let CarrierRecord { size_bytes, image_path, device_inode, bitmap_name } = d.carrier.clone();
+        let CarrierRecord { size_bytes, image_path, device_inode, bitmap_name, marked: _ } = d.carrier.clone();
         SavedDisk {
             target: d.target.clone(),
             ordinal: d.ordinal,
@@ -248,6 +287,7 @@ fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &LiveCaptur
             format: d.image_format.clone(),
             bitmap: bitmap_name,
             device_inode,
+            images: SavedImage::all(&d.images).unwrap_or_default(),
         }
     };
     SavedDomain {
@@ -259,6 +299,7 @@ fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &LiveCaptur
         libvirt_version: facts.libvirt_version,
         qemu_version: facts.qemu_version,
         quiesce: SavedQuiesce { level: q.level.to_string(), freeze_ms: q.freeze_ms, frozen_filesystems: q.frozen_filesystems, reason: q.reason.clone() },
+        capture: if matches!(capture, Capture::Live(_)) { LIVE } else { OFFLINE }.into(),
         disks: capture.disks().iter().map(disk).collect(),
         skipped: capture.skipped_disks().iter().map(|(t, r)| SkippedDisk { target: t.clone(), reason: r.to_string() }).collect(),
         files,

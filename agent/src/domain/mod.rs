@@ -2,6 +2,7 @@
 
 mod capture;
 mod catalog;
+mod facts;
 mod files;
 mod recover;
 mod saved;
@@ -11,7 +12,7 @@ pub use capture::{BackupRequest, back_up};
 pub use catalog::PointsCatalog;
 pub use files::{Context as FileContext, Files};
 pub use recover::{Recovery, missing, saved_xml};
-pub use saved::{SavedDisk, SavedDomain};
+pub use saved::SavedDomain;
 
 use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
 use cairn_hypervisor::{capture::error::CaptureError, host::HostError, image_tools::ToolError};
@@ -52,8 +53,10 @@ impl From<CaptureError> for Failure {
     fn from(e: CaptureError) -> Self {
         let code = match &e {
             CaptureError::Busy { .. } | CaptureError::ForeignJob { .. } | CaptureError::Changed { .. } => BUSY,
-            CaptureError::NoSuchDisk { .. } => NOT_FOUND,
+            CaptureError::Running { .. } | CaptureError::Restless { .. } => BUSY,
+            CaptureError::NoSuchDisk { .. } | CaptureError::Image { .. } => NOT_FOUND,
             CaptureError::NotRunning { .. } | CaptureError::NotQuiesced { .. } | CaptureError::ScratchSpace { .. } => REFUSED,
+            CaptureError::Written { .. } | CaptureError::Elsewhere { .. } => REFUSED,
             _ => FAILED,
         };
         Self::new(code, chain(&e))

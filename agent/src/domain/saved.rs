@@ -1,8 +1,12 @@
 //! What a point's manifest says of a domain: the agent's part of it. Fields are only ever added.
 
-use cairn_hypervisor::CarrierRecord;
+use cairn_hypervisor::{
+    CarrierRecord,
+    capture::offline::stamp::{Stamp, State},
+};
 use cairn_store::format::manifest::Manifest;
 use serde::{Deserialize, Serialize};
+use std::{ops::Range, path::PathBuf};
 
 /// Part: XML of the running instance.
 pub const PART_ACTIVE_XML: &str = "domain-active.xml";
@@ -10,6 +14,20 @@ pub const PART_ACTIVE_XML: &str = "domain-active.xml";
 pub const PART_INACTIVE_XML: &str = "domain-inactive.xml";
 /// Part: the firmware's variables.
 pub const PART_NVRAM: &str = "nvram";
+
+/// Part: what an older bitmap of a disk had marked at the point, as a JSON array of `[start, end]` in bytes.
+pub fn part_marked(target: &str) -> String {
+    format!("marked-{target}")
+}
+
+/// Of a running domain.
+pub const LIVE: &str = "live";
+/// Of a domain that was off.
+pub const OFFLINE: &str = "offline";
+
+fn live() -> String {
+    LIVE.into()
+}
 
 /// A domain at its point in time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +48,9 @@ pub struct SavedDomain {
     pub qemu_version: u32,
     /// How quiet the guest was.
     pub quiesce: SavedQuiesce,
+    /// How the point was taken: [`LIVE`] or [`OFFLINE`].
+    #[serde(default = "live")]
+    pub capture: String,
     /// Disks of the point, by ordinal.
     pub disks: Vec<SavedDisk>,
     /// Disks that are not in the point.
@@ -109,10 +130,43 @@ pub struct SavedDisk {
     pub path: String,
     /// raw, qcow2.
     pub format: String,
-    /// Bitmap that the next increment may start from.
+    /// Bitmap that the next increment may start from. Empty if there is none.
     pub bitmap: String,
     /// Device and inode of the image that carries it.
     pub device_inode: Option<(u64, u64)>,
+    /// Of a domain that was off, all of whose images are files: these files as they were, top first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<SavedImage>,
+}
+
+/// An image file as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedImage {
+    /// Where.
+    pub path: PathBuf,
+    /// Device.
+    pub device: u64,
+    /// Inode.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Last written to, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Last changed in any way, nanoseconds since 1970.
+    pub ctime_ns: i64,
+}
+
+impl SavedImage {
+    /// `None` where one of them is no file: nothing outlasts a restart of the host that would tell of writes to a device.
+    pub fn all(stamps: &[Stamp]) -> Option<Vec<Self>> {
+        let one = |s: &Stamp| match s.state {
+            State::File { size_bytes, mtime_ns, ctime_ns } => {
+                Some(Self { path: s.path.clone(), device: s.device, inode: s.inode, size: size_bytes, mtime_ns, ctime_ns })
+            }
+            State::Device { .. } => None,
+        };
+        stamps.iter().map(one).collect()
+    }
 }
 
 /// A disk that was left out.
@@ -136,8 +190,8 @@ impl SavedDomain {
 }
 
 impl SavedDisk {
-    /// For the hypervisor to find the image again.
-    pub fn carrier(&self) -> CarrierRecord {
-        CarrierRecord { size_bytes: self.size, image_path: self.path.clone(), device_inode: self.device_inode, bitmap_name: self.bitmap.clone() }
+    /// For the hypervisor to find the image again. `marked`: what an older bitmap had marked.
+    pub fn carrier(&self, marked: Vec<Range<u64>>) -> CarrierRecord {
+        CarrierRecord { size_bytes: self.size, image_path: self.path.clone(), device_inode: self.device_inode, bitmap_name: self.bitmap.clone(), marked }
     }
 }

@@ -1,24 +1,50 @@
 //! A captured disk as the store's [`BlockSource`].
 
-use cairn_hypervisor::NbdDisk;
+use cairn_hypervisor::{NbdDisk, capture::live::CapturedDisk};
 use cairn_store::{BlockSource, Extent};
-use std::{io, ops::Range, sync::Arc};
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-/// libvirt's scratch export, which is the point in time.
-pub struct CapturedSource(pub Arc<NbdDisk>);
+/// The disk at the point in time, as long as it is one.
+pub struct CapturedSource {
+    reader: Arc<NbdDisk>,
+    worthless: Arc<AtomicBool>,
+}
+
+impl CapturedSource {
+    /// Of one disk.
+    pub fn of(d: &CapturedDisk) -> Self {
+        Self { reader: d.reader.clone(), worthless: d.worthless.clone() }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.worthless.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("the disk is not what it was when the backup began")),
+            false => Ok(()),
+        }
+    }
+}
 
 impl BlockSource for CapturedSource {
     fn size_bytes(&self) -> u64 {
-        self.0.size_bytes()
+        self.reader.size_bytes()
     }
     fn extents(&self, range: Range<u64>) -> io::Result<Vec<Extent>> {
-        let found = self.0.extents(range).map_err(io::Error::other)?;
+        self.check()?;
+        let found = self.reader.extents(range).map_err(io::Error::other)?;
         Ok(found.into_iter().map(|e| Extent { range: e.range, zero: e.zero }).collect())
     }
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, buf).map_err(io::Error::other)
+        self.check()?;
+        self.reader.read_at(offset, buf).map_err(io::Error::other)
     }
     fn parallel(&self) -> usize {
-        self.0.parallel()
+        self.reader.parallel()
     }
 }

@@ -179,7 +179,7 @@ fn qcow2_open(run: &mut Run<'_>, work: &Work, image: &NbdImage) -> Outcome<DiskR
     }
     let (ranges, fallback) = match &work.way {
         Way::Compare { .. } => (None, None),
-        Way::Bitmap { entry, .. } => match candidates(run.store, work, entry, image) {
+        Way::Bitmap { entry, marked, .. } => match candidates(run.store, work, (entry, marked), image) {
             Ok(ranges) => (Some(ranges), None),
             Err(why) => (None, Some(why)),
         },
@@ -193,8 +193,9 @@ fn qcow2_open(run: &mut Run<'_>, work: &Work, image: &NbdImage) -> Outcome<DiskR
 }
 
 /// Where the disk may differ; a bitmap or a tree that cannot be read is no reason to fail, comparing all of it is always right.
-fn candidates(store: &Store, work: &Work, base: &DiskEntry, image: &NbdImage) -> Result<Vec<Range<u64>>, String> {
-    let dirty = image.dirty(&work.layers).map_err(|f| f.message)?;
+fn candidates(store: &Store, work: &Work, (base, marked): (&DiskEntry, &[Range<u64>]), image: &NbdImage) -> Result<Vec<Range<u64>>, String> {
+    let mut dirty = image.dirty(&work.layers).map_err(|f| f.message)?;
+    dirty.extend_from_slice(marked);
     let differing = store.diff(base, &work.entry).and_then(Iterator::collect::<Result<Vec<_>, StoreError>>).map_err(|e| e.to_string())?;
     Ok(united(dirty, base.size_bytes, differing, work.end_bytes()))
 }

@@ -9,10 +9,7 @@ use crate::{
     failure::{Failure, Outcome},
 };
 use cairn_hypervisor::{
-    capture::{
-        names::{BitmapName, Role},
-        plan::{Base, decide},
-    },
+    capture::plan::{Base, decide},
     image_tools::{
         chain::{Look, chain},
         daemon::Layer,
@@ -33,6 +30,8 @@ pub enum Way {
         base: SessionId,
         /// The disk in it.
         entry: Box<DiskEntry>,
+        /// What the bitmap had marked at that point already, where it began at an earlier one: may differ whatever the bitmap says now.
+        marked: Vec<Range<u64>>,
     },
     /// All of the disk is read and compared by ids.
     Compare {
@@ -46,21 +45,19 @@ pub fn of_qcow2(store: &Store, points: &[Point], image: &Path) -> Outcome<(u64, 
     let nodes =
         chain(image, "qcow2", Look::Alone).map_err(|e| Failure { message: format!("{}; nothing was written", crate::domain::chain(&e)), ..e.into() })?;
     let id = store.id().0;
-    let store8 = [id[0], id[1], id[2], id[3]];
-    let base = decide(&nodes, store8, &PointsCatalog { store, points }, &file_id);
+    let base = decide(&nodes, [id[0], id[1], id[2], id[3]], &PointsCatalog { store, points }, &file_id);
     let mut layers: Vec<Layer> = nodes.iter().map(|n| Layer { path: n.filename.clone().into(), format: n.driver.clone(), bitmap: None }).collect();
     let size_bytes = nodes.first().map_or(0, |n| n.size_bytes);
-    let (session, ordinal, carriers) = match base {
-        Base::Bitmap { session, ordinal, nodes, .. } => (session, ordinal, nodes),
+    let (session, ordinal, name, carriers, marked) = match base {
+        Base::Bitmap { session, ordinal, bitmap, nodes, marked, .. } => (session, ordinal, bitmap, nodes, marked),
         Base::None { reason, .. } => return Ok((size_bytes, layers, Way::Compare { reason: reason.to_string() })),
     };
     let entry = points.iter().find(|p| p.id == SessionId(session)).map(|p| store.disks(p)).transpose()?.and_then(|d| d.into_iter().nth(ordinal as usize));
     let Some(entry) = entry else { return Ok((size_bytes, layers, Way::Compare { reason: "the bitmap's point has no such disk".into() })) };
-    let name = BitmapName { store8, session, role: Role::Disk(ordinal) }.to_string();
     for layer in layers.iter_mut().take(carriers.len()) {
         layer.bitmap = Some(name.clone());
     }
-    Ok((size_bytes, layers, Way::Bitmap { base: SessionId(session), entry: Box::new(entry) }))
+    Ok((size_bytes, layers, Way::Bitmap { base: SessionId(session), entry: Box::new(entry), marked }))
 }
 
 fn file_id(path: &str) -> Option<(u64, u64)> {

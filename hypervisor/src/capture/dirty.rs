@@ -8,7 +8,6 @@ use tokio::runtime::Handle;
 
 use super::error::CaptureError;
 use super::live::Names;
-use super::names::{BitmapName, Role};
 use super::plan::{Base, DiskPlan, with_tail};
 use super::preflight::Chosen;
 use crate::domain::Domain;
@@ -26,8 +25,7 @@ pub(super) fn plans(domain: &Domain, names: Names, chosen: &[Chosen], runtime: &
 fn freeze_copies(domain: &Domain, names: Names, chosen: &[Chosen]) -> Result<(), CaptureError> {
     let mut actions = Vec::new();
     for chosen in chosen {
-        let Base::Bitmap { session, ordinal, nodes, .. } = &chosen.base else { continue };
-        let base = BitmapName { store8: names.store8, session: *session, role: Role::Disk(*ordinal) }.to_string();
+        let Base::Bitmap { bitmap, nodes, .. } = &chosen.base else { continue };
         let top = chosen.top().name.clone();
         actions.push(BitmapAction::BlockDirtyBitmapAdd {
             node: top.clone(),
@@ -39,15 +37,15 @@ fn freeze_copies(domain: &Domain, names: Names, chosen: &[Chosen]) -> Result<(),
         actions.push(BitmapAction::BlockDirtyBitmapMerge {
             node: top,
             target: names.export(),
-            bitmaps: nodes.iter().map(|node| BitmapRef { node: node.clone(), name: base.clone() }).collect(),
+            bitmaps: nodes.iter().map(|node| BitmapRef { node: node.clone(), name: bitmap.clone() }).collect(),
         });
     }
     Ok(transaction(domain, &actions)?)
 }
 
 fn plan(domain: &Domain, names: Names, chosen: &Chosen, runtime: &Handle, address: &Address) -> Result<DiskPlan, CaptureError> {
-    let (base_session, base_ordinal, base_size_bytes) = match &chosen.base {
-        Base::Bitmap { session, ordinal, base_size_bytes, .. } => (*session, *ordinal, *base_size_bytes),
+    let (base_session, base_ordinal, base_size_bytes, marked) = match &chosen.base {
+        Base::Bitmap { session, ordinal, base_size_bytes, marked, .. } => (*session, *ordinal, *base_size_bytes, marked),
         Base::None { reason, compare: None } => return Ok(DiskPlan::Full { reason: reason.clone() }),
         Base::None { reason, compare } => return Ok(DiskPlan::Compare { reason: reason.clone(), base: *compare }),
     };
@@ -59,11 +57,13 @@ fn plan(domain: &Domain, names: Names, chosen: &Chosen, runtime: &Handle, addres
     exports::add(domain, &id, &top.name, &export, &bitmap)?;
     // Step 6: from the live export only the bitmap.
     let context = format!("qemu:dirty-bitmap:{}", names.export());
-    let dirty = runtime.block_on(read_dirty(ConnectOptions::new(address.clone(), export).context(context.clone()), &context))?;
+    let mut dirty = runtime.block_on(read_dirty(ConnectOptions::new(address.clone(), export).context(context.clone()), &context))?;
+    dirty.extend(marked.iter().cloned());
     Ok(DiskPlan::Incremental { base_session, base_ordinal, dirty: with_tail(dirty, base_size_bytes, top.size_bytes) })
 }
 
-async fn read_dirty(options: ConnectOptions, context: &str) -> Result<Vec<Range<u64>>, CaptureError> {
+/// What a bitmap marks, in order.
+pub(super) async fn read_dirty(options: ConnectOptions, context: &str) -> Result<Vec<Range<u64>>, CaptureError> {
     let pool = Pool::connect(options, 1).await?;
     let mut cursor = pool.map(context, GRANULARITY_BYTES, 0..pool.info().size_bytes);
     let mut dirty = Vec::new();

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::disks::DisksError;
 use crate::ffi::LibvirtError;
 use crate::host::HostError;
+use crate::image_tools::ToolError;
 use crate::qmp::QmpError;
 use crate::qmp::nodes::NodesError;
 
@@ -20,6 +21,52 @@ pub enum CaptureError {
     NotRunning {
         /// Name.
         domain: String,
+    },
+    /// Running, where only one that is off will do.
+    #[error("domain {domain:?} is running; its images cannot be read as they lie there")]
+    Running {
+        /// Name.
+        domain: String,
+    },
+    /// Off because it went to another host.
+    #[error("domain {domain:?} was migrated to another host, where its images may be in use; back it up there")]
+    Elsewhere {
+        /// Name.
+        domain: String,
+    },
+    /// An image that cannot be read.
+    #[error("disk {disk} of domain {domain:?}: image {path:?}: {problem} (--disk names the disks to save without it)")]
+    Image {
+        /// Name.
+        domain: String,
+        /// Target.
+        disk: String,
+        /// Which image.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// An image that goes on changing.
+    #[error("disk {disk} of domain {domain:?}: image {path:?} changes all the time, though the domain is off; nothing was saved, try again when it does not")]
+    Restless {
+        /// Name.
+        domain: String,
+        /// Target.
+        disk: String,
+        /// Which image.
+        path: PathBuf,
+    },
+    /// Somebody else writes to an image.
+    #[error("disk {disk} of domain {domain:?}: image {path:?} is in use by {by}, which writes to it; nothing was saved")]
+    Written {
+        /// Name.
+        domain: String,
+        /// Target.
+        disk: String,
+        /// Which image.
+        path: PathBuf,
+        /// Who.
+        by: String,
     },
     /// Another Cairn process works on the domain.
     #[error("domain {domain:?} is busy: process {holder} works on it; try again when it is done")]
@@ -56,7 +103,7 @@ pub enum CaptureError {
         skipped: String,
     },
     /// A disk that is not supported.
-    #[error("disk {disk} of domain {domain:?} cannot be backed up live: {problem}")]
+    #[error("disk {disk} of domain {domain:?} cannot be backed up: {problem}")]
     Unsupported {
         /// Name.
         domain: String,
@@ -131,6 +178,9 @@ pub enum CaptureError {
         /// What is known.
         problem: String,
     },
+    /// A program of QEMU's.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// libvirt's.
     #[error(transparent)]
     Libvirt(#[from] LibvirtError),

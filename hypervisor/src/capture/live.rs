@@ -18,6 +18,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use cairn_nbd::Address;
@@ -34,6 +35,7 @@ use super::error::CaptureError;
 use super::lock::{DomainLock, LOCK_DIR_DEFAULT};
 use super::names::{BitmapName, Role};
 use super::nbd_disk::NbdDisk;
+use super::offline::stamp::Stamp;
 use super::plan::{CarrierRecord, DiskPlan, PointCatalog};
 use super::preflight::{Chosen, Preflight};
 use super::scratch::SCRATCH_DIR_DEFAULT;
@@ -49,7 +51,7 @@ use crate::qmp::nodes::Nodes;
 /// Threads for socket work; reading threads are the caller's.
 const RUNTIME_THREADS: usize = 2;
 /// For the sockets of a capture that ends; closing them takes no time.
-const SOCKETS_CLOSE_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const SOCKETS_CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How to capture.
 #[derive(Debug, Clone)]
@@ -109,12 +111,16 @@ pub struct CapturedDisk {
     pub size_bytes: u64,
     /// What to read.
     pub plan: DiskPlan,
-    /// Bitmap that records from this point on.
+    /// Bitmap that records from this point on; empty if there is none.
     pub bitmap_name: String,
     /// For the next backup to find the image again.
     pub carrier: CarrierRecord,
     /// raw, qcow2, ...
     pub image_format: String,
+    /// Of a domain that is off: all images of the disk as they are, top first.
+    pub images: Vec<Stamp>,
+    /// Becomes true when what is read is no point in time any more, so that reading may end. Of a running domain it never does: its job's end shows.
+    pub worthless: Arc<AtomicBool>,
     /// The content.
     pub reader: Arc<NbdDisk>,
 }

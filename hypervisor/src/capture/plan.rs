@@ -33,8 +33,22 @@ pub struct CarrierRecord {
     pub image_path: String,
     /// Device and inode of the top image; `None` for what is no file.
     pub device_inode: Option<(u64, u64)>,
-    /// Name of the bitmap that began there.
+    /// Name of the bitmap that it may be continued from: the one that began there or, of a domain that was off, one that was there already. Empty
+    /// if there is none.
     pub bitmap_name: String,
+    /// What such an older bitmap had marked by then (a superset): sorted, disjoint. Empty for one that began there.
+    pub marked: Vec<Range<u64>>,
+}
+
+/// A point whose disk may be continued from a bitmap that began at an earlier point (docs/adr/0021).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Later {
+    /// The point.
+    pub session: [u8; 16],
+    /// The disk in it.
+    pub ordinal: u32,
+    /// What is known of the point; of several the newest usable one counts.
+    pub status: PointStatus,
 }
 
 /// The store's side of the door.
@@ -43,6 +57,8 @@ pub trait PointCatalog {
     fn status(&self, session: [u8; 16]) -> PointStatus;
     /// What a point recorded of one disk.
     fn carrier(&self, session: [u8; 16], ordinal: u32) -> Option<CarrierRecord>;
+    /// The newest point that says it may be continued from this bitmap, other than the one at which the bitmap began.
+    fn later(&self, bitmap: &BitmapName) -> Option<Later>;
 }
 
 /// Why a disk is read in full. A disk that another point knows can be compared with it.
@@ -119,8 +135,12 @@ pub enum Base {
         session: [u8; 16],
         /// Disk of that point.
         ordinal: u32,
+        /// Name of the bitmap.
+        bitmap: String,
         /// Nodes that have it, top first.
         nodes: Vec<String>,
+        /// Dirty whatever the bitmap says now: what it had marked at a point that is later than its beginning.
+        marked: Vec<Range<u64>>,
         /// Size at the base; what lies behind it is dirty.
         base_size_bytes: u64,
     },
@@ -134,27 +154,65 @@ pub enum Base {
 }
 
 /// Decides for one disk. `chain` is top first; `file_id` tells device and inode of an image path.
+///
+/// A bitmap marks whatever was written since it began, so it tells what changed since any later instant as well: the base is the newest point that
+/// names it.
 pub fn decide(chain: &[ChainNode], store8: [u8; 4], catalog: &dyn PointCatalog, file_id: &dyn Fn(&str) -> Option<(u64, u64)>) -> Base {
-    let mut newest: Option<(u64, BitmapName, u32)> = None;
+    let mut newest: Option<(u64, Candidate)> = None;
     let mut reason = FullReason::NoBitmap;
     for name in names_on(chain, store8) {
         let Role::Disk(ordinal) = name.role else { continue };
-        match catalog.status(name.session) {
-            PointStatus::Usable { order } if newest.is_none_or(|(best, ..)| order > best) => newest = Some((order, name, ordinal)),
-            PointStatus::Usable { .. } => {}
-            PointStatus::Unreachable => reason = FullReason::BaseUnknown,
-            PointStatus::NotCommitted | PointStatus::Forgotten | PointStatus::Damaged => reason = FullReason::BaseGone,
+        match bases(&name, ordinal, catalog) {
+            Ok((order, candidate)) if newest.as_ref().is_none_or(|(best, _)| order > *best) => newest = Some((order, candidate)),
+            Ok(_) => {}
+            Err(why) => reason = why,
         }
     }
-    let Some((_, name, ordinal)) = newest else { return Base::None { reason, compare: None } };
-    let compare = Some((name.session, ordinal));
-    let Some(carrier) = catalog.carrier(name.session, ordinal) else {
+    let Some((_, Candidate { bitmap, session, ordinal })) = newest else { return Base::None { reason, compare: None } };
+    let compare = Some((session, ordinal));
+    let Some(carrier) = catalog.carrier(session, ordinal) else {
         return Base::None { reason: FullReason::BaseGone, compare };
     };
-    match covering(chain, &name.to_string(), &carrier, file_id) {
-        Ok(nodes) => Base::Bitmap { session: name.session, ordinal, nodes, base_size_bytes: carrier.size_bytes },
+    match covering(chain, &bitmap, &carrier, file_id) {
+        Ok(nodes) => Base::Bitmap { session, ordinal, bitmap, nodes, marked: carrier.marked, base_size_bytes: carrier.size_bytes },
         Err(reason) => Base::None { reason, compare },
     }
+}
+
+struct Candidate {
+    bitmap: String,
+    session: [u8; 16],
+    ordinal: u32,
+}
+
+/// The newest usable point of one bitmap, with its order.
+fn bases(name: &BitmapName, ordinal: u32, catalog: &dyn PointCatalog) -> Result<(u64, Candidate), FullReason> {
+    let own = catalog.status(name.session);
+    // Nobody continues from a bitmap whose point never was, or of which nothing is known.
+    let later = match own {
+        PointStatus::NotCommitted => return Err(FullReason::BaseGone),
+        PointStatus::Unreachable => return Err(FullReason::BaseUnknown),
+        PointStatus::Usable { .. } | PointStatus::Forgotten | PointStatus::Damaged => catalog.later(name),
+    };
+    let candidate = |session, ordinal| Candidate { bitmap: name.to_string(), session, ordinal };
+    match (later, own) {
+        (Some(Later { session, ordinal, status: PointStatus::Usable { order } }), _) => Ok((order, candidate(session, ordinal))),
+        (_, PointStatus::Usable { order }) => Ok((order, candidate(name.session, ordinal))),
+        _ => Err(FullReason::BaseGone),
+    }
+}
+
+/// The bitmap that a point of a domain that is off may be continued from: one that the top image has, where all later writes go, whatever the images
+/// below have. That of the base if there is one.
+pub fn continued_from(chain: &[ChainNode], base: &Base, store8: [u8; 4], catalog: &dyn PointCatalog) -> Option<String> {
+    let top = chain.first()?;
+    let sound = |name: &str| top.bitmaps.iter().any(|bitmap| bitmap.name.as_deref() == Some(name) && bitmap.recording && !bitmap.inconsistent);
+    if let Base::Bitmap { bitmap, .. } = base {
+        return sound(bitmap).then(|| bitmap.clone());
+    }
+    let known = |name: &BitmapName| !matches!(catalog.status(name.session), PointStatus::NotCommitted | PointStatus::Unreachable);
+    let mut names = names_on(&chain[..1], store8).into_iter().filter(|name| matches!(name.role, Role::Disk(_)) && known(name)).map(|name| name.to_string());
+    names.find(|name| sound(name))
 }
 
 /// Names of this store's bitmaps on any node of the chain.
@@ -197,13 +255,13 @@ fn covering(chain: &[ChainNode], name: &str, carrier: &CarrierRecord, file_id: &
     Ok(nodes)
 }
 
-/// Adds what lies behind the base's size, joins and clips.
+/// Adds what lies behind the base's size; puts in order, joins and clips.
 #[must_use]
 pub fn with_tail(mut dirty: Vec<Range<u64>>, base_size_bytes: u64, size_bytes: u64) -> Vec<Range<u64>> {
     if size_bytes > base_size_bytes {
         dirty.push(base_size_bytes..size_bytes);
-        dirty.sort_by_key(|range| range.start);
     }
+    dirty.sort_by_key(|range| range.start);
     let mut out: Vec<Range<u64>> = Vec::with_capacity(dirty.len());
     for range in dirty {
         let end = range.end.min(size_bytes);
@@ -216,6 +274,25 @@ pub fn with_tail(mut dirty: Vec<Range<u64>>, base_size_bytes: u64, size_bytes: u
     out
 }
 
+/// Ranges that a point remembers of a bitmap, at most.
+pub const MARKED_RANGES_MAX: usize = 4096;
+
+/// Joins ranges over the smallest gaps until they are few enough: a superset. In order and disjoint, before and after.
+#[must_use]
+pub fn thinned(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    if ranges.len() > MARKED_RANGES_MAX {
+        let mut gaps_bytes: Vec<u64> = ranges.windows(2).map(|pair| pair[1].start.saturating_sub(pair[0].end)).collect();
+        gaps_bytes.sort_unstable_by(|a, b| b.cmp(a));
+        let joined_bytes_max = gaps_bytes[MARKED_RANGES_MAX - 1];
+        ranges.dedup_by(|next, last| {
+            let joins = next.start.saturating_sub(last.end) <= joined_bytes_max;
+            last.end = if joins { next.end } else { last.end };
+            joins
+        });
+    }
+    ranges
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,14 +301,20 @@ mod tests {
     const STORE: [u8; 4] = [1, 2, 3, 4];
     const BASE: [u8; 16] = [9; 16];
 
-    struct Catalog(PointStatus, Option<CarrierRecord>);
+    const LATER: [u8; 16] = [10; 16];
+
+    struct Catalog(PointStatus, Option<CarrierRecord>, Option<PointStatus>);
 
     impl PointCatalog for Catalog {
         fn status(&self, session: [u8; 16]) -> PointStatus {
             if session == BASE { self.0 } else { PointStatus::NotCommitted }
         }
-        fn carrier(&self, _session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
-            self.1.clone()
+        fn carrier(&self, session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
+            let marked = if session == LATER { vec![0..10] } else { Vec::new() };
+            self.1.clone().map(|record| CarrierRecord { marked, ..record })
+        }
+        fn later(&self, _bitmap: &BitmapName) -> Option<Later> {
+            self.2.map(|status| Later { session: LATER, ordinal: 3, status })
         }
     }
 
@@ -253,11 +336,11 @@ mod tests {
     }
 
     fn carrier() -> CarrierRecord {
-        CarrierRecord { size_bytes: 100, image_path: "/base".to_owned(), device_inode: Some((1, 7)), bitmap_name: name() }
+        CarrierRecord { size_bytes: 100, image_path: "/base".to_owned(), device_inode: Some((1, 7)), bitmap_name: name(), marked: Vec::new() }
     }
 
     fn decide_on(chain: &[ChainNode], status: PointStatus, record: Option<CarrierRecord>) -> Base {
-        decide(chain, STORE, &Catalog(status, record), &|path| (path == "/base").then_some((1, 7)))
+        decide(chain, STORE, &Catalog(status, record, None), &|path| (path == "/base").then_some((1, 7)))
     }
 
     fn reason(base: Base) -> FullReason {
@@ -290,6 +373,45 @@ mod tests {
         let mut sizes = good.clone();
         sizes[0].size_bytes = 200;
         assert_eq!(reason(decide_on(&sizes, usable, Some(carrier()))), FullReason::ChainSizes);
+    }
+
+    #[test]
+    fn the_newest_point_that_names_the_bitmap_is_the_base() {
+        let chain = [node("/top", true), node("/base", true)];
+        let usable = PointStatus::Usable { order: 1 };
+        let decided = |own, later| decide(&chain, STORE, &Catalog(own, Some(carrier()), later), &|path| (path == "/base").then_some((1, 7)));
+        for own in [usable, PointStatus::Forgotten, PointStatus::Damaged] {
+            let Base::Bitmap { session, ordinal, bitmap, marked, .. } = decided(own, Some(PointStatus::Usable { order: 5 })) else { panic!("{own:?}") };
+            assert_eq!((session, ordinal, bitmap, marked), (LATER, 3, name(), vec![0..10]));
+        }
+        // A later point that is damaged: the one before it serves.
+        let Base::Bitmap { session, marked, .. } = decided(usable, Some(PointStatus::Damaged)) else { panic!("not incremental") };
+        assert_eq!((session, marked), (BASE, vec![]));
+        assert_eq!(reason(decided(PointStatus::Forgotten, Some(PointStatus::Damaged))), FullReason::BaseGone);
+        assert_eq!(reason(decided(PointStatus::NotCommitted, Some(usable))), FullReason::BaseGone);
+    }
+
+    #[test]
+    fn a_point_goes_on_from_a_bitmap_of_the_top_image_alone() {
+        let catalog = Catalog(PointStatus::Forgotten, Some(carrier()), None);
+        let none = Base::None { reason: FullReason::BaseGone, compare: None };
+        let on = |chain: &[ChainNode], catalog: &Catalog| continued_from(chain, &none, STORE, catalog);
+        assert_eq!(on(&[node("/top", true), node("/base", false)], &catalog), Some(name()));
+        assert_eq!(on(&[node("/top", false), node("/base", true)], &catalog), None);
+        assert_eq!(on(&[node("/top", true)], &Catalog(PointStatus::NotCommitted, None, None)), None);
+        let mut broken = [node("/top", true)];
+        broken[0].bitmaps[0].inconsistent = true;
+        assert_eq!(on(&broken, &catalog), None);
+    }
+
+    #[test]
+    fn many_ranges_become_few_that_hold_them_all() {
+        let ranges: Vec<Range<u64>> = (0..100_000u64).map(|i| (i * i) << 16..(i * i + 1) << 16).collect();
+        let few = thinned(ranges.clone());
+        assert_eq!(few.len(), MARKED_RANGES_MAX);
+        assert!(few.windows(2).all(|pair| pair[0].end < pair[1].start));
+        assert!(ranges.iter().all(|range| few.iter().any(|held| held.start <= range.start && range.end <= held.end)));
+        assert_eq!(thinned(ranges[..100].to_vec()), ranges[..100]);
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl Chosen {
             image_path: self.disk.source.path().unwrap_or(&top.filename).to_owned(),
             device_inode: file_id(&top.filename),
             bitmap_name: bitmap_name.clone(),
+            marked: Vec::new(),
         };
         if reader.size_bytes() != top.size_bytes {
             return Err(CaptureError::Unsupported {
@@ -66,6 +67,8 @@ impl Chosen {
             bitmap_name,
             carrier,
             image_format: self.disk.format.clone(),
+            images: Vec::new(),
+            worthless: Arc::default(),
             reader,
         })
     }
@@ -170,7 +173,7 @@ fn no_foreign_job(domain: &Domain, name: &str) -> Result<(), CaptureError> {
 
 type Selection = (Vec<Disk>, Vec<(String, SkipReason)>);
 
-fn select(domain: &str, disks: Vec<Disk>, wanted: Option<&[String]>) -> Result<Selection, CaptureError> {
+pub(super) fn select(domain: &str, disks: Vec<Disk>, wanted: Option<&[String]>) -> Result<Selection, CaptureError> {
     let usable: Vec<&str> = disks.iter().filter(|disk| disk.skip.is_none()).map(|disk| disk.target.as_str()).collect();
     for target in wanted.unwrap_or_default() {
         if !usable.contains(&target.as_str()) {
