@@ -68,9 +68,13 @@ fn store(path: &Path) -> Option<Failure> {
     }
 }
 
-/// One that cannot be asked is not called full.
+/// One that cannot be asked, or does not count its blocks, is not called full.
 fn is_full(folder: &Path) -> bool {
-    statvfs(folder).is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < ROOM_BYTES_MIN)
+    statvfs(folder).is_ok_and(|s| is_short(s.f_blocks, s.f_bavail, s.f_frsize))
+}
+
+fn is_short(blocks: u64, available: u64, block_bytes: u64) -> bool {
+    blocks > 0 && available.saturating_mul(block_bytes) < ROOM_BYTES_MIN
 }
 
 #[cfg(test)]
@@ -89,7 +93,7 @@ mod tests {
     fn room_is_seen() {
         let folder = tempfile::tempdir().expect("temp dir");
         assert!(!is_full(folder.path()) && !is_full(&folder.path().join("gone")));
-        // A file system without a free block.
-        assert!(is_full(Path::new("/proc")));
+        assert!(is_short(1000, 255, 4096) && !is_short(1000, 256, 4096));
+        assert!(!is_full(Path::new("/proc")), "it has no blocks at all");
     }
 }
