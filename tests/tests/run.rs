@@ -267,6 +267,48 @@ lab_test!(ctrl_c_takes_away_what_was_made, Options::small(), |lab| {
     println!("{interrupted} of 5 were interrupted");
 });
 
+// A store that is away for longer than quick attempts last: the reason is shown meanwhile, and the guest goes on by itself once it is back.
+lab_test!(a_guest_outlasts_a_store_that_is_away, Options::small(), |lab| {
+    const AWAY: Duration = Duration::from_secs(17);
+    let suite = Suite::new(&lab);
+    let before = runs::content_sum(&suite.domain).expect("sum");
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    // Nothing of the point is in any memory yet.
+    suite.cairn.ok(&["run", "lab1@latest", "--paused"]).expect("run");
+    let copy = Domain::new(RUN);
+    let (store, away) = (suite.cairn.store().to_path_buf(), suite.path("store.away"));
+    std::fs::rename(&store, &away).expect("away");
+    copy.virsh_ok(&["resume", RUN]).expect("resume");
+    let failed = || Ok(shown(&suite)["state"].as_str().is_some_and(|s| s.contains("I/O error")).then_some(()));
+    process::wait_for("pause", Duration::from_secs(60), Duration::from_millis(100), failed).expect("its reads fail");
+    let failed_at = Instant::now();
+    let told = || {
+        let output = suite.cairn.run(&["runs", "--json"])?;
+        let runs: Value = serde_json::from_str(&output.text()).expect("JSON");
+        let problem = runs[0]["problem"].as_str().unwrap_or_default().to_owned();
+        Ok((output.code() == cairn::WARNINGS && problem.contains("I/O error") && problem.contains("store cannot be reached")).then_some(problem))
+    };
+    let problem = process::wait_for("a problem that is shown", AWAY, Duration::from_millis(200), told).expect("told");
+    println!("{problem}");
+    let refused = suite.cairn.run(&["run", "--resume", RUN]).expect("it ends");
+    suite::assert_refused(&refused, cairn::FAILED, "store cannot be reached");
+    std::thread::sleep(AWAY.saturating_sub(failed_at.elapsed()));
+    assert!(told().expect("runs").is_some(), "it is shown to the end: {}", shown(&suite));
+    println!("back {:.1} s after the first pause", failed_at.elapsed().as_secs_f64());
+    let back_at = Instant::now();
+    std::fs::rename(&away, &store).expect("back");
+    copy.wait_agent(Duration::from_secs(120)).expect("it goes on and boots");
+    println!("its agent answers {:.1} s after the store was back", back_at.elapsed().as_secs_f64());
+    assert_eq!(runs::content_sum(&copy).expect("sum"), before);
+    let well = || Ok((suite.cairn.run(&["runs"])?.code() == cairn::DONE).then_some(()));
+    process::wait_for("end of the problem", END_LIMIT, Duration::from_millis(200), well).expect("well");
+    // Told to go on by hand, it does so before the command says that it runs.
+    suite.cairn.ok(&["run", "--resume", RUN]).expect("resume");
+    assert_eq!(copy.state().expect("state"), "running");
+    suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
+    assert_nothing_left();
+});
+
 /// Target and image of each disk of the definition.
 fn disks_of(domain: &Domain) -> Vec<(String, String)> {
     let text = domain.virsh_ok(&["domblklist", "--inactive", domain.name()]).expect("domblklist");

@@ -1,31 +1,28 @@
-//! The supervisor's eye on the domain: lets a guest go on that was paused by a read that failed while its server was away, and carries a keep
+//! The supervisor's eye on the domain: lets a guest go on that was paused by a read or write that failed ([`super::stopped`]), and carries a keep
 //! through, step by step.
 //!
 //! Invariants
 //! - Every step begins with a look at libvirt and ends before the next: there is nothing to remember, and a crash between two steps is none.
+//! - While a keep changes over from one image to another, it alone says whether the processors run.
 //! - A libvirt that is gone is asked again once a second; a hung one holds up this thread alone.
 
 use super::{
     copy, finish,
     folder::RunFolder,
     keep, log,
-    record::{Record, State, Wish},
+    record::{Phase, Record, State, Wish},
     status::KeepStatus,
+    stopped::{self, Stopped},
     supervisor::Shared,
 };
 use crate::failure::{Failure, NOT_FOUND, Outcome};
 use cairn_hypervisor::{Domain, Host, host::HostError, run::GuestState};
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 const TICK: Duration = Duration::from_millis(250);
 /// While a keep is at work, whose last steps pause the guest.
 const TICK_SHORT: Duration = Duration::from_millis(50);
 const TROUBLE: Duration = Duration::from_secs(1);
-/// Between two attempts to let a guest go on: QEMU connects in the background meanwhile.
-const RESUME_PAUSE: Duration = Duration::from_millis(300);
 
 /// What came of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +55,7 @@ pub struct Work<'a> {
 
 /// Watches until the run is over.
 pub fn watch(folder: &RunFolder, shared: &Shared) {
-    let mut watcher = Watcher { folder, shared, host: None, record: None, memory: keep::Memory::default(), resumed: None, said: String::new() };
+    let mut watcher = Watcher { folder, shared, host: None, record: None, memory: keep::Memory::default(), stopped: None, log_bytes: 0, said: String::new() };
     while !shared.over.load(Ordering::SeqCst) {
         let pause = watcher.tick().unwrap_or_else(|f| {
             watcher.host = None;
@@ -75,7 +72,9 @@ struct Watcher<'a> {
     host: Option<Host>,
     record: Option<Record>,
     memory: keep::Memory,
-    resumed: Option<Instant>,
+    stopped: Option<Stopped>,
+    /// Length of the log while all was well.
+    log_bytes: u64,
     said: String,
 }
 
@@ -97,7 +96,7 @@ impl Watcher<'_> {
         self.said.clear();
         let mut status = self.shared.status();
         if status.served {
-            status.problem = None;
+            status.problem = self.stopped.as_ref().map(|s| s.problem.clone());
         }
     }
 
@@ -127,26 +126,44 @@ impl Watcher<'_> {
         };
         let fail = |e: cairn_hypervisor::ffi::LibvirtError| Failure::new(crate::failure::FAILED, e.to_string());
         let state = domain.guest_state().map_err(fail)?;
-        if state == GuestState::IoError {
-            self.let_go_on(&domain);
-        }
+        self.see_to(&domain, state, record);
         let pause = self.wish(&host, &domain, state, record)?;
         self.host = Some(host);
         Ok(pause)
     }
 
-    /// Paused by a read that failed: if that was ours, it works now.
-    fn let_go_on(&mut self, domain: &Domain) {
-        let served = self.shared.status().served;
-        let left = self.shared.resumes.load(Ordering::SeqCst);
-        if !served || left == 0 || self.resumed.is_some_and(|at| at.elapsed() < RESUME_PAUSE) {
-            return;
+    /// Paused by a read or write that failed: if what was in the way is gone, it works now.
+    fn see_to(&mut self, domain: &Domain, state: GuestState, record: &Record) {
+        let log = self.folder.log();
+        match state {
+            GuestState::IoError => {}
+            GuestState::Running if self.stopped.as_mut().is_some_and(|s| !s.is_over()) => return,
+            _ => {
+                if self.stopped.take().is_some() && state == GuestState::Running {
+                    log::say("the guest runs again");
+                }
+                self.log_bytes = stopped::log_bytes(&log);
+                return;
+            }
         }
-        self.shared.resumes.store(left - 1, Ordering::SeqCst);
-        self.resumed = Some(Instant::now());
-        match domain.resume() {
-            Ok(()) => log::say("the guest was paused by a failed read; it goes on"),
-            Err(e) => log::say(format!("the guest cannot go on: {e}")),
+        let log_from = self.log_bytes;
+        let stopped = self.stopped.get_or_insert_with(|| Stopped::new(record, log_from));
+        let before = stopped.problem.clone();
+        stopped.look(record, &log);
+        if self.shared.started.swap(false, Ordering::SeqCst) {
+            stopped.afresh();
+        }
+        let said = (stopped.problem != before).then(|| stopped.problem.clone());
+        let pivots = record.disks.iter().any(|d| matches!(d.phase, Phase::Pivoting { .. }));
+        let resume = self.shared.status().served && !pivots && stopped.is_due();
+        if let Some(problem) = said {
+            log::say(problem);
+        }
+        if resume {
+            match domain.resume() {
+                Ok(()) => log::say("the guest was paused by a failed read or write; it goes on"),
+                Err(e) => log::say(format!("the guest cannot go on: {e}")),
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 //! - [`record`], [`folder`]: what a run is, on disk; it outlives every process and the host's restart
 //! - [`make`], [`teardown`]: making one and taking it away, both to be called again after a crash
 //! - [`server`], [`daemon`]: the processes between store and QEMU; [`processes`] finds them; [`hot`]: what a boot reads first
-//! - [`supervisor`]: keeps those alive; [`guest`]: sees to the domain; [`keep`], [`copy`], [`offline`]: make it an ordinary one; [`backing`]: undoes the
+//! - [`supervisor`]: keeps those alive; [`guest`]: sees to the domain; [`stopped`], [`obstacle`]: lets it go on after a failed read or write,
+//!   and says why it cannot; [`keep`], [`copy`], [`offline`]: make it an ordinary one; [`backing`]: undoes the
 //!   half of that which a crash left
 //!
 //! Invariants
@@ -24,12 +25,14 @@ pub mod keep;
 pub mod launch;
 pub mod log;
 pub mod make;
+pub mod obstacle;
 pub mod offline;
 pub mod processes;
 pub mod record;
 pub mod saved;
 pub mod server;
 pub mod status;
+pub mod stopped;
 pub mod supervisor;
 pub mod teardown;
 

@@ -6,7 +6,7 @@
 //! Invariants
 //! - It lives only with the run's lock.
 //! - Living processes are adopted, dead ones started again: the server first, the storage daemon only beside a living server.
-//! - After each such start the guest may be let go on a few times, and no more: a read that fails for another reason keeps it paused.
+//! - After each such start the guest is let go on at once where a failed read has paused it ([`super::stopped`]).
 
 use super::{
     daemon, finish,
@@ -25,7 +25,7 @@ use std::{
     process::Child,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -37,9 +37,6 @@ const BACKOFF_MS_MIN: u64 = 100;
 const BACKOFF_MS_MAX: u64 = 5000;
 /// How long a lock that is being handed over is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
-/// How often a guest is let go on after a restart, a disk: QEMU's client needs one failed read to see that its server is gone and one to come
-/// back (measured with 7.2), for each disk.
-const RESUMES_PER_DISK: u32 = 6;
 
 /// What both threads know.
 #[derive(Debug, Default)]
@@ -48,8 +45,8 @@ pub struct Shared {
     pub kept: AtomicBool,
     /// The run ends.
     pub over: AtomicBool,
-    /// How often the guest may still be let go on.
-    pub resumes: AtomicU32,
+    /// A process was started: what failed may work now.
+    pub started: AtomicBool,
     status: Mutex<Status>,
 }
 
@@ -193,8 +190,6 @@ struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     fn new(folder: &'a RunFolder, record: &'a Record, sockets: &'a RunSockets, shared: Arc<Shared>) -> Self {
-        // The one before us may have died with its processes.
-        shared.resumes.store(RESUMES_PER_DISK * u32::try_from(record.disks.len()).unwrap_or(1), Ordering::SeqCst);
         Self { folder, record, sockets, shared, server: Kept::new(Role::Server), daemon: Kept::new(Role::Daemon), starts: 0, told: Status::default() }
     }
 
@@ -244,7 +239,7 @@ impl<'a> Keeper<'a> {
         if started {
             self.starts += 1;
             log::say(format!("started the {what}"));
-            self.shared.resumes.store(RESUMES_PER_DISK * u32::try_from(self.record.disks.len()).unwrap_or(1), Ordering::SeqCst);
+            self.shared.started.store(true, Ordering::SeqCst);
         }
     }
 
