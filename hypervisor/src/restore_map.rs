@@ -29,6 +29,28 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// What of it fits nothing in some XML, as it was asked for: `--map-path /a=/b`.
+    ///
+    /// # Errors
+    /// Not XML.
+    pub fn unused(&self, xml: &str) -> Result<Vec<String>, RestoreXmlError> {
+        let mut out = Vec::new();
+        let alone = |option: &str, pair: &(String, String), mapping: Self| -> Result<Option<String>, RestoreXmlError> {
+            let fits = pair.0 == pair.1 || remap(xml, &mapping)? != xml;
+            Ok((!fits).then(|| format!("{option} {}={}", pair.0, pair.1)))
+        };
+        for pair in &self.paths {
+            out.extend(alone("--map-path", pair, Self { paths: vec![pair.clone()], ..Self::default() })?);
+        }
+        for pair in &self.networks {
+            out.extend(alone("--map-network", pair, Self { networks: vec![pair.clone()], ..Self::default() })?);
+        }
+        for pair in &self.machines {
+            out.extend(alone("--map-machine", pair, Self { machines: vec![pair.clone()], ..Self::default() })?);
+        }
+        Ok(out)
+    }
+
     /// Where a path is now; `None` where no prefix fits.
     #[must_use]
     pub fn path(&self, path: &str) -> Option<String> {

@@ -7,7 +7,7 @@ use crate::{
     failure::{FAILED, Failure, Outcome},
     interrupt, output,
     run::{
-        self, backing,
+        self, again, backing,
         folder::{RunFolder, RunSockets},
         keep::libvirt,
         launch, log,
@@ -87,13 +87,14 @@ fn resume(common: &Common, name: &str) -> Outcome<Made> {
     launch::ensure_supervisor(&folder, &record)?;
     make::wait_served(&folder, &record, None)?;
     let host = Host::open(record.connect.as_deref())?;
-    let domain = host.domain(&record.uuid)?;
+    let (domain, again) = again::find(&host, &folder, &record)?;
+    let warnings = if again { vec!["it was undefined; it is defined again".to_owned()] } else { Vec::new() };
     match domain.guest_state().map_err(|e| libvirt(&e))? {
         GuestState::Off => start(&folder, &host, &domain)?,
         GuestState::IoError => go_on(&record, &domain)?,
         GuestState::Running | GuestState::Paused => {}
     }
-    Ok(Made { record, domain, warnings: Vec::new(), owner: None })
+    Ok(Made { record, domain, warnings, owner: None })
 }
 
 /// Lets a guest go on that a failed read or write has paused, or says why it cannot. The supervisor tries it too, which does no harm.

@@ -55,6 +55,8 @@ pub struct Line {
     pub code: u8,
     /// What is to be said besides.
     pub warnings: Vec<String>,
+    /// Maps that fit nothing of it; `None` where that is not known.
+    pub unused_maps: Option<Vec<String>>,
 }
 
 impl Line {
@@ -70,6 +72,7 @@ impl Line {
             message: String::new(),
             code: 0,
             warnings: Vec::new(),
+            unused_maps: None,
         }
     }
 

@@ -7,7 +7,7 @@
 //! - A libvirt that is gone is asked again once a second; a hung one holds up this thread alone.
 
 use super::{
-    copy, finish,
+    again, copy, finish,
     folder::RunFolder,
     keep, log,
     record::{Phase, Record, State, Wish},
@@ -15,14 +15,19 @@ use super::{
     stopped::{self, Stopped},
     supervisor::Shared,
 };
-use crate::failure::{Failure, NOT_FOUND, Outcome};
+use crate::failure::{Failure, Outcome};
 use cairn_hypervisor::{Domain, Host, host::HostError, run::GuestState};
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 const TICK: Duration = Duration::from_millis(250);
 /// While a keep is at work, whose last steps pause the guest.
 const TICK_SHORT: Duration = Duration::from_millis(50);
 const TROUBLE: Duration = Duration::from_secs(1);
+/// A domain that is not there for so long is gone, and not only being defined anew.
+const GONE_AFTER: Duration = Duration::from_secs(3);
 
 /// What came of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +60,17 @@ pub struct Work<'a> {
 
 /// Watches until the run is over.
 pub fn watch(folder: &RunFolder, shared: &Shared) {
-    let mut watcher = Watcher { folder, shared, host: None, record: None, memory: keep::Memory::default(), stopped: None, log_bytes: 0, said: String::new() };
+    let mut watcher = Watcher {
+        folder,
+        shared,
+        host: None,
+        record: None,
+        memory: keep::Memory::default(),
+        stopped: None,
+        log_bytes: 0,
+        said: String::new(),
+        gone_since: None,
+    };
     while !shared.over.load(Ordering::SeqCst) {
         let pause = watcher.tick().unwrap_or_else(|f| {
             watcher.host = None;
@@ -76,6 +91,8 @@ struct Watcher<'a> {
     /// Length of the log while all was well.
     log_bytes: u64,
     said: String,
+    /// Since when libvirt has no such domain.
+    gone_since: Option<Instant>,
 }
 
 impl Watcher<'_> {
@@ -119,17 +136,79 @@ impl Watcher<'_> {
             None => Host::open(record.connect.as_deref())?,
         };
         let domain = match host.domain(&record.uuid) {
-            Err(HostError::NoDomain { .. }) => {
-                return Err(Failure::new(NOT_FOUND, format!("domain {} is gone; 'cairn discard' removes what is left", record.name)));
-            }
+            Err(HostError::NoDomain { .. }) => return self.without_domain(record),
             result => result?,
         };
+        self.gone_since = None;
         let fail = |e: cairn_hypervisor::ffi::LibvirtError| Failure::new(crate::failure::FAILED, e.to_string());
         let state = domain.guest_state().map_err(fail)?;
         self.see_to(&domain, state, record);
         let pause = self.wish(&host, &domain, state, record)?;
         self.host = Some(host);
         Ok(pause)
+    }
+
+    /// Somebody undefined it: a keep ends, and can be cancelled.
+    fn without_domain(&mut self, record: &mut Record) -> Outcome<Duration> {
+        if self.gone_since.get_or_insert_with(Instant::now).elapsed() < GONE_AFTER {
+            return Ok(TICK);
+        }
+        self.stopped = None;
+        self.memory.stop_offline();
+        match self.folder.wish()? {
+            Some(Wish::Cancel) => {
+                keep::cancel_without_domain(self.folder, record)?;
+                self.cancelled()
+            }
+            Some(Wish::Keep { asked_unix_ms, .. }) => {
+                self.hear(asked_unix_ms, record);
+                if !self.memory.gave_up {
+                    self.memory.gave_up = true;
+                    self.give_up(again::gone(record));
+                }
+                Ok(TROUBLE)
+            }
+            Some(Wish::Discard) | None => Err(again::gone(record)),
+        }
+    }
+
+    /// A cancel is done.
+    fn cancelled(&mut self) -> Outcome<Duration> {
+        self.memory = keep::Memory::default();
+        {
+            let mut status = self.shared.status();
+            status.keep = None;
+            // What was in the way of the keep is in nobody's way any more.
+            status.problem = self.stopped.as_ref().map(|s| s.problem.clone());
+        }
+        self.folder.clear_wish()?;
+        Ok(TICK)
+    }
+
+    /// A keep that was asked for anew begins with nothing remembered.
+    fn hear(&mut self, asked_unix_ms: u64, record: &Record) -> bool {
+        if self.memory.asked_unix_ms == asked_unix_ms {
+            return false;
+        }
+        self.memory = keep::Memory::of(asked_unix_ms);
+        let total_bytes = record.disks.iter().map(|d| d.size_bytes).sum();
+        {
+            let mut status = self.shared.status();
+            status.keep = Some(KeepStatus { asked_unix_ms, done_bytes: 0, total_bytes, gave_up: false });
+            // Of an earlier one.
+            status.problem = self.stopped.as_ref().map(|s| s.problem.clone());
+        }
+        log::say("keep: begins, or goes on");
+        true
+    }
+
+    fn give_up(&mut self, f: Failure) {
+        log::say(format!("keep: given up: {}", f.message));
+        let mut status = self.shared.status();
+        status.problem = Some(f.message);
+        if let Some(keep) = &mut status.keep {
+            keep.gave_up = true;
+        }
     }
 
     /// Paused by a read or write that failed: if what was in the way is gone, it works now.
@@ -171,22 +250,22 @@ impl Watcher<'_> {
         let (asked_unix_ms, bytes_per_s, to) = match self.folder.wish()? {
             Some(Wish::Keep { asked_unix_ms, bytes_per_s, to }) => (asked_unix_ms, bytes_per_s, to),
             Some(Wish::Cancel) => {
+                // A change over takes a moment and is not undone; left in the middle, the guest would stand still.
+                let memory = &mut self.memory;
+                let mut work = Work { folder: self.folder, host, domain, state, record, shared: self.shared, bytes_per_s: 0, memory };
+                if copy::end_pivots(&mut work)? {
+                    return Ok(TICK_SHORT);
+                }
                 keep::cancel(self.folder, domain, state, record, &mut self.memory)?;
-                self.memory = keep::Memory::default();
-                self.shared.status().keep = None;
-                self.folder.clear_wish()?;
-                return Ok(TICK);
+                return self.cancelled();
             }
             Some(Wish::Discard) | None => {
                 self.well();
                 return Ok(TICK);
             }
         };
-        if self.memory.asked_unix_ms != asked_unix_ms {
-            self.memory = keep::Memory::of(asked_unix_ms);
-            let total_bytes = record.disks.iter().map(|d| d.size_bytes).sum();
-            self.shared.status().keep = Some(KeepStatus { asked_unix_ms, done_bytes: 0, total_bytes, gave_up: false });
-            log::say("keep: begins, or goes on");
+        if self.hear(asked_unix_ms, record) {
+            again::remember(self.folder, domain)?;
         }
         if self.memory.gave_up {
             return Ok(TROUBLE);
@@ -198,26 +277,27 @@ impl Watcher<'_> {
         let copying = !to.is_empty() || record.disks.iter().any(|d| d.copy.is_some());
         let mut work = Work { folder: self.folder, host, domain, state, record, shared: self.shared, bytes_per_s, memory: &mut self.memory };
         let step = if copying { copy::step(&mut work, &to) } else { keep::step(&mut work) };
+        let step = match step {
+            Ok(Step::Done) => finish::check_ordinary(host, domain, record).map(|()| Step::Done).map_err(|f| self.memory.check_failed(f)),
+            step => step,
+        };
         match step {
             Ok(Step::Again) => {
                 self.well();
                 Ok(TICK_SHORT)
             }
             Ok(Step::Done) => {
-                finish::check_ordinary(host, domain, record)?;
                 self.shared.kept.store(true, Ordering::SeqCst);
                 Ok(TICK)
             }
             Err(f) if self.memory.gave_up => {
-                log::say(format!("keep: given up: {}", f.message));
-                let mut status = self.shared.status();
-                status.problem = Some(f.message);
-                if let Some(keep) = &mut status.keep {
-                    keep.gave_up = true;
-                }
+                self.give_up(f);
                 Ok(TROUBLE)
             }
-            Err(f) => Err(f),
+            Err(f) => {
+                self.memory.failed(&f);
+                Err(f)
+            }
         }
     }
 }

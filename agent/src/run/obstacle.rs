@@ -69,8 +69,13 @@ fn store(path: &Path) -> Option<Failure> {
 }
 
 /// One that cannot be asked, or does not count its blocks, is not called full.
-fn is_full(folder: &Path) -> bool {
+pub fn is_full(folder: &Path) -> bool {
     statvfs(folder).is_ok_and(|s| is_short(s.f_blocks, s.f_bavail, s.f_frsize))
+}
+
+/// Bytes that are free for QEMU's user; `None` where nobody counts.
+pub fn room_bytes(folder: &Path) -> Option<u64> {
+    statvfs(folder).ok().filter(|s| s.f_blocks > 0).map(|s| s.f_bavail.saturating_mul(s.f_frsize))
 }
 
 fn is_short(blocks: u64, available: u64, block_bytes: u64) -> bool {

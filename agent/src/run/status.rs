@@ -15,6 +15,9 @@ pub struct Status {
     pub keep: Option<KeepStatus>,
     /// What is in the way now, if anything.
     pub problem: Option<String>,
+    /// What lives and does not answer, if anything.
+    #[serde(default)]
+    pub hangs: Option<String>,
 }
 
 /// How far a keep is.
@@ -31,6 +34,11 @@ pub struct KeepStatus {
 }
 
 impl Status {
+    /// What people should know.
+    pub fn trouble(&self) -> Option<&str> {
+        self.hangs.as_deref().or(self.problem.as_deref())
+    }
+
     /// What was said last.
     pub fn read(sockets: &RunSockets) -> Option<Self> {
         read_json(&sockets.dir.join("status.json")).ok().flatten()

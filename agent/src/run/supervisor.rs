@@ -13,6 +13,7 @@ use super::{
     folder::{RunFolder, RunLock, RunSockets},
     guest, launch, log,
     processes::{self, Process, Role},
+    pulse::Pulse,
     record::{Record, Via, Wish},
     status::Status,
     teardown,
@@ -35,6 +36,8 @@ const TICK: Duration = Duration::from_millis(150);
 /// Between the starts of a process that does not come up.
 const BACKOFF_MS_MIN: u64 = 100;
 const BACKOFF_MS_MAX: u64 = 5000;
+/// How long a step of a keep is waited for when the run is taken away.
+const STEP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a lock that is being handed over is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
@@ -79,7 +82,10 @@ pub fn run(folder: &RunFolder, locked: bool) -> Outcome<()> {
         }
         if matches!(folder.wish(), Ok(Some(Wish::Discard))) {
             keeper.shared.over.store(true, Ordering::SeqCst);
-            match teardown::all(folder, &record) {
+            wait_ended(&guest);
+            // A keep may have changed it since, and what it made is to go as well.
+            let now = folder.record().unwrap_or_else(|_| record.clone());
+            match teardown::all(folder, &now) {
                 Ok(()) => return Ok(()),
                 Err(f) => {
                     log::say(format!("discard: {}", f.message));
@@ -105,6 +111,14 @@ pub fn run(folder: &RunFolder, locked: bool) -> Outcome<()> {
         keeper.look();
         log::rotate(folder);
         keeper.wait();
+    }
+}
+
+/// A step of a keep that is under way ends first; one that hangs in libvirt is not waited for.
+fn wait_ended(guest: &std::thread::JoinHandle<()>) {
+    let until = Instant::now() + STEP_LIMIT;
+    while !guest.is_finished() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -185,12 +199,23 @@ struct Keeper<'a> {
     server: Kept,
     daemon: Kept,
     starts: u64,
+    pulse: Pulse,
     told: Status,
 }
 
 impl<'a> Keeper<'a> {
     fn new(folder: &'a RunFolder, record: &'a Record, sockets: &'a RunSockets, shared: Arc<Shared>) -> Self {
-        Self { folder, record, sockets, shared, server: Kept::new(Role::Server), daemon: Kept::new(Role::Daemon), starts: 0, told: Status::default() }
+        Self {
+            folder,
+            record,
+            sockets,
+            shared,
+            server: Kept::new(Role::Server),
+            daemon: Kept::new(Role::Daemon),
+            starts: 0,
+            pulse: Pulse::default(),
+            told: Status::default(),
+        }
     }
 
     fn look(&mut self) {
@@ -204,8 +229,13 @@ impl<'a> Keeper<'a> {
             }
         };
         let served = self.served();
+        let hangs = if served { self.pulse.look(self.sockets, self.record.via == Via::Daemon) } else { None };
+        if let Some(hangs) = hangs.as_ref().filter(|_| self.told.hangs.is_none()) {
+            log::say(hangs);
+        }
         {
             let mut status = self.shared.status();
+            status.hangs = hangs;
             if !served {
                 status.problem = problem;
             }
