@@ -221,6 +221,19 @@ fn target<'a>(disk: Node<'a, '_>) -> Option<&'a str> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn maps_that_fit_nothing_are_told() {
+        let xml = "<domain><os><type machine='pc-q35-7.2'>hvm</type></os><devices><disk><source file='/srv/a/x.qcow2'/></disk>\
+            <interface type='network'><source network='lan'/></interface></devices></domain>";
+        let pair = |old: &str, new: &str| (old.to_owned(), new.to_owned());
+        let mapping = Mapping {
+            paths: vec![pair("/srv/a", "/b"), pair("/srv", "/c"), pair("/srv/ab", "/d"), pair("/srv/a/", "/srv/a/")],
+            networks: vec![pair("lan", "default"), pair("lann", "default")],
+            machines: vec![pair("pc-q35-7.2", "q35"), pair("pc", "q35")],
+        };
+        assert_eq!(mapping.unused(xml).expect("XML"), ["--map-path /srv/ab=/d", "--map-network lann=default", "--map-machine pc=q35"]);
+    }
+
     fn mapping() -> Mapping {
         let pairs = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
         Mapping {

@@ -142,3 +142,16 @@ pub struct ServeRun {
     #[arg(long)]
     pub locked: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_without_its_unit_is_a_slip() {
+        assert_eq!(parse_memory("512MiB"), Ok(512 << 20));
+        for slip in ["512", "15MiB", "0"] {
+            assert!(parse_memory(slip).is_err(), "{slip}");
+        }
+    }
+}

@@ -141,6 +141,15 @@ mod tests {
     }
 
     #[test]
+    fn a_map_that_no_domain_needs_is_told() {
+        let line = |maps: Option<&[&str]>| Line { unused_maps: maps.map(|m| m.iter().map(|s| (*s).to_owned()).collect()), ..Line::new("a") };
+        let unused = crate::recover_host::unused_maps;
+        assert_eq!(unused(&[line(Some(&["x", "y"])), line(Some(&["y"]))]), ["y"]);
+        assert!(unused(&[line(Some(&["x"])), line(None)]).is_empty(), "one that could not be looked at may need it");
+        assert!(unused(&[]).is_empty());
+    }
+
+    #[test]
     fn people_and_scripts_see_every_domain() {
         let mut failed = Line::new("db1");
         failed.fail(Failure::refused("no\nnetwork"));
