@@ -20,13 +20,18 @@ const SLOW: &str = "1MiB";
 /// A store with a point, and a run of it whose guest has written something.
 fn begin(lab: &cairn_lab::Lab) -> (Suite, Domain) {
     let suite = Suite::new(lab);
+    let copy = begin_run(&suite);
+    (suite, copy)
+}
+
+fn begin_run(suite: &Suite) -> Domain {
     suite.cairn.ok(&["backup", "lab1"]).expect("backup");
     // Two guests share two slow cores.
     suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
     suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
     let copy = Domain::new(RUN);
     copy.sh("echo mine > /mnt/a/mine; sync").expect("writes");
-    (suite, copy)
+    copy
 }
 
 /// `cairn runs` of the one run, and its exit code.
@@ -100,7 +105,14 @@ lab_test!(a_running_domain_that_was_undefined_is_kept_as_a_lasting_one, Options:
 
 lab_test!(a_keep_at_work_changes_its_speed_and_its_way_and_keeps_backups_off, Options { data_mib: 72, ..Options::small() }, |lab| {
     let (suite, copy) = begin(&lab);
+    // A backup that was there first is waited for.
+    let xml = suite.path("backup.xml");
+    let text = "<domainbackup mode='pull'><server transport='unix' socket='/var/lib/libvirt/qemu/another-backup.sock'/></domainbackup>";
+    std::fs::write(&xml, text).expect("written");
+    copy.virsh_ok(&["backup-begin", RUN, &xml.to_string_lossy()]).expect("another's backup");
     suite.cairn.ok(&["keep", RUN, "--rate", SLOW, "--detach"]).expect("keep");
+    println!("{}", wait_told(&suite, "is being backed up"));
+    copy.virsh_ok(&["domjobabort", RUN]).expect("its end");
     wait_progress(&suite);
     let output = suite.cairn.run(&["backup", RUN]).expect("it ends");
     suite::assert_refused(&output, cairn::BUSY, "being kept");
@@ -133,15 +145,16 @@ fn small_disk(suite: &Suite, name: &str, mib: u64) -> PathBuf {
 }
 
 lab_test!(a_keep_that_has_no_room_says_so_and_gives_back_what_it_took, Options { data_mib: 72, ..Options::small() }, |lab| {
-    let (suite, copy) = begin(&lab);
+    let suite = Suite::new(&lab);
+    // libvirt gives each QEMU mounts of its own, in which a later one would not be.
+    let (small, large) = (small_disk(&suite, "small", 16), small_disk(&suite, "large", 320));
+    let copy = begin_run(&suite);
     // Known before it begins.
-    let small = small_disk(&suite, "small", 16);
     let output = suite.cairn.run(&["keep", RUN, "--to", &small.to_string_lossy()]).expect("it ends");
     println!("{}", suite::assert_refused(&output, cairn::REFUSED, "no space on"));
     assert_eq!(names(&small), Vec::<String>::new());
     assert_eq!(shown(&suite).0["keeping"], false);
     // Filled by another, later.
-    let large = small_disk(&suite, "large", 320);
     let path = large.to_string_lossy();
     suite.cairn.ok(&["keep", RUN, "--to", &path, "--rate", SLOW, "--detach"]).expect("keep");
     wait_progress(&suite);

@@ -15,22 +15,21 @@ use crate::{
     },
 };
 use cairn_hypervisor::{Host, host::HostError, run::GuestState};
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 
 /// Removes runs.
 pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
     let state_dir = context::state_dir(common)?;
     run::folder::sweep(&state_dir);
     let (mut chosen, mut empty) = (Vec::new(), Vec::new());
-    let names: BTreeSet<&String> = o.names.iter().collect();
-    for name in names {
+    let names = o.names.iter().enumerate().filter(|(at, name)| !o.names[..*at].contains(name));
+    for (_, name) in names {
         let folder = RunFolder::of(&state_dir, name)?;
         let record = match folder.record() {
             Ok(record) => record,
             // Made, and nothing in it yet: whoever made it is gone.
             Err(f) if f.code == crate::failure::NOT_FOUND && folder.exists() => {
-                folder.remove("empty")?;
-                empty.push(name.clone());
+                empty.push(folder);
                 continue;
             }
             Err(f) => return Err(f),
@@ -49,7 +48,11 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
         }
         chosen.push((folder, record));
     }
-    let (mut gone, mut left, mut failed) = (empty, Vec::new(), None);
+    let (mut gone, mut left, mut failed) = (Vec::new(), Vec::new(), None);
+    for folder in &empty {
+        folder.remove("empty")?;
+        gone.push(folder.name().to_owned());
+    }
     for (folder, record) in &chosen {
         let elsewhere = snapshots_elsewhere(record);
         match run::discard(folder, record) {
