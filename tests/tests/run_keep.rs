@@ -221,7 +221,7 @@ lab_test!(a_server_that_hangs_is_noticed, Options::small(), |lab| {
         let begin = Instant::now();
         let told = wait_told(&suite, word);
         println!("{told}: after {:.1} s", begin.elapsed().as_secs_f64());
-        assert!(begin.elapsed() < Duration::from_secs(20), "it took {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(40), "it took {:?}", begin.elapsed());
         kill(Pid::from_raw(pid), Signal::SIGCONT).expect("goes on");
         process::wait_for("end of the problem", LIMIT, POLL, || Ok((shown(&suite).1 == cairn::DONE).then_some(()))).expect("well again");
     }

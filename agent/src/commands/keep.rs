@@ -117,15 +117,15 @@ fn watch(common: &Common, folder: &RunFolder, record: &Record, asked_unix_ms: u6
                 progress.done_bytes.store(keep.done_bytes, Ordering::Relaxed);
                 progress.total_bytes.store(keep.total_bytes, Ordering::Relaxed);
                 if keep.gave_up {
-                    return Err(Failure::new(FAILED, status.problem.unwrap_or_else(|| "it was given up".into())));
+                    return Err(Failure::new(FAILED, status.problem.clone().unwrap_or_else(|| "it was given up".into())));
                 }
             }
             // What holds it up may be for whoever watches to mend.
             if let Some(trouble) = status.trouble().filter(|trouble| heard && *trouble != told) {
                 if !common.quiet {
-                    say!("cairn: warning: {}", output::shown(trouble));
+                    say!("cairn: warning: {}", output::shown(&trouble));
                 }
-                told = trouble.to_owned();
+                told = trouble;
             }
         }
         if progress.cancel.load(Ordering::SeqCst) {

@@ -117,7 +117,7 @@ fn go_on(record: &Record, domain: &Domain) -> Outcome<()> {
             GuestState::Paused | GuestState::Off => return Ok(()),
         }
         if running.is_none() && Instant::now() > until {
-            let problem = Status::read(&RunSockets::of(&record.id)).and_then(|s| s.problem);
+            let problem = Status::read(&RunSockets::of(&record.id)).and_then(|s| s.trouble());
             let why = problem.unwrap_or_else(|| "the guest is paused (I/O error)".to_owned());
             return Err(Failure::new(FAILED, format!("domain {} does not run: {why}; it goes on by itself once that is mended", output::shown(&record.name))));
         }

@@ -100,7 +100,7 @@ fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
     let written_bytes = record.disks.iter().filter(|d| d.phase != Phase::Pivoted).map(|d| of(&d.overlay)).sum();
     let unserved = (record.state == State::Ready && !status.served && !matches!(wish, Some(Wish::Discard)))
         .then(|| format!("the point is not served; {} says more", folder.log().display()));
-    let trouble = status.trouble().map(str::to_owned).or(unserved);
+    let trouble = status.trouble().or(unserved);
     Ok(Shown { record, state, status, written_bytes, trouble, keeping: matches!(wish, Some(Wish::Keep { .. })) })
 }
 

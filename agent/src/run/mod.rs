@@ -3,9 +3,10 @@
 //! - [`record`], [`folder`]: what a run is, on disk; it outlives every process and the host's restart
 //! - [`make`], [`teardown`]: making one and taking it away, both to be called again after a crash; [`layers`]: what snapshots laid over it
 //! - [`server`], [`daemon`]: the processes between store and QEMU; [`processes`] finds them; [`hot`]: what a boot reads first
-//! - [`supervisor`]: keeps those alive; [`pulse`]: sees one that hangs; [`guest`]: sees to the domain; [`stopped`], [`obstacle`]: lets it go on after a failed read or write,
-//!   and says why it cannot; [`keep`], [`copy`], [`offline`]: make it an ordinary one, if there is [`room`] for that; [`backing`]: undoes the
-//!   half of that which a crash left; [`again`]: defines a domain that was undefined
+//! - [`supervisor`]: keeps those alive; [`pulse`]: sees one that hangs
+//! - [`guest`]: sees to the domain; [`stopped`], [`obstacle`]: lets it go on after a failed read or write, and says why it cannot
+//! - [`keep`], [`copy`], [`offline`]: make it an ordinary one, if there is [`room`] for that; [`backing`]: undoes the half of that which a crash left;
+//!   [`again`]: defines a domain that was undefined
 //!
 //! Invariants
 //! - Who holds the lock of a run's folder is its supervisor, or will be: there is one at most, and it alone changes the record of a finished run.
@@ -81,7 +82,7 @@ pub fn discard(folder: &RunFolder, record: &Record) -> Outcome<()> {
             // Nobody supervises: it is ours to do, under the lock.
             Ok(Some(_lock)) => return gone(folder.record().and_then(|record| teardown::all(folder, &record))),
             Ok(None) if Instant::now() > until => {
-                let why = status::Status::read(&folder::RunSockets::of(&record.id)).and_then(|s| s.problem).unwrap_or_else(|| "no reason known".into());
+                let why = status::Status::read(&folder::RunSockets::of(&record.id)).and_then(|s| s.trouble()).unwrap_or_else(|| "no reason known".into());
                 return Err(Failure::new(FAILED, format!("run '{}' is not removed after {} s: {why}", record.name, DISCARD_LIMIT.as_secs())));
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(20)),

@@ -26,8 +26,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For the first bytes of a server.
-const GREET_LIMIT: Duration = Duration::from_secs(5);
+/// For the answer of a server; a host under heavy load takes seconds.
+const GREET_LIMIT: Duration = Duration::from_secs(10);
 /// For a read of the store: minutes pass before NFS gives up, and a guest that waits for so long is worth a word.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 /// Between two looks.

@@ -35,8 +35,10 @@ pub struct KeepStatus {
 
 impl Status {
     /// What people should know.
-    pub fn trouble(&self) -> Option<&str> {
-        self.hangs.as_deref().or(self.problem.as_deref())
+    pub fn trouble(&self) -> Option<String> {
+        let both = [self.problem.as_deref(), self.hangs.as_deref()];
+        let said: Vec<&str> = both.into_iter().flatten().collect();
+        (!said.is_empty()).then(|| said.join("; "))
     }
 
     /// What was said last.
@@ -54,5 +56,18 @@ impl Status {
         };
         // The sockets' folder may be gone already.
         let _ = write();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_hides_no_other_problem() {
+        let status =
+            |problem: Option<&str>, hangs: Option<&str>| Status { problem: problem.map(str::to_owned), hangs: hangs.map(str::to_owned), ..Status::default() };
+        assert_eq!(status(Some("a"), Some("b")).trouble().as_deref(), Some("a; b"));
+        assert_eq!((status(None, Some("b")).trouble().as_deref(), status(None, None).trouble()), (Some("b"), None));
     }
 }
