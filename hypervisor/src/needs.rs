@@ -67,6 +67,16 @@ impl Host {
         Ok(out)
     }
 
+    /// What this host lacks for the interfaces of a domain that is to be started.
+    #[must_use]
+    pub fn network_problems(&self, xml: &str) -> Vec<Problem> {
+        let Ok(document) = Document::parse(xml) else { return Vec::new() };
+        let mut out: Vec<Problem> =
+            document.descendants().filter(|node| node.has_tag_name("interface")).filter_map(|node| self.interface(node, true)).collect();
+        out.dedup();
+        out
+    }
+
     fn interface(&self, node: Node<'_, '_>, start: bool) -> Option<Problem> {
         let source = child(node, "source")?;
         match node.attribute("type") {

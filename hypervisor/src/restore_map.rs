@@ -29,6 +29,28 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// What of it fits nothing in some XML, as it was asked for: `--map-path /a=/b`.
+    ///
+    /// # Errors
+    /// Not XML.
+    pub fn unused(&self, xml: &str) -> Result<Vec<String>, RestoreXmlError> {
+        let mut out = Vec::new();
+        let alone = |option: &str, pair: &(String, String), mapping: Self| -> Result<Option<String>, RestoreXmlError> {
+            let fits = pair.0 == pair.1 || remap(xml, &mapping)? != xml;
+            Ok((!fits).then(|| format!("{option} {}={}", pair.0, pair.1)))
+        };
+        for pair in &self.paths {
+            out.extend(alone("--map-path", pair, Self { paths: vec![pair.clone()], ..Self::default() })?);
+        }
+        for pair in &self.networks {
+            out.extend(alone("--map-network", pair, Self { networks: vec![pair.clone()], ..Self::default() })?);
+        }
+        for pair in &self.machines {
+            out.extend(alone("--map-machine", pair, Self { machines: vec![pair.clone()], ..Self::default() })?);
+        }
+        Ok(out)
+    }
+
     /// Where a path is now; `None` where no prefix fits.
     #[must_use]
     pub fn path(&self, path: &str) -> Option<String> {
@@ -198,6 +220,19 @@ fn target<'a>(disk: Node<'a, '_>) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn maps_that_fit_nothing_are_told() {
+        let xml = "<domain><os><type machine='pc-q35-7.2'>hvm</type></os><devices><disk><source file='/srv/a/x.qcow2'/></disk>\
+            <interface type='network'><source network='lan'/></interface></devices></domain>";
+        let pair = |old: &str, new: &str| (old.to_owned(), new.to_owned());
+        let mapping = Mapping {
+            paths: vec![pair("/srv/a", "/b"), pair("/srv", "/c"), pair("/srv/ab", "/d"), pair("/srv/a/", "/srv/a/")],
+            networks: vec![pair("lan", "default"), pair("lann", "default")],
+            machines: vec![pair("pc-q35-7.2", "q35"), pair("pc", "q35")],
+        };
+        assert_eq!(mapping.unused(xml).expect("XML"), ["--map-path /srv/ab=/d", "--map-network lann=default", "--map-machine pc=q35"]);
+    }
 
     fn mapping() -> Mapping {
         let pairs = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();

@@ -5,7 +5,7 @@
 use crate::domain::Domain;
 use crate::error::{Error, Result};
 use crate::libvirt::{self, IMAGES};
-use crate::process::wait_for;
+use crate::process::{run_ok, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,9 @@ pub const SOCKETS: &str = "/run/cairn/run";
 
 /// Names of boot proofs' domains and images begin so.
 pub const BOOT_PROOF: &str = "cairn-boot-";
+
+/// For `qemu-img info`.
+const INFO_LIMIT: Duration = Duration::from_secs(20);
 
 /// A process around a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,4 +132,42 @@ pub fn acknowledged(domain: &Domain) -> Result<u64> {
     let bytes: u64 = text.trim().parse().map_err(|e| Error::answer("wc", format!("{e} in {text:?}")))?;
     // The last one may not be synced yet.
     Ok((bytes / crate::journal::RECORD_BYTES as u64).saturating_sub(1))
+}
+
+/// Target and image of each disk of the definition.
+///
+/// # Panics
+/// libvirt does not say.
+#[must_use]
+pub fn disks_of(domain: &Domain) -> Vec<(String, String)> {
+    let text = domain.virsh_ok(&["domblklist", "--inactive", domain.name()]).expect("domblklist");
+    let pairs = text.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
+    pairs.map(|(target, image)| (target.to_owned(), image.trim().to_owned())).collect()
+}
+
+/// No definition and no image knows of a run any more, and every disk is where it should be, with the options of `lab1`'s.
+///
+/// # Panics
+/// It is not so.
+pub fn assert_ordinary(domain: &Domain, folder: Option<&Path>) {
+    for args in [vec!["dumpxml", domain.name()], vec!["dumpxml", "--inactive", domain.name()]] {
+        let xml = domain.virsh_ok(&args).expect("dumpxml");
+        assert!(!xml.contains("nbd") && !xml.contains("/run/cairn"), "{args:?}: {xml}");
+    }
+    let (own, kept) = (driver_options("lab1"), driver_options(domain.name()));
+    assert_eq!(kept, own, "driver options of the definition");
+    for (target, image) in disks_of(domain) {
+        let info = run_ok(std::process::Command::new("qemu-img").args(["info", "-U", &image]), INFO_LIMIT).expect("qemu-img info");
+        assert!(!info.contains("backing file"), "{info}");
+        assert!(folder.is_none_or(|folder| Path::new(&image).starts_with(folder)), "{target} is {image}");
+    }
+}
+
+/// How a definition wants its disks' images opened and their errors handled.
+fn driver_options(name: &str) -> Vec<String> {
+    let xml = Domain::new(name).virsh_ok(&["dumpxml", "--inactive", name]).expect("dumpxml");
+    let drivers: Vec<&str> = xml.lines().map(str::trim).filter(|line| line.starts_with("<driver name=")).collect();
+    assert!(!drivers.is_empty(), "{xml}");
+    let names = ["cache=", "error_policy=", "rerror_policy=", "discard="];
+    drivers.iter().map(|d| d.split_whitespace().filter(|word| names.iter().any(|n| word.starts_with(n))).collect()).collect()
 }

@@ -300,6 +300,37 @@ lab_test!(a_damaged_point_is_a_failed_proof, Options::small(), |lab| {
     assert_eq!((code, &answer["recorded"]), (cairn::DAMAGED, &false.into()));
 });
 
+// A store that goes away in mid-boot says nothing of its points.
+lab_test!(a_store_that_goes_away_in_mid_boot_is_no_verdict, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
+    let (store, away) = (suite.cairn.store().to_path_buf(), suite.path("store.away"));
+    let answers = suite.path("away.json");
+    let out = std::fs::File::create(&answers).expect("made");
+    let mut command = suite.cairn.command(&["verify", "lab1", "--boot", "--json"]);
+    let mut child = command.stdin(Stdio::null()).stdout(out).spawn().expect("starts");
+    let running = || Ok(domains().into_iter().find(|n| n.starts_with(runs::BOOT_PROOF)).filter(|n| Domain::new(n).state().is_ok_and(|s| s == "running")));
+    process::wait_for("a guest in mid-boot", BOOT_LIMIT, Duration::from_millis(50), running).expect("it starts");
+    std::fs::rename(&store, &away).expect("away");
+    // A server that lives reads on in the packs that it has open.
+    assert_eq!(runs::kill_all(Part::Server), 1);
+    let gone_at = Instant::now();
+    let status = process::wait_limit(&mut child, "cairn verify --boot", 2 * BOOT_LIMIT).expect("it ends");
+    std::fs::rename(&away, &store).expect("back");
+    let text = std::fs::read_to_string(&answers).expect("reads");
+    println!("ended {:.1} s after the store had gone: {text}", gone_at.elapsed().as_secs_f64());
+    assert_eq!(process::exit_code(status), cairn::NO_STORE);
+    let answer: Value = serde_json::from_str(&text).expect("an array");
+    assert_eq!((&answer[0]["passed"], &answer[0]["recorded"]), (&Value::Null, &false.into()));
+    assert!(text.contains("store cannot be reached"), "{text}");
+    assert_nothing_left();
+    let point = suite.point(&suite.points()[0]);
+    assert_eq!(point["boot_proofs"].as_array().map_or(0, Vec::len), 0, "nothing was recorded: {point}");
+    let (code, answer) = prove_one(&suite, &["lab1"]);
+    assert_eq!((code, &answer["passed"]), (cairn::DONE, &true.into()));
+});
+
 fn packs(dir: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(dir).expect("reads").flatten();
     entries.flat_map(|e| if e.path().is_dir() { packs(&e.path()) } else { vec![e.path()] }).collect()

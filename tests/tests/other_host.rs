@@ -137,9 +137,10 @@ lab_test!(what_a_host_lacks_is_named_at_once, Options::small(), |lab| {
     let network = suite.path("network.xml");
     fs::write(&network, "<network><name>other</name></network>").expect("written");
     suite.domain.virsh_ok(&["net-define", &network.to_string_lossy()]).expect("network");
-    let maps = ["--map-network", "lan=other", "--map-network", "br-none=lo", "--map-path", "/no/such=/usr/share/OVMF"];
+    let maps = ["--map-network", "lan=other", "--map-network", "br-none=lo", "--map-path", "/no/such=/usr/share/OVMF", "--map-network", "lann=other"];
     let output = suite.cairn.run(&[&base[..], &maps].concat()).expect("it ends");
-    assert_refused(&output, cairn::WARNINGS, "cd.iso");
+    let said = assert_refused(&output, cairn::WARNINGS, "cd.iso");
+    assert!(said.contains("--map-network lann=other fits nothing") && !said.contains("lan=other fits"), "{said}");
     let moved = xml(&Domain::new("moved"));
     for word in ["network='other'", "bridge='lo'", "/usr/share/OVMF/OVMF_CODE_4M.fd", &at] {
         assert!(moved.contains(word), "{word} is missing in: {moved}");

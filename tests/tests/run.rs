@@ -79,8 +79,9 @@ lab_test!(what_cannot_run_is_refused_and_leaves_nothing, Options::small(), |lab|
     std::fs::write(&taken, "somebody's").expect("written");
     refused(&["run", "lab1@latest", "--as", "taken"], cairn::REFUSED, "taken-vda.qcow2");
     assert_eq!(std::fs::read(&taken).expect("there"), b"somebody's");
+    refused(&["run", "lab1@latest", "--network", "no-such-network"], cairn::REFUSED, "no-such-network");
+    refused(&["run", "lab1@latest", "--memory", "2"], cairn::USAGE, "16MiB");
     // A start that fails takes everything away again.
-    refused(&["run", "lab1@latest", "--network", "no-such-network"], cairn::FAILED, "no-such-network");
     refused(&["run", "lab1@latest", "--memory", "1000GiB"], cairn::FAILED, "start");
     assert!(Domain::new(RUN).state().is_err(), "no domain is left");
 });
@@ -96,7 +97,7 @@ lab_test!(a_run_is_kept_in_place_while_its_guest_writes, Options::small(), |lab|
     suite.cairn.ok(&["keep", RUN]).expect("keep");
     println!("kept in {:.1} s", start.elapsed().as_secs_f64());
     assert_eq!(runs::left_over().iter().filter(|path| !path.ends_with(".qcow2")).collect::<Vec<_>>(), Vec::<&String>::new());
-    assert_ordinary(&copy, None);
+    runs::assert_ordinary(&copy, None);
     copy.writer_stop().expect("stop");
     assert_eq!(runs::content_sum(&copy).expect("sum"), before);
     assert_journals(&suite, &copy, 1);
@@ -127,7 +128,7 @@ lab_test!(a_keep_refuses_what_it_would_destroy, Options::small(), |lab| {
     copy.virsh_ok(&["managedsave-remove", RUN]).expect("given up");
     suite.cairn.ok(&["keep", RUN]).expect("an ordinary domain that is off");
     copy.start(Duration::from_secs(180)).expect("it boots");
-    assert_ordinary(&copy, None);
+    runs::assert_ordinary(&copy, None);
 });
 
 lab_test!(a_run_is_kept_elsewhere_while_its_guest_writes, Options::small(), |lab| {
@@ -144,7 +145,7 @@ lab_test!(a_run_is_kept_elsewhere_while_its_guest_writes, Options::small(), |lab
     suite.cairn.ok(&["keep", RUN, "--to", &to.to_string_lossy(), "--format", "raw"]).expect("keep");
     println!("kept elsewhere in {:.1} s", start.elapsed().as_secs_f64());
     assert_nothing_left();
-    assert_ordinary(&copy, Some(&to));
+    runs::assert_ordinary(&copy, Some(&to));
     assert_eq!(copy.state().expect("state"), "running", "it was paused for moments only");
     copy.writer_stop().expect("stop");
     assert_eq!(runs::content_sum(&copy).expect("sum"), before);
@@ -170,7 +171,7 @@ lab_test!(a_run_that_is_off_is_kept_byte_for_byte, Options::small(), |lab| {
         }
         suite.cairn.ok(&args).expect("keep");
         // What was not written since is what the point has, to the byte.
-        let images = disks_of(&copy);
+        let images = runs::disks_of(&copy);
         for (target, image) in &images {
             let raw = suite.path("kept.raw");
             reference::raw_copy(Path::new(image), "qcow2", &raw).expect("convert");
@@ -182,7 +183,7 @@ lab_test!(a_run_that_is_off_is_kept_byte_for_byte, Options::small(), |lab| {
     suite.cairn.ok(&["keep", "run-c"]).expect("keep");
     let copy = Domain::new("run-c");
     assert_eq!(copy.state().expect("state"), "paused", "a keep does not let it run");
-    for (target, image) in &disks_of(&copy) {
+    for (target, image) in &runs::disks_of(&copy) {
         assert!(reference::same_by_qemu_img(Path::new(image), "qcow2", kept.reference.of(target).expect("disk")).expect("compare"), "{target}");
     }
     assert!(runs::pids(Part::Server).is_empty() && runs::pids(Part::Daemon).is_empty());
@@ -204,7 +205,7 @@ lab_test!(a_keep_is_watched_cancelled_and_gone_on_with, Options { data_mib: 72, 
     // Cancelled twice, or without a keep, says so.
     suite::assert_refused(&suite.cairn.run(&["keep", RUN, "--cancel"]).expect("it ends"), cairn::REFUSED, "not being kept");
     suite.cairn.ok(&["keep", RUN]).expect("keep");
-    assert_ordinary(&Domain::new(RUN), None);
+    runs::assert_ordinary(&Domain::new(RUN), None);
 });
 
 // A blockpull that has ended leaves its tables in QEMU's memory, while header and definition name no backing file any more.
@@ -221,7 +222,7 @@ lab_test!(what_a_dead_qemu_had_pulled_is_found_again, Options::small(), |lab| {
         }
         assert_eq!(runs::kill_all(Part::Qemu), 1);
         process::wait_for("end of the domain", END_LIMIT, Duration::from_millis(100), || Ok((copy.state()? == "shut off").then_some(()))).expect("off");
-        let (_, image) = disks_of(&copy).remove(0);
+        let (_, image) = runs::disks_of(&copy).remove(0);
         let alone = suite.path("alone.raw");
         reference::raw_copy(Path::new(&image), "qcow2", &alone).expect("convert");
         assert!(
@@ -230,7 +231,7 @@ lab_test!(what_a_dead_qemu_had_pulled_is_found_again, Options::small(), |lab| {
         );
         if name == "a-run" {
             suite.cairn.ok(&["keep", name]).expect("keep");
-            for (target, image) in &disks_of(&copy) {
+            for (target, image) in &runs::disks_of(&copy) {
                 assert!(reference::same_by_qemu_img(Path::new(image), "qcow2", kept.reference.of(target).expect("disk")).expect("compare"), "{target}");
             }
         } else {
@@ -239,7 +240,7 @@ lab_test!(what_a_dead_qemu_had_pulled_is_found_again, Options::small(), |lab| {
             suite.cairn.ok(&["keep", name]).expect("keep");
             assert_eq!(runs::content_sum(&copy).expect("sum"), sum);
         }
-        assert_ordinary(&copy, None);
+        runs::assert_ordinary(&copy, None);
     }
 });
 
@@ -267,43 +268,60 @@ lab_test!(ctrl_c_takes_away_what_was_made, Options::small(), |lab| {
     println!("{interrupted} of 5 were interrupted");
 });
 
-/// Target and image of each disk of the definition.
-fn disks_of(domain: &Domain) -> Vec<(String, String)> {
-    let text = domain.virsh_ok(&["domblklist", "--inactive", domain.name()]).expect("domblklist");
-    let pairs = text.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
-    pairs.map(|(target, image)| (target.to_owned(), image.trim().to_owned())).collect()
-}
-
-/// No definition and no image knows of a run any more, and every disk is where it should be.
-fn assert_ordinary(domain: &Domain, folder: Option<&Path>) {
-    for args in [vec!["dumpxml", domain.name()], vec!["dumpxml", "--inactive", domain.name()]] {
-        let xml = domain.virsh_ok(&args).expect("dumpxml");
-        assert!(!xml.contains("nbd") && !xml.contains("/run/cairn"), "{args:?}: {xml}");
-    }
-    let (own, kept) = (driver_options("lab1"), driver_options(domain.name()));
-    assert_eq!(kept, own, "driver options of the definition");
-    for (target, image) in disks_of(domain) {
-        let info = process::run_ok(std::process::Command::new("qemu-img").args(["info", "-U", &image]), END_LIMIT).expect("qemu-img info");
-        assert!(!info.contains("backing file"), "{info}");
-        assert!(folder.is_none_or(|folder| Path::new(&image).starts_with(folder)), "{target} is {image}");
-    }
-}
-
-/// How a definition wants its disks' images opened and their errors handled.
-fn driver_options(name: &str) -> Vec<String> {
-    let xml = Domain::new(name).virsh_ok(&["dumpxml", "--inactive", name]).expect("dumpxml");
-    let drivers: Vec<&str> = xml.lines().map(str::trim).filter(|line| line.starts_with("<driver name=")).collect();
-    assert!(!drivers.is_empty(), "{xml}");
-    let names = ["cache=", "error_policy=", "rerror_policy=", "discard="];
-    drivers.iter().map(|d| d.split_whitespace().filter(|word| names.iter().any(|n| word.starts_with(n))).collect()).collect()
-}
+// A store that is away for longer than quick attempts last: the reason is shown meanwhile, and the guest goes on by itself once it is back.
+lab_test!(a_guest_outlasts_a_store_that_is_away, Options::small(), |lab| {
+    const AWAY: Duration = Duration::from_secs(17);
+    let suite = Suite::new(&lab);
+    let before = runs::content_sum(&suite.domain).expect("sum");
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    // The guest has read nothing yet. QEMU has: another server is one that has no pack open, and would read on in those for ever.
+    suite.cairn.ok(&["run", "lab1@latest", "--paused"]).expect("run");
+    let copy = Domain::new(RUN);
+    let first = runs::pids(Part::Server);
+    assert_eq!(runs::kill_all(Part::Server), 1);
+    let another = || Ok((!runs::pids(Part::Server).is_empty() && runs::pids(Part::Server) != first && shown(&suite)["served"] == true).then_some(()));
+    process::wait_for("another server", Duration::from_secs(60), Duration::from_millis(100), another).expect("it is started");
+    let (store, away) = (suite.cairn.store().to_path_buf(), suite.path("store.away"));
+    std::fs::rename(&store, &away).expect("away");
+    copy.virsh_ok(&["resume", RUN]).expect("resume");
+    let failed = || Ok(shown(&suite)["state"].as_str().is_some_and(|s| s.contains("I/O error")).then_some(()));
+    process::wait_for("pause", Duration::from_secs(60), Duration::from_millis(100), failed).expect("its reads fail");
+    let failed_at = Instant::now();
+    let told = || {
+        let output = suite.cairn.run(&["runs", "--json"])?;
+        let runs: Value = serde_json::from_str(&output.text()).expect("JSON");
+        let problem = runs[0]["problem"].as_str().unwrap_or_default().to_owned();
+        Ok((output.code() == cairn::WARNINGS && problem.contains("I/O error") && problem.contains("store cannot be reached")).then_some(problem))
+    };
+    let problem = process::wait_for("a problem that is shown", AWAY, Duration::from_millis(200), told).expect("told");
+    println!("{problem}");
+    let refused = suite.cairn.run(&["run", "--resume", RUN]).expect("it ends");
+    suite::assert_refused(&refused, cairn::FAILED, "store cannot be reached");
+    std::thread::sleep(AWAY.saturating_sub(failed_at.elapsed()));
+    assert!(told().expect("runs").is_some(), "it is shown to the end: {}", shown(&suite));
+    println!("back {:.1} s after the first pause", failed_at.elapsed().as_secs_f64());
+    let back_at = Instant::now();
+    std::fs::rename(&away, &store).expect("back");
+    // It is still paused for a moment, which is no reason to give up.
+    let answers = || Ok(copy.agent_within("guest-ping", &Value::Null, 2).is_ok().then_some(()));
+    process::wait_for("its agent", Duration::from_secs(180), Duration::from_millis(300), answers).expect("it goes on and boots");
+    println!("its agent answers {:.1} s after the store was back", back_at.elapsed().as_secs_f64());
+    assert_eq!(runs::content_sum(&copy).expect("sum"), before);
+    let well = || Ok((suite.cairn.run(&["runs"])?.code() == cairn::DONE).then_some(()));
+    process::wait_for("end of the problem", END_LIMIT, Duration::from_millis(200), well).expect("well");
+    // Told to go on by hand, it does so before the command says that it runs.
+    suite.cairn.ok(&["run", "--resume", RUN]).expect("resume");
+    assert_eq!(copy.state().expect("state"), "running");
+    suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
+    assert_nothing_left();
+});
 
 /// The writer's journals are whole, of one moment, and have at least so many records.
 fn assert_journals(suite: &Suite, domain: &Domain, least: u64) -> u64 {
     domain.virsh_ok(&["suspend", domain.name()]).expect("suspend");
     let folder = suite.path("journals");
     std::fs::create_dir_all(&folder).expect("folder");
-    let raw: Vec<_> = disks_of(domain)
+    let raw: Vec<_> = runs::disks_of(domain)
         .iter()
         .map(|(target, image)| {
             let info = process::run_ok(std::process::Command::new("qemu-img").args(["info", "-U", image]), END_LIMIT).expect("qemu-img info");

@@ -402,3 +402,50 @@ lab_test!(an_interrupted_run_or_discard_is_finished_by_discard, Options::small()
         println!("kill {number} after {:.2} s, {was} things were there", moment.as_secs_f64());
     }
 });
+
+/// Who dies while a run is made or taken away; `None` is the command itself.
+const MAKERS: [Option<Part>; 5] = [None, Some(Part::Server), Some(Part::Supervisor), Some(Part::Daemon), Some(Part::Libvirtd)];
+
+/// Runs a command and kills somebody in the middle of it; the command ends all the same, and gives its code if it lived.
+fn strike_within(suite: &Suite, args: &[&str], victim: Option<Part>, moment: Duration) -> Option<i32> {
+    let mut child = start(suite, args);
+    std::thread::sleep(moment);
+    match victim {
+        // Ended already is as good.
+        None => drop(child.kill()),
+        Some(part) => drop(strike(suite, part)),
+    }
+    let status = process::wait_limit(&mut child, "the command", KEEP_LIMIT).expect("it ends, whoever died");
+    status.code()
+}
+
+lab_test!(whoever_dies_while_a_run_is_made_or_discarded_nothing_is_left, Options::small(), |lab| {
+    let mut rng = rng();
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
+    let copy = Domain::new(RUN);
+    for number in 1..=kills().max(MAKERS.len() as u64 * 2) {
+        let victim = MAKERS[usize::try_from(number).expect("small") % MAKERS.len()];
+        let moment = Duration::from_millis(rng.below(2500));
+        let made = strike_within(&suite, &["run", "lab1@latest", "--paused"], victim, moment);
+        if made == Some(cairn::DONE) {
+            assert_eq!(copy.state().expect("what is said to be made is there"), "paused");
+            let served = || Ok((suite.cairn.run(&["runs"])?.code() == cairn::DONE).then_some(()));
+            process::wait_for("a run that is served", BACK_LIMIT, Duration::from_millis(200), served).expect("whoever died is back");
+        } else if made.is_some() && victim != Some(Part::Libvirtd) {
+            // Whoever lives to see a failure has taken all of it away.
+            assert_eq!(runs::left_over(), Vec::<String>::new(), "after {victim:?} died");
+        }
+        let second = *rng.pick(&MAKERS);
+        let discarded = strike_within(&suite, &["discard", RUN, "--force"], second, Duration::from_millis(rng.below(300)));
+        println!("{number}: {victim:?} died after {:.2} s, run ended in {made:?}; then {second:?}, discard ended in {discarded:?}", moment.as_secs_f64());
+        let output = suite.cairn.run(&["discard", RUN, "--force"]).expect("it ends");
+        assert!([cairn::DONE, cairn::NOT_FOUND].contains(&output.code()), "{}", output.err_text());
+        let done = process::wait_for("end of the run", BACK_LIMIT, Duration::from_millis(50), || Ok(runs::left_over().is_empty().then_some(())));
+        assert!(done.is_ok(), "left: {:#?}", runs::left_over());
+        assert!(copy.state().is_err(), "the domain is left");
+        let gone = process::wait_for("end of its QEMU", BACK_LIMIT, Duration::from_millis(50), || Ok(runs::pids(Part::Qemu).is_empty().then_some(())));
+        assert!(gone.is_ok(), "its QEMU is left: {:?}", runs::pids(Part::Qemu));
+    }
+});

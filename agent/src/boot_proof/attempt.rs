@@ -3,7 +3,7 @@
 //!
 //! Invariants
 //! - A6 comes after every way through the others; should this process die, the run's supervisor does it (the owner's lock, [`super`]).
-//! - A verdict is about the guest. What the host could not do (no memory, no such network, no libvirt) is an error, and no verdict.
+//! - A verdict is about the guest. What the host could not do (no memory, no such network, no libvirt, a store that is away) is an error, and no verdict.
 
 use super::{
     Options, Proof, exec, script,
@@ -88,7 +88,7 @@ fn look(options: &Options, made: &Made, begin: Instant, stop: &AtomicBool) -> Ou
     });
     let mut verdict = BootVerdict { wanted, ..fresh() };
     let targets = made.record.disks.iter().map(|d| d.target.clone()).collect();
-    let subject = Subject { connect: made.record.connect.clone(), uuid: made.record.uuid.clone(), targets, visible };
+    let subject = Subject { record: made.record.clone(), targets, visible };
     let mut watch = Watch::begin(subject, made.domain.clone(), stop)?; // A2
     verdict.started_ms = Some(ms(begin));
     if let Some((libvirt, qemu)) = watch.versions() {
@@ -97,6 +97,9 @@ fn look(options: &Options, made: &Made, begin: Instant, stop: &AtomicBool) -> Ou
     let mut reason = watch.wait(wanted, options.boot_limit)?; // A3
     if reason.is_none() {
         reason = checks(options, made, &mut watch, &mut verdict)?; // A4
+    }
+    if let Some((reason, f)) = reason.as_ref().and_then(|reason| Some((reason, watch.obstacle()?))) {
+        return Err(Failure::new(f.code, format!("{}; this says nothing of the point ({reason})", f.message)));
     }
     // A5
     let mut evidence = Evidence { time_unix_ms: now_unix_ms(), ..Evidence::default() };

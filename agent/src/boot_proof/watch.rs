@@ -3,13 +3,17 @@
 //! Invariants
 //! - Every wait has an end; a libvirt that is away for a while (a restart of libvirtd) is asked again until then.
 //! - The level is what was seen, never what is likely: the agent's answer, or a sign on screen or console of a guest that has read its disks.
+//! - A guest whose store is away, or whose overlay has no room, says nothing of its point: that is looked for whenever it comes no further.
 //! - Of what the guest says the end is kept, of what it shows a sum.
 
 use super::{
     picture::{Picture, Screenshot},
     tail::Tail,
 };
-use crate::failure::{FAILED, Failure, INTERRUPTED, Outcome};
+use crate::{
+    failure::{FAILED, Failure, INTERRUPTED, Outcome},
+    run::{folder::RunSockets, obstacle, record::Record, status::Status},
+};
 use cairn_hypervisor::{
     Domain, Host,
     ffi::LibvirtError,
@@ -37,15 +41,15 @@ const STEADY: Duration = Duration::from_secs(10);
 const IO_ERROR_LIMIT: Duration = Duration::from_secs(30);
 /// A boot loader that finds no system reads a few sectors; a system reads its kernel.
 const SYSTEM_READ_BYTES_MIN: u64 = 4 << 20;
+/// Between two looks at what keeps its reads and writes from being done.
+const OBSTACLE_PAUSE: Duration = Duration::from_secs(1);
 /// Of a picture that is only compared.
 const COMPARED_BYTES_MAX: usize = 32 << 20;
 
 /// Whose guest, and how it can be seen.
 pub struct Subject {
-    /// libvirt's URI.
-    pub connect: Option<String>,
-    /// The domain's UUID.
-    pub uuid: String,
+    /// Its run.
+    pub record: Record,
     /// Its disks.
     pub targets: Vec<String>,
     /// Ways to see how far it is.
@@ -67,6 +71,8 @@ pub struct Watch<'a> {
     asked_agent: Option<Instant>,
     looked_at_screen: Option<Instant>,
     io_error: Option<Instant>,
+    looked_for_obstacle: Option<Instant>,
+    obstacle: Option<Failure>,
     trouble: Option<String>,
     /// Time to the first sign on screen or console, ms.
     pub screen_ms: Option<u64>,
@@ -96,6 +102,8 @@ impl<'a> Watch<'a> {
             asked_agent: None,
             looked_at_screen: None,
             io_error: None,
+            looked_for_obstacle: None,
+            obstacle: None,
             trouble: None,
             screen_ms: None,
             agent_ms: None,
@@ -158,12 +166,22 @@ impl<'a> Watch<'a> {
         self.look(false)
     }
 
+    /// Why what the guest did is no verdict about its point: its reads or writes could not be done for a while, or cannot now.
+    pub fn obstacle(&mut self) -> Option<Failure> {
+        let record = &self.subject.record;
+        let unserved = || {
+            let status = Status::read(&RunSockets::of(&record.id)).filter(|s| !s.served)?;
+            Some(Failure::new(FAILED, format!("the point is not served: {}", status.problem.unwrap_or_else(|| "its processes say nothing".into()))))
+        };
+        self.obstacle.take().or_else(|| obstacle::of(record)).or_else(unserved)
+    }
+
     /// The domain, for who asks it other things.
     pub fn domain(&mut self) -> Outcome<Domain> {
         if let Some(domain) = &self.domain {
             return Ok(domain.clone());
         }
-        let domain = Host::open(self.subject.connect.as_deref())?.domain(&self.subject.uuid)?;
+        let domain = Host::open(self.subject.record.connect.as_deref())?.domain(&self.subject.record.uuid)?;
         if self.subject.visible.console {
             // What was said meanwhile is lost.
             self.console = domain.open_console().ok();
@@ -225,6 +243,11 @@ impl<'a> Watch<'a> {
         match domain.guest_state().map_err(|e| libvirt(&e))? {
             GuestState::Off => return Ok(Some("the guest is off: it shut down, or QEMU ended".to_owned())),
             GuestState::IoError => {
+                if is_due(&mut self.looked_for_obstacle, OBSTACLE_PAUSE)
+                    && let Some(f) = obstacle::of(&self.subject.record)
+                {
+                    self.obstacle = Some(f);
+                }
                 let since = *self.io_error.get_or_insert_with(Instant::now);
                 if since.elapsed() > IO_ERROR_LIMIT {
                     return Ok(Some(

@@ -1,6 +1,7 @@
 //! Options of `cairn verify --boot`.
 
-use crate::commands::{parse_bytes, parse_ms};
+use super::run::parse_memory;
+use crate::commands::parse_ms;
 use cairn_store::format::boot_proof::BootLevel;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ pub struct Boot {
     #[arg(long, value_name = "TIME", value_parser = parse_ms, default_value = "5m", requires = "boot")]
     pub boot_script_timeout: u64,
     /// Memory of the guest other than the saved
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "boot")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_memory, requires = "boot")]
     pub memory: Option<u64>,
     /// Folder for what the guest writes meanwhile (default: /var/lib/libvirt/images)
     #[arg(long, value_name = "DIR", conflicts_with = "pool", requires = "boot")]

@@ -1,12 +1,12 @@
 //! `cairn recover-host`
 
 use super::Elsewhere;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use std::path::PathBuf;
 
 /// `cairn recover-host`
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:
+#[command(group(ArgGroup::new("which").required(true).args(["from_list", "all"])), after_help = "Examples:
   cairn recover-host --from-list /etc/cairn/recovery.list --dry-run
   cairn recover-host --from-list /etc/cairn/recovery.list
   cairn recover-host --all --host old-host --pool default --map-network lan=default --start
@@ -19,7 +19,7 @@ The list has one domain a line: a name for its latest good point, or a POINT, th
 Options: as, pool, dir, start, agent, delay, stop_on_error. Run it again after an interruption: what is done is skipped.")]
 pub struct RecoverHost {
     /// List of domains, restored in its order
-    #[arg(long, value_name = "FILE", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(long, value_name = "FILE")]
     pub from_list: Option<PathBuf>,
     /// All domains of the store, by name
     #[arg(long)]

@@ -1,8 +1,19 @@
 //! `cairn run`, `runs`, `keep`, `discard`, and the hidden command of their processes.
 
-use crate::commands::parse_bytes;
+use crate::commands::{parse_bytes, parse_rate};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+
+/// With less no system starts: such a number is a slip, as of a unit that was left away.
+const MEMORY_BYTES_MIN: u64 = 16 << 20;
+
+/// As `1GiB`, and no less than any guest needs.
+pub fn parse_memory(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes if bytes < MEMORY_BYTES_MIN => Err(format!("'{text}' is less than any guest starts with (16MiB); write 512MiB or 2GiB")),
+        bytes => Ok(bytes),
+    }
+}
 
 /// `cairn run`
 #[derive(Args, Debug)]
@@ -24,8 +35,8 @@ pub struct Run {
     /// What its interfaces are connected to: none (they are left out), same (as saved), or a network of libvirt's
     #[arg(long, value_name = "none|same|NETWORK", default_value = "none")]
     pub network: String,
-    /// Memory other than the saved
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    /// Memory other than the saved, 16MiB at least
+    #[arg(long, value_name = "BYTES", value_parser = parse_memory)]
     pub memory: Option<u64>,
     /// Folder for the overlays (default: /var/lib/libvirt/images)
     #[arg(long, value_name = "DIR", conflicts_with = "pool")]
@@ -91,8 +102,8 @@ pub struct Keep {
     /// Image format of the copies
     #[arg(long, value_enum, default_value = "qcow2", requires = "to")]
     pub format: super::Format,
-    /// Read at most so much a second
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    /// Read at most so much a second; 0 is no limit. Asked for again, it changes that of a keep at work
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
     pub rate: Option<u64>,
     /// Do not wait for the end
     #[arg(long)]
@@ -104,11 +115,13 @@ pub struct Keep {
 
 /// `cairn discard`
 #[derive(Args, Debug)]
+#[command(after_help = "Several runs are looked at before the first is removed: where one is refused, none is. Files of external snapshots go with the \
+run's images where they lie beside them; others are named, and stay.")]
 pub struct Discard {
     /// The runs
     #[arg(required = true, value_name = "RUN")]
     pub names: Vec<String>,
-    /// Even if its domain runs
+    /// Even if its domain runs, or it is being kept
     #[arg(long)]
     pub force: bool,
 }
@@ -128,4 +141,17 @@ pub struct ServeRun {
     /// Standard input is the run's lock
     #[arg(long)]
     pub locked: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_without_its_unit_is_a_slip() {
+        assert_eq!(parse_memory("512MiB"), Ok(512 << 20));
+        for slip in ["512", "15MiB", "0"] {
+            assert!(parse_memory(slip).is_err(), "{slip}");
+        }
+    }
 }

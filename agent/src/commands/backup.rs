@@ -8,15 +8,24 @@ use crate::{
     cli::{self, Common},
     context::{open_store, state_dir},
     domain::{BackupRequest, back_up},
-    failure::{Failure, Outcome},
+    failure::{BUSY, FAILED, Failure, Outcome},
     interrupt,
     output::{self, Bar},
     points::{check_name, check_tags},
-    run::folder::RunFolder,
+    run::{self, folder::RunFolder, record::Record},
 };
 use cairn_hypervisor::{Domain, Host, capture::offline::Off};
 use cairn_store::{BackupOutcome, Progress, Store};
-use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// As long as another's job is waited for.
+const KEPT_LIMIT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(200);
 
 /// One domain after the other; a failure of one, or its absence, does not keep the others from being saved.
 pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
@@ -118,7 +127,12 @@ fn all(host: &Host, state_dir: &std::path::Path) -> Outcome<Vec<String>> {
 fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Domain, progress: &Arc<Progress>) -> Outcome<(BackupOutcome, bool)> {
     let fail = |e: &dyn std::error::Error| Failure::new(crate::failure::FAILED, e.to_string());
     check_name(&domain.name().map_err(|e| fail(&e))?)?;
-    crate::in_place::refuse_half_restored(&state_dir(common)?, &domain.uuid().map_err(|e| fail(&e))?)?;
+    let (state_dir, uuid) = (state_dir(common)?, domain.uuid().map_err(|e| fail(&e))?);
+    crate::in_place::refuse_half_restored(&state_dir, &uuid)?;
+    let run = run::of_domain(&state_dir, &uuid);
+    if let Some((folder, record)) = &run {
+        wait_kept(folder, record)?;
+    }
     let request = BackupRequest {
         store,
         domain,
@@ -130,12 +144,33 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
         scratch_dir: o.scratch_dir.clone(),
     };
     let bar = Bar::start(common, name, progress);
-    let (outcome, warnings) = back_up(&request, progress)?;
+    let (outcome, warnings) = back_up(&request, progress).map_err(|f| match &run {
+        // It was asked for while the backup began.
+        Some((folder, record)) if f.code == FAILED && run::is_being_kept(folder, record) => being_kept(record, &f.message),
+        _ => f,
+    })?;
     drop(bar);
     for w in &warnings {
         say!("cairn: warning: {}", output::shown(w));
     }
     Ok((outcome, !warnings.is_empty()))
+}
+
+/// A keep that is nearly done is waited for: its block job and a backup's exclude each other.
+fn wait_kept(folder: &RunFolder, record: &Record) -> Outcome<()> {
+    let until = Instant::now() + KEPT_LIMIT;
+    while run::is_being_kept(folder, record) {
+        if Instant::now() > until {
+            return Err(being_kept(record, "its disks have block jobs"));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+fn being_kept(record: &Record, why: &str) -> Failure {
+    let name = output::shown(&record.name);
+    Failure::new(BUSY, format!("domain {name} is a run that is being kept ({why}); try again when 'cairn runs' does not show it any more"))
 }
 
 /// The process that watches a backup; see the hypervisor's guard.

@@ -9,24 +9,27 @@ use crate::{
     run::{
         self,
         folder::RunFolder,
+        layers,
         record::{Record, State, Wish},
         saved,
     },
 };
 use cairn_hypervisor::{Host, host::HostError, run::GuestState};
+use std::path::PathBuf;
 
 /// Removes runs.
 pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
     let state_dir = context::state_dir(common)?;
     run::folder::sweep(&state_dir);
-    let mut chosen = Vec::new();
-    for name in &o.names {
+    let (mut chosen, mut empty) = (Vec::new(), Vec::new());
+    let names = o.names.iter().enumerate().filter(|(at, name)| !o.names[..*at].contains(name));
+    for (_, name) in names {
         let folder = RunFolder::of(&state_dir, name)?;
         let record = match folder.record() {
             Ok(record) => record,
             // Made, and nothing in it yet: whoever made it is gone.
             Err(f) if f.code == crate::failure::NOT_FOUND && folder.exists() => {
-                folder.remove("empty")?;
+                empty.push(folder);
                 continue;
             }
             Err(f) => return Err(f),
@@ -45,16 +48,50 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
         }
         chosen.push((folder, record));
     }
+    let (mut gone, mut left, mut failed) = (Vec::new(), Vec::new(), None);
+    for folder in &empty {
+        folder.remove("empty")?;
+        gone.push(folder.name().to_owned());
+    }
     for (folder, record) in &chosen {
-        run::discard(folder, record)?;
-        if !common.quiet && !common.json {
-            out!("run {} is gone", output::shown(&record.name));
+        let elsewhere = snapshots_elsewhere(record);
+        match run::discard(folder, record) {
+            Ok(()) => {
+                if !common.quiet && !common.json {
+                    out!("run {} is gone", output::shown(&record.name));
+                }
+                gone.push(record.name.clone());
+                left.extend(elsewhere);
+            }
+            // One that stays keeps no other from going; the last failure is the command's.
+            Err(f) => {
+                if let Some(earlier) = failed.replace(f) {
+                    earlier.print(common.json);
+                }
+            }
         }
     }
-    if common.json {
-        output::print_json(&serde_json::json!({"discarded": o.names}));
+    left.retain(|path| path.exists());
+    for path in &left {
+        let path = output::shown(&path.display().to_string());
+        say!("cairn: warning: {path} stays: a snapshot of the run that lies elsewhere. It is worth nothing without the run; remove it");
     }
-    Ok(Done::Clean)
+    if common.json {
+        let left: Vec<_> = left.iter().map(|path| path.display().to_string()).collect();
+        output::print_json(&serde_json::json!({"discarded": gone, "left": left}));
+    }
+    match failed {
+        Some(f) => Err(f),
+        None if left.is_empty() => Ok(Done::Clean),
+        None => Ok(Done::WithWarnings),
+    }
+}
+
+/// Files of snapshots that do not lie where the run's images do; only its domain knows them.
+fn snapshots_elsewhere(record: &Record) -> Vec<PathBuf> {
+    let domain = Host::open(record.connect.as_deref()).and_then(|host| host.domain(&record.uuid));
+    let found = domain.ok().and_then(|domain| layers::of(&domain, record).ok()).unwrap_or_default();
+    found.into_iter().filter(|layer| !layers::goes(record, layer)).map(|layer| layer.path).collect()
 }
 
 fn runs(record: &Record) -> Outcome<bool> {

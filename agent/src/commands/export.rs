@@ -44,6 +44,8 @@ pub fn run(common: &Common, o: &cli::Export) -> Outcome<Done> {
         debug_assert_eq!(path, Path::new("-"));
         interrupt::watch(&runtime, &progress, "nothing")?;
         stream(common, &store, entry, &progress)?;
+    } else if o.qcow2.as_deref() == Some(Path::new("-")) {
+        return Err(Failure::usage("--qcow2 -: an image is not written from front to end; give a file ('--raw -' streams, './-' is a file of that name)"));
     } else {
         interrupt::watch(&runtime, &progress, "a file that ends in .cairn-partial")?;
         let (path, format) = o.raw.as_ref().map(|p| (p, Format::Raw)).or(o.qcow2.as_ref().map(|p| (p, Format::Qcow2))).ok_or_else(no_way)?;

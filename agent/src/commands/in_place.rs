@@ -160,6 +160,7 @@ fn of_domain(common: &Common, o: &cli::Restore, p: &Point, entries: &[DiskEntry]
     })?;
     let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
     let name = domain.name().map_err(|e| fail(&e))?;
+    refuse_run(&state_dir(common)?, &saved.uuid)?;
     if let Some(wrong) = o.disks.iter().find(|d| d.contains('=')) {
         return Err(Failure::usage(format!("--disk {wrong}: with --in-place a disk goes where the domain has it; write its target alone, as in --disk vda")));
     }
@@ -173,6 +174,17 @@ fn of_domain(common: &Common, o: &cli::Restore, p: &Point, entries: &[DiskEntry]
     let (lock, stopped) = require_off(&domain, &name, &saved.uuid, off)?;
     let (disks, missing) = choose(o, entries, &domain.disks().map_err(|e| fail(&e))?, &name)?;
     Ok(Owner { key: saved.uuid.clone(), name, domain: Some(domain), stopped, disks, missing, _lock: lock })
+}
+
+/// The disks of a run lie over its point: written from outside they would be neither the one nor the other.
+fn refuse_run(state_dir: &Path, uuid: &str) -> Outcome<()> {
+    let Some((_, record)) = crate::run::of_domain(state_dir, uuid) else { return Ok(()) };
+    Err(Failure::refused(format!(
+        "domain {0} runs from point {1} itself; nothing was written ('cairn keep {0}' makes it an ordinary domain first; or 'cairn discard {0} --force', and \
+         'cairn run' or 'cairn restore' the other point)",
+        output::shown(&record.name),
+        record.point
+    )))
 }
 
 type Chosen = (Vec<(DiskEntry, PathBuf, Format)>, Vec<String>);

@@ -8,14 +8,15 @@ use crate::{
     interrupt,
     output::{self, Bar},
     run::{
+        again,
         folder::{RunFolder, RunSockets},
         launch,
         record::{Destination, Record, State, Wish},
-        saved,
+        room, saved,
         status::Status,
     },
 };
-use cairn_hypervisor::{Host, host::HostError};
+use cairn_hypervisor::Host;
 use cairn_store::Progress;
 use std::{
     fs,
@@ -27,6 +28,10 @@ use std::{
 const POLL: Duration = Duration::from_millis(100);
 /// For a supervisor to hear of a wish.
 const HEARD_LIMIT: Duration = Duration::from_secs(30);
+/// A supervisor that has not heard of a keep after this is held up, and what it says is the reason.
+const OWN_WORDS_AFTER: Duration = Duration::from_secs(3);
+/// For a supervisor to say that a keep is over.
+const TOLD_LIMIT: Duration = Duration::from_secs(2);
 
 /// Asks for it, and waits for the end unless told otherwise.
 pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
@@ -45,9 +50,11 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
     }
     refuse_other_place(&folder, &record, o)?;
     let to = destinations(&folder, &record, o)?;
-    refuse_what_would_be_lost(&record)?;
+    refuse_what_would_be_lost(&folder, &record)?;
+    room::refuse(&record, &to)?;
     let asked_unix_ms = now_unix_ms();
-    folder.set_wish(&Wish::Keep { asked_unix_ms, bytes_per_s: o.rate.unwrap_or(0), to })?;
+    let bytes_per_s = o.rate.or_else(|| rate_of(&folder)).unwrap_or(0);
+    folder.set_wish(&Wish::Keep { asked_unix_ms, bytes_per_s, to })?;
     launch::ensure_supervisor(&folder, &record)?;
     if o.detach {
         if common.json {
@@ -67,16 +74,20 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
     Ok(Done::Clean)
 }
 
-/// Before anything is wished for; the supervisor looks again.
-fn refuse_what_would_be_lost(record: &Record) -> Outcome<()> {
-    match Host::open(record.connect.as_deref())?.domain(&record.uuid) {
-        Ok(domain) => saved::refuse(&domain, record),
-        Err(HostError::NoDomain { .. }) => Err(Failure::not_found(format!(
-            "libvirt has no domain of run '{0}' any more: it was undefined. What it wrote is in its images ({1}); 'cairn discard {0}' removes them",
-            output::shown(&record.name),
-            record.disks.iter().map(|d| d.overlay.display().to_string()).collect::<Vec<_>>().join(", ")
-        ))),
-        Err(e) => Err(e.into()),
+/// Before anything is wished for; the supervisor looks again. A domain that was undefined is defined again: only then can it be kept.
+fn refuse_what_would_be_lost(folder: &RunFolder, record: &Record) -> Outcome<()> {
+    let (domain, again) = again::find(&Host::open(record.connect.as_deref())?, folder, record)?;
+    if again {
+        say!("cairn: warning: domain {} was undefined; it is defined again", output::shown(&record.name));
+    }
+    saved::refuse(&domain, record)
+}
+
+/// The limit of a keep that is at work: asked for again without one, it stays.
+fn rate_of(folder: &RunFolder) -> Option<u64> {
+    match folder.wish() {
+        Ok(Some(Wish::Keep { bytes_per_s, .. })) => Some(bytes_per_s),
+        _ => None,
     }
 }
 
@@ -86,6 +97,7 @@ fn watch(common: &Common, folder: &RunFolder, record: &Record, asked_unix_ms: u6
     let runtime = interrupt::runtime()?;
     interrupt::watch(&runtime, &progress, "nothing: it goes on by itself, 'cairn keep --cancel' ends it")?;
     let _bar = Bar::start(common, "keep", &progress);
+    let (begin, mut told) = (Instant::now(), String::new());
     loop {
         match folder.record() {
             Err(f) if f.code == NOT_FOUND => return Ok(()),
@@ -97,13 +109,23 @@ fn watch(common: &Common, folder: &RunFolder, record: &Record, asked_unix_ms: u6
         if !matches!(folder.wish(), Ok(Some(Wish::Keep { asked_unix_ms: asked, .. })) if asked == asked_unix_ms) && folder.exists() {
             return Err(Failure::new(FAILED, format!("keeping run '{}' was cancelled, or asked for again, by another command", output::shown(&record.name))));
         }
-        if let Some(status) = Status::read(&sockets)
-            && let Some(keep) = status.keep.filter(|k| k.asked_unix_ms == asked_unix_ms)
-        {
-            progress.done_bytes.store(keep.done_bytes, Ordering::Relaxed);
-            progress.total_bytes.store(keep.total_bytes, Ordering::Relaxed);
-            if keep.gave_up {
-                return Err(Failure::new(FAILED, status.problem.unwrap_or_else(|| "it was given up".into())));
+        if let Some(status) = Status::read(&sockets) {
+            // What is said before may be of an earlier keep.
+            let mut heard = begin.elapsed() > OWN_WORDS_AFTER;
+            if let Some(keep) = status.keep.as_ref().filter(|k| k.asked_unix_ms == asked_unix_ms) {
+                heard = true;
+                progress.done_bytes.store(keep.done_bytes, Ordering::Relaxed);
+                progress.total_bytes.store(keep.total_bytes, Ordering::Relaxed);
+                if keep.gave_up {
+                    return Err(Failure::new(FAILED, status.problem.clone().unwrap_or_else(|| "it was given up".into())));
+                }
+            }
+            // What holds it up may be for whoever watches to mend.
+            if let Some(trouble) = status.trouble().filter(|trouble| heard && *trouble != told) {
+                if !common.quiet {
+                    say!("cairn: warning: {}", output::shown(&trouble));
+                }
+                told = trouble;
             }
         }
         if progress.cancel.load(Ordering::SeqCst) {
@@ -130,6 +152,11 @@ fn cancel(common: &Common, folder: &RunFolder, record: &Record, wish: Option<&Wi
         if Instant::now() > until {
             return Err(Failure::new(FAILED, format!("it is not cancelled after {} s; see {}", HEARD_LIMIT.as_secs(), folder.log().display())));
         }
+        std::thread::sleep(POLL);
+    }
+    // 'runs' is not to tell of it any more.
+    let until = Instant::now() + TOLD_LIMIT;
+    while Status::read(&RunSockets::of(&record.id)).is_some_and(|status| status.keep.is_some()) && Instant::now() < until {
         std::thread::sleep(POLL);
     }
     if common.json {

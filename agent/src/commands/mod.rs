@@ -28,7 +28,7 @@ mod verify;
 
 pub use backup_image::now_unix_ms;
 pub use retention::{parse_ms, parse_span};
-pub use scrub::parse_bytes;
+pub use scrub::{parse_bytes, parse_rate};
 
 use crate::{
     cli::{Cli, Command},

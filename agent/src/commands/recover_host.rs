@@ -7,6 +7,7 @@ use crate::{
     failure::{Outcome, WARNINGS},
     interrupt, output,
     recover_host::{self, Recovering},
+    restore,
 };
 use cairn_hypervisor::Host;
 use cairn_store::Progress;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 /// Restores domains in order; the code is that of the worst.
 pub fn run(common: &Common, o: &cli::RecoverHost) -> Outcome<Done> {
-    crate::restore::mapping(&o.elsewhere)?;
+    restore::mapping(&o.elsewhere)?;
     let store = open_store(common)?;
     let (points, unreadable) = store.points_and_damage()?;
     let entries = recover_host::entries(&store, &points, o)?;
@@ -41,8 +42,10 @@ pub fn run(common: &Common, o: &cli::RecoverHost) -> Outcome<Done> {
         }
     }
     unreadable.iter().for_each(|d| say!("cairn: warning: {d}; a newer point may be hidden by it"));
+    let unused = recover_host::unused_maps(&lines);
+    unused.iter().for_each(|map| say!("cairn: warning: {}", output::shown(&restore::unused_map(map, "these domains"))));
     let code = match recover_host::code(&lines) {
-        0 if !unreadable.is_empty() => WARNINGS,
+        0 if !unreadable.is_empty() || !unused.is_empty() => WARNINGS,
         code => code,
     };
     Ok(match code {

@@ -7,13 +7,15 @@ use crate::{
     failure::{FAILED, Failure, Outcome},
     interrupt, output,
     run::{
-        self, backing,
-        folder::RunFolder,
+        self, again, backing,
+        folder::{RunFolder, RunSockets},
         keep::libvirt,
         launch, log,
         make::{self, Made},
-        record::{State, Wish},
-        server, supervisor,
+        record::{Record, State, Wish},
+        server,
+        status::Status,
+        supervisor,
     },
 };
 use cairn_hypervisor::{Domain, Host, run::GuestState};
@@ -26,6 +28,12 @@ use std::{
 const POLL: Duration = Duration::from_millis(100);
 /// For QEMU's lock on an image to be given back.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// For a guest that a failed read or write has paused: the first attempts fail while QEMU connects again, one for each disk.
+const GO_ON_LIMIT: Duration = Duration::from_secs(10);
+/// Between two of them.
+const GO_ON_PAUSE: Duration = Duration::from_millis(500);
+/// One that has run for so long goes on.
+const GO_ON_STEADY: Duration = Duration::from_millis(1500);
 
 /// Makes a run, or serves one again.
 pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
@@ -79,11 +87,42 @@ fn resume(common: &Common, name: &str) -> Outcome<Made> {
     launch::ensure_supervisor(&folder, &record)?;
     make::wait_served(&folder, &record, None)?;
     let host = Host::open(record.connect.as_deref())?;
-    let domain = host.domain(&record.uuid)?;
-    if domain.guest_state().map_err(|e| libvirt(&e))? == GuestState::Off {
-        start(&folder, &host, &domain)?;
+    let (domain, again) = again::find(&host, &folder, &record)?;
+    let warnings = if again { vec!["it was undefined; it is defined again".to_owned()] } else { Vec::new() };
+    match domain.guest_state().map_err(|e| libvirt(&e))? {
+        GuestState::Off => start(&folder, &host, &domain)?,
+        GuestState::IoError => go_on(&record, &domain)?,
+        GuestState::Running | GuestState::Paused => {}
     }
-    Ok(Made { record, domain, warnings: Vec::new(), owner: None })
+    Ok(Made { record, domain, warnings, owner: None })
+}
+
+/// Lets a guest go on that a failed read or write has paused, or says why it cannot. The supervisor tries it too, which does no harm.
+fn go_on(record: &Record, domain: &Domain) -> Outcome<()> {
+    let until = Instant::now() + GO_ON_LIMIT;
+    let (mut running, mut tried): (Option<Instant>, Option<Instant>) = (None, None);
+    loop {
+        match domain.guest_state().map_err(|e| libvirt(&e))? {
+            GuestState::IoError => {
+                running = None;
+                if tried.is_none_or(|at| at.elapsed() > GO_ON_PAUSE) {
+                    // The supervisor may have been faster; the state says what came of it.
+                    let _ = domain.resume();
+                    tried = Some(Instant::now());
+                }
+            }
+            GuestState::Running if running.get_or_insert_with(Instant::now).elapsed() > GO_ON_STEADY => return Ok(()),
+            GuestState::Running => {}
+            // Somebody's wish meanwhile.
+            GuestState::Paused | GuestState::Off => return Ok(()),
+        }
+        if running.is_none() && Instant::now() > until {
+            let problem = Status::read(&RunSockets::of(&record.id)).and_then(|s| s.trouble());
+            let why = problem.unwrap_or_else(|| "the guest is paused (I/O error)".to_owned());
+            return Err(Failure::new(FAILED, format!("domain {} does not run: {why}; it goes on by itself once that is mended", output::shown(&record.name))));
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 /// Once more while a keep lets go of the images.

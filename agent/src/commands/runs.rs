@@ -15,7 +15,15 @@ use crate::{
     },
 };
 use cairn_hypervisor::{Host, host::HostError, run::GuestState};
-use std::{fs, os::unix::fs::MetadataExt};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    time::{Duration, Instant},
+};
+
+/// For a run that nobody served: the store is opened, and QEMU's tools started.
+const SERVED_WAIT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(20);
 
 /// A run as it is shown.
 struct Shown {
@@ -24,6 +32,8 @@ struct Shown {
     status: Status,
     written_bytes: u64,
     keeping: bool,
+    /// What people should know.
+    trouble: Option<String>,
 }
 
 /// Lists runs; those that nobody serves are served again.
@@ -52,12 +62,12 @@ pub fn run(common: &Common, o: &cli::Runs) -> Outcome<Done> {
         out!("{}", output::run_table(&shown.iter().map(row).collect::<Vec<_>>()));
     }
     for s in &shown {
-        if let Some(problem) = &s.status.problem {
-            eprintln!("cairn: warning: {}: {}", output::shown(&s.record.name), output::shown(problem));
+        if let Some(trouble) = &s.trouble {
+            eprintln!("cairn: warning: {}: {}", output::shown(&s.record.name), output::shown(trouble));
         }
     }
     left.iter().for_each(|l| say!("cairn: warning: {}", output::shown(l)));
-    Ok(if !left.is_empty() || shown.iter().any(|s| s.status.problem.is_some()) { Done::WithWarnings } else { Done::Clean })
+    Ok(if !left.is_empty() || shown.iter().any(|s| s.trouble.is_some()) { Done::WithWarnings } else { Done::Clean })
 }
 
 fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
@@ -66,7 +76,7 @@ fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
         // A run that ends at this moment is none.
         let _ = launch::ensure_supervisor(folder, &record);
     }
-    let status = Status::read(&RunSockets::of(&record.id)).unwrap_or_default();
+    let status = served(folder, &record, wish.as_ref());
     let guest = Host::open(record.connect.as_deref()).and_then(|host| host.domain(&record.uuid));
     let guest = match guest {
         Err(HostError::NoDomain { .. }) => "gone",
@@ -88,7 +98,23 @@ fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
     };
     let of = |path: &std::path::Path| fs::metadata(path).map_or(0, |m| m.blocks() * 512);
     let written_bytes = record.disks.iter().filter(|d| d.phase != Phase::Pivoted).map(|d| of(&d.overlay)).sum();
-    Ok(Shown { record, state, status, written_bytes, keeping: matches!(wish, Some(Wish::Keep { .. })) })
+    let unserved = (record.state == State::Ready && !status.served && !matches!(wish, Some(Wish::Discard)))
+        .then(|| format!("the point is not served; {} says more", folder.log().display()));
+    let trouble = status.trouble().or(unserved);
+    Ok(Shown { record, state, status, written_bytes, trouble, keeping: matches!(wish, Some(Wish::Keep { .. })) })
+}
+
+/// What its supervisor says; one that was just started is given a moment to serve it.
+fn served(folder: &RunFolder, record: &Record, wish: Option<&Wish>) -> Status {
+    let until = Instant::now() + SERVED_WAIT;
+    loop {
+        let status = Status::read(&RunSockets::of(&record.id)).unwrap_or_default();
+        let may_change = record.state == State::Ready && !status.served && status.trouble().is_none() && !matches!(wish, Some(Wish::Discard));
+        if !may_change || !folder.exists() || Instant::now() > until {
+            return status;
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 fn percent(s: &Shown) -> Option<u64> {
@@ -128,6 +154,6 @@ fn json(s: &Shown) -> serde_json::Value {
     serde_json::json!({
         "name": r.name, "uuid": r.uuid, "point": r.point_name, "id": r.point, "state": s.state, "served": s.status.served, "restarts": s.status.restarts,
         "written": s.written_bytes, "keeping": s.keeping, "keep_percent": percent(s), "created": output::rfc3339(r.created_unix_ms), "network": r.network,
-        "via": r.via, "disks": disks, "problem": s.status.problem, "boot_proof": r.proof.is_some(),
+        "via": r.via, "disks": disks, "problem": s.trouble, "boot_proof": r.proof.is_some(),
     })
 }

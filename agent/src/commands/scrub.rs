@@ -35,6 +35,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     n.checked_mul(1 << shift).filter(|n| *n > 0).ok_or_else(wrong)
 }
 
+/// The same for a limit: 0 is none.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_bytes(text) }
+}
+
 /// Checks packs and all other objects, with keys or without.
 pub fn packs(common: &Common, o: &cli::Verify) -> Outcome<Done> {
     let options = ScrubOptions { percent: o.percent.unwrap_or(100), rate_bytes_max: o.rate };

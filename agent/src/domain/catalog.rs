@@ -11,7 +11,7 @@ use cairn_store::{Point, PointState, Session, Store, format::SessionId};
 use std::{cell::RefCell, collections::BTreeMap, ops::Range};
 
 /// Manifests that were read, by point.
-type Seen = RefCell<BTreeMap<SessionId, Option<SavedDomain>>>;
+pub type Seen = RefCell<BTreeMap<SessionId, Option<SavedDomain>>>;
 
 /// Points as of the session's B3.
 pub struct SessionCatalog<'a> {
@@ -66,7 +66,7 @@ fn marked(store: &Store, point: &Point, target: &str) -> Option<Vec<Range<u64>>>
 
 /// The newest point that goes on from a bitmap, the newest usable one if any is; looked for back to the point at which the bitmap began. `name`: only
 /// points of that name.
-fn later(store: &Store, points: &[Point], name: Option<&str>, bitmap: &BitmapName, seen: &Seen) -> Option<Later> {
+pub fn later(store: &Store, points: &[Point], name: Option<&str>, bitmap: &BitmapName, seen: &Seen) -> Option<Later> {
     let text = bitmap.to_string();
     let mut damaged = None;
     for (order, point) in points.iter().enumerate().rev() {

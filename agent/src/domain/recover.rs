@@ -36,6 +36,8 @@ pub struct Recovery {
     pub replaces: Option<String>,
     /// What the domain will lack, for people.
     pub missing: Vec<String>,
+    /// What was to be elsewhere, and is nowhere in the domain.
+    pub unused_maps: Vec<String>,
 }
 
 impl Recovery {
@@ -54,6 +56,7 @@ impl Recovery {
         let host = Host::open(work.common.connect.as_deref())?;
         refuse_taken(&host, &name, &saved, o)?;
         let xml = saved_xml(work.store, manifest)?.ok_or_else(|| Failure::new(crate::failure::DAMAGED, format!("point {} has no domain XML", point.id)))?;
+        let unused_maps = o.mapping.unused(&xml).map_err(|e| Failure::new(FAILED, format!("the saved XML: {}", chain(&e))))?;
         let (xml, nvram, lost_media) =
             new_xml(&xml, point, plan, volumes, o).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
         let mut missing = missing(&saved, o.rename.is_some());
@@ -85,7 +88,7 @@ impl Recovery {
         let files = Files::prepare(&context)?;
         let autostart = saved.autostart && o.rename.is_none();
         let replaces = o.rename.is_none().then(|| saved.uuid.clone());
-        Ok(Self { host, name, xml, files, autostart, force: o.force, replaces, missing })
+        Ok(Self { host, name, xml, files, autostart, force: o.force, replaces, missing, unused_maps })
     }
 
     /// Defines it; returns its name, and what is to be said.

@@ -68,6 +68,13 @@ pub fn entries(store: &Store, points: &[Point], o: &cli::RecoverHost) -> Outcome
     }
 }
 
+/// Maps that fit nothing of any domain; none where a domain could not be looked at.
+pub fn unused_maps(lines: &[Line]) -> Vec<String> {
+    let each: Option<Vec<&Vec<String>>> = lines.iter().map(|line| line.unused_maps.as_ref()).collect();
+    let Some((first, others)) = each.as_deref().and_then(<[_]>::split_first) else { return Vec::new() };
+    first.iter().filter(|map| others.iter().all(|other| other.contains(map))).cloned().collect()
+}
+
 impl Recovering<'_> {
     /// All of them in order; each has a line.
     pub fn run(&self, entries: &[Entry]) -> Vec<Line> {
@@ -123,6 +130,7 @@ impl Recovering<'_> {
         let options = self.restore_options(entry)?;
         let work = Work { common: self.common, store: self.store, journal: Some(&journal) };
         let prepared = restore::prepare(work, point, &options)?;
+        line.unused_maps = prepared.domain.as_ref().map(|d| d.unused_maps.clone());
         if look_only {
             line.disks = prepared.plan.disks.iter().map(|d| (d.entry.target.clone(), d.path.display().to_string())).collect();
             line.warnings.extend(prepared.domain.iter().flat_map(|d| d.missing.clone()));

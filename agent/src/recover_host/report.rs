@@ -55,6 +55,8 @@ pub struct Line {
     pub code: u8,
     /// What is to be said besides.
     pub warnings: Vec<String>,
+    /// Maps that fit nothing of it; `None` where that is not known.
+    pub unused_maps: Option<Vec<String>>,
 }
 
 impl Line {
@@ -70,6 +72,7 @@ impl Line {
             message: String::new(),
             code: 0,
             warnings: Vec::new(),
+            unused_maps: None,
         }
     }
 
@@ -135,6 +138,15 @@ mod tests {
         assert_eq!(code(&[line(0, true), line(13, false)]), 13);
         assert_eq!(code(&[line(13, false), line(14, false), line(1, false)]), DAMAGED);
         assert_eq!(code(&[line(14, false), line(130, false)]), INTERRUPTED);
+    }
+
+    #[test]
+    fn a_map_that_no_domain_needs_is_told() {
+        let line = |maps: Option<&[&str]>| Line { unused_maps: maps.map(|m| m.iter().map(|s| (*s).to_owned()).collect()), ..Line::new("a") };
+        let unused = crate::recover_host::unused_maps;
+        assert_eq!(unused(&[line(Some(&["x", "y"])), line(Some(&["y"]))]), ["y"]);
+        assert!(unused(&[line(Some(&["x"])), line(None)]).is_empty(), "one that could not be looked at may need it");
+        assert!(unused(&[]).is_empty());
     }
 
     #[test]

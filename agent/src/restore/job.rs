@@ -161,6 +161,10 @@ impl Prepared<'_> {
         let domain = match self.domain {
             Some(domain) => {
                 warnings.extend(domain.missing.clone());
+                if !o.mark {
+                    // Of many domains each map is for some.
+                    warnings.extend(domain.unused_maps.iter().map(|map| unused_map(map, "the domain")));
+                }
                 if let Some(uuid) = &domain.replaces {
                     // All its disks are new and whole, whatever they were before.
                     crate::in_place::forget_record(&state_dir(self.work.common)?, uuid)?;
@@ -173,6 +177,11 @@ impl Prepared<'_> {
         };
         Ok((Restored { reports, domain, warnings }, self.plan.disks))
     }
+}
+
+/// A map that fits nothing is a slip.
+pub fn unused_map(map: &str, of: &str) -> String {
+    format!("{map} fits nothing of {of}: is its left side written as the saved definition has it?")
 }
 
 /// After Ctrl-C whatever went wrong did so because of it.

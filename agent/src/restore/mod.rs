@@ -13,7 +13,7 @@ mod volumes;
 mod write;
 
 pub use in_use::{QEMU_LOCK_LEN, QEMU_LOCK_START, refuse_in_use, refuse_paths_in_use};
-pub use job::{Options, Work, check_new_name, prepare, refuse_problems};
+pub use job::{Options, Work, check_new_name, prepare, refuse_problems, unused_map};
 pub use journal::Journal;
 pub use mapping::{Place, mapping, places};
 pub use partial::Partial;

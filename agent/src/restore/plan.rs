@@ -151,6 +151,19 @@ fn is_device_fs(dir: &Path) -> bool {
     devices.is_some() && devices != dev(Path::new("/")) && devices == dev(dir)
 }
 
+/// Known before anything is written; a device that cannot be asked says why when it is opened.
+fn refuse_small_device(path: &Path, needed_bytes: u64) -> Outcome<()> {
+    use std::io::Seek;
+    let size_bytes = fs::File::open(path).and_then(|mut device| device.seek(std::io::SeekFrom::End(0)));
+    match size_bytes {
+        Ok(has) if has < needed_bytes => Err(Failure::refused(format!(
+            "{} is too small: it has {has} bytes, the disk {needed_bytes}; nothing was written (enlarge it, or give another place)",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Gives the folders that are not there.
 fn check_targets(disks: &[DiskPlan], request: &Request<'_>) -> Outcome<Vec<Problem>> {
     let mut lost = Vec::new();
@@ -162,6 +175,9 @@ fn check_targets(disks: &[DiskPlan], request: &Request<'_>) -> Outcome<Vec<Probl
         }
         if !d.device {
             refuse_device_folder(&d.path)?;
+        }
+        if d.device {
+            refuse_small_device(&d.path, d.entry.size_bytes)?;
         }
         match fs::symlink_metadata(&d.path) {
             Ok(_) if !force => return Err(Failure::refused(format!("{path} exists; nothing was written (--force overwrites it)"))),
@@ -185,6 +201,15 @@ fn check_targets(disks: &[DiskPlan], request: &Request<'_>) -> Outcome<Vec<Probl
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_that_is_too_small_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("temp file");
+        file.as_file().set_len(4096).expect("sized");
+        let f = refuse_small_device(file.path(), 4097).expect_err("a byte too much");
+        assert!(f.code == crate::failure::REFUSED && f.message.contains("4096") && f.message.contains("4097"), "{}", f.message);
+        refuse_small_device(file.path(), 4096).expect("fits");
+    }
 
     #[test]
     fn a_file_among_devices_is_refused() {

@@ -18,21 +18,36 @@ use crate::{
 use cairn_hypervisor::{Domain, Host, host::LIBVIRT_NBD_RECONNECT, run::xml};
 use std::process::{Command, Stdio};
 
+/// What lies below the overlays in a definition.
+pub struct Below {
+    /// Where the exports are.
+    pub socket: String,
+    /// How long QEMU waits for them, where libvirt can tell it so.
+    pub reconnect_s: Option<u32>,
+}
+
+impl Below {
+    /// Of a run.
+    pub fn of(host: &Host, record: &Record) -> Outcome<Self> {
+        let sockets = RunSockets::of(&record.id);
+        let (socket, waits) = match record.via {
+            Via::Direct => (sockets.server(), host.libvirt_version()? >= LIBVIRT_NBD_RECONNECT),
+            Via::Daemon => (sockets.daemon(), false),
+        };
+        Ok(Self { socket: socket.display().to_string(), reconnect_s: waits.then_some(RECONNECT_S) })
+    }
+}
+
 /// Of a domain that is off: header and definition of every disk that may lack something.
 pub fn restore(host: &Host, domain: &Domain, record: &Record) -> Outcome<()> {
-    let sockets = RunSockets::of(&record.id);
-    let (socket, waits) = match record.via {
-        Via::Direct => (sockets.server(), host.libvirt_version()? >= LIBVIRT_NBD_RECONNECT),
-        Via::Daemon => (sockets.daemon(), false),
-    };
+    let below = Below::of(host, record)?;
     for disk in record.disks.iter().filter(|d| !d.filled && matches!(d.phase, Phase::Overlay | Phase::Copying)) {
         header(record, disk)?;
         let inactive = domain.xml_inactive().map_err(|e| libvirt(&e))?;
         let broken = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
         if xml::disk_now(&inactive, &disk.target).map_err(|e| broken(&e))?.is_some_and(|now| !now.has_backing) {
             tracing::warn!("{}: the definition names its backing file again", disk.target);
-            let reconnect_s = waits.then_some(RECONNECT_S);
-            host.define(&xml::with_backing(&inactive, &disk.target, &socket.display().to_string(), reconnect_s).map_err(|e| broken(&e))?)?;
+            host.define(&xml::with_backing(&inactive, &disk.target, &below.socket, below.reconnect_s).map_err(|e| broken(&e))?)?;
         }
     }
     Ok(())

@@ -80,6 +80,7 @@ fn copying(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> 
     match work.domain.block_job(&disk.target).map_err(|e| libvirt(&e))? {
         Some(job) if job.kind == JobKind::Copy => {
             work.memory.progress(&job);
+            keep::limit(work, &disk.target, &job)?;
             let part = if job.total_bytes == 0 { 0.0 } else { job.done_bytes as f64 / job.total_bytes as f64 };
             keep::tell(work, done_bytes + (disk.size_bytes as f64 * part) as u64);
             if job.is_caught_up() {
@@ -87,9 +88,11 @@ fn copying(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> 
                 work.folder.save(work.record)?;
             }
         }
-        Some(_) => return Err(Failure::new(FAILED, format!("disk {} has a block job that is not ours; end it with 'virsh blockjob --abort'", disk.target))),
+        // Of a keep in place that this one takes the place of: what was pulled stays.
+        Some(job) if job.kind == JobKind::Pull => work.domain.cancel_block_job(&disk.target).map_err(|e| libvirt(&e))?,
+        Some(job) => return Err(keep::other_job(&disk.target, &job)),
         None => {
-            work.memory.attempt(&disk.target)?;
+            attempt(work, &disk.target, &copy, disk.size_bytes)?;
             let path = copy.path.display().to_string();
             match work.domain.drop_forgotten_copy(&disk.target, &path) {
                 Ok(0) => {}
@@ -102,10 +105,31 @@ fn copying(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> 
             // Whatever an earlier attempt copied is stale.
             make_image(&copy, disk.size_bytes)?;
             log::say(format!("keep: copying {} to {}", disk.target, copy.path.display()));
+            work.memory.limited.clone_from(&disk.target);
             work.domain.start_copy(&disk.target, &path, &copy.format, false, work.bytes_per_s).map_err(|e| libvirt(&e))?;
         }
     }
     Ok(Step::Again)
+}
+
+/// Counts an attempt. One that is the last because there is no room gives back what it took.
+pub fn attempt(work: &mut Work<'_>, target: &str, copy: &Destination, size_bytes: u64) -> Outcome<()> {
+    let result = work.memory.attempt(target, &copy.path);
+    if result.is_err() {
+        // The reason why it ends is worth more than why this fails.
+        let _ = make_image(copy, size_bytes);
+    }
+    result
+}
+
+/// Carries a change over that has begun to its end; `false` if none has.
+pub fn end_pivots(work: &mut Work<'_>) -> Outcome<bool> {
+    let begun = work.record.disks.iter().enumerate().find_map(|(index, disk)| match disk.phase {
+        Phase::Pivoting { resume } => Some((index, resume)),
+        _ => None,
+    });
+    let Some((index, resume)) = begun else { return Ok(false) };
+    pivoting(work, index, resume).map(|_| true)
 }
 
 /// K4 to K9; begins anew with each step, by what is seen.

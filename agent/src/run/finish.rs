@@ -82,6 +82,11 @@ fn sync_definitions() {
 pub fn check_ordinary(host: &Host, domain: &Domain, record: &Record) -> Outcome<()> {
     forget_backing(host, domain, record)?;
     restore_drivers(host, domain, record)?;
+    if !domain.is_persistent().map_err(|e| libvirt(&e))? {
+        // Somebody undefined it while it runs: an ordinary domain outlives its shutdown.
+        host.define(&domain.xml_inactive().map_err(|e| libvirt(&e))?)?;
+        sync_definitions();
+    }
     let texts = [domain.xml_live().map_err(|e| libvirt(&e))?, domain.xml_inactive().map_err(|e| libvirt(&e))?];
     for disk in &record.disks {
         let image: &Path = match (&disk.phase, &disk.copy) {

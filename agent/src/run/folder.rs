@@ -1,7 +1,7 @@
 //! The folder of a run, `<state folder>/runs/<name>`, and that of its sockets, `/run/cairn/run/<id>`.
 //!
 //! ```text
-//! <state folder>/runs/<name>/   0700   run.json  wish.json  lock  owner (boot proofs)  log  log.1
+//! <state folder>/runs/<name>/   0700   run.json  wish.json  definition.json  lock  owner (boot proofs)  log  log.1
 //! /run/cairn/run/<id>/          0711   nbd.sock (QEMU's user, 0600)  status.json
 //! /run/cairn/run/<id>/daemon/   0700, QEMU's user   nbd.sock
 //! ```
@@ -22,6 +22,8 @@ use std::{
 
 const RECORD: &str = "run.json";
 const WISH: &str = "wish.json";
+/// libvirt's definition of the domain, with its consoles' passwords.
+const DEFINITION: &str = "definition.json";
 const LOCK: &str = "lock";
 /// Locked by the maker of a boot proof for as long as the proof is wanted.
 const OWNER: &str = "owner";
@@ -107,6 +109,17 @@ impl RunFolder {
     /// Replaces the record.
     pub fn save(&self, record: &Record) -> Outcome<()> {
         write_json(&self.path.join(RECORD), record)
+    }
+
+    /// The domain's definition as it was recorded last.
+    pub fn definition(&self) -> Outcome<Option<String>> {
+        read_json(&self.path.join(DEFINITION))
+    }
+
+    /// Records the domain's definition, if it is another one.
+    pub fn save_definition(&self, xml: &str) -> Outcome<()> {
+        // One that cannot be read is replaced.
+        if self.definition().ok().flatten().as_deref() == Some(xml) { Ok(()) } else { write_json(&self.path.join(DEFINITION), &xml) }
     }
 
     /// What is wanted of it.

@@ -1,19 +1,21 @@
-//! The supervisor's eye on the domain: lets a guest go on that was paused by a read that failed while its server was away, and carries a keep
+//! The supervisor's eye on the domain: lets a guest go on that was paused by a read or write that failed ([`super::stopped`]), and carries a keep
 //! through, step by step.
 //!
 //! Invariants
 //! - Every step begins with a look at libvirt and ends before the next: there is nothing to remember, and a crash between two steps is none.
+//! - While a keep changes over from one image to another, it alone says whether the processors run.
 //! - A libvirt that is gone is asked again once a second; a hung one holds up this thread alone.
 
 use super::{
-    copy, finish,
+    again, copy, finish,
     folder::RunFolder,
     keep, log,
-    record::{Record, State, Wish},
+    record::{Phase, Record, State, Wish},
     status::KeepStatus,
+    stopped::{self, Stopped},
     supervisor::Shared,
 };
-use crate::failure::{Failure, NOT_FOUND, Outcome};
+use crate::failure::{Failure, Outcome};
 use cairn_hypervisor::{Domain, Host, host::HostError, run::GuestState};
 use std::{
     sync::atomic::Ordering,
@@ -24,8 +26,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// While a keep is at work, whose last steps pause the guest.
 const TICK_SHORT: Duration = Duration::from_millis(50);
 const TROUBLE: Duration = Duration::from_secs(1);
-/// Between two attempts to let a guest go on: QEMU connects in the background meanwhile.
-const RESUME_PAUSE: Duration = Duration::from_millis(300);
+/// A domain that is not there for so long is gone, and not only being defined anew.
+const GONE_AFTER: Duration = Duration::from_secs(3);
 
 /// What came of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +60,17 @@ pub struct Work<'a> {
 
 /// Watches until the run is over.
 pub fn watch(folder: &RunFolder, shared: &Shared) {
-    let mut watcher = Watcher { folder, shared, host: None, record: None, memory: keep::Memory::default(), resumed: None, said: String::new() };
+    let mut watcher = Watcher {
+        folder,
+        shared,
+        host: None,
+        record: None,
+        memory: keep::Memory::default(),
+        stopped: None,
+        log_bytes: 0,
+        said: String::new(),
+        gone_since: None,
+    };
     while !shared.over.load(Ordering::SeqCst) {
         let pause = watcher.tick().unwrap_or_else(|f| {
             watcher.host = None;
@@ -75,8 +87,12 @@ struct Watcher<'a> {
     host: Option<Host>,
     record: Option<Record>,
     memory: keep::Memory,
-    resumed: Option<Instant>,
+    stopped: Option<Stopped>,
+    /// Length of the log while all was well.
+    log_bytes: u64,
     said: String,
+    /// Since when libvirt has no such domain.
+    gone_since: Option<Instant>,
 }
 
 impl Watcher<'_> {
@@ -97,7 +113,7 @@ impl Watcher<'_> {
         self.said.clear();
         let mut status = self.shared.status();
         if status.served {
-            status.problem = None;
+            status.problem = self.stopped.as_ref().map(|s| s.problem.clone());
         }
     }
 
@@ -120,33 +136,113 @@ impl Watcher<'_> {
             None => Host::open(record.connect.as_deref())?,
         };
         let domain = match host.domain(&record.uuid) {
-            Err(HostError::NoDomain { .. }) => {
-                return Err(Failure::new(NOT_FOUND, format!("domain {} is gone; 'cairn discard' removes what is left", record.name)));
-            }
+            Err(HostError::NoDomain { .. }) => return self.without_domain(record),
             result => result?,
         };
+        self.gone_since = None;
         let fail = |e: cairn_hypervisor::ffi::LibvirtError| Failure::new(crate::failure::FAILED, e.to_string());
         let state = domain.guest_state().map_err(fail)?;
-        if state == GuestState::IoError {
-            self.let_go_on(&domain);
-        }
+        self.see_to(&domain, state, record);
         let pause = self.wish(&host, &domain, state, record)?;
         self.host = Some(host);
         Ok(pause)
     }
 
-    /// Paused by a read that failed: if that was ours, it works now.
-    fn let_go_on(&mut self, domain: &Domain) {
-        let served = self.shared.status().served;
-        let left = self.shared.resumes.load(Ordering::SeqCst);
-        if !served || left == 0 || self.resumed.is_some_and(|at| at.elapsed() < RESUME_PAUSE) {
-            return;
+    /// Somebody undefined it: a keep ends, and can be cancelled.
+    fn without_domain(&mut self, record: &mut Record) -> Outcome<Duration> {
+        if self.gone_since.get_or_insert_with(Instant::now).elapsed() < GONE_AFTER {
+            return Ok(TICK);
         }
-        self.shared.resumes.store(left - 1, Ordering::SeqCst);
-        self.resumed = Some(Instant::now());
-        match domain.resume() {
-            Ok(()) => log::say("the guest was paused by a failed read; it goes on"),
-            Err(e) => log::say(format!("the guest cannot go on: {e}")),
+        self.stopped = None;
+        self.memory.stop_offline();
+        match self.folder.wish()? {
+            Some(Wish::Cancel) => {
+                keep::cancel_without_domain(self.folder, record)?;
+                self.cancelled()
+            }
+            Some(Wish::Keep { asked_unix_ms, .. }) => {
+                self.hear(asked_unix_ms, record);
+                if !self.memory.gave_up {
+                    self.memory.gave_up = true;
+                    self.give_up(again::gone(record));
+                }
+                Ok(TROUBLE)
+            }
+            Some(Wish::Discard) | None => Err(again::gone(record)),
+        }
+    }
+
+    /// A cancel is done.
+    fn cancelled(&mut self) -> Outcome<Duration> {
+        self.memory = keep::Memory::default();
+        {
+            let mut status = self.shared.status();
+            status.keep = None;
+            // What was in the way of the keep is in nobody's way any more.
+            status.problem = self.stopped.as_ref().map(|s| s.problem.clone());
+        }
+        self.folder.clear_wish()?;
+        Ok(TICK)
+    }
+
+    /// A keep that was asked for anew begins with nothing remembered.
+    fn hear(&mut self, asked_unix_ms: u64, record: &Record) -> bool {
+        if self.memory.asked_unix_ms == asked_unix_ms {
+            return false;
+        }
+        self.memory = keep::Memory::of(asked_unix_ms);
+        let total_bytes = record.disks.iter().map(|d| d.size_bytes).sum();
+        {
+            let mut status = self.shared.status();
+            status.keep = Some(KeepStatus { asked_unix_ms, done_bytes: 0, total_bytes, gave_up: false });
+            // Of an earlier one.
+            status.problem = self.stopped.as_ref().map(|s| s.problem.clone());
+        }
+        log::say("keep: begins, or goes on");
+        true
+    }
+
+    fn give_up(&mut self, f: Failure) {
+        log::say(format!("keep: given up: {}", f.message));
+        let mut status = self.shared.status();
+        status.problem = Some(f.message);
+        if let Some(keep) = &mut status.keep {
+            keep.gave_up = true;
+        }
+    }
+
+    /// Paused by a read or write that failed: if what was in the way is gone, it works now.
+    fn see_to(&mut self, domain: &Domain, state: GuestState, record: &Record) {
+        let log = self.folder.log();
+        match state {
+            GuestState::IoError => {}
+            GuestState::Running if self.stopped.as_mut().is_some_and(|s| !s.is_over()) => return,
+            _ => {
+                if self.stopped.take().is_some() && state == GuestState::Running {
+                    log::say("the guest runs again");
+                }
+                self.log_bytes = stopped::log_bytes(&log);
+                return;
+            }
+        }
+        let log_from = self.log_bytes;
+        let stopped = self.stopped.get_or_insert_with(|| Stopped::new(record, log_from));
+        let before = stopped.problem.clone();
+        stopped.look(record, &log);
+        if self.shared.started.swap(false, Ordering::SeqCst) {
+            stopped.afresh();
+        }
+        let said = (stopped.problem != before).then(|| stopped.problem.clone());
+        let pivots = record.disks.iter().any(|d| matches!(d.phase, Phase::Pivoting { .. }));
+        let resume = self.shared.status().served && !pivots && stopped.is_due();
+        if let Some(problem) = said {
+            log::say(problem);
+        }
+        if resume {
+            match domain.resume() {
+                Ok(()) => log::say("the guest was paused by a failed read or write; it goes on"),
+                Err(e) => log::say(format!("the guest cannot go on: {e}")),
+            }
         }
     }
 
@@ -154,22 +250,22 @@ impl Watcher<'_> {
         let (asked_unix_ms, bytes_per_s, to) = match self.folder.wish()? {
             Some(Wish::Keep { asked_unix_ms, bytes_per_s, to }) => (asked_unix_ms, bytes_per_s, to),
             Some(Wish::Cancel) => {
+                // A change over takes a moment and is not undone; left in the middle, the guest would stand still.
+                let memory = &mut self.memory;
+                let mut work = Work { folder: self.folder, host, domain, state, record, shared: self.shared, bytes_per_s: 0, memory };
+                if copy::end_pivots(&mut work)? {
+                    return Ok(TICK_SHORT);
+                }
                 keep::cancel(self.folder, domain, state, record, &mut self.memory)?;
-                self.memory = keep::Memory::default();
-                self.shared.status().keep = None;
-                self.folder.clear_wish()?;
-                return Ok(TICK);
+                return self.cancelled();
             }
             Some(Wish::Discard) | None => {
                 self.well();
                 return Ok(TICK);
             }
         };
-        if self.memory.asked_unix_ms != asked_unix_ms {
-            self.memory = keep::Memory::of(asked_unix_ms);
-            let total_bytes = record.disks.iter().map(|d| d.size_bytes).sum();
-            self.shared.status().keep = Some(KeepStatus { asked_unix_ms, done_bytes: 0, total_bytes, gave_up: false });
-            log::say("keep: begins, or goes on");
+        if self.hear(asked_unix_ms, record) {
+            again::remember(self.folder, domain)?;
         }
         if self.memory.gave_up {
             return Ok(TROUBLE);
@@ -181,26 +277,27 @@ impl Watcher<'_> {
         let copying = !to.is_empty() || record.disks.iter().any(|d| d.copy.is_some());
         let mut work = Work { folder: self.folder, host, domain, state, record, shared: self.shared, bytes_per_s, memory: &mut self.memory };
         let step = if copying { copy::step(&mut work, &to) } else { keep::step(&mut work) };
+        let step = match step {
+            Ok(Step::Done) => finish::check_ordinary(host, domain, record).map(|()| Step::Done).map_err(|f| self.memory.check_failed(f)),
+            step => step,
+        };
         match step {
             Ok(Step::Again) => {
                 self.well();
                 Ok(TICK_SHORT)
             }
             Ok(Step::Done) => {
-                finish::check_ordinary(host, domain, record)?;
                 self.shared.kept.store(true, Ordering::SeqCst);
                 Ok(TICK)
             }
             Err(f) if self.memory.gave_up => {
-                log::say(format!("keep: given up: {}", f.message));
-                let mut status = self.shared.status();
-                status.problem = Some(f.message);
-                if let Some(keep) = &mut status.keep {
-                    keep.gave_up = true;
-                }
+                self.give_up(f);
                 Ok(TROUBLE)
             }
-            Err(f) => Err(f),
+            Err(f) => {
+                self.memory.failed(&f);
+                Err(f)
+            }
         }
     }
 }

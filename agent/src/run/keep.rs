@@ -10,11 +10,14 @@
 use super::{
     folder::{RunFolder, failed},
     guest::{Step, Work},
-    log, offline,
+    log, obstacle, offline,
     record::{Phase, Record, RunDisk},
     saved,
 };
-use crate::failure::{FAILED, Failure, Outcome};
+use crate::{
+    failure::{FAILED, Failure, Outcome},
+    output::shown,
+};
 use cairn_hypervisor::{
     Domain,
     ffi::LibvirtError,
@@ -38,6 +41,12 @@ pub struct Memory {
     best_bytes: u64,
     /// The disk that `attempts` is about.
     target: String,
+    /// What the last one that said something said.
+    failure: Option<String>,
+    /// Attempts at the last check.
+    checks: u32,
+    /// The disk whose job has the limit of this wish.
+    pub limited: String,
     /// qemu-img at work.
     pub offline: Option<offline::Work>,
 }
@@ -53,22 +62,46 @@ impl Memory {
         self.offline = None;
     }
 
-    /// Counts an attempt at a disk; an error once there were too many.
-    pub fn attempt(&mut self, target: &str) -> Outcome<()> {
+    /// Counts an attempt at a disk that fills `image`; an error once there were too many, or as soon as one failed because there is no room.
+    pub fn attempt(&mut self, target: &str, image: &Path) -> Outcome<()> {
         if self.target != target {
             self.target = target.to_owned();
             self.attempts = 0;
             self.best_bytes = 0;
+            self.failure = None;
         }
         self.attempts += 1;
-        if self.attempts > ATTEMPTS_MAX {
+        if self.attempts > 1
+            && let Some(folder) = image.parent().filter(|folder| obstacle::is_full(folder))
+        {
             self.gave_up = true;
             return Err(Failure::new(
                 FAILED,
-                format!("disk {target} cannot be copied: {ATTEMPTS_MAX} attempts failed; see the run's log, then 'cairn keep' again"),
+                format!("disk {target} cannot be copied: there is no room on {}; make some, then 'cairn keep' again", shown(&folder.display().to_string())),
             ));
         }
+        if self.attempts > ATTEMPTS_MAX {
+            self.gave_up = true;
+            let last = self.failure.as_ref().map_or_else(|| "see the run's log".to_owned(), |failure| format!("the last one with: {failure}"));
+            return Err(Failure::new(FAILED, format!("disk {target} cannot be copied: {ATTEMPTS_MAX} attempts failed, {last}; then 'cairn keep' again")));
+        }
         Ok(())
+    }
+
+    /// Remembers why a step failed.
+    pub fn failed(&mut self, f: &Failure) {
+        self.failure = Some(f.message.clone());
+    }
+
+    /// The check that ends a keep has failed: again, but not without end.
+    pub fn check_failed(&mut self, f: Failure) -> Failure {
+        self.checks += 1;
+        self.gave_up = self.checks >= ATTEMPTS_MAX;
+        if !self.gave_up {
+            return f;
+        }
+        let say = format!("all is copied, but the domain is no ordinary one yet: {}; mend that, then 'cairn keep' again", f.message);
+        Failure::new(f.code, say)
     }
 
     /// Notes how far a job is.
@@ -83,6 +116,31 @@ impl Memory {
 /// libvirt's error as ours.
 pub fn libvirt(e: &LibvirtError) -> Failure {
     Failure::new(FAILED, e.to_string())
+}
+
+/// A job that was begun with another limit gets that of this wish.
+pub fn limit(work: &mut Work<'_>, target: &str, job: &BlockJob) -> Outcome<()> {
+    if work.memory.limited == target {
+        return Ok(());
+    }
+    if job.bytes_per_s != work.bytes_per_s {
+        // One that ends at this moment needs none.
+        match work.domain.limit_block_job(target, work.bytes_per_s) {
+            Err(e) if work.domain.block_job(target).is_ok_and(|job| job.is_some()) => return Err(libvirt(&e)),
+            _ => log::say(format!("keep: {target} goes on with at most {} bytes a second (0: no limit)", work.bytes_per_s)),
+        }
+    }
+    work.memory.limited = target.to_owned();
+    Ok(())
+}
+
+/// A job that is no part of a keep.
+pub fn other_job(target: &str, job: &BlockJob) -> Failure {
+    let why = match job.kind {
+        JobKind::Backup => "is being backed up: the keep goes on when that is done".to_owned(),
+        _ => format!("has a block job that is not the keep's; end it ('virsh blockjob DOMAIN {target} --abort'), and the keep goes on"),
+    };
+    Failure::new(FAILED, format!("disk {target} {why}"))
 }
 
 /// One step.
@@ -108,14 +166,13 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
         match job {
             Some(job) if job.kind == JobKind::Pull => {
                 work.memory.progress(&job);
+                limit(work, &disk.target, &job)?;
                 // QEMU counts in its own units; the disk's size is what people know.
                 let part = if job.total_bytes == 0 { 0.0 } else { job.done_bytes as f64 / job.total_bytes as f64 };
                 tell(work, done_bytes + (disk.size_bytes as f64 * part) as u64);
                 return Ok(Step::Again);
             }
-            Some(_) => {
-                return Err(Failure::new(FAILED, format!("disk {} has a block job that is not ours; end it with 'virsh blockjob --abort'", disk.target)));
-            }
+            Some(job) => return Err(other_job(&disk.target, &job)),
             None if !now.has_backing => {
                 work.domain.flush_disk(&disk.target).map_err(|e| Failure::new(FAILED, crate::domain::chain(&e)))?; // P2
                 super::copy::sync(&disk.overlay)?;
@@ -125,8 +182,9 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
             }
             None => {
                 refuse_saved(work)?;
-                work.memory.attempt(&disk.target)?;
+                work.memory.attempt(&disk.target, &disk.overlay)?;
                 log::say(format!("keep: pulling {}", disk.target));
+                work.memory.limited.clone_from(&disk.target);
                 work.domain.start_pull(&disk.target, work.bytes_per_s).map_err(|e| libvirt(&e))?;
                 return Ok(Step::Again);
             }
@@ -163,15 +221,11 @@ pub fn tell(work: &Work<'_>, done_bytes: u64) {
     }
 }
 
-/// Ends what a keep has begun; what was pulled already stays in the overlays and is not pulled again.
+/// Ends what a keep has begun; what was pulled already stays in the overlays and is not pulled again. A change over is not undone: the caller has
+/// carried it through.
 pub fn cancel(folder: &RunFolder, domain: &Domain, state: GuestState, record: &mut Record, memory: &mut Memory) -> Outcome<()> {
     memory.offline = None;
-    for i in 0..record.disks.len() {
-        let disk = &mut record.disks[i];
-        // A pivot takes a moment and is not undone: it is let through.
-        if matches!(disk.phase, Phase::Pivoting { .. } | Phase::Pivoted) {
-            continue;
-        }
+    for disk in record.disks.iter_mut().filter(|d| d.phase != Phase::Pivoted) {
         // One that was taken out of the domain has no job.
         let is_there = |text: &str| xml::disk_now(text, &disk.target).is_ok_and(|now| now.is_some());
         if state != GuestState::Off
@@ -180,12 +234,27 @@ pub fn cancel(folder: &RunFolder, domain: &Domain, state: GuestState, record: &m
         {
             domain.cancel_block_job(&disk.target).map_err(|e| libvirt(&e))?;
         }
-        if let Some(copy) = disk.copy.take() {
-            disk.phase = Phase::Overlay;
-            super::teardown::remove_ours(&copy.path, copy.inode).map_err(|e| failed("remove", &copy.path, &e))?;
-        }
+        forget_copy(disk)?;
     }
     folder.save(record)?;
     log::say("keep: cancelled");
+    Ok(())
+}
+
+/// The same for a run whose domain is gone: no disk has a job, and until `Pivoted` is recorded the overlay has all that was written.
+pub fn cancel_without_domain(folder: &RunFolder, record: &mut Record) -> Outcome<()> {
+    for disk in record.disks.iter_mut().filter(|d| d.phase != Phase::Pivoted) {
+        forget_copy(disk)?;
+    }
+    folder.save(record)?;
+    log::say("keep: cancelled; the domain was undefined");
+    Ok(())
+}
+
+fn forget_copy(disk: &mut RunDisk) -> Outcome<()> {
+    if let Some(copy) = disk.copy.take() {
+        disk.phase = Phase::Overlay;
+        super::teardown::remove_ours(&copy.path, copy.inode).map_err(|e| failed("remove", &copy.path, &e))?;
+    }
     Ok(())
 }

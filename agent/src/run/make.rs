@@ -5,6 +5,7 @@
 //! Whatever fails takes all of it away again; what a crash leaves is named by the record, and `discard` removes it.
 
 use super::{
+    again,
     copy::qemu_img_create,
     daemon::RECONNECT_S,
     folder::{RunFolder, RunLock, RunSockets, failed, sync_folder},
@@ -186,6 +187,7 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         built.xml = isolated.xml;
     }
     refuse_taken(&host, &built.uuid)?;
+    refuse_networks(&host, &built.xml)?;
     if let Some(path) = built.nvram.as_ref().map(PathBuf::from).filter(|p| fs::symlink_metadata(p).is_ok()) {
         return Err(Failure::refused(format!("the firmware's variables {} exist; nothing was made (give another name with --as)", path.display())));
     }
@@ -220,6 +222,7 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         owner,
         disks,
         state: State::Making,
+        layers: Vec::new(),
         proof: o.proof,
     };
     folder.create()?; // M2
@@ -277,6 +280,7 @@ fn build(
     let started = if start.paused { domain.start_paused() } else { domain.start() };
     started.map_err(|e| Failure::new(FAILED, format!("the domain does not start: {e}")))?; // M7
     interrupted(cancel)?;
+    again::remember(folder, &domain)?;
     record.state = State::Ready;
     folder.save(record)?; // M8
     // A guest in isolation is to lack it.
@@ -386,6 +390,16 @@ fn refuse_taken(host: &Host, name: &str) -> Outcome<()> {
             output::shown(name)
         ))),
     }
+}
+
+/// Without its networks it would not start: said before anything is made.
+fn refuse_networks(host: &Host, xml: &str) -> Outcome<()> {
+    let lacking: Vec<String> = host.network_problems(xml).into_iter().map(|p| p.what).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let what = output::shown(&lacking.join(", "));
+    Err(Failure::refused(format!("{what}; nothing was made ('--network none' leaves interfaces out, '--network NAME' connects them to another network)")))
 }
 
 fn images_folder(host: &Host, o: &Request) -> Outcome<PathBuf> {

@@ -1,10 +1,12 @@
 //! Runs: domains that live straight from a restore point, until they are kept or thrown away (docs/run.md).
 //!
 //! - [`record`], [`folder`]: what a run is, on disk; it outlives every process and the host's restart
-//! - [`make`], [`teardown`]: making one and taking it away, both to be called again after a crash
+//! - [`make`], [`teardown`]: making one and taking it away, both to be called again after a crash; [`layers`]: what snapshots laid over it
 //! - [`server`], [`daemon`]: the processes between store and QEMU; [`processes`] finds them; [`hot`]: what a boot reads first
-//! - [`supervisor`]: keeps those alive; [`guest`]: sees to the domain; [`keep`], [`copy`], [`offline`]: make it an ordinary one; [`backing`]: undoes the
-//!   half of that which a crash left
+//! - [`supervisor`]: keeps those alive; [`pulse`]: sees one that hangs
+//! - [`guest`]: sees to the domain; [`stopped`], [`obstacle`]: lets it go on after a failed read or write, and says why it cannot
+//! - [`keep`], [`copy`], [`offline`]: make it an ordinary one, if there is [`room`] for that; [`backing`]: undoes the half of that which a crash left;
+//!   [`again`]: defines a domain that was undefined
 //!
 //! Invariants
 //! - Who holds the lock of a run's folder is its supervisor, or will be: there is one at most, and it alone changes the record of a finished run.
@@ -13,6 +15,7 @@
 //!
 //! What it must not do: decide about points; touch what a run did not make.
 
+pub mod again;
 pub mod backing;
 pub mod copy;
 pub mod daemon;
@@ -22,21 +25,43 @@ pub mod guest;
 pub mod hot;
 pub mod keep;
 pub mod launch;
+pub mod layers;
 pub mod log;
 pub mod make;
+pub mod obstacle;
 pub mod offline;
 pub mod processes;
+pub mod pulse;
 pub mod record;
+pub mod room;
 pub mod saved;
 pub mod server;
 pub mod status;
+pub mod stopped;
 pub mod supervisor;
 pub mod teardown;
 
 use crate::failure::{FAILED, Failure, NOT_FOUND, Outcome};
 use folder::RunFolder;
 use record::{Record, Wish};
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// The run whose domain has this UUID.
+pub fn of_domain(state_dir: &Path, uuid: &str) -> Option<(RunFolder, Record)> {
+    // One that ends at this moment is none; where none can be listed, none was made.
+    let folders = RunFolder::all(state_dir).unwrap_or_default().into_iter();
+    folders.filter_map(|folder| folder.record().ok().map(|record| (folder, record))).find(|(_, record)| record.uuid.eq_ignore_ascii_case(uuid))
+}
+
+/// Whether a keep is at work on a run, or about to be; one that was given up is not.
+pub fn is_being_kept(folder: &RunFolder, record: &Record) -> bool {
+    let Ok(Some(Wish::Keep { asked_unix_ms, .. })) = folder.wish() else { return false };
+    let told = status::Status::read(&folder::RunSockets::of(&record.id)).and_then(|status| status.keep);
+    !told.is_some_and(|keep| keep.asked_unix_ms == asked_unix_ms && keep.gave_up)
+}
 
 /// How long a supervisor may take to end its run: the domain's end, the end of processes that may hang in their store.
 const DISCARD_LIMIT: Duration = Duration::from_secs(90);
@@ -57,7 +82,7 @@ pub fn discard(folder: &RunFolder, record: &Record) -> Outcome<()> {
             // Nobody supervises: it is ours to do, under the lock.
             Ok(Some(_lock)) => return gone(folder.record().and_then(|record| teardown::all(folder, &record))),
             Ok(None) if Instant::now() > until => {
-                let why = status::Status::read(&folder::RunSockets::of(&record.id)).and_then(|s| s.problem).unwrap_or_else(|| "no reason known".into());
+                let why = status::Status::read(&folder::RunSockets::of(&record.id)).and_then(|s| s.trouble()).unwrap_or_else(|| "no reason known".into());
                 return Err(Failure::new(FAILED, format!("run '{}' is not removed after {} s: {why}", record.name, DISCARD_LIMIT.as_secs())));
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(20)),

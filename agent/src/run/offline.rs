@@ -124,7 +124,7 @@ pub fn rebase(around: &mut Around<'_>) -> Outcome<Step> {
             return Ok(Step::Again);
         }
         keep::refuse_saved(around)?;
-        around.memory.attempt(&disk.target)?;
+        around.memory.attempt(&disk.target, &disk.overlay)?;
         backing::header(around.record, &disk)?;
         log::say(format!("keep: filling {} while the domain is off", disk.target));
         let mut command = Command::new("qemu-img");
@@ -168,7 +168,7 @@ pub fn convert(around: &mut Around<'_>, index: usize, done_bytes: u64) -> Outcom
         return Ok(Step::Again);
     }
     keep::refuse_saved(around)?;
-    around.memory.attempt(&disk.target)?;
+    copy::attempt(around, &disk.target, &copy, disk.size_bytes)?;
     log::say(format!("keep: copying {} while the domain is off", disk.target));
     copy::make_image(&copy, disk.size_bytes)?;
     let mut command = Command::new("qemu-img");

@@ -51,9 +51,21 @@ pub struct Record {
     pub disks: Vec<RunDisk>,
     /// How far it is.
     pub state: State,
+    /// Files of external snapshots that go with the run, found when it began to be taken away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Layer>,
     /// It is a boot proof: isolated, and taken away once whoever made it is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
+}
+
+/// A file that an external snapshot laid over an image of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// File.
+    pub path: PathBuf,
+    /// Device and inode.
+    pub inode: (u64, u64),
 }
 
 /// What a boot proof's run has besides: somebody holds a lock in its folder for as long as it is wanted.

@@ -8,6 +8,7 @@
 use super::{
     folder::{RunFolder, RunSockets},
     hot, launch, log,
+    pulse::{self, Reads, Watched},
     record::{Key, Record},
 };
 use crate::{
@@ -40,7 +41,7 @@ pub fn open_store(path: &Path, key: &Key, state_dir: &Path) -> Outcome<Store> {
 pub fn serve(folder: &RunFolder, record: &Record) -> Outcome<()> {
     let store = open_store(&record.store, &record.key, &record.state_dir)?;
     let (_pin, point) = hold(&store, record)?;
-    let (mut exports, mut recording) = (Exports::new(), Vec::new());
+    let (mut exports, mut recording, reads) = (Exports::new(), Vec::new(), Arc::new(Reads::default()));
     for entry in store.disks(&point)?.iter().filter(|e| record.disks.iter().any(|d| d.target == e.target)) {
         let path = hot::path(&record.state_dir, &record.point_name, &entry.target);
         let list = hot::read(&path);
@@ -49,7 +50,8 @@ pub fn serve(folder: &RunFolder, record: &Record) -> Outcome<()> {
             Some(list) => source.prefetch(list),
             None => recording.push((path, Arc::downgrade(&source))),
         }
-        exports.add(entry.target.clone(), Arc::new(PointExport { source, description: String::new() }))?;
+        let export = PointExport { source, description: String::new() };
+        exports.add(entry.target.clone(), Arc::new(Watched { export, reads: Arc::clone(&reads) }))?;
     }
     hot::write_later(recording);
     let runtime = interrupt::runtime()?;
@@ -59,6 +61,7 @@ pub fn serve(folder: &RunFolder, record: &Record) -> Outcome<()> {
         let socket = UnixSocket { path: RunSockets::of(&record.id).server(), owner: record.owner, allowed_uids };
         Server::start(vec![Listener::unix(&socket)?], exports, Limits::default())?
     };
+    pulse::tell(reads, &RunSockets::of(&record.id), &record.store);
     log::say(format!("serving {} of {} {}", record.disks.len(), record.point_name, record.point));
     stand_by(folder, record)
 }

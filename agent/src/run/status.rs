@@ -15,6 +15,9 @@ pub struct Status {
     pub keep: Option<KeepStatus>,
     /// What is in the way now, if anything.
     pub problem: Option<String>,
+    /// What lives and does not answer, if anything.
+    #[serde(default)]
+    pub hangs: Option<String>,
 }
 
 /// How far a keep is.
@@ -31,6 +34,13 @@ pub struct KeepStatus {
 }
 
 impl Status {
+    /// What people should know.
+    pub fn trouble(&self) -> Option<String> {
+        let both = [self.problem.as_deref(), self.hangs.as_deref()];
+        let said: Vec<&str> = both.into_iter().flatten().collect();
+        (!said.is_empty()).then(|| said.join("; "))
+    }
+
     /// What was said last.
     pub fn read(sockets: &RunSockets) -> Option<Self> {
         read_json(&sockets.dir.join("status.json")).ok().flatten()
@@ -46,5 +56,18 @@ impl Status {
         };
         // The sockets' folder may be gone already.
         let _ = write();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_hides_no_other_problem() {
+        let status =
+            |problem: Option<&str>, hangs: Option<&str>| Status { problem: problem.map(str::to_owned), hangs: hangs.map(str::to_owned), ..Status::default() };
+        assert_eq!(status(Some("a"), Some("b")).trouble().as_deref(), Some("a; b"));
+        assert_eq!((status(None, Some("b")).trouble().as_deref(), status(None, None).trouble()), (Some("b"), None));
     }
 }

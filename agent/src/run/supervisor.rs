@@ -6,13 +6,14 @@
 //! Invariants
 //! - It lives only with the run's lock.
 //! - Living processes are adopted, dead ones started again: the server first, the storage daemon only beside a living server.
-//! - After each such start the guest may be let go on a few times, and no more: a read that fails for another reason keeps it paused.
+//! - After each such start the guest is let go on at once where a failed read has paused it ([`super::stopped`]).
 
 use super::{
     daemon, finish,
     folder::{RunFolder, RunLock, RunSockets},
     guest, launch, log,
     processes::{self, Process, Role},
+    pulse::Pulse,
     record::{Record, Via, Wish},
     status::Status,
     teardown,
@@ -25,7 +26,7 @@ use std::{
     process::Child,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -35,11 +36,10 @@ const TICK: Duration = Duration::from_millis(150);
 /// Between the starts of a process that does not come up.
 const BACKOFF_MS_MIN: u64 = 100;
 const BACKOFF_MS_MAX: u64 = 5000;
+/// How long a step of a keep is waited for when the run is taken away.
+const STEP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a lock that is being handed over is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
-/// How often a guest is let go on after a restart, a disk: QEMU's client needs one failed read to see that its server is gone and one to come
-/// back (measured with 7.2), for each disk.
-const RESUMES_PER_DISK: u32 = 6;
 
 /// What both threads know.
 #[derive(Debug, Default)]
@@ -48,8 +48,8 @@ pub struct Shared {
     pub kept: AtomicBool,
     /// The run ends.
     pub over: AtomicBool,
-    /// How often the guest may still be let go on.
-    pub resumes: AtomicU32,
+    /// A process was started: what failed may work now.
+    pub started: AtomicBool,
     status: Mutex<Status>,
 }
 
@@ -82,7 +82,10 @@ pub fn run(folder: &RunFolder, locked: bool) -> Outcome<()> {
         }
         if matches!(folder.wish(), Ok(Some(Wish::Discard))) {
             keeper.shared.over.store(true, Ordering::SeqCst);
-            match teardown::all(folder, &record) {
+            wait_ended(&guest);
+            // A keep may have changed it since, and what it made is to go as well.
+            let now = folder.record().unwrap_or_else(|_| record.clone());
+            match teardown::all(folder, &now) {
                 Ok(()) => return Ok(()),
                 Err(f) => {
                     log::say(format!("discard: {}", f.message));
@@ -108,6 +111,14 @@ pub fn run(folder: &RunFolder, locked: bool) -> Outcome<()> {
         keeper.look();
         log::rotate(folder);
         keeper.wait();
+    }
+}
+
+/// A step of a keep that is under way ends first; one that hangs in libvirt is not waited for.
+fn wait_ended(guest: &std::thread::JoinHandle<()>) {
+    let until = Instant::now() + STEP_LIMIT;
+    while !guest.is_finished() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -188,14 +199,23 @@ struct Keeper<'a> {
     server: Kept,
     daemon: Kept,
     starts: u64,
+    pulse: Pulse,
     told: Status,
 }
 
 impl<'a> Keeper<'a> {
     fn new(folder: &'a RunFolder, record: &'a Record, sockets: &'a RunSockets, shared: Arc<Shared>) -> Self {
-        // The one before us may have died with its processes.
-        shared.resumes.store(RESUMES_PER_DISK * u32::try_from(record.disks.len()).unwrap_or(1), Ordering::SeqCst);
-        Self { folder, record, sockets, shared, server: Kept::new(Role::Server), daemon: Kept::new(Role::Daemon), starts: 0, told: Status::default() }
+        Self {
+            folder,
+            record,
+            sockets,
+            shared,
+            server: Kept::new(Role::Server),
+            daemon: Kept::new(Role::Daemon),
+            starts: 0,
+            pulse: Pulse::default(),
+            told: Status::default(),
+        }
     }
 
     fn look(&mut self) {
@@ -209,8 +229,13 @@ impl<'a> Keeper<'a> {
             }
         };
         let served = self.served();
+        let hangs = if served { self.pulse.look(self.sockets, self.record.via == Via::Daemon) } else { None };
+        if let Some(hangs) = hangs.as_ref().filter(|_| self.told.hangs.is_none()) {
+            log::say(hangs);
+        }
         {
             let mut status = self.shared.status();
+            status.hangs = hangs;
             if !served {
                 status.problem = problem;
             }
@@ -244,7 +269,7 @@ impl<'a> Keeper<'a> {
         if started {
             self.starts += 1;
             log::say(format!("started the {what}"));
-            self.shared.resumes.store(RESUMES_PER_DISK * u32::try_from(self.record.disks.len()).unwrap_or(1), Ordering::SeqCst);
+            self.shared.started.store(true, Ordering::SeqCst);
         }
     }
 

@@ -6,9 +6,9 @@
 use super::{
     folder::{RunFolder, RunSockets, failed},
     keep::libvirt,
-    log,
+    layers, log,
     processes::{self, Role},
-    record::Record,
+    record::{Layer, Record},
 };
 use crate::failure::{FAILED, Failure, Outcome};
 use cairn_hypervisor::{Domain, Host, host::HostError};
@@ -34,23 +34,30 @@ pub fn remove_ours(path: &Path, inode: Option<(u64, u64)>) -> io::Result<()> {
 
 /// Everything.
 pub fn all(folder: &RunFolder, record: &Record) -> Outcome<()> {
-    domain(record)?;
-    processes(record)?;
-    images(record)?;
+    let mut record = record.clone();
+    domain(folder, &mut record)?;
+    processes(&record)?;
+    images(&record)?;
     RunSockets::of(&record.id).remove()?;
     folder.remove(&record.id)
 }
 
-/// T1: the domain, if it is the run's.
-fn domain(record: &Record) -> Outcome<()> {
+/// T1: the domain, if it is the run's; what its snapshots laid over the images is recorded before.
+fn domain(folder: &RunFolder, record: &mut Record) -> Outcome<()> {
     let host = Host::open(record.connect.as_deref())?;
     let domain = match host.domain(&record.uuid) {
         Err(HostError::NoDomain { .. }) => return Ok(()),
         result => result?,
     };
-    if !is_ours(&domain, record)? {
+    let layers = layers::of(&domain, record)?;
+    if layers.is_empty() && !is_ours(&domain, record)? {
         log::say(format!("domain {} has none of this run's disks; it was left alone", record.uuid));
         return Ok(());
+    }
+    let new: Vec<Layer> = layers.into_iter().filter(|layer| layers::goes(record, layer) && !record.layers.contains(layer)).collect();
+    if !new.is_empty() {
+        record.layers.extend(new);
+        folder.save(record)?;
     }
     if domain.is_running().map_err(|e| libvirt(&e))?
         && let Err(e) = domain.destroy()
@@ -95,8 +102,14 @@ pub fn processes(record: &Record) -> Outcome<()> {
     Ok(())
 }
 
-/// T3: overlays, unfinished copies, the firmware's variables.
+/// T3: snapshots' files, overlays, unfinished copies, the firmware's variables.
 fn images(record: &Record) -> Outcome<()> {
+    for layer in &record.layers {
+        // One that is another file now has been replaced by somebody, and is theirs.
+        if let Err(e) = remove_ours(&layer.path, Some(layer.inode)) {
+            log::say(format!("{} could not be removed: {e}", layer.path.display()));
+        }
+    }
     for disk in &record.disks {
         remove_ours(&disk.overlay, disk.inode).map_err(|e| failed("remove", &disk.overlay, &e))?;
         if let Some(copy) = &disk.copy {

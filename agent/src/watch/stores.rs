@@ -4,8 +4,17 @@
 //! - A store that does not answer in time has said nothing: nobody is told "not committed" because of it. From then on it is not asked again.
 //! - Nothing is written to a store: no session is begun for a look.
 
-use crate::{cli::Common, config::StoreEntry, context, domain::SavedDomain, failure::Outcome};
-use cairn_hypervisor::{CarrierRecord, PointCatalog, PointStatus};
+use crate::{
+    cli::Common,
+    config::StoreEntry,
+    context,
+    domain::{SavedDomain, Seen, later},
+    failure::Outcome,
+};
+use cairn_hypervisor::{
+    CarrierRecord, PointCatalog, PointStatus,
+    capture::{names::BitmapName, plan::Later},
+};
 use cairn_store::{Point, PointState, Store, format::SessionId};
 use std::{
     cell::Cell,
@@ -42,6 +51,8 @@ enum Question {
     Status(SessionId, Sender<PointStatus>),
     /// The UUID of a point's domain.
     Owner(SessionId, Sender<Option<String>>),
+    /// A point that goes on from a bitmap of a forgotten one.
+    Later(BitmapName, Sender<Option<Later>>),
 }
 
 /// All stores that answer, and what is wrong with the others.
@@ -79,11 +90,12 @@ fn begin(common: &Common, entry: &StoreEntry) -> (Receiver<Opened>, Sender<Quest
                 return;
             }
         };
-        let mut forgotten = None;
+        let (mut forgotten, seen) = (None, Seen::default());
         for question in asked {
             match question {
                 Question::Status(id, answer) => drop(answer.send(status(&store, id, &mut forgotten))),
                 Question::Owner(id, answer) => drop(answer.send(owner(&store, &points, id))),
+                Question::Later(bitmap, answer) => drop(answer.send(later(&store, &points, None, &bitmap, &seen))),
             }
         }
     });
@@ -171,6 +183,12 @@ impl PointCatalog for AnsweringStore {
     fn carrier(&self, _session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
         // A look decides nothing about increments.
         None
+    }
+
+    fn later(&self, bitmap: &BitmapName) -> Option<Later> {
+        // Silence is not "none": there may be one.
+        let unknown = Later { session: bitmap.session, ordinal: 0, status: PointStatus::Unreachable };
+        self.question(|answer| Question::Later(*bitmap, answer)).unwrap_or(Some(unknown))
     }
 }
 

@@ -278,7 +278,7 @@ impl Tracked {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{CarrierRecord, PointStatus};
+    use super::super::plan::{CarrierRecord, Later, PointStatus};
     use super::*;
 
     struct All(PointStatus);
@@ -288,6 +288,9 @@ mod tests {
             self.0
         }
         fn carrier(&self, _session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
+            None
+        }
+        fn later(&self, _bitmap: &BitmapName) -> Option<Later> {
             None
         }
     }

@@ -186,6 +186,20 @@ pub fn block_job_info(domain: &Domain, disk: &str) -> Result<Option<sys::virDoma
     }
 }
 
+/// Sets the limit of a disk's job, bytes a second; 0 is none.
+///
+/// # Errors
+/// libvirt's; among them that there is no job.
+pub fn block_job_set_speed(domain: &Domain, disk: &str, bytes_per_s: u64) -> Result<(), LibvirtError> {
+    const CALL: &str = "virDomainBlockJobSetSpeed";
+    let disk = CString::new(disk).map_err(|_| LibvirtError::argument(CALL))?;
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: `disk` is a C string that outlives the call; libvirt copies it.
+    let result = unsafe { sys::virDomainBlockJobSetSpeed(pointer, disk.as_ptr(), bytes_per_s, sys::VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES) };
+    if result == 0 { Ok(()) } else { Err(LibvirtError::last(CALL)) }
+}
+
 /// A domain's state and its reason, as libvirt numbers them. The `virt` crate (0.5) has it, and forgets to look at the result: of a libvirtd that is gone
 /// it gives a state that nobody knows, and no error.
 ///

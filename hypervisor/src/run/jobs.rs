@@ -17,6 +17,8 @@ pub enum JobKind {
     Pull,
     /// Image to another image.
     Copy,
+    /// Of a backup, which ends by itself.
+    Backup,
     /// Anything else: not ours.
     Other,
 }
@@ -53,6 +55,7 @@ impl Domain {
             kind: match u32::try_from(info.type_) {
                 Ok(sys::VIR_DOMAIN_BLOCK_JOB_TYPE_PULL) => JobKind::Pull,
                 Ok(sys::VIR_DOMAIN_BLOCK_JOB_TYPE_COPY) => JobKind::Copy,
+                Ok(sys::VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP) => JobKind::Backup,
                 _ => JobKind::Other,
             },
             done_bytes: info.cur,
@@ -79,6 +82,14 @@ impl Domain {
         let xml = format!("<disk type='{kind}'><driver name='qemu' type='{}'/><source {attribute}='{}'/></disk>", escape(format), escape(path));
         let flags = sys::VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB | sys::VIR_DOMAIN_BLOCK_COPY_REUSE_EXT;
         ffi::block_copy(self.raw(), target, &xml, bytes_per_s, flags)
+    }
+
+    /// Changes the limit of a disk's job, bytes a second; 0 for none.
+    ///
+    /// # Errors
+    /// libvirt's; among them that the job has ended.
+    pub fn limit_block_job(&self, target: &str, bytes_per_s: u64) -> Result<(), LibvirtError> {
+        ffi::block_job_set_speed(self.raw(), target, bytes_per_s)
     }
 
     /// Ends a disk's job and leaves the disk on its image.

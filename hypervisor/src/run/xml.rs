@@ -229,6 +229,17 @@ pub fn attribute_values(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
     Ok(document.descendants().flat_map(|node| node.attributes().map(|a| a.value().to_owned()).collect::<Vec<_>>()).collect())
 }
 
+/// The files of all disks, and of what lies below them.
+///
+/// # Errors
+/// Not XML.
+pub fn disk_files(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
+    let document = Document::parse(xml)?;
+    let disks = document.descendants().filter(|node| node.has_tag_name("disk"));
+    let sources = disks.flat_map(|disk| disk.descendants()).filter(|node| node.has_tag_name("source"));
+    Ok(sources.filter_map(|source| source.attribute("file")).map(str::to_owned).collect())
+}
+
 /// A disk as a definition has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskNow {

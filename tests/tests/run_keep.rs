@@ -1,0 +1,233 @@
+//! What stands in a keep's way, and what admins do meanwhile: every keep can be ended, what holds it up is named, and nothing of it is left.
+
+use cairn_lab::runs::{self, Part};
+use cairn_lab::suite::{self, Suite};
+use cairn_lab::{Domain, Options, cairn, lab_test, process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const RUN: &str = "lab1-run";
+const AGENT_S: &str = "180";
+const LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(200);
+/// Slow enough for a keep to be at work for a minute.
+const SLOW: &str = "1MiB";
+
+/// A store with a point, and a run of it whose guest has written something.
+fn begin(lab: &cairn_lab::Lab) -> (Suite, Domain) {
+    let suite = Suite::new(lab);
+    let copy = begin_run(&suite);
+    (suite, copy)
+}
+
+fn begin_run(suite: &Suite) -> Domain {
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    // Two guests share two slow cores.
+    suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
+    suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    let copy = Domain::new(RUN);
+    copy.sh("echo mine > /mnt/a/mine; sync").expect("writes");
+    copy
+}
+
+/// `cairn runs` of the one run, and its exit code.
+fn shown(suite: &Suite) -> (Value, i32) {
+    let output = suite.cairn.run(&["runs", "--json"]).expect("runs");
+    let runs: Value = serde_json::from_str(&output.text()).expect("JSON");
+    (runs[0].clone(), output.code())
+}
+
+/// Waits until `runs` tells of a problem with this word, and ends accordingly.
+fn wait_told(suite: &Suite, word: &str) -> String {
+    let told = || {
+        let (run, code) = shown(suite);
+        let problem = run["problem"].as_str().unwrap_or_default().to_owned();
+        Ok((code == cairn::WARNINGS && problem.contains(word)).then_some(problem))
+    };
+    process::wait_for(&format!("{word:?} in runs"), LIMIT, POLL, told).unwrap_or_else(|e| panic!("{}: {:?}", e.report(), shown(suite)))
+}
+
+fn wait_progress(suite: &Suite) {
+    process::wait_for("progress", LIMIT, POLL, || Ok(shown(suite).0["keep_percent"].as_u64().filter(|p| *p > 0))).expect("progress");
+}
+
+fn folder(suite: &Suite, name: &str) -> PathBuf {
+    let path = suite.path(name);
+    std::fs::create_dir_all(&path).expect("folder");
+    path
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    std::fs::read_dir(folder).expect("a folder").flatten().map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n != "lost+found").collect()
+}
+
+fn assert_nothing_left() {
+    let done = process::wait_for("end of all that the run left", LIMIT, POLL, || Ok(runs::left_over().is_empty().then_some(())));
+    assert!(done.is_ok(), "left of the run: {:#?}", runs::left_over());
+}
+
+lab_test!(a_domain_that_was_undefined_is_run_cancelled_and_kept_all_the_same, Options { data_mib: 72, ..Options::small() }, |lab| {
+    let (suite, copy) = begin(&lab);
+    let to = folder(&suite, "kept");
+    suite.cairn.ok(&["keep", RUN, "--to", &to.to_string_lossy(), "--rate", SLOW, "--detach"]).expect("keep");
+    wait_progress(&suite);
+    copy.virsh_ok(&["undefine", RUN]).expect("undefine");
+    copy.virsh_ok(&["destroy", RUN]).expect("destroy");
+    println!("{}", wait_told(&suite, "was undefined"));
+    // The keep has ended, and can be taken back.
+    suite.cairn.ok(&["keep", RUN, "--cancel"]).expect("cancel");
+    assert_eq!(names(&to), Vec::<String>::new(), "the unfinished copy is gone");
+    let output = suite.cairn.run(&["run", "--resume", RUN, "--wait-agent", AGENT_S]).expect("it ends");
+    assert_eq!(output.code(), cairn::WARNINGS, "{}", output.err_text());
+    assert_eq!(copy.sh("cat /mnt/a/mine").expect("read").trim(), "mine");
+    // The other way round: off, undefined, then kept.
+    copy.virsh_ok(&["destroy", RUN]).expect("destroy");
+    copy.virsh_ok(&["undefine", RUN]).expect("undefine");
+    suite.cairn.ok(&["keep", RUN]).expect("keep");
+    runs::assert_ordinary(&copy, None);
+    copy.start(Duration::from_secs(180)).expect("it boots");
+    assert_eq!(copy.sh("cat /mnt/a/mine").expect("read").trim(), "mine");
+    assert!(runs::pids(Part::Server).is_empty() && runs::pids(Part::Supervisor).is_empty());
+});
+
+lab_test!(a_running_domain_that_was_undefined_is_kept_as_a_lasting_one, Options::small(), |lab| {
+    let (suite, copy) = begin(&lab);
+    copy.virsh_ok(&["undefine", RUN]).expect("undefine");
+    suite.cairn.ok(&["keep", RUN]).expect("keep");
+    runs::assert_ordinary(&copy, None);
+    copy.virsh_ok(&["destroy", RUN]).expect("destroy");
+    assert_eq!(copy.state().expect("it is still defined"), "shut off");
+});
+
+lab_test!(a_keep_at_work_changes_its_speed_and_its_way_and_keeps_backups_off, Options { data_mib: 72, ..Options::small() }, |lab| {
+    let (suite, copy) = begin(&lab);
+    // A backup that was there first is waited for.
+    let xml = suite.path("backup.xml");
+    let text = "<domainbackup mode='pull'><server transport='unix' socket='/var/lib/libvirt/qemu/another-backup.sock'/></domainbackup>";
+    std::fs::write(&xml, text).expect("written");
+    copy.virsh_ok(&["backup-begin", RUN, &xml.to_string_lossy()]).expect("another's backup");
+    suite.cairn.ok(&["keep", RUN, "--rate", SLOW, "--detach"]).expect("keep");
+    println!("{}", wait_told(&suite, "is being backed up"));
+    copy.virsh_ok(&["domjobabort", RUN]).expect("its end");
+    wait_progress(&suite);
+    let output = suite.cairn.run(&["backup", RUN]).expect("it ends");
+    suite::assert_refused(&output, cairn::BUSY, "being kept");
+    // Elsewhere after all: what was begun is no obstacle.
+    let to = folder(&suite, "kept");
+    let path = to.to_string_lossy();
+    suite.cairn.ok(&["keep", RUN, "--to", &path, "--detach"]).expect("keep");
+    let speed = |target: &str| copy.virsh_ok(&["blockjob", RUN, target, "--info", "--raw", "--bytes"]).unwrap_or_default();
+    let of_vda = |bytes: &str| process::wait_for("the limit", LIMIT, POLL, || Ok(speed("vda").contains(&format!("bandwidth={bytes}\n")).then_some(())));
+    of_vda("1048576").unwrap_or_else(|e| panic!("without --rate the limit stays: {}: {}", e.report(), speed("vda")));
+    let (run, _) = shown(&suite);
+    assert!(run["problem"].is_null() && run["keeping"] == true, "{run}");
+    let begin = Instant::now();
+    suite.cairn.ok(&["keep", RUN, "--to", &path, "--rate", "2MiB", "--detach"]).expect("keep");
+    of_vda("2097152").unwrap_or_else(|e| panic!("a running job takes the new limit: {}: {}", e.report(), speed("vda")));
+    suite.cairn.ok(&["keep", RUN, "--rate", "0"]).expect("keep");
+    println!("kept {:.1} s after the limit was changed", begin.elapsed().as_secs_f64());
+    runs::assert_ordinary(&copy, Some(&to));
+    assert_nothing_left();
+});
+
+/// A file system of its own, of so many MiB.
+fn small_disk(suite: &Suite, name: &str, mib: u64) -> PathBuf {
+    let (image, mounted) = (suite.path(&format!("{name}.ext4")), folder(suite, name));
+    let ok = |command: &mut Command| process::run_ok(command, LIMIT).expect("a file system");
+    ok(Command::new("truncate").args(["-s", &format!("{mib}M")]).arg(&image));
+    ok(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-m", "0"]).arg(&image).env("PATH", cairn_lab::init::PATH));
+    ok(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mounted));
+    mounted
+}
+
+lab_test!(a_keep_that_has_no_room_says_so_and_gives_back_what_it_took, Options { data_mib: 72, ..Options::small() }, |lab| {
+    let suite = Suite::new(&lab);
+    // libvirt gives each QEMU mounts of its own, in which a later one would not be.
+    let (small, large) = (small_disk(&suite, "small", 16), small_disk(&suite, "large", 320));
+    let copy = begin_run(&suite);
+    // Known before it begins.
+    let output = suite.cairn.run(&["keep", RUN, "--to", &small.to_string_lossy()]).expect("it ends");
+    println!("{}", suite::assert_refused(&output, cairn::REFUSED, "no space on"));
+    assert_eq!(names(&small), Vec::<String>::new());
+    assert_eq!(shown(&suite).0["keeping"], false);
+    // Filled by another, later.
+    let path = large.to_string_lossy();
+    suite.cairn.ok(&["keep", RUN, "--to", &path, "--rate", SLOW, "--detach"]).expect("keep");
+    wait_progress(&suite);
+    let filler = large.join("filler");
+    let filled = Command::new("dd").args(["if=/dev/zero", "bs=64K", &format!("of={}", filler.display())]).output().expect("dd");
+    assert!(!filled.status.success(), "it is full");
+    let begin = Instant::now();
+    println!("{} after {:.1} s", wait_told(&suite, "no room on"), begin.elapsed().as_secs_f64());
+    let taken = |path: &Path| std::os::unix::fs::MetadataExt::blocks(&path.metadata().expect("there")) * 512;
+    let copies: Vec<_> = names(&large).into_iter().filter(|n| n != "filler").collect();
+    assert!(copies.iter().all(|n| taken(&large.join(n)) < 1 << 20), "{copies:?} still take room");
+    assert_eq!(copy.sh("cat /mnt/a/mine").expect("it runs on").trim(), "mine");
+    std::fs::remove_file(&filler).expect("room");
+    suite.cairn.ok(&["keep", RUN, "--to", &path, "--rate", "0"]).expect("keep");
+    runs::assert_ordinary(&copy, Some(&large));
+    copy.virsh_ok(&["destroy", RUN]).expect("destroy");
+});
+
+lab_test!(a_discard_takes_snapshots_and_unfinished_copies_along, Options { data_mib: 72, ..Options::small() }, |lab| {
+    let (suite, copy) = begin(&lab);
+    let to = folder(&suite, "kept");
+    suite.cairn.ok(&["keep", RUN, "--to", &to.to_string_lossy(), "--rate", SLOW, "--detach"]).expect("keep");
+    wait_progress(&suite);
+    suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
+    assert_nothing_left();
+    assert_eq!(names(&to), Vec::<String>::new(), "the unfinished copy");
+    // Snapshots beside the images go, one elsewhere is named.
+    suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    copy.virsh_ok(&["snapshot-create-as", RUN, "s1", "--disk-only"]).expect("beside the images");
+    let elsewhere = folder(&suite, "snapshots").join("s2.qcow2");
+    cairn_lab::folder::set_mode(elsewhere.parent().expect("a folder"), 0o777).expect("mode");
+    let disks = format!("vda,snapshot=external,file={}", elsewhere.display());
+    copy.virsh_ok(&["snapshot-create-as", RUN, "s2", "--disk-only", "--diskspec", &disks, "--diskspec", "vdb,snapshot=no"]).expect("elsewhere");
+    copy.virsh_ok(&["destroy", RUN]).expect("destroy");
+    // One that is no run is no reason to leave half of it: nothing was removed.
+    suite::assert_refused(&suite.cairn.run(&["discard", RUN, "nobody", "--force"]).expect("it ends"), cairn::NOT_FOUND, "nobody");
+    let output = suite.cairn.run(&["discard", RUN, RUN, "--force"]).expect("it ends");
+    assert_eq!(output.code(), cairn::WARNINGS, "{}", output.err_text());
+    assert!(output.err_text().contains(&elsewhere.display().to_string()), "{}", output.err_text());
+    assert!(elsewhere.exists());
+    assert_nothing_left();
+});
+
+lab_test!(a_run_is_not_restored_in_place, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    suite.domain.virsh_ok(&["destroy", "lab1"]).expect("destroy");
+    suite.domain.virsh_ok(&["undefine", "lab1"]).expect("undefine");
+    suite.cairn.ok(&["run", "lab1@latest", "--keep-identity", "--paused"]).expect("run");
+    for args in [&["restore", "lab1@latest", "--in-place", "--stop"][..], &["restore", "lab1@latest", "--in-place", "--dry-run"]] {
+        suite::assert_refused(&suite.cairn.run(args).expect("it ends"), cairn::REFUSED, "cairn keep lab1");
+    }
+    assert_eq!(suite.domain.state().expect("state"), "paused", "it was left alone");
+    suite.cairn.ok(&["discard", "lab1", "--force"]).expect("discard");
+});
+
+lab_test!(a_server_that_hangs_is_noticed, Options::small(), |lab| {
+    let (suite, copy) = begin(&lab);
+    assert_eq!(shown(&suite).1, cairn::DONE);
+    for (part, word) in [(Part::Server, "server"), (Part::Daemon, "daemon")] {
+        // Where libvirt knows <reconnect> there is no storage daemon.
+        let Some(pid) = runs::pids(part).first().copied() else { continue };
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("stopped");
+        let begin = Instant::now();
+        let told = wait_told(&suite, word);
+        println!("{told}: after {:.1} s", begin.elapsed().as_secs_f64());
+        assert!(begin.elapsed() < Duration::from_secs(40), "it took {:?}", begin.elapsed());
+        kill(Pid::from_raw(pid), Signal::SIGCONT).expect("goes on");
+        process::wait_for("end of the problem", LIMIT, POLL, || Ok((shown(&suite).1 == cairn::DONE).then_some(()))).expect("well again");
+    }
+    let log = std::fs::read_to_string(Path::new(runs::RECORDS).join(RUN).join("log")).expect("log");
+    assert!(!log.contains("negotiation failed"), "whoever looks takes leave: {log}");
+    assert_eq!(copy.sh("cat /mnt/a/mine").expect("it runs").trim(), "mine");
+    suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
+    assert_nothing_left();
+});
