@@ -15,6 +15,7 @@
 pub mod cairn;
 pub mod chaos;
 pub mod console;
+pub mod daemon;
 pub mod debian;
 pub mod disks;
 pub mod domain;

@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::process::{run, run_ok, wait_for, wait_limit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -54,6 +56,38 @@ pub fn launch(log: &Path) -> Result<()> {
     }
     let said = fs::read_to_string(log).unwrap_or_default();
     Err(Error::Command { command: "libvirtd -d".into(), status: status.to_string(), stderr: said })
+}
+
+/// libvirtd's process.
+///
+/// # Errors
+/// It has left no process id.
+pub fn daemon() -> Result<Pid> {
+    let text = fs::read_to_string(PID_FILE).map_err(Error::io("read", PID_FILE))?;
+    text.trim().parse().map(Pid::from_raw).map_err(|e| Error::answer(PID_FILE, format!("{e} in {text:?}")))
+}
+
+/// Has libvirtd read its configuration anew, as `systemctl reload` does: then it looks for hooks.
+///
+/// # Errors
+/// It is not there.
+pub fn reload() -> Result<()> {
+    kill(daemon()?, Signal::SIGHUP).map_err(|e| Error::io("signal", "libvirtd")(e.into()))?;
+    // It says nothing when it is done, and takes no call in between.
+    std::thread::sleep(Duration::from_secs(1));
+    Ok(())
+}
+
+/// Ends libvirtd by a signal and starts it again; `log` is where it wrote to.
+///
+/// # Errors
+/// It does not end, or does not come up.
+pub fn restart(log: &Path, signal: Signal) -> Result<()> {
+    let pid = daemon()?;
+    kill(pid, signal).map_err(|e| Error::io("signal", "libvirtd")(e.into()))?;
+    wait_for("end of libvirtd", START_LIMIT, Duration::from_millis(20), || Ok(kill(pid, None).is_err().then_some(())))?;
+    launch(log)?;
+    wait_for("libvirtd", START_LIMIT, Duration::from_millis(50), || Ok(run(&mut virsh(&["version"]), CALL_LIMIT)?.status.success().then_some(())))
 }
 
 /// A virsh command on the lab's connection.

@@ -3,7 +3,7 @@
 //! It lives in mount and host-name namespaces inside the lab's, so it ends with the lab at the latest.
 
 use crate::error::{Error, Result};
-use crate::process::{run, wait_for};
+use crate::process::{run, run_ok, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,7 +13,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(60);
 /// Becomes libvirtd; `$1` is an empty folder for all that is its own.
 const SCRIPT: &str = r#"set -e
 hostname second
-mkdir -p "$1/etc/libvirt"
+mkdir -p "$1/etc/libvirt" "$1/shared"
+[ ! -d /var/lib/libvirt/images ] || mount --bind /var/lib/libvirt/images "$1/shared"
 [ -z "$2" ] || cp -a "$2" "$1/etc/libvirt/"
 for d in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run; do
   mkdir -p "$1/$d"
@@ -30,6 +31,7 @@ exec libvirtd -p /run/libvirtd.pid
 #[derive(Debug)]
 pub struct Second {
     daemon: Child,
+    folder: PathBuf,
 }
 
 impl Second {
@@ -43,7 +45,7 @@ impl Second {
         command.args(["--mount", "--uts", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]).arg(folder).arg(hooks.unwrap_or(Path::new("")));
         command.env("PATH", crate::init::PATH).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let daemon = command.spawn().map_err(Error::io("start", "the second libvirtd"))?;
-        let mut second = Self { daemon };
+        let mut second = Self { daemon, folder: folder.to_owned() };
         wait_for("start of the second libvirtd", START_LIMIT, Duration::from_millis(50), || {
             if let Some(status) = second.daemon.try_wait().map_err(Error::io("wait for", "the second libvirtd"))? {
                 let said = std::fs::read_to_string(folder.join("libvirtd.log")).unwrap_or_default();
@@ -58,6 +60,17 @@ impl Second {
     #[must_use]
     pub fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.daemon.id()))
+    }
+
+    /// Shows it the lab's images in their usual place, as storage does that two hosts share.
+    ///
+    /// # Errors
+    /// They cannot be mounted.
+    pub fn share_images(&self) -> Result<()> {
+        let script = "mkdir -p /var/lib/libvirt/images && mount --bind \"$1/shared\" /var/lib/libvirt/images";
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.daemon.id().to_string(), "--mount", "sh", "-c", script, "sh"]).arg(&self.folder);
+        run_ok(&mut command, CALL_LIMIT).map(drop)
     }
 
     /// How to reach it from the lab.

@@ -46,24 +46,12 @@ fn install(lab: &Lab) {
     reload();
 }
 
-fn daemon() -> Pid {
-    let text = fs::read_to_string(libvirt::PID_FILE).expect("libvirtd's pid file");
-    Pid::from_raw(text.trim().parse().expect("a pid"))
-}
-
 fn reload() {
-    kill(daemon(), Signal::SIGHUP).expect("libvirtd is there");
-    // It says nothing when it is done, and takes no call in between.
-    std::thread::sleep(Duration::from_secs(1));
+    libvirt::reload().expect("libvirtd is there");
 }
 
 fn restart(lab: &Lab, signal: Signal) {
-    let pid = daemon();
-    kill(pid, signal).expect("libvirtd is there");
-    wait_for("end of libvirtd", LIMIT, Duration::from_millis(20), || Ok((kill(pid, None).is_err()).then_some(()))).expect("it ends");
-    libvirt::launch(&lab.folder().join("log/libvirtd.log")).expect("libvirtd");
-    wait_for("libvirtd", LIMIT, Duration::from_millis(50), || Ok(run(&mut libvirt::virsh(&["version"]), LIMIT)?.status.success().then_some(())))
-        .expect("it answers");
+    libvirt::restart(&lab.folder().join("log/libvirtd.log"), signal).expect("libvirtd");
 }
 
 /// A domain of firmware alone, whose texts all look like the beginning of something else.

@@ -220,8 +220,9 @@ impl Core {
             Operation::Started | Operation::Restore | Operation::Migrate | Operation::Reconnect | Operation::Stopped => {
                 self.note(&uuid, event.time_unix_ms, &Note { source: "hook", what: word, detail: event.extra.trim_matches('-') });
             }
-            // The first two are attempts, the last comes with each end.
-            Operation::Prepare | Operation::Start | Operation::Release | Operation::Attach | Operation::Other(_) => {}
+            Operation::Release | Operation::Attach | Operation::Other(_) => {}
+            // Attempts; what comes of them is told.
+            Operation::Prepare | Operation::Start => return,
         }
         // Since 10.5 libvirt says here why; before, its own event does.
         let stop = Stop::of(&event.extra);

@@ -33,6 +33,8 @@ pub struct Before {
     pub stamp_ns: u64,
     /// In which boot.
     pub boot: String,
+    /// Why is not known: it was seen while it was being started.
+    pub unexplained: bool,
 }
 
 /// What follows.
@@ -59,10 +61,18 @@ pub fn judge(before: Option<&Before>, now: &Sight) -> Change {
     // Whatever ran in another boot of the host ended with that, and nobody saw how.
     let was_running = before.running && same_boot;
     if same_boot && running == was_running {
-        return Change::default();
+        return if before.unexplained { explained(now.phase) } else { Change::default() };
     }
     let unseen_end = (before.running && !same_boot).then_some("the host was restarted, and the domain was not seen to end before");
     Change { changed: true, suspicion: unseen_end.or(if running == was_running { None } else { suspicious(now.phase) }), wish: wish(was_running, now.phase) }
+}
+
+/// A look that meets a start sees a domain that stands still; libvirt's event says what that start was.
+fn explained(phase: Phase) -> Change {
+    match phase {
+        Phase::Running(Start::Other) | Phase::Off(_) => Change::default(),
+        Phase::Running(_) => Change { changed: true, suspicion: suspicious(phase), wish: wish(false, phase) },
+    }
 }
 
 fn suspicious(phase: Phase) -> Option<&'static str> {
@@ -91,7 +101,7 @@ mod tests {
     }
 
     fn before(running: bool, stamp_ns: u64) -> Before {
-        Before { running, stamp_ns, boot: "b1".into() }
+        Before { running, stamp_ns, boot: "b1".into(), unexplained: false }
     }
 
     const SHUTDOWN: Phase = Phase::Off(Stop::Shutdown);
@@ -125,6 +135,17 @@ mod tests {
         assert_eq!(judge(Some(&before(false, 10)), &sight(Phase::Running(Start::Restored), 20)).wish, None);
         assert_eq!(judge(None, &sight(BOOTED, 20)).wish, None, "nobody knows when it was started");
         assert_eq!(judge(None, &sight(SHUTDOWN, 20)).wish, None, "nobody knows when it ended");
+    }
+
+    #[test]
+    fn a_start_that_was_seen_half_way_is_told_later() {
+        let seen = judge(Some(&before(false, 10)), &sight(Phase::Running(Start::Other), 20));
+        assert_eq!((seen.changed, seen.wish, seen.suspicion), (true, None, None));
+        let half = Before { unexplained: true, ..before(true, 20) };
+        assert_eq!(judge(Some(&half), &sight(BOOTED, 30)).wish.map(|w| w.0), Some(Trigger::Started));
+        assert!(judge(Some(&half), &sight(Phase::Running(Start::Migrated), 30)).suspicion.is_some());
+        assert_eq!(judge(Some(&half), &sight(Phase::Running(Start::Other), 30)), Change::default());
+        assert_eq!(judge(Some(&half), &sight(BOOTED, 15)), Change::default(), "an older start");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     config::StoreEntry,
     context,
     domain::chain,
-    failure::{Failure, Outcome},
+    failure::{FAILED, Failure, Outcome},
     run::folder::RunFolder,
 };
 use cairn_hook::clock;
@@ -38,7 +38,11 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashSet},
     path::Path,
+    time::Duration,
 };
+
+/// To connect to libvirt.
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// What became of a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +117,7 @@ pub struct Request<'a> {
 /// Looks; gives the reports, and what stores and records have to say.
 pub fn run(request: &Request<'_>) -> Outcome<(Vec<Report>, Vec<String>)> {
     let state_dir = context::state_dir(request.common)?;
-    let host = events::open(request.common.connect.as_deref())?;
+    let host = open(request.common.connect.clone())?;
     host.check_versions()?;
     let mut warnings = Vec::new();
     let mut records = Records::open(&state_dir).map_err(|f| warnings.push(f.message)).ok();
@@ -134,6 +138,20 @@ pub fn run(request: &Request<'_>) -> Outcome<(Vec<Report>, Vec<String>)> {
         tell(records.as_mut().map(|r| r.only_these(&uuids, now_unix_ms(), listed_ns)));
     }
     Ok((reports, warnings))
+}
+
+/// A daemon that is stopped lets callers in and says nothing.
+fn open(uri: Option<String>) -> Outcome<Host> {
+    let (opened, host) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Whoever waited has given up if this fails.
+        let _ = opened.send(events::open(uri.as_deref()));
+    });
+    let silent = |_| {
+        let why = format!("libvirt's daemon does not answer within {} s; is it stopped, or overloaded? 'virsh list' would hang too", CONNECT_LIMIT.as_secs());
+        Failure::new(FAILED, why)
+    };
+    Ok(host.recv_timeout(CONNECT_LIMIT).map_err(silent)??)
 }
 
 fn choose(host: &Host, names: &[String]) -> Outcome<(Vec<Domain>, Vec<Report>)> {

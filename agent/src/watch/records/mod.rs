@@ -14,7 +14,7 @@ use super::{
     wish::{Trigger, Wish},
 };
 use crate::failure::{FAILED, Failure, Outcome};
-use cairn_hypervisor::phase::Phase;
+use cairn_hypervisor::{events::Start, phase::Phase};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use serde_json::Value;
 use std::{
@@ -94,7 +94,7 @@ impl Records {
     pub fn saw(&mut self, uuid: &str, name: &str, sight: &Sight, source: &'static str) -> Outcome<Change> {
         let name = cut(name);
         self.work(|db| {
-            let sql = "SELECT running, stamp_ns, boot FROM domains WHERE uuid = ?1 AND phase != 'gone'";
+            let sql = "SELECT running, stamp_ns, boot, reason FROM domains WHERE uuid = ?1 AND phase != 'gone'";
             let before = db.prepare_cached(sql)?.query_row([uuid], before).optional()?;
             let change = judge(before.as_ref(), sight);
             if change.changed {
@@ -173,7 +173,8 @@ impl Records {
 }
 
 fn before(r: &rusqlite::Row<'_>) -> rusqlite::Result<Before> {
-    Ok(Before { running: r.get(0)?, stamp_ns: r.get::<_, i64>(1)?.unsigned_abs(), boot: r.get(2)? })
+    let (running, unexplained) = (r.get(0)?, r.get::<_, String>(3)? == Start::Other.word());
+    Ok(Before { running, stamp_ns: r.get::<_, i64>(1)?.unsigned_abs(), boot: r.get(2)?, unexplained })
 }
 
 /// Phase and reason.

@@ -1,7 +1,7 @@
 //! Records as the watch and its looks use them.
 
 use super::*;
-use cairn_hypervisor::events::{Start, Stop};
+use cairn_hypervisor::events::Stop;
 use serde_json::json;
 
 const UUID: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
