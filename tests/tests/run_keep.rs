@@ -198,6 +198,32 @@ lab_test!(a_discard_takes_snapshots_and_unfinished_copies_along, Options { data_
     assert_nothing_left();
 });
 
+// K3 to K9 of docs/run.md take milliseconds: the record is watched, and the wish is put in the place of the keep's as the command does it, since a command
+// takes longer to start.
+lab_test!(a_cancel_within_a_change_over_leaves_the_guest_running, Options::small(), |lab| {
+    let (suite, copy) = begin(&lab);
+    let to = folder(&suite, "kept");
+    let path = to.to_string_lossy();
+    suite.cairn.ok(&["keep", RUN, "--to", &path, "--detach"]).expect("keep");
+    let records = Path::new(runs::RECORDS).join(RUN);
+    let begin = Instant::now();
+    while !std::fs::read_to_string(records.join("run.json")).expect("a run").contains("\"pivoting\"") {
+        assert!(begin.elapsed() < LIMIT * 3, "no disk comes to its change over");
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    std::fs::write(records.join("wish.new"), "\"cancel\"").expect("written");
+    std::fs::rename(records.join("wish.new"), records.join("wish.json")).expect("wished");
+    process::wait_for("end of the cancel", LIMIT, POLL, || Ok((!records.join("wish.json").exists()).then_some(()))).expect("it is heard");
+    let record = std::fs::read_to_string(records.join("run.json")).expect("a run");
+    println!("{record}");
+    assert!(!record.contains("\"pivoting\"") && record.contains("\"pivoted\""), "what was begun was carried through: {record}");
+    assert_eq!(copy.state().expect("state"), "running");
+    assert_eq!(copy.sh("cat /mnt/a/mine").expect("it answers").trim(), "mine");
+    suite.cairn.ok(&["keep", RUN, "--to", &path]).expect("keep");
+    runs::assert_ordinary(&copy, Some(&to));
+    assert_nothing_left();
+});
+
 lab_test!(a_run_is_not_restored_in_place, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     suite.cairn.ok(&["backup", "lab1"]).expect("backup");

@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For the answer of a server; a host under heavy load takes seconds.
+/// For the answer of a server: one on a host under heavy load is slow, and not to be called hung.
 const GREET_LIMIT: Duration = Duration::from_secs(10);
 /// For a read of the store: minutes pass before NFS gives up, and a guest that waits for so long is worth a word.
 const READ_LIMIT: Duration = Duration::from_secs(10);
