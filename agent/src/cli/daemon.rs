@@ -73,7 +73,7 @@ pub struct JobRun {
     #[arg(long, value_name = "PATH", requires = "name")]
     pub image: Option<PathBuf>,
     /// Name that the image's point is listed under
-    #[arg(long, requires = "image")]
+    #[arg(long, requires = "image", conflicts_with = "domain")]
     pub name: Option<String>,
     /// Policy of the configuration
     #[arg(long, value_name = "NAME")]

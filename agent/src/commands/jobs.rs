@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// What is listed without `--all`.
 const RECENT_MS: u64 = 24 * 3600 * 1000;
+/// Of a message in the table; 'cairn job log' has all of it.
+const MESSAGE_CHARS: usize = 80;
 /// Between two looks at a log that is followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 
@@ -137,7 +139,7 @@ fn table(jobs: &Value) {
             state.to_owned(),
             done,
             when,
-            output::shown(text(&job["message"])),
+            output::shown(text(&job["message"])).chars().take(MESSAGE_CHARS).collect(),
         ]
     };
     let rows: Vec<[String; 9]> = jobs.as_array().into_iter().flatten().map(row).collect();

@@ -90,7 +90,10 @@ fn parse(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
 
 /// Without the excerpt of the text that the parser draws: the place says it.
 fn grammar(path: &Path, error: &serde_saphyr::Error) -> ConfigErrors {
-    let why = error.without_snippet().to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let said = error.without_snippet().to_string();
+    let why = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    // The type is the program's affair.
+    let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why).replace("invalid u64", "a whole number is wanted here");
     ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at: error.location().and_then(place), why }] }
 }
 
@@ -142,6 +145,7 @@ daemon:
 
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
+        let mut odd = Vec::new();
         for (from, to, at, word) in [
             ("quiesce:", "quiesc:", (8, 5), "quiesc"),
             ("    on: [shutdown]", "    schedule: \"0 2 * * *\"", (6, 5), "schedule"),
@@ -153,12 +157,12 @@ daemon:
             ("[shutdown]", "[sundown]", (6, 10), "sundown"),
             ("names: [\"prod-*\"]", "names: [\"[\"]", (5, 23), "pattern"),
             ("names: [\"prod-*\"]", "names: []", (5, 22), "selects nothing"),
-            ("url: /srv/backup, ", "", (2, 9), "url"),
+            ("url: /srv/backup, ", "", (2, 11), "url"),
             ("/srv/backup", "s3://x/y", (2, 16), "s3"),
             ("/srv/backup", "backup", (2, 16), "absolute"),
-            ("key_file: /etc/cairn/keys/main.key", "key_file: /k, passphrase_file: /p", (2, 46), "give one"),
+            ("key_file: /etc/cairn/keys/main.key", "key_file: /k, passphrase_file: /p", (2, 60), "give one"),
             ("jobs_max: 4", "jobs_max: 0", (12, 13), "within 1 and 64"),
-            ("jobs_max: 4", "jobs_max: many", (12, 13), "many"),
+            ("jobs_max: 4", "jobs_max: many", (12, 13), "whole number"),
             ("freeze_limit: 5s", "freeze_limit: 1h", (8, 46), "600"),
             ("tags: [gold]", "tags: [\"a\\nb\"]", (9, 11), "tag"),
             ("  main:", "  ma/in:", (2, 10), "cannot be the name"),
@@ -166,10 +170,12 @@ daemon:
         ] {
             assert!(GOOD.contains(from), "{from}");
             let e = wrong(&GOOD.replace(from, to));
-            let found = e.errors.iter().find(|e| e.why.contains(word)).unwrap_or_else(|| panic!("{to}: {e}"));
-            assert_eq!(found.at, Some(at), "{to}: {e}");
+            if !e.errors.iter().any(|e| e.why.contains(word) && e.at == Some(at)) {
+                odd.push(format!("{to}: wanted {at:?} {word}, got {e}"));
+            }
             assert!(e.lines().iter().all(|line| line.starts_with("/c:")), "{e}");
         }
+        assert!(odd.is_empty(), "{odd:#?}");
         assert!(wrong("stores: [").errors[0].at.is_some());
     }
 

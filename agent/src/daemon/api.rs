@@ -15,7 +15,7 @@ use crate::{
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, RawQuery, State},
+    extract::{DefaultBodyLimit, Path, RawQuery, State, rejection::BytesRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -31,6 +31,7 @@ const LOG_BYTES_MAX: u64 = 256 << 10;
 
 type Ctx = State<Arc<Shared>>;
 type Answer = Result<Response, Wrong>;
+type Body = Result<Bytes, BytesRejection>;
 
 /// All that can be asked.
 pub fn router(shared: Arc<Shared>) -> Router {
@@ -89,9 +90,13 @@ fn ok(value: &Value) -> Answer {
 }
 
 /// A body's object; no body is an empty one.
-fn read<T: DeserializeOwned>(body: &Bytes) -> Outcome<T> {
-    let text: &[u8] = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(text).map_err(|e| Failure::usage(format!("the body cannot be read: {e}; docs/api.md has what it may say")))
+fn read<T: DeserializeOwned>(body: Body) -> Result<T, Wrong> {
+    let body = body.map_err(|e| Wrong {
+        status: Some(e.status()),
+        failure: Failure::usage(format!("the body cannot be read: {}; it has at most {BODY_BYTES_MAX} bytes", e.body_text())),
+    })?;
+    let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    Ok(serde_json::from_slice(text).map_err(|e| Failure::usage(format!("the body cannot be read: {e}; docs/api.md has what it may say")))?)
 }
 
 /// Keys and values of a query; `known` are all that may be there.
@@ -161,8 +166,8 @@ async fn cancel(State(shared): Ctx, Path(id): Path<String>) -> Answer {
     Ok(answer(StatusCode::ACCEPTED, &shared.job_json(&job)))
 }
 
-async fn backups(State(shared): Ctx, body: Bytes) -> Answer {
-    let wanted: BackupWanted = read(&body)?;
+async fn backups(State(shared): Ctx, body: Body) -> Answer {
+    let wanted: BackupWanted = read(body)?;
     let orders = shared.order(|ordering| ordering.of_request(&wanted, "asked for over the API"))?;
     Ok(answer(StatusCode::ACCEPTED, &json!({"jobs": shared.add(orders).await?})))
 }
@@ -178,8 +183,8 @@ struct ReconcileWanted {
     domain: Option<String>,
 }
 
-async fn reconcile(State(shared): Ctx, body: Bytes) -> Answer {
-    let wanted: ReconcileWanted = read(&body)?;
+async fn reconcile(State(shared): Ctx, body: Body) -> Answer {
+    let wanted: ReconcileWanted = read(body)?;
     let begun = shared.of_watch(move |watch| watch.reconcile(wanted.domain.as_deref())).await?;
     Ok(answer(StatusCode::ACCEPTED, &begun))
 }

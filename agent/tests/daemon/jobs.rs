@@ -1,0 +1,129 @@
+//! Jobs, from their order to their end, by the command line.
+
+use crate::{
+    place::noise,
+    served::{LIMIT, Served, wait_for},
+};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+#[test]
+fn a_job_makes_a_point_and_tells_of_it() {
+    let served = Served::started("");
+    fs::write(served.place.path("image"), noise(300_000, 1)).expect("writes");
+    let image = served.place.path("image").display().to_string();
+    let said = served.run(&["job", "run", "--image", &image, "--name", "data", "--store", "main", "--json"]).expect(0).json();
+    let id = said["jobs"][0]["id"].as_i64().expect("a number");
+    let followed = served.run(&["job", "log", &id.to_string(), "--follow"]).expect(0);
+    assert!(followed.out.contains("backup-image") && followed.out.contains("ended with exit code 0"), "{}", followed.out);
+    let job = served.job(id);
+    assert!(job["state"] == "done" && job["code"] == 0 && job["trigger"] == "asked" && job["store"] == "main", "{job}");
+    assert_eq!(served.points("data"), [job["point"].as_str().expect("a point")]);
+    let listed = served.run(&["jobs"]).expect(0);
+    assert!(listed.out.contains("data") && listed.out.contains("done"), "{}", listed.out);
+    assert_eq!(served.run(&["jobs", "--all", "--json"]).expect(0).json().as_array().expect("a list").len(), 1);
+    assert!(job["started"].as_str() >= job["queued"].as_str() && job["ended"].as_str() >= job["started"].as_str(), "{job}");
+}
+
+#[test]
+fn one_that_fails_says_why_and_ends_with_its_code() {
+    let served = Served::started("");
+    let id = served.save("nothing", "x");
+    let job = served.wait_state(id, "failed");
+    assert_eq!(job["code"], 15);
+    assert!(job["message"].as_str().expect("a message").contains("cannot read the source"), "{job}");
+    let followed = served.run(&["job", "log", &id.to_string(), "--follow", "--json"]).expect(15);
+    assert!(followed.json()["text"].as_str().expect("text").contains("cannot read the source"));
+    served.run(&["job", "log", &id.to_string()]).expect(0);
+    // A domain that libvirt does not have.
+    let said = served.run(&["job", "run", "--domain", "nosuch", "--store", "main", "--json"]).expect(0).json();
+    let job = served.wait_state(said["jobs"][0]["id"].as_i64().expect("a number"), "failed");
+    assert!(!job["message"].as_str().expect("a message").is_empty(), "{job}");
+    for (args, code) in [
+        (&["job", "log", "99"][..], 15),
+        (&["job", "cancel", "99"], 15),
+        (&["job", "cancel", "1"], 13),
+        (&["job", "run", "--domain", "a", "--store", "nosuch"], 15),
+        (&["job", "run", "--domain", "a", "--policy", "nosuch"], 15),
+    ] {
+        let refused = served.run(args).expect(code);
+        assert!(!refused.err.is_empty());
+    }
+}
+
+#[test]
+fn limits_hold_and_the_order_is_kept() {
+    let served = Served::started("daemon: { jobs_max: 2 }\n");
+    // Two of the same name, then others: the second waits for the first, and is passed by.
+    let ids = [served.save_slowly("a", "x"), served.save_slowly("b", "x"), served.save_slowly("c", "y"), served.save("nothing", "z")];
+    served.wait_pid(ids[0]);
+    served.wait_pid(ids[2]);
+    let states = |served: &Served| ids.iter().map(|id| served.job(*id)["state"].as_str().expect("a state").to_owned()).collect::<Vec<_>>();
+    assert_eq!(states(&served), ["running", "queued", "running", "queued"]);
+    let health = served.get("/api/v1/health");
+    assert_eq!((&health["jobs"]["running"], &health["jobs"]["queued"]), (&2.into(), &2.into()));
+    assert_eq!(served.get("/api/v1/jobs?state=queued").as_array().expect("a list").len(), 2);
+    served.open_pipe("c");
+    served.wait_state(ids[3], "failed");
+    assert_eq!(states(&served), ["running", "queued", "failed", "failed"], "still one of a name");
+    served.open_pipe("a");
+    served.wait_state(ids[0], "failed");
+    served.wait_pid(ids[1]);
+    served.open_pipe("b");
+    served.wait_state(ids[1], "failed");
+}
+
+#[test]
+fn a_cancel_ends_what_waits_and_what_runs() {
+    let served = Served::started("daemon: { jobs_max: 1 }\n");
+    let (running, waiting) = (served.save_slowly("a", "a"), served.save_slowly("b", "b"));
+    let pid = served.wait_pid(running);
+    served.run(&["job", "cancel", &waiting.to_string()]).expect(0);
+    assert_eq!(served.job(waiting)["state"], "cancelled");
+    served.run(&["job", "cancel", &running.to_string()]).expect(0);
+    let job = served.wait_state(running, "cancelled");
+    assert!(job["cancel_asked"] == true && job["code"].as_i64().is_some_and(|code| code != 0), "{job}");
+    assert!(fs::metadata(format!("/proc/{pid}")).is_err(), "its process is gone");
+    assert!(served.points("a").is_empty() && served.points("b").is_empty());
+    served.run(&["job", "cancel", &running.to_string()]).expect(13);
+}
+
+#[test]
+fn one_that_does_not_hear_is_ended_all_the_same() {
+    let served = Served::started("daemon: { cancel_limit: 1s }\n");
+    let id = served.save_slowly("a", "a");
+    served.stop(id);
+    let began = Instant::now();
+    served.run(&["job", "cancel", &id.to_string()]).expect(0);
+    let job = served.wait_state(id, "cancelled");
+    assert_eq!(job["code"], 137, "{job}");
+    assert!(began.elapsed() > Duration::from_secs(10), "each signal has its time: {:?}", began.elapsed());
+    let log = served.run(&["job", "log", &id.to_string()]).expect(0).out;
+    for word in ["SIGINT", "SIGTERM", "SIGKILL"] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+}
+
+#[test]
+fn how_far_it_is_can_be_seen() {
+    let served = Served::started("");
+    // Sparse and large: read quickly, and still for long enough to be seen.
+    let image = fs::File::create(served.place.path("image")).expect("makes");
+    image.set_len(64 << 30).expect("grows");
+    for at in 0..64_u64 {
+        std::os::unix::fs::FileExt::write_all_at(&image, &noise(1 << 20, at), at << 30).expect("writes");
+    }
+    let id = served.save("image", "data");
+    let mut seen = false;
+    let until = Instant::now() + LIMIT * 3;
+    wait_for("it runs", || served.job(id)["state"] != "queued");
+    while served.job(id)["state"] == "running" {
+        assert!(Instant::now() < until, "it does not end");
+        seen |= served.job(id)["progress"]["total"] == 64_u64 << 30;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(seen, "{}", served.job(id));
+    assert_eq!(served.job(id)["state"], "done");
+}

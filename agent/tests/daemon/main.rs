@@ -1,0 +1,12 @@
+//! The daemon as it is used: real processes, a real socket, real jobs on real stores; what is left when any of them is killed.
+
+mod api;
+mod config;
+mod jobs;
+mod kills;
+mod life;
+#[allow(dead_code, reason = "shared with the suite of the program")]
+#[path = "../program/place.rs"]
+mod place;
+mod served;
+mod unit;
