@@ -176,7 +176,9 @@ lab_test!(whatever_happens_to_a_domain_its_next_point_is_right, Options::small()
         day.domain().virsh_ok(&["blockcommit", "lab1", target, "--active", "--pivot", "--wait"]).expect("blockcommit");
     }
     day.wait("the block job was told", |r| happened(r, "libvirt", "block-job"));
-    day.point("after blockcommit", ["compare", "compare"]);
+    // The overlay's bitmap is in the qcow2 image now, though the image that carried it left the chain. The raw image still has the one of the point before
+    // the snapshot, which recorded what the commit wrote.
+    day.point("after blockcommit", ["compare", "incremental"]);
 
     // Both disks grow.
     for (target, mib) in [("vda", "144M"), ("vdb", "112M")] {

@@ -92,7 +92,8 @@ fn parse(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
 fn grammar(path: &Path, error: &serde_saphyr::Error) -> ConfigErrors {
     let said = error.without_snippet().to_string();
     let why = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why).to_owned();
+    // The type is the program's affair.
+    let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why).replace("invalid u64", "a whole number is wanted here");
     ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at: error.location().and_then(place), why }] }
 }
 
@@ -159,9 +160,9 @@ daemon:
             ("url: /srv/backup, ", "", (2, 11), "url"),
             ("/srv/backup", "s3://x/y", (2, 16), "s3"),
             ("/srv/backup", "backup", (2, 16), "absolute"),
-            ("key_file: /etc/cairn/keys/main.key", "key_file: /k, passphrase_file: /p", (2, 46), "give one"),
+            ("key_file: /etc/cairn/keys/main.key", "key_file: /k, passphrase_file: /p", (2, 60), "give one"),
             ("jobs_max: 4", "jobs_max: 0", (12, 13), "within 1 and 64"),
-            ("jobs_max: 4", "jobs_max: many", (12, 13), "many"),
+            ("jobs_max: 4", "jobs_max: many", (12, 13), "whole number"),
             ("freeze_limit: 5s", "freeze_limit: 1h", (8, 46), "600"),
             ("tags: [gold]", "tags: [\"a\\nb\"]", (9, 11), "tag"),
             ("  main:", "  ma/in:", (2, 10), "cannot be the name"),

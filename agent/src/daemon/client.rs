@@ -4,7 +4,7 @@ use super::listen::socket_default;
 use crate::{
     cli::{Common, SocketPlace},
     config,
-    failure::{FAILED, Failure, Outcome},
+    failure::{BUSY, FAILED, Failure, Outcome},
 };
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -85,6 +85,7 @@ impl Client {
                 FAILED,
                 format!("no daemon answers at {at}: start it with 'systemctl start cairn' or 'cairn daemon'; 'cairn backup DOMAIN' needs none"),
             ),
+            ErrorKind::WouldBlock => Failure::new(BUSY, format!("too many wait for the daemon at {at} already; try again, and see 'systemctl status cairn'")),
             ErrorKind::PermissionDenied => Failure::refused(format!("the daemon at {at} is for root only; use sudo")),
             _ => Failure::new(FAILED, format!("the daemon at {at} cannot be reached: {e}")),
         }

@@ -10,8 +10,9 @@ use crate::{
     run::folder::failed,
 };
 use nix::{
+    errno::Errno,
     sys::{
-        socket::{getsockopt, sockopt},
+        socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt},
         stat::{Mode, umask},
     },
     unistd::geteuid,
@@ -20,10 +21,10 @@ use std::{
     fs,
     io::ErrorKind,
     os::{
-        fd::{FromRawFd, OwnedFd},
+        fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt, MetadataExt},
-            net::{UnixListener, UnixStream},
+            net::UnixListener,
         },
     },
     path::{Path, PathBuf},
@@ -60,7 +61,7 @@ impl Listening {
         }
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).ok_or_else(|| Failure::usage(format!("{}: no path of a socket", path.display())))?;
         fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|e| failed("create", parent, &e))?;
-        if UnixStream::connect(path).is_ok() {
+        if is_listened_at(path) {
             return Err(Failure::new(REFUSED, format!("another process listens at {}; end it, or give another --socket", path.display())));
         }
         if fs::symlink_metadata(path).is_ok_and(|m| !std::os::unix::fs::FileTypeExt::is_socket(&m.file_type())) {
@@ -81,6 +82,14 @@ impl Listening {
         let meta = fs::symlink_metadata(path).map_err(|e| failed("look at", path, &e))?;
         Ok(Self { listener, ours: Some((path.to_owned(), meta.dev(), meta.ino())) })
     }
+}
+
+/// Whether anybody listens, without waiting for one that does not answer any more.
+fn is_listened_at(path: &Path) -> bool {
+    let Ok(address) = UnixAddr::new(path) else { return false };
+    let Ok(probe) = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None) else { return false };
+    // EAGAIN: so many wait already that there is no room.
+    matches!(connect(probe.as_raw_fd(), &address), Ok(()) | Err(Errno::EAGAIN))
 }
 
 /// Removes a socket of our own, unless another one is in its place.
@@ -122,4 +131,27 @@ fn handed_over() -> Outcome<Option<UnixListener>> {
     let listener = UnixListener::from(fd);
     listener.local_addr().map_err(|e| fail(format!("what was handed over is no unix socket: {e}")))?;
     Ok(Some(listener))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_listener_that_takes_nobody_is_seen_at_once() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("s");
+        assert!(!is_listened_at(&path), "nothing is there");
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("makes");
+        nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).expect("an address")).expect("binds");
+        assert!(!is_listened_at(&path), "nobody listens");
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).expect("a number")).expect("listens");
+        let _first = UnixStream::connect(&path).expect("the one that has room");
+        for _ in 0..3 {
+            assert!(is_listened_at(&path), "full, and there all the same");
+        }
+        drop(listener);
+        assert!(!is_listened_at(&path), "dead");
+    }
 }

@@ -76,9 +76,9 @@ fn a_crash_is_suspicious_and_calls_for_no_point() {
         let mut w = world();
         w.libvirt("web", What::Started(Start::Booted));
         if by_hook {
-            w.hook(Operation::Stopped, "crashed")
+            w.hook(Operation::Stopped, "crashed");
         } else {
-            w.libvirt("web", What::Stopped(Stop::Failed))
+            w.libvirt("web", What::Stopped(Stop::Failed));
         }
         assert_eq!(w.wished(), []);
         let shown = w.shown();
