@@ -87,7 +87,7 @@ pub struct DaemonSettings {
     pub jobs_max: usize,
     /// How long a job that was cancelled may clean up by itself.
     pub cancel_limit: Duration,
-    /// Where it listens; none is [`crate::daemon::socket_default`].
+    /// Where it listens; none is the default of `daemon::listen`.
     pub socket: Option<PathBuf>,
     /// Records of this host; none is the command line's default.
     pub state_dir: Option<PathBuf>,

@@ -1,6 +1,6 @@
 //! libvirt's events: the loop that delivers them, and registrations.
 //!
-//! Invariants: each registration owns one heap cell with the sink, which libvirt frees by [`free`] once it calls back no more; callbacks only copy what they
+//! Invariants: each registration owns one heap cell with the sink, which libvirt frees by `free` once it calls back no more; callbacks only copy what they
 //! are given and hand it on, so they never call libvirt's connection, never block and never panic.
 
 use std::ffi::{CStr, c_char, c_int, c_void};

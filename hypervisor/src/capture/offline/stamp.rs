@@ -4,7 +4,7 @@
 //! counted of writes to it since the host started, with what is still in the page cache flushed first.
 //!
 //! Times are as fine as a tick of the kernel, so a write that follows another within a tick leaves no trace. Hence a stamp counts only once it is
-//! older than [`SETTLE`]: [`settled`] waits for that.
+//! older than a moment: [`settled`] waits for that.
 
 use std::fs::File;
 use std::io;
