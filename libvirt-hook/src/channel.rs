@@ -4,9 +4,9 @@
 
 use crate::event::{DecodeError, Event, RECORD_BYTES_MAX};
 use crate::place::{SOCKET, open_base};
-use nix::sys::stat::{Mode, umask};
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
@@ -46,10 +46,9 @@ impl Inbox {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let bound = UnixDatagram::bind(&new);
-        umask(before);
-        let socket = bound?;
+        let socket = UnixDatagram::bind(&new)?;
+        // Not by the umask, which is that of all threads: a daemon makes files and starts programs meanwhile.
+        fs::set_permissions(&new, Permissions::from_mode(0o600))?;
         socket.set_nonblocking(true)?;
         fs::rename(&new, &path)?;
         Ok(Self { socket })
@@ -79,7 +78,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     #[test]
     fn records_arrive_and_a_full_socket_refuses() {
