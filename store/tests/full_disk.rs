@@ -16,6 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
+    time::{Duration, Instant},
 };
 
 /// A real folder with so many free bytes.
@@ -207,6 +208,14 @@ struct Watching {
 }
 
 const WATCHED_BYTES: u64 = 120 << 20;
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
+
+impl Watching {
+    fn index_files(&self) -> u64 {
+        let months = std::fs::read_dir(&self.index).into_iter().flatten().flatten();
+        months.filter_map(|m| std::fs::read_dir(m.path()).ok()).flatten().count() as u64
+    }
+}
 
 impl BlockSource for Watching {
     fn size_bytes(&self) -> u64 {
@@ -221,8 +230,12 @@ impl BlockSource for Watching {
             word.copy_from_slice(&(x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_le_bytes()[..word.len()]);
         }
         if offset + buf.len() as u64 == WATCHED_BYTES {
-            let months = std::fs::read_dir(&self.index)?.flatten();
-            self.seen.store(months.filter_map(|m| std::fs::read_dir(m.path()).ok()).flatten().count() as u64, SeqCst);
+            // What is read is ahead of what is written, by more on a busy machine; the writer goes on while this waits.
+            let begin = Instant::now();
+            while self.index_files() == 0 && begin.elapsed() < WAIT_LIMIT {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            self.seen.store(self.index_files(), SeqCst);
         }
         Ok(())
     }

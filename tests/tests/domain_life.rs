@@ -153,6 +153,8 @@ lab_test!(whatever_happens_to_a_domain_its_next_point_is_right, Options::small()
     assert!(record["suspicion"].is_null() && happened(&record, "hook", "stopped"), "{record:#}");
     let over = |j: &Value| !j["finished"].is_null() || ["done", "warnings", "failed", "cancelled", "lost"].iter().any(|s| j["state"] == *s);
     wait_for("end of the job", LIMIT, POLL, || Ok(day.jobs_of("shutdown").first().is_some_and(over).then_some(()))).expect("a job");
+    let job = day.jobs_of("shutdown").remove(0);
+    assert!(job["state"] == "done" && job["point"].is_string(), "a point of the domain that is off: {job:#}");
     day.start();
     day.point("after a clean stop", ["incremental", "compare"]);
     assert_eq!(day.jobs_of("shutdown").len(), 1, "one end is one job");
