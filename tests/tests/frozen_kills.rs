@@ -22,7 +22,10 @@ const FREEZE_LIMIT_S: u64 = 10;
 const SLACK: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(FREEZE_LIMIT_S).saturating_add(SLACK);
 /// A freeze takes a tenth of a second: not every attempt to stop a backup within it succeeds.
-const ATTEMPTS: usize = 30;
+const ATTEMPTS: usize = 48;
+/// From the record of a freeze to the stop, so many different times.
+const MOMENT: Duration = Duration::from_millis(12);
+const MOMENTS: usize = 12;
 /// Writes of the guest come every few milliseconds; so long without one, it is frozen.
 const STILL: Duration = Duration::from_millis(700);
 const POLL: Duration = Duration::from_millis(2);
@@ -84,7 +87,7 @@ fn child_named(parent: Pid, word: &str) -> Option<Pid> {
 
 /// Starts backups by `command` until one could be stopped while the guest is frozen.
 fn frozen(suite: &Suite, command: impl Fn() -> Command) -> Frozen {
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
         wait_writes("before the backup", LIMIT);
         let mut job = command().stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the program starts");
         let begin = Instant::now();
@@ -92,8 +95,8 @@ fn frozen(suite: &Suite, command: impl Fn() -> Command) -> Frozen {
             sleep(POLL);
         }
         let since = Instant::now();
-        // The freeze itself is a call that the agent gets a moment after the record.
-        sleep(Duration::from_millis(60));
+        // The freeze itself is a call that the agent gets a moment after the record; how long that is, and the freeze, depends on the host and its load.
+        sleep(MOMENT * u32::try_from(attempt % MOMENTS).expect("a few"));
         if job.try_wait().expect("our child").is_none() {
             kill(pid_of(&job), Signal::SIGSTOP).expect("our own child");
             if record_is_open() && stands_still() && suite.domain.freeze_status().is_ok_and(|status| status == "frozen") {

@@ -138,12 +138,12 @@ async fn jobs(State(shared): Ctx, RawQuery(raw): RawQuery) -> Answer {
         (None, None) => Which::All,
     };
     let jobs = shared.jobs.list(which).await?;
-    ok(&jobs.iter().map(|job| shared.job_json(job)).collect())
+    ok(&shared.jobs_json(&jobs).await.into())
 }
 
 async fn job(State(shared): Ctx, Path(id): Path<String>) -> Answer {
     let job = shared.jobs.get(job_id(&id)?).await?;
-    ok(&shared.job_json(&job))
+    ok(&shared.job_json(&job).await)
 }
 
 async fn log(State(shared): Ctx, Path(id): Path<String>, RawQuery(raw): RawQuery) -> Answer {
@@ -163,7 +163,7 @@ async fn log(State(shared): Ctx, Path(id): Path<String>, RawQuery(raw): RawQuery
 
 async fn cancel(State(shared): Ctx, Path(id): Path<String>) -> Answer {
     let job = shared.jobs.cancel(job_id(&id)?).await?;
-    Ok(answer(StatusCode::ACCEPTED, &shared.job_json(&job)))
+    Ok(answer(StatusCode::ACCEPTED, &shared.job_json(&job).await))
 }
 
 async fn backups(State(shared): Ctx, body: Body) -> Answer {

@@ -9,13 +9,29 @@ use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
+
+/// What lies in the state folder is run by the daemon: nobody else may write to it.
+fn refuse_others(state_dir: &Path) -> Outcome<()> {
+    let meta = fs::metadata(state_dir).map_err(|e| failed("look at", state_dir, &e))?;
+    let me = nix::unistd::geteuid().as_raw();
+    if meta.uid() == me && meta.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "the state folder {} belongs to user {} with mode {:o}, and others could write there what the daemon runs; make it this user's ({me}), mode 700",
+        state_dir.display(),
+        meta.uid(),
+        meta.mode() & 0o7777
+    )))
+}
 
 /// Takes it at once, or says who has it. Whoever keeps the file has the lock.
 pub fn take(state_dir: &Path) -> Outcome<File> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| failed("create", state_dir, &e))?;
+    refuse_others(state_dir)?;
     let path = state_dir.join("daemon.lock");
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(|e| failed("open", &path, &e))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -29,13 +29,13 @@ use crate::{
 use listen::{Listening, socket_default};
 use state::{Places, Shared};
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 use tokio::{
     runtime::Runtime,
-    signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc::Receiver,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc::Receiver, oneshot},
 };
 
 /// From the signal to the end.
@@ -43,6 +43,8 @@ pub const END_LIMIT: Duration = Duration::from_secs(10);
 /// Of that, for the watch, and for the thread of jobs.
 const WATCH_END_LIMIT: Duration = Duration::from_secs(4);
 const JOBS_END_LIMIT: Duration = Duration::from_secs(4);
+/// Until a wish is tried again for which no job could be queued.
+const WISH_PAUSE: Duration = Duration::from_secs(5);
 /// Between two looks at itself.
 const TICK: Duration = Duration::from_secs(1);
 /// The thread of jobs goes round five times a second. One that has not for so long hangs, and systemd may try whether a new daemon does better.
@@ -77,7 +79,8 @@ pub fn run(common: &Common, o: &Daemon) -> Outcome<Done> {
 
 async fn serve_until_end(shared: &Arc<Shared>, listener: std::os::unix::net::UnixListener, wishes: Receiver<Wish>) -> Outcome<()> {
     let listen = |kind| signal(kind).map_err(|e| Failure::new(FAILED, format!("cannot listen to signals: {e}")));
-    let (int, term, mut hup) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
+    let mut hup = listen(SignalKind::hangup())?;
+    let asked_to_end = end_signals()?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| Failure::new(FAILED, format!("the socket: {e}")))?;
     let (over, is_over) = tokio::sync::watch::channel(false);
     let server = tokio::spawn(serve::serve(listener, api::router(shared.clone()), is_over));
@@ -92,7 +95,8 @@ async fn serve_until_end(shared: &Arc<Shared>, listener: std::os::unix::net::Uni
     });
     notify::ready();
     tracing::info!("cairn {} serves", env!("CARGO_PKG_VERSION"));
-    asked_to_end(int, term).await;
+    // A thread that is gone has no more to say.
+    let _ = asked_to_end.await;
     notify::stopping();
     over.send_replace(true);
     // It may wait for a connection; the end does not.
@@ -100,21 +104,49 @@ async fn serve_until_end(shared: &Arc<Shared>, listener: std::os::unix::net::Uni
     Ok(())
 }
 
-async fn asked_to_end(mut int: Signal, mut term: Signal) {
-    tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+/// A thread and a runtime of its own: whatever hangs in the daemon's, a signal ends it in time.
+fn end_signals() -> Outcome<oneshot::Receiver<()>> {
+    let failed = |e: std::io::Error| Failure::new(FAILED, format!("cannot listen to signals: {e}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (say, said) = oneshot::channel();
+    let (mut int, mut term) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?)
+    };
+    let wait = move || {
+        runtime.block_on(async {
+            tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+        });
+        // Nobody listens any more where the end has begun by itself.
+        let _ = say.send(());
+        std::thread::sleep(END_LIMIT);
+        tracing::error!("the daemon did not end within {} s, and is ended; jobs go on", END_LIMIT.as_secs());
+        std::process::exit(FAILED.into());
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
+    Ok(said)
 }
 
 /// Wishes become jobs where a policy wants them.
 async fn grant(shared: Arc<Shared>, mut wishes: Receiver<Wish>) {
     while let Some(wish) = wishes.recv().await {
         let orders = shared.order(|ordering| ordering.of_wish(&wish));
-        if orders.is_empty() {
-            continue;
+        let domain = crate::output::shown(&wish.domain);
+        while !orders.is_empty() {
+            match shared.add(orders.clone()).await {
+                Ok(jobs) => {
+                    tracing::info!("{domain}: {} ({}): {} jobs", wish.trigger, wish.why, jobs.len());
+                    break;
+                }
+                Err(f) => {
+                    tracing::error!("{domain}: no job for '{}' yet: {}; it is tried again", wish.trigger, f.message);
+                    shared.ungranted.store(true, Ordering::Relaxed);
+                    tokio::time::sleep(WISH_PAUSE).await;
+                }
+            }
         }
-        match shared.add(orders).await {
-            Ok(jobs) => tracing::info!("{}: {} ({}): {} jobs", crate::output::shown(&wish.domain), wish.trigger, wish.why, jobs.len()),
-            Err(f) => tracing::error!("{}: no point for '{}': {}", crate::output::shown(&wish.domain), wish.trigger, f.message),
-        }
+        shared.ungranted.store(false, Ordering::Relaxed);
+        shared.watch.granted(wish.id);
     }
 }
 
@@ -142,15 +174,6 @@ async fn tell(shared: Arc<Shared>) {
 
 /// Ends what there is; what does not end is left behind.
 fn end(shared: &Arc<Shared>, runtime: Runtime) {
-    let begin = Instant::now();
-    let watchman = std::thread::Builder::new().name("end".into()).spawn(move || {
-        std::thread::sleep(END_LIMIT.saturating_sub(begin.elapsed()));
-        tracing::error!("the daemon did not end within {} s, and is ended; jobs go on", END_LIMIT.as_secs());
-        std::process::exit(FAILED.into());
-    });
-    if let Err(e) = watchman {
-        tracing::debug!("the end has no watchman: {e}");
-    }
     if !shared.jobs.stop(JOBS_END_LIMIT) {
         tracing::warn!("the table of jobs does not answer; jobs go on");
     }

@@ -225,7 +225,7 @@ daemon: { cancel_limit: 7s }
     #[test]
     fn a_wish_is_an_order_for_each_store_of_policies_that_want_it() {
         let config = config(TEXT);
-        let wish = Wish { domain: "web1".into(), uuid: "u-1".into(), trigger: Trigger::Shutdown, why: "shut down".into() };
+        let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger: Trigger::Shutdown, why: "shut down".into() };
         let orders = ordering(&config).of_wish(&wish);
         assert_eq!(orders.iter().map(|o| o.store.as_str()).collect::<Vec<_>>(), ["main", "far"]);
         let line = orders[0].argv.join(" ");

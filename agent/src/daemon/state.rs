@@ -7,14 +7,21 @@ use super::{notify, orders::Ordering};
 use crate::{
     config::{self, Config, ConfigErrors},
     failure::{FAILED, Failure, Outcome},
-    jobs::{Jobs, Limits, Order},
+    jobs::{Job, Jobs, Limits, Order, State, folder::JobFolder},
     watch::{self, WatchHandle},
 };
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
+    time::Duration,
 };
+use tokio::sync::Semaphore;
+
+/// For files in which jobs tell how far they are.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(2);
+/// Threads that a disk that hangs may keep.
+const PROGRESS_READERS_MAX: usize = 4;
 
 /// Where things are; set at the start and not changed by a reload.
 #[derive(Debug, Clone)]
@@ -42,6 +49,9 @@ pub struct Shared {
     /// One reload at a time; what the last one found wrong.
     reload: tokio::sync::Mutex<()>,
     wrong: Mutex<Option<Vec<String>>>,
+    progress_readers: Arc<Semaphore>,
+    /// What an event asks for cannot be queued.
+    pub ungranted: AtomicBool,
 }
 
 /// What a reload did.
@@ -91,6 +101,8 @@ impl Shared {
             config: RwLock::new(Arc::new(config)),
             reload: tokio::sync::Mutex::new(()),
             wrong: Mutex::new(None),
+            progress_readers: Arc::new(Semaphore::new(PROGRESS_READERS_MAX)),
+            ungranted: AtomicBool::new(false),
         }
     }
 
@@ -153,23 +165,39 @@ impl Shared {
     /// Queues what policies or people want.
     pub async fn add(&self, orders: Vec<Order>) -> Outcome<Vec<Value>> {
         let jobs = self.jobs.add(orders).await?;
-        Ok(jobs.iter().map(|job| self.job_json(job)).collect())
+        Ok(self.jobs_json(&jobs).await)
     }
 
-    /// A job as the API has it.
-    pub fn job_json(&self, job: &crate::jobs::Job) -> Value {
-        let folder = self.jobs.folder(job.id);
-        let progress = (job.state == crate::jobs::State::Running).then(|| folder.progress()).flatten();
-        job.json(&folder.log(), progress.as_ref())
+    /// Jobs as the API has them. How far they are lies in files: a disk that hangs costs only that.
+    pub async fn jobs_json(&self, jobs: &[Job]) -> Vec<Value> {
+        let folders: Vec<(bool, JobFolder)> = jobs.iter().map(|job| (job.state == State::Running, self.jobs.folder(job.id))).collect();
+        let read = self.progress_readers.clone().try_acquire_owned().ok().map(|reader| {
+            tokio::task::spawn_blocking(move || {
+                let _reader = reader;
+                folders.iter().map(|(runs, folder)| runs.then(|| folder.progress()).flatten()).collect::<Vec<_>>()
+            })
+        });
+        let mut progress = match read {
+            Some(read) => tokio::time::timeout(PROGRESS_LIMIT, read).await.ok().and_then(Result::ok).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        progress.resize(jobs.len(), None);
+        jobs.iter().zip(&progress).map(|(job, progress)| job.json(&self.jobs.folder(job.id).log(), progress.as_ref())).collect()
+    }
+
+    /// One of them.
+    pub async fn job_json(&self, job: &Job) -> Value {
+        self.jobs_json(std::slice::from_ref(job)).await.pop().unwrap_or_default()
     }
 
     /// How the daemon is.
     pub async fn health(&self) -> Value {
         let counts = self.jobs.counts().await;
         let wrong = self.wrong();
+        let ungranted = self.ungranted.load(std::sync::atomic::Ordering::Relaxed);
         let silent_ms = u64::try_from(self.jobs.silent_for().as_millis()).unwrap_or(u64::MAX);
         json!({
-            "status": if counts.is_ok() && wrong.is_none() { "ok" } else { "degraded" },
+            "status": if counts.is_ok() && wrong.is_none() && !ungranted { "ok" } else { "degraded" },
             "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(), "started": crate::output::rfc3339(self.started_unix_ms),
             "config": {"path": config::find(self.places.config.as_deref()).map(|p| p.display().to_string()), "wrong": wrong},
             "state_dir": self.places.state_dir.display().to_string(),

@@ -107,8 +107,11 @@ impl Keeper {
     }
 
     fn answer(&mut self, ask: Ask) {
-        // Who does not wait any more misses nothing but the answer.
         match ask {
+            // Who gave up was told that it is not known what became of it: then it shall not be done late, and once more by a second try.
+            Ask::Add(_, reply) if reply.is_closed() => {}
+            Ask::Cancel(_, reply) if reply.is_closed() => {}
+            // Who does not wait any more misses nothing but the answer.
             Ask::Add(orders, reply) => drop(reply.send(self.add(&orders))),
             Ask::List(which, reply) => drop(reply.send(self.sql(|t| t.list(which)))),
             Ask::Get(id, reply) => drop(reply.send(self.get(id))),
@@ -148,7 +151,7 @@ impl Keeper {
             }
             let folder = JobFolder::of(&self.dir, id);
             match folder.ticket() {
-                Ok(Some(ticket)) if ticket.id == id => {
+                Ok(Some(ticket)) if ticket.id == id && ticket.order.is_ours() => {
                     self.table.take_in(&ticket).map_err(fail)?;
                     let mut job = self.table.get(id).map_err(fail)?.ok_or_else(|| Failure::new(FAILED, format!("job {id} was taken in and is not there")))?;
                     job.state = State::Running;

@@ -136,7 +136,12 @@ impl Jobs {
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<Outcome<T>>) -> Ask) -> Outcome<T> {
         let (reply, answer) = oneshot::channel();
-        let busy = || Failure::new(BUSY, "the table of jobs does not answer; is the disk of the state folder in order?");
+        let busy = || {
+            Failure::new(
+                BUSY,
+                "the table of jobs does not answer, and what was asked may be done or not (see 'cairn jobs'); is the disk of the state folder in order?",
+            )
+        };
         self.asks.try_send(question(reply)).map_err(|e| match e {
             TrySendError::Full(_) => busy(),
             TrySendError::Disconnected(_) => Failure::new(FAILED, "the daemon is ending"),

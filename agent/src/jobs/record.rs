@@ -116,6 +116,13 @@ pub struct Order {
     pub cancel_limit_ms: u64,
 }
 
+impl Order {
+    /// Its command is one that orders have; what else lies in a folder is not run.
+    pub fn is_ours(&self) -> bool {
+        self.argv.first().is_some_and(|command| command == self.kind.word())
+    }
+}
+
 /// A job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {

@@ -34,7 +34,7 @@ use std::{
             process::{CommandExt, ExitStatusExt},
         },
     },
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
 
@@ -62,7 +62,7 @@ pub fn run(folder: &JobFolder) -> Outcome<()> {
     if !folder.claim_start()? {
         return Err(Failure::new(REFUSED, format!("job {} was started before", ticket.id)));
     }
-    let exit = match start(folder, &ticket.order.argv) {
+    let exit = match start(folder, &lock, &ticket.order.argv) {
         Ok(child) => wait(folder, child, Duration::from_millis(ticket.order.cancel_limit_ms))?,
         Err(why) => {
             log::say(&why);
@@ -80,14 +80,15 @@ pub fn run(folder: &JobFolder) -> Outcome<()> {
     }
 }
 
-/// R2: the command, in a group of its own.
-fn start(folder: &JobFolder, argv: &[String]) -> Result<Child, String> {
+/// R2: the command, in a group of its own. It has the lock too, as its standard input: a command that cannot be ended when its runner dies still runs, and
+/// nothing is started beside it.
+fn start(folder: &JobFolder, lock: &File, argv: &[String]) -> Result<Child, String> {
     let fail = |e: std::io::Error| format!("cannot start 'cairn {}': {e}", argv.join(" "));
     let result = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(folder.result()).map_err(fail)?;
     let said = folder.open_log().map_err(|f| f.message)?;
     log::say(format!("cairn {}", argv.join(" ")));
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("cairn").args(argv).env(DIR_VARIABLE, folder.path()).stdin(Stdio::null()).stdout(result).stderr(said).process_group(0);
+    command.arg0("cairn").args(argv).env(DIR_VARIABLE, folder.path()).stdin(lock.try_clone().map_err(fail)?).stdout(result).stderr(said).process_group(0);
     let runner = nix::unistd::getpid();
     let follow = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGINT)?;

@@ -24,6 +24,7 @@ use cairn_hypervisor::{
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use serde_json::{Value, json};
 use std::{
+    collections::HashSet,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -78,6 +79,8 @@ pub struct Core {
     looking: Option<Looking>,
     connected: bool,
     wished: bool,
+    /// Wishes that were handed on and not granted yet.
+    given: HashSet<i64>,
 }
 
 impl Core {
@@ -85,7 +88,7 @@ impl Core {
     pub fn new(settings: Settings, wishes: Sender<Wish>, post: Post, shared: Shared) -> Self {
         let now = Instant::now();
         let due = Due::new(settings.reconcile_every, now);
-        Self { settings, wishes, post, shared, records: None, records_at: now, due, looking: None, connected: false, wished: false }
+        Self { settings, wishes, post, shared, records: None, records_at: now, due, looking: None, connected: false, wished: false, given: HashSet::new() }
     }
 
     /// Until the end.
@@ -124,10 +127,15 @@ impl Core {
             Message::Looked(look, result) => self.looked(&look, result),
             Message::Ask(None) => self.due.all(Instant::now()),
             Message::Ask(Some(domain)) => self.due.soon(&domain, Instant::now()),
+            Message::Granted(id) => {
+                self.given.remove(&id);
+                self.record(|r| r.wished(id));
+            }
             Message::Change(settings) => {
                 self.due.set_every(settings.reconcile_every, Instant::now());
                 if settings.state_dir != self.settings.state_dir {
                     self.records = None;
+                    self.given.clear();
                 }
                 self.settings = *settings;
                 self.due.all(Instant::now());
@@ -291,14 +299,18 @@ impl Core {
         });
     }
 
-    /// Each wish once; one that finds no room waits, in the records.
+    /// Each wish once; one that finds no room waits. It stays in the records until it is granted.
     fn hand_on(&mut self) {
         if !std::mem::take(&mut self.wished) {
             return;
         }
-        for (id, wish) in self.record(Records::wishes).unwrap_or_default() {
+        for wish in self.record(Records::wishes).unwrap_or_default() {
+            let id = wish.id;
+            if self.given.contains(&id) {
+                continue;
+            }
             match self.wishes.try_send(wish) {
-                Ok(()) => drop(self.record(|r| r.wished(id))),
+                Ok(()) => drop(self.given.insert(id)),
                 Err(TrySendError::Full(_)) => {
                     self.wished = true;
                     return;

@@ -100,7 +100,12 @@ fn wishes_that_find_no_room_wait() {
     assert_eq!(w.wished().len(), 1, "and then the other");
     w.core.wished = true;
     w.core.hand_on();
-    assert_eq!(w.wished(), []);
+    assert_eq!(w.wished(), [], "each once");
+    let left = |w: &mut World| w.core.record(Records::wishes).expect("read").iter().map(|w| w.id).collect::<Vec<_>>();
+    let ids = left(&mut w);
+    assert_eq!(ids.len(), 3, "they stay until there are jobs for them");
+    w.core.take(Message::Granted(ids[0]));
+    assert_eq!(left(&mut w), ids[1..]);
 }
 
 #[test]

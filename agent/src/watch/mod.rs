@@ -91,6 +91,13 @@ impl WatchHandle {
         }
     }
 
+    /// A wish needs no further thought.
+    pub fn granted(&self, id: i64) {
+        if self.post.give(Message::Granted(id)).is_err() {
+            tracing::warn!("the watch has more to do than it can take; a wish may be granted twice");
+        }
+    }
+
     /// Looks at this domain, or at all, soon; says what was begun, as `POST /api/v1/reconcile` answers.
     pub fn reconcile(&self, domain: Option<&str>) -> Outcome<Value> {
         let busy = |_| Failure::new(BUSY, "the watch has more to do than it can take; try again");

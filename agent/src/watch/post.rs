@@ -29,6 +29,8 @@ pub enum Message {
     Looked(Look, Result<Vec<Value>, String>),
     /// Somebody asks for a look at a domain, or at all.
     Ask(Option<String>),
+    /// There is a job for a wish, or nobody wants one.
+    Granted(i64),
     /// Other settings.
     Change(Box<Settings>),
     /// The end.

@@ -10,6 +10,8 @@ pub const WISHES_MAX: usize = 256;
 /// One wish. Those of one event must come once, however many ways the event was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
+    /// Its number in the records, by which it is said to be granted.
+    pub id: i64,
     /// Name at that moment.
     pub domain: String,
     /// UUID in its usual form.

@@ -52,6 +52,41 @@ fn it_ends_in_time_and_takes_its_socket_away_and_its_jobs_go_on() {
 }
 
 #[test]
+fn a_file_that_never_answers_holds_up_nobody() {
+    let mut served = Served::started("");
+    let id = served.save_slowly("a", "first");
+    served.wait_pid(id);
+    // A disk that hangs: opening a pipe that nobody writes to.
+    let progress = served.state().join(format!("jobs/{id}/progress.json"));
+    let _ = fs::remove_file(&progress);
+    nix::unistd::mkfifo(&progress, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    for _ in 0..6 {
+        let began = Instant::now();
+        assert!(served.job(id)["progress"].is_null());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+    assert_eq!(served.get("/api/v1/health")["jobs"]["running"], 1);
+    let began = Instant::now();
+    served.signal(15);
+    served.ended();
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    fs::remove_file(&progress).expect("ours");
+    served.start();
+    served.open_pipe("a");
+    served.wait_state(id, "failed");
+}
+
+#[test]
+fn a_state_folder_that_others_may_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let served = Served::new("");
+    fs::create_dir_all(served.state()).expect("the folder");
+    fs::set_permissions(served.state(), fs::Permissions::from_mode(0o777)).expect("ours");
+    let ended = served.run(&["daemon"]);
+    assert!(ended.code == 13 && ended.err.contains("others could write"), "{ended:?}");
+}
+
+#[test]
 fn systemd_hears_when_it_is_ready_reloads_and_ends_and_that_it_lives() {
     let mut served = Served::new("");
     let at = served.place.path("notify.sock");

@@ -3,7 +3,7 @@
 //! Invariants
 //! - A domain is its UUID; a rename changes its name.
 //! - One transaction decides what an event or a look means ([`super::life`]), so that a change that is told twice is one change.
-//! - A wish lies here until it was handed on: who is killed in between hands it on when it is started again.
+//! - A wish lies here until there is a job for it: who is killed in between hands it on when it is started again.
 //! - Bounded: so many events a domain, so long a domain that is gone.
 
 mod file;
@@ -149,19 +149,19 @@ impl Records {
     }
 
     /// Wishes that were not handed on yet, oldest first, and still make sense: a domain that shut down and was started again has no quiet disks any more.
-    pub fn wishes(&mut self) -> Outcome<Vec<(i64, Wish)>> {
+    pub fn wishes(&mut self) -> Outcome<Vec<Wish>> {
         self.work(|db| {
             db.execute("DELETE FROM wishes WHERE trigger = 'shutdown' AND uuid IN (SELECT uuid FROM domains WHERE running)", [])?;
             let mut select = db.prepare_cached("SELECT id, name, uuid, trigger, why FROM wishes ORDER BY id")?;
             let row = |r: &rusqlite::Row<'_>| {
                 let trigger = if r.get::<_, String>(3)? == Trigger::Shutdown.word() { Trigger::Shutdown } else { Trigger::Started };
-                Ok((r.get(0)?, Wish { domain: r.get(1)?, uuid: r.get(2)?, trigger, why: r.get(4)? }))
+                Ok(Wish { id: r.get(0)?, domain: r.get(1)?, uuid: r.get(2)?, trigger, why: r.get(4)? })
             };
             select.query_map([], row)?.collect()
         })
     }
 
-    /// A wish was handed on.
+    /// A wish was granted: there is a job, or no policy wants one.
     pub fn wished(&mut self, id: i64) -> Outcome<()> {
         self.work(|db| db.prepare_cached("DELETE FROM wishes WHERE id = ?1")?.execute([id]).map(drop))
     }

@@ -32,11 +32,11 @@ fn one_end_is_one_wish_whoever_tells_it() {
     }
     let wishes = daemon.wishes().expect("read");
     assert_eq!(wishes.len(), 1);
-    let (id, wish) = &wishes[0];
+    let wish = &wishes[0];
     assert_eq!((wish.domain.as_str(), wish.uuid.as_str(), wish.trigger), ("web", UUID, Trigger::Shutdown));
     // Killed before it was handed on: it is still there.
     assert_eq!(Records::open(dir.path()).expect("opened").wishes().expect("read").len(), 1);
-    daemon.wished(*id).expect("gone");
+    daemon.wished(wish.id).expect("gone");
     assert!(daemon.wishes().expect("read").is_empty());
 }
 
@@ -46,7 +46,7 @@ fn a_domain_that_was_started_again_is_not_wanted_as_it_was() {
     for (phase, at) in [(BOOTED, 10), (Phase::Off(Stop::Shutdown), 20), (BOOTED, 30)] {
         records.saw(UUID, "web", &sight(phase, at), "libvirt").expect("seen");
     }
-    let triggers: Vec<Trigger> = records.wishes().expect("read").into_iter().map(|(_, w)| w.trigger).collect();
+    let triggers: Vec<Trigger> = records.wishes().expect("read").into_iter().map(|w| w.trigger).collect();
     assert_eq!(triggers, [Trigger::Started]);
 }
 
