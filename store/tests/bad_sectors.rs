@@ -155,3 +155,29 @@ fn a_collection_replaces_an_index_file_that_the_disk_does_not_give() {
     let b = backup(&open(&lab, "other", &bad), "b", &data, full()).expect("backs up");
     assert!(b.stored_bytes < 100_000, "all of it is found: {}", b.stored_bytes);
 }
+
+#[test]
+fn what_collections_keep_for_each_other_may_lie_on_bad_sectors() {
+    let lab = Lab::new();
+    let bad = BadSectors::default();
+    let store = open(&lab, "state", &bad);
+    let a = backup(&store, "a", &content(300_000, 11), full()).expect("backs up");
+    let b = backup(&store, "b", &content(300_000, 12), full()).expect("backs up");
+    store.forget(&point(&store, &a), 0, true).expect("forgets");
+    let spoil = |names: &[String]| *bad.lock().expect("lock") = names.iter().map(|n| (n.clone(), 0..u64::MAX)).collect();
+    // A list of a collection that died before it decided, one of a collection that decided, a session that died, a tombstone.
+    let junk = |name: &ObjectName| fs::write(lab.root().join(name.as_str()), b"these sectors are not read").expect("writes");
+    let dead = cairn_store::format::SessionId([7; 16]);
+    let names = [ObjectName::condemned(1), ObjectName::condemned(2), ObjectName::pardon(2), ObjectName::session(&dead)];
+    names.iter().for_each(junk);
+    let mut all: Vec<String> = names.iter().map(ToString::to_string).collect();
+    all.push(ObjectName::tombstone(&a.id).to_string());
+    spoil(&all);
+    let store = open(&lab, "state", &bad);
+    backup(&store, "c", &content(200_000, 13), full()).expect("a backup goes on");
+    let report = store.collect(&GcOptions { dead_after_ms: 0, ..at_once() }, &Progress::default()).expect("a collection goes on");
+    assert!(report.fenced.len() == 1 && !lab.root().join(ObjectName::condemned(1).as_str()).exists(), "{report:?}");
+    assert!(lab.root().join(ObjectName::condemned(2).as_str()).exists(), "what it decided cannot be read, so it may still be deleted by");
+    let store = open(&lab, "state", &bad);
+    assert_eq!(restore(&store, &point(&store, &b)).expect("restores"), content(300_000, 12));
+}

@@ -2,7 +2,7 @@
 //!
 //! Clocks and processes decide only *when* a session is fenced. Fencing a live one costs it its backup, never a committed point.
 
-use super::GcOptions;
+use super::{GcOptions, rounds::is_unreadable};
 use crate::{Result, StoreError, damage::read_or_skip, platform::Durability, point::registers, store::Inner};
 use cairn_store_format::{
     ObjectName, SessionId,
@@ -40,8 +40,8 @@ pub(crate) fn sessions(store: &Inner, names: &[ObjectName]) -> Result<Vec<Seen>>
         };
         let record = match record {
             Ok(r) => Some(r),
-            Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
-                tracing::warn!("{e}; the session is waited for as a writer");
+            Err(e) if is_unreadable(store, &e)? => {
+                tracing::warn!("{e}; the session is waited for as a writer, and its record goes once it is decided");
                 None
             }
             Err(e) => return Err(e),

@@ -135,11 +135,13 @@ pub(super) fn tombstones(store: &Inner) -> Result<HashSet<SessionId>> {
         match opened {
             Ok(Some(_)) => drop(out.insert(id)),
             Ok(None) => {}
-            Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
+            Err(e) if rounds::is_unreadable(store, &e)? => {
                 if log_forgets(store, &id)? {
                     out.insert(id);
                 } else {
-                    tracing::warn!("{e}; the point's data is kept, since its log does not forget it");
+                    tracing::warn!(
+                        "{e}; the point's data is kept, since its log does not forget it. Move {name} out of the store: the point is there again, and can be forgotten anew"
+                    );
                 }
             }
             Err(e) => return Err(e),

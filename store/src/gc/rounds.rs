@@ -70,7 +70,7 @@ impl Doomed {
                 Ok(Some(c)) => c,
                 // Retired since the list was made: its packs were deleted before that, and B5a finds out.
                 Ok(None) => continue,
-                Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
+                Err(e) if is_unreadable(store, &e)? => {
                     tracing::warn!("{e}; known chunks are stored again until this round is cleared away");
                     out.all = true;
                     continue;
@@ -80,7 +80,7 @@ impl Doomed {
             let spared = match stage.pardon.then(|| spared_of(store, round, &condemned)) {
                 Some(Ok(s)) => s,
                 None => None,
-                Some(Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_)))) => {
+                Some(Err(e)) if is_unreadable(store, &e)? => {
                     tracing::warn!("{e}; what this round condemned is not referred to");
                     None
                 }
@@ -90,6 +90,15 @@ impl Doomed {
         }
         Ok(out)
     }
+}
+
+/// Whether one object cannot be read, by its bytes or by the disk that does not give them. A storage that is gone as a whole has no such objects: that is
+/// the error.
+pub(super) fn is_unreadable(store: &Inner, e: &StoreError) -> Result<bool> {
+    if e.is_bad_media() {
+        store.check_there()?;
+    }
+    Ok(matches!(e, StoreError::Damaged { .. } | StoreError::Format(_)) || e.is_bad_media())
 }
 
 /// A round's list, with the hash that its pardon names.

@@ -26,7 +26,7 @@ fn settle_round(store: &Inner, n: u64, decided: bool, options: &GcOptions, repor
         Ok(Some(c)) => c,
         // Another collection has just retired it.
         Ok(None) => return Ok(()),
-        Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
+        Err(e) if rounds::is_unreadable(store, &e)? => {
             tracing::warn!("{e}; round {n} cannot be finished, its packs are looked at anew");
             return give_up(store, n);
         }
@@ -35,9 +35,12 @@ fn settle_round(store: &Inner, n: u64, decided: bool, options: &GcOptions, repor
     let spared = if decided {
         match rounds::spared_of(store, n, &condemned) {
             Ok(s) => s.unwrap_or(Spared::All),
-            Err(e @ (StoreError::Damaged { .. } | StoreError::Format(_))) => {
+            Err(e) if rounds::is_unreadable(store, &e)? => {
                 // Its collection may still delete by what it decided: the round stays open, so that nobody refers to its packs.
-                tracing::warn!("{e}; round {n} stays as it is");
+                tracing::warn!(
+                    "{e}; round {n} stays as it is, and backups store known chunks again. Once no collection runs on any host, remove {}",
+                    ObjectName::condemned(n)
+                );
                 return Ok(());
             }
             Err(e) => return Err(e),
@@ -69,7 +72,7 @@ fn give_up(store: &Inner, n: u64) -> Result<()> {
     let given_up = match pardon {
         Ok(p) => p.is_some_and(|p| p.list_sha256 == NO_LIST),
         // It decides the round, whatever it says; other rounds go on.
-        Err(StoreError::Damaged { .. } | StoreError::Format(_)) => false,
+        Err(e) if rounds::is_unreadable(store, &e)? => false,
         Err(e) => return Err(e),
     };
     let condemned = ObjectName::condemned(n);
