@@ -291,7 +291,8 @@ lab_test!(killed_in_the_middle_it_leaves_nothing, Options::small(), |lab| {
     for round in 0..3 {
         let mut backup = stopped_backup(&suite, &["backup", "lab1"]);
         let began = daemons();
-        assert!(began.len() >= 2, "{began:?}");
+        // The second may not be there yet.
+        assert!(!began.is_empty(), "a storage daemon serves an image");
         backup.kill().expect("our child");
         backup.wait().expect("reaped");
         process::wait_for("the storage daemons' end", TOOL_LIMIT, POLL, || Ok(daemons().is_empty().then_some(()))).expect("gone");
