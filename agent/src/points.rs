@@ -69,13 +69,17 @@ pub fn of_name<'a>(points: &'a [Point], name: &str) -> Vec<&'a Point> {
     points.iter().filter(|p| p.summary.name == name).collect()
 }
 
-/// Points of one name among which the last is the latest: without those that are dated ahead of now, which would be the latest for as long as a clock was wrong; all, where there are no others, for then it is
-/// this host's clock. Warns of what it leaves out.
+/// Points of one name in the order in which they were taken, as far as that can be known: a backup comes after the one that it began from, whatever a clock
+/// that was behind said. Without those that are dated ahead of now, which would be the latest for as long as a clock was wrong; all, where there are no
+/// others, for then it is this host's clock. Warns of what it leaves out.
 pub fn believed(mine: Vec<&Point>) -> Vec<&Point> {
     let now_unix_ms = crate::commands::now_unix_ms();
     let (ahead, others): (Vec<&Point>, Vec<&Point>) = mine.iter().partition(|p| times::is_ahead(p.summary.time_unix_ms, now_unix_ms));
     times::warn_ahead(&ahead, now_unix_ms);
-    if others.is_empty() { mine } else { others }
+    let mut kept = if others.is_empty() { mine } else { others };
+    let times = times::effective(kept.iter().copied(), now_unix_ms);
+    kept.sort_by_key(|p| times[&p.id]);
+    kept
 }
 
 fn of_domain<'a>(points: &'a [Point], name: &str, which: &str) -> Outcome<&'a Point> {
@@ -166,6 +170,7 @@ pub mod testing {
 #[cfg(test)]
 mod tests {
     use super::{testing::point, *};
+    use cairn_store::format::register::Parent;
 
     #[test]
     fn a_time_is_as_long_as_it_is_said() {
@@ -213,5 +218,14 @@ mod tests {
         assert_eq!((pick("web@2222-12-01"), pick(&all[2].id.to_string())), (Ok(3), Ok(3)), "by its date or id it can be had");
         let only = [point("web", "2222-11-21T02:00:10Z", 3)];
         assert_eq!(select(&only, "web@latest").map(|p| p.id.0[15]).map_err(|f| f.code), Ok(3), "then it is this host's clock");
+    }
+
+    #[test]
+    fn one_that_was_taken_with_a_clock_behind_is_the_latest_all_the_same() {
+        let mut all = [point("web", "2001-01-01T00:00:00Z", 3), point("web", "2025-11-20T02:00:10Z", 1), point("web", "2025-11-21T02:00:10Z", 2)];
+        all[0].body.parents = vec![Parent { session: all[2].id, register_sha256: [0; 32] }];
+        let pick = |spec: &str| select(&all, spec).map(|p| p.id.0[15]).map_err(|f| f.code);
+        assert_eq!((pick("web"), pick("web@-1"), pick("web@-2")), (Ok(3), Ok(2), Ok(1)));
+        assert_eq!(pick("web@2025-11-21"), Ok(2), "dates are those that list shows");
     }
 }

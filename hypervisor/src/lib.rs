@@ -1,6 +1,7 @@
 //! libvirt and QEMU as Cairn needs them: domains, disks, QMP, and the capture of a point in time.
 //!
-//! Layers, one way only: [`ffi`] (the one module with unsafe calls of libvirt) <- [`host`], [`domain`] <- [`qmp`] <- [`capture`], [`run`].
+//! Layers, one way only: [`ffi`] (the one module with unsafe calls of libvirt) <- [`host`], [`domain`] <- [`qmp`] <- [`capture`], [`run`]. [`image_tools`] (qemu-img and
+//! its kin as processes with limits) stands beside [`ffi`].
 //!
 //! Invariants
 //! - libvirt's pull backup job is the umbrella, QMP dirty bitmaps are the only change tracker, libvirt checkpoints are not used (docs/capture.md).

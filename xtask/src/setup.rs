@@ -30,7 +30,7 @@ const fn need_or(package: &'static str, why: &'static str, instead: fn() -> bool
     Need { package, why, instead: Some(instead) }
 }
 
-const NEEDS: [Need; 28] = [
+const NEEDS: [Need; 29] = [
     need_or("gcc", "linking, and the C parts of zstd, SQLite and ring", || on_path("cc")),
     need("libc6-dev", "linking"),
     need_or("pkg-config", "finding libvirt", || on_path("pkg-config")),
@@ -55,6 +55,7 @@ const NEEDS: [Need; 28] = [
     need("swtpm-tools", "making the state of a new TPM"),
     need("mmdebstrap", "making the Debian guest"),
     need("shellcheck", "the guests' scripts are checked"),
+    need_or("systemd", "systemd-analyze: the units are checked", || on_path("systemd-analyze")),
     need("vagrant", "the playground's file is checked"),
     need("vagrant-libvirt", "the same, for its provider"),
     need("nfs-ganesha", "the NFS suite's server"),
@@ -79,7 +80,9 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
 /// Installs what is missing; quick and silent when nothing is.
 pub fn install_missing() -> Result<()> {
     if !on_path("dpkg-query") {
-        return Err(Error::failed("setup knows Debian and its kin only: dpkg-query is not here. docs/lab.md lists what the lab needs"));
+        let wanted: Vec<&str> = NEEDS.iter().map(|need| need.package).collect();
+        let wanted = wanted.join(", ");
+        return Err(Error::failed(format!("setup knows Debian and its kin only, and dpkg-query is not here. Install what these packages hold: {wanted}")));
     }
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_there(need)).collect();
     if missing.is_empty() {

@@ -69,6 +69,22 @@ fn a_job_whose_runner_is_killed_is_lost_and_ends() {
 }
 
 #[test]
+fn a_job_whose_runner_is_killed_runs_until_its_command_has_ended_too() {
+    let served = Served::started("daemon: { jobs_max: 2 }\n");
+    fs::write(served.place.path("image"), noise(8 << 20, 1)).expect("writes");
+    let id = served.save("image", "same");
+    let pid = served.stop(id);
+    send(parent(pid), 9);
+    let next = served.save("image", "same");
+    let other = served.save("image", "other");
+    served.wait_state(other, "done");
+    assert_eq!((&served.job(id)["state"], &served.job(next)["state"]), (&"running".into(), &"queued".into()), "one at a time of one name");
+    send(pid, 18);
+    served.wait_state(id, "lost");
+    served.wait_state(next, "done");
+}
+
+#[test]
 fn a_table_that_is_no_good_is_set_aside_and_started_jobs_are_taken_in_again() {
     let mut served = Served::started("");
     fs::write(served.place.path("image"), noise(200_000, 1)).expect("writes");

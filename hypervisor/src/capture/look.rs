@@ -278,27 +278,13 @@ impl Tracked {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{CarrierRecord, Later, PointStatus};
+    use super::super::plan::{PointStatus, Says};
     use super::*;
-
-    struct All(PointStatus);
-
-    impl PointCatalog for All {
-        fn status(&self, _session: [u8; 16]) -> PointStatus {
-            self.0
-        }
-        fn carrier(&self, _session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
-            None
-        }
-        fn later(&self, _bitmap: &BitmapName) -> Option<Later> {
-            None
-        }
-    }
 
     #[test]
     fn what_no_store_denies_stays() {
         let name = BitmapName { store8: [1; 4], session: [2; 16], role: Role::Disk(0) };
-        let (denies, has, silent) = (All(PointStatus::NotCommitted), All(PointStatus::Usable { order: 1 }), All(PointStatus::Unreachable));
+        let (denies, has, silent) = (Says(PointStatus::NotCommitted, None), Says(PointStatus::Usable { order: 1 }, None), Says(PointStatus::Unreachable, None));
         assert_eq!(useless(&name, false, &[]), None, "no store answered");
         assert_eq!(useless(&name, false, &[([9; 4], &denies)]), None, "another store's");
         assert_eq!(useless(&name, false, &[([9; 4], &denies), ([1; 4], &has)]), None);

@@ -61,6 +61,23 @@ pub trait PointCatalog {
     fn later(&self, bitmap: &BitmapName) -> Option<Later>;
 }
 
+/// A store that says the same of every point.
+#[cfg(test)]
+pub(super) struct Says(pub(super) PointStatus, pub(super) Option<Later>);
+
+#[cfg(test)]
+impl PointCatalog for Says {
+    fn status(&self, _session: [u8; 16]) -> PointStatus {
+        self.0
+    }
+    fn carrier(&self, _session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
+        None
+    }
+    fn later(&self, _bitmap: &BitmapName) -> Option<Later> {
+        self.1
+    }
+}
+
 /// Why a disk is read in full. A disk that another point knows can be compared with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FullReason {

@@ -34,33 +34,19 @@ pub(super) fn is_stale(name: &BitmapName, store8: [u8; 4], catalog: &dyn PointCa
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{CarrierRecord, Later};
+    use super::super::plan::{Later, Says};
     use super::*;
-
-    struct All(PointStatus, Option<Later>);
-
-    impl PointCatalog for All {
-        fn status(&self, _session: [u8; 16]) -> PointStatus {
-            self.0
-        }
-        fn carrier(&self, _session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
-            None
-        }
-        fn later(&self, _bitmap: &BitmapName) -> Option<Later> {
-            self.1
-        }
-    }
 
     #[test]
     fn only_what_can_never_be_a_base_goes() {
         let disk = BitmapName { store8: [1; 4], session: [2; 16], role: Role::Disk(0) };
-        assert!(is_stale(&disk, [1; 4], &All(PointStatus::NotCommitted, None)));
-        assert!(!is_stale(&disk, [1; 4], &All(PointStatus::Unreachable, None)));
-        assert!(!is_stale(&disk, [1; 4], &All(PointStatus::Usable { order: 0 }, None)));
-        assert!(!is_stale(&disk, [9; 4], &All(PointStatus::NotCommitted, None)), "another store's");
+        assert!(is_stale(&disk, [1; 4], &Says(PointStatus::NotCommitted, None)));
+        assert!(!is_stale(&disk, [1; 4], &Says(PointStatus::Unreachable, None)));
+        assert!(!is_stale(&disk, [1; 4], &Says(PointStatus::Usable { order: 0 }, None)));
+        assert!(!is_stale(&disk, [9; 4], &Says(PointStatus::NotCommitted, None)), "another store's");
         let later = Later { session: [3; 16], ordinal: 0, status: PointStatus::Damaged };
-        assert!(is_stale(&disk, [1; 4], &All(PointStatus::Forgotten, None)));
-        assert!(!is_stale(&disk, [1; 4], &All(PointStatus::Forgotten, Some(later))), "a later point goes on from it");
-        assert!(is_stale(&BitmapName { role: Role::Export, ..disk }, [9; 4], &All(PointStatus::Unreachable, None)));
+        assert!(is_stale(&disk, [1; 4], &Says(PointStatus::Forgotten, None)));
+        assert!(!is_stale(&disk, [1; 4], &Says(PointStatus::Forgotten, Some(later))), "a later point goes on from it");
+        assert!(is_stale(&BitmapName { role: Role::Export, ..disk }, [9; 4], &Says(PointStatus::Unreachable, None)));
     }
 }

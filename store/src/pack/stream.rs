@@ -177,8 +177,8 @@ impl PackStream {
         self.send(b.finish())
     }
 
+    /// The third pack is handed over once the first is written, so that the first is told of by then, however slow the storage is.
     fn send(&mut self, pack: FinishedPack) -> Result<()> {
-        self.collect(false)?;
         let begin = std::time::Instant::now();
         let is_sent = self.writer.send(pack);
         self.waited_ns += u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -186,7 +186,7 @@ impl PackStream {
             self.collect(true)?;
             return Err(StoreError::Interrupted);
         }
-        Ok(())
+        self.collect(false)
     }
 
     /// Takes in what the writer finished; waits for all of it where `all`. After a write that failed the packs that are there are published all the same,
