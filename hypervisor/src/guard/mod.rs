@@ -10,4 +10,4 @@ pub mod config;
 pub mod link;
 mod process;
 
-pub use process::main;
+pub use process::{SCRATCH_PERCENT_MAX, main};
