@@ -334,24 +334,21 @@ fn size(disk: &Disk, gets: Option<&Gets>) -> Option<u64> {
 fn quiesce(domain: &Domain) -> Vec<Finding> {
     const CHECK: &str = "agent";
     const INSTALL: &str = "install qemu-guest-agent in the guest and give the domain its channel (docs/quiesce.md); until then points are crash-consistent";
+    const ALLOW: &str =
+        "in the guest, allow guest-fsfreeze-freeze, -thaw and -status (qemu-ga's configuration, block-rpcs); until then points are crash-consistent";
     if !domain.is_running().unwrap_or(false) {
         return Vec::new();
     }
-    let found = match probe(domain) {
-        Ok(probe) if !probe.can_freeze => Finding::warning(
+    // A frozen agent has freezing disabled, so that is asked first.
+    let found = match probe(domain).and_then(|probe| Ok((is_frozen(domain)?, probe))) {
+        Ok((true, _)) => Finding::warning(
             CHECK,
-            "the guest's agent answers, and has freezing disabled",
-            "in the guest, allow guest-fsfreeze-freeze, -thaw and -status (qemu-ga's configuration, block-rpcs); until then points are crash-consistent",
+            "the guest's file systems are frozen at this moment",
+            "that is a backup's freeze, over in a second; if it stays: 'cairn reconcile', or 'virsh domfsthaw' for another program's",
         ),
-        Ok(_) => match is_frozen(domain) {
-            Ok(true) => Finding::warning(
-                CHECK,
-                "the guest's file systems are frozen at this moment",
-                "that is a backup's freeze, over in a second; if it stays: 'cairn reconcile', or 'virsh domfsthaw' for another program's",
-            ),
-            Ok(false) => Finding::ok(CHECK, "the guest's agent answers and can freeze"),
-            Err(e) => Finding::warning(CHECK, e.to_string(), "restart qemu-guest-agent in the guest"),
-        },
+        Ok((false, probe)) if !probe.can_freeze => Finding::warning(CHECK, "the guest's agent answers, and has freezing disabled", ALLOW),
+        Err(AgentFailure::Refused(why)) => Finding::warning(CHECK, format!("the guest's agent refuses what a freeze needs: {why}"), ALLOW),
+        Ok((false, _)) => Finding::ok(CHECK, "the guest's agent answers and can freeze"),
         Err(AgentFailure::Absent(why)) => Finding::warning(CHECK, format!("the guest has no running agent ({why})"), INSTALL),
         Err(AgentFailure::Silent(why)) => Finding::warning(
             CHECK,
