@@ -77,7 +77,7 @@ pub fn believed(mine: Vec<&Point>) -> Vec<&Point> {
     let (ahead, others): (Vec<&Point>, Vec<&Point>) = mine.iter().partition(|p| times::is_ahead(p.summary.time_unix_ms, now_unix_ms));
     times::warn_ahead(&ahead, now_unix_ms);
     let mut kept = if others.is_empty() { mine } else { others };
-    let times = times::effective(kept.iter().copied(), now_unix_ms);
+    let times = times::effective(&kept, now_unix_ms);
     kept.sort_by_key(|p| times[&p.id]);
     kept
 }

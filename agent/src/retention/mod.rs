@@ -75,7 +75,7 @@ pub struct Candidate {
 
 /// What retention needs to know of points, in their order; `all` are those that they may come from.
 pub fn candidates(points: &[&Point], all: &[Point], now_unix_ms: u64) -> Vec<Candidate> {
-    let times = times::effective(all.iter(), now_unix_ms);
+    let times = times::effective(&all.iter().collect::<Vec<_>>(), now_unix_ms);
     let candidate = |p: &&Point| {
         let s = &p.summary;
         Candidate {

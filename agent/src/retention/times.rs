@@ -14,12 +14,12 @@ pub fn is_ahead(time_unix_ms: u64, now_unix_ms: u64) -> bool {
 
 /// Times by point: their own, or just after their newest parent's where they are dated before it, for a backup comes after the one that it began from.
 /// A parent that is dated ahead of now is no witness.
-pub fn effective<'a>(points: impl ExactSizeIterator<Item = &'a Point> + Clone, now_unix_ms: u64) -> HashMap<SessionId, u64> {
-    let mut times: HashMap<SessionId, u64> = points.clone().map(|p| (p.id, p.summary.time_unix_ms)).collect();
+pub fn effective(points: &[&Point], now_unix_ms: u64) -> HashMap<SessionId, u64> {
+    let mut times: HashMap<SessionId, u64> = points.iter().map(|p| (p.id, p.summary.time_unix_ms)).collect();
     // A pass moves each by its parents; chains of wrong dates are as long as that clock was wrong.
     for _ in 0..points.len() {
         let mut moved = false;
-        for p in points.clone().filter(|p| !is_ahead(p.summary.time_unix_ms, now_unix_ms)) {
+        for p in points.iter().filter(|p| !is_ahead(p.summary.time_unix_ms, now_unix_ms)) {
             let parents = p.body.parents.iter().filter_map(|parent| times.get(&parent.session)).filter(|t| !is_ahead(**t, now_unix_ms));
             let after = parents.max().map_or(0, |t| t + 1);
             if times[&p.id] < after {
@@ -68,7 +68,7 @@ mod tests {
     fn a_backup_comes_after_the_one_it_began_from() {
         let all = chain(&["2026-11-20T02:00:00Z", "2001-01-01T00:00:00Z", "2001-01-02T00:00:00Z", "2026-11-21T02:00:00Z"]);
         let now = all[3].summary.time_unix_ms + HOUR_MS;
-        let times = effective(all.iter(), now);
+        let times = effective(&all.iter().collect::<Vec<_>>(), now);
         let at: Vec<u64> = all.iter().map(|p| times[&p.id]).collect();
         assert!(at.windows(2).all(|w| w[0] < w[1]), "{at:?}");
         assert_eq!((at[1], at[3]), (at[0] + 1, all[3].summary.time_unix_ms));
@@ -78,7 +78,7 @@ mod tests {
     fn one_that_is_dated_ahead_moves_no_other() {
         let all = chain(&["2026-11-20T02:00:00Z", "2027-11-20T02:00:00Z", "2026-11-21T02:00:00Z"]);
         let now = all[2].summary.time_unix_ms;
-        assert_eq!(effective(all.iter(), now)[&all[2].id], now);
+        assert_eq!(effective(&all.iter().collect::<Vec<_>>(), now)[&all[2].id], now);
         assert!(is_ahead(all[1].summary.time_unix_ms, now) && !is_ahead(now + HOUR_MS, now));
     }
 }
