@@ -205,3 +205,23 @@ fn a_point_that_nothing_tells_of_is_missed_by_a_host_that_has_seen_it() {
     assert!(report.deleted_packs > 0 && report.fenced.len() == 1, "what is given up is no point any more: {report:?}");
     assert!(store.points_and_damage().expect("lists").1.is_empty());
 }
+
+#[test]
+fn a_point_that_was_given_up_frees_its_packs_at_once() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let kept = backup(&store, "b", &content(90_000, 9), full()).expect("backs up");
+    let before = packs(&lab);
+    let a = backup(&store, "a", &content(300_000, 8), full()).expect("backs up");
+    assert_eq!(store.points().expect("lists").len(), 2);
+    // Its session's record goes.
+    store.collect(&at_once(), &Progress::default()).expect("collects");
+    register_of(&lab, &a.id).iter().for_each(|f| fs::remove_file(f).expect("removes"));
+    store.forget_unreadable(&a.id).expect("gives it up");
+    // Nothing else is to be collected.
+    let report = store.collect(&at_once(), &Progress::default()).expect("collects");
+    assert!(report.deleted_packs > 0 && report.fenced.len() == 1 && packs(&lab) == before, "{report:?}");
+    let report = store.collect(&at_once(), &Progress::default()).expect("collects");
+    assert!(report.fenced.is_empty() && report.condemned == 0, "{report:?}");
+    assert!(restore(&store, &point(&store, &kept)).is_ok() && store.points_and_damage().expect("lists").1.is_empty());
+}

@@ -103,14 +103,26 @@ pub(crate) fn run<'a>(store: &'a Inner, bad: &'a Bad, options: &GcOptions, repor
     Ok(Marked { packs, marker, decided })
 }
 
-/// G0: sessions whose process is gone or that were silent too long are fenced before packs are looked at, so that their packs can go in this round.
+/// G0: sessions whose process is gone or that were silent too long are fenced before packs are looked at, so that their packs can go in this round. So are
+/// points that were given up and that have neither register nor record: G5 waits for those that left packs, but only where there is a candidate.
 fn fence_the_dead(store: &Inner, options: &GcOptions, report: &mut GcReport) -> Result<()> {
     let there = decided_or_remembered(store)?;
+    let mut undecided: BTreeSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+    undecided.retain(|id| !there.contains(id));
     for s in living::sessions(store, &store.platform.list("gc")?)? {
+        undecided.remove(&s.id);
         if !s.is_reader() && !there.contains(&s.id) && s.is_dead(store, options)? {
             living::fence(store, &s)?;
             report.fenced.push(s.describe());
         }
+    }
+    if undecided.is_empty() {
+        return Ok(());
+    }
+    let buried = tombstones(store)?;
+    for s in undecided.into_iter().filter(|id| buried.contains(id)).map(Seen::without_record) {
+        living::fence(store, &s)?;
+        report.fenced.push(s.describe());
     }
     Ok(())
 }

@@ -116,3 +116,31 @@ fn very_many_points() {
         }
     }
 }
+
+#[test]
+#[ignore = "prints figures"]
+fn very_many_forgotten_points() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let key = dir.path().join("key");
+    let path = key.clone();
+    let options = InitOptions { profile: Profile::Default, zstd_level: 1, encrypted: true, key_file: Some(Box::new(move |_| path)), passphrase: None };
+    init(&dir.path().join("store"), options).expect("init");
+    let mut written = 0;
+    for count in [500, 1000, 2000] {
+        let store = open(dir.path());
+        (written..count).for_each(|n| write_point(&store, n));
+        for p in store.points().expect("lists") {
+            store.forget(&p, 0, true).expect("forgets");
+        }
+        written = count;
+        let store = open(dir.path());
+        let (found, took) = timed(&format!("which of {count} forgotten points can be taken back"), || {
+            let forgotten = store.forgotten_points().expect("lists");
+            assert_eq!(forgotten.len() as u64, count);
+            let mut take_back = crate::TakeBack::new(&store).expect("looks");
+            forgotten.iter().filter(|p| take_back.done_before(p).expect("looks").is_none() && take_back.is_possible(p).expect("looks")).count()
+        });
+        assert_eq!(found, 0, "their packs are gone");
+        assert!(took < Duration::from_secs(20), "ten times what it takes, even on a busy machine");
+    }
+}
