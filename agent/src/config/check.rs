@@ -124,7 +124,18 @@ impl Check {
             Some(Level::Never) => Quiesce::Never,
         };
         let freeze_limit_s = quiesce.freeze_limit.map(|text| self.seconds("freeze_limit", &text, FREEZE_LIMIT_S));
-        QuiesceSettings { level, freeze_limit_s }
+        let freeze_mounts = quiesce.freeze_mounts.map(|mounts| self.freeze_mounts(level, &mounts)).unwrap_or_default();
+        QuiesceSettings { level, freeze_limit_s, freeze_mounts }
+    }
+
+    fn freeze_mounts(&mut self, level: Quiesce, mounts: &Spanned<Vec<String>>) -> Vec<String> {
+        if level == Quiesce::Never {
+            self.wrong(mounts.referenced, "freeze_mounts says what to freeze, and level: never to freeze nothing; leave one of them out");
+        }
+        cairn_quiesce::scope::check(&mounts.value).unwrap_or_else(|why| {
+            self.wrong(mounts.referenced, format!("freeze_mounts: {why}"));
+            Vec::new()
+        })
     }
 
     fn daemon(&mut self, raw: RawDaemon) -> DaemonSettings {

@@ -70,12 +70,14 @@ pub struct Select {
 }
 
 /// How the guest is quiesced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuiesceSettings {
     /// How much it matters.
     pub level: Quiesce,
     /// Longest freeze, whole seconds; none is the command line's default.
     pub freeze_limit_s: Option<u64>,
+    /// Mount points to freeze; empty for all.
+    pub freeze_mounts: Vec<String>,
 }
 
 /// The daemon's own settings.

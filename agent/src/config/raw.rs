@@ -59,6 +59,8 @@ pub struct RawQuiesce {
     pub level: Option<Level>,
     #[serde(default)]
     pub freeze_limit: Option<Spanned<String>>,
+    #[serde(default)]
+    pub freeze_mounts: Option<Spanned<Vec<String>>>,
 }
 
 /// As `--quiesce` has it.

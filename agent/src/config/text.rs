@@ -115,7 +115,7 @@ policies:
     select: { names: [\"prod-*\"], except: [prod-test] }
     on: [shutdown]
     stores: [main]
-    quiesce: { level: require, freeze_limit: 5s }
+    quiesce: { level: require, freeze_limit: 5s, freeze_mounts: [/, /var/] }
     tags: [gold]
 daemon:
   reconcile_every: 2m
@@ -131,6 +131,7 @@ daemon:
         let c = parse(Path::new("/c"), GOOD).expect("reads");
         let policy = &c.policies["nightly"];
         assert_eq!((policy.quiesce.level, policy.quiesce.freeze_limit_s), (Quiesce::Require, Some(5)));
+        assert_eq!(policy.quiesce.freeze_mounts, ["/", "/var"]);
         assert_eq!((c.daemon.reconcile_every, c.daemon.jobs_max, c.daemon.cancel_limit), (Duration::from_secs(120), 4, Duration::from_secs(60)));
         assert_eq!(policy.on, [Trigger::Shutdown]);
         assert_eq!((c.policies_of("prod-web").len(), c.policies_of("prod-test").len()), (1, 0));
@@ -164,6 +165,9 @@ daemon:
             ("jobs_max: 4", "jobs_max: 0", (12, 13), "within 1 and 64"),
             ("jobs_max: 4", "jobs_max: many", (12, 13), "whole number"),
             ("freeze_limit: 5s", "freeze_limit: 1h", (8, 46), "600"),
+            ("[/, /var/]", "[]", (8, 65), "no mount point is named"),
+            ("[/, /var/]", "[var]", (8, 65), "write it from /"),
+            ("level: require", "level: never", (8, 63), "leave one of them out"),
             ("tags: [gold]", "tags: [\"a\\nb\"]", (9, 11), "tag"),
             ("  main:", "  ma/in:", (2, 10), "cannot be the name"),
             ("daemon:\n", "stores:\n", (10, 1), "duplicate"),

@@ -125,6 +125,9 @@ impl<'a> Ordering<'a> {
         };
         argv.extend(["--quiesce".into(), level.into()]);
         argv.extend(by.quiesce.freeze_limit_s.iter().map(|s| format!("--freeze-limit={s}")));
+        if !by.quiesce.freeze_mounts.is_empty() {
+            argv.push(format!("--freeze-mounts={}", by.quiesce.freeze_mounts.join(",")));
+        }
         argv.extend(by.tags.iter().map(|tag| format!("--tag={tag}")));
         // The UUID outlives a rename that comes before the job's turn.
         argv.extend(["--".into(), uuid.unwrap_or(domain).to_owned()]);
@@ -176,11 +179,11 @@ impl<'a> Ordering<'a> {
 
 impl<'a> By<'a> {
     fn policy(name: &'a str, policy: &'a Policy) -> Self {
-        Self { policy: Some(name), quiesce: policy.quiesce, tags: &policy.tags }
+        Self { policy: Some(name), quiesce: policy.quiesce.clone(), tags: &policy.tags }
     }
 
     fn nobody() -> Self {
-        Self { policy: None, quiesce: QuiesceSettings { level: Quiesce::Prefer, freeze_limit_s: None }, tags: &[] }
+        Self { policy: None, quiesce: QuiesceSettings { level: Quiesce::Prefer, freeze_limit_s: None, freeze_mounts: Vec::new() }, tags: &[] }
     }
 }
 
@@ -203,7 +206,7 @@ policies:
     select: { names: [\"web*\"] }
     on: [shutdown]
     stores: [main, far]
-    quiesce: { level: require, freeze_limit: 5s }
+    quiesce: { level: require, freeze_limit: 5s, freeze_mounts: [/, /srv/x y] }
     tags: [off]
   other:
     select: { names: [\"web*\"] }
@@ -229,7 +232,7 @@ daemon: { cancel_limit: 7s }
         let orders = ordering(&config).of_wish(&wish);
         assert_eq!(orders.iter().map(|o| o.store.as_str()).collect::<Vec<_>>(), ["main", "far"]);
         let line = orders[0].argv.join(" ");
-        let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --quiesce require --freeze-limit=5 --tag=off -- u-1";
+        let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --quiesce require --freeze-limit=5 --freeze-mounts=/,/srv/x y --tag=off -- u-1";
         assert_eq!(line, wanted);
         assert_eq!((orders[0].trigger.as_str(), orders[0].policy.as_deref(), orders[0].cancel_limit_ms), ("shutdown", Some("down"), 7000));
         assert!(ordering(&config).of_wish(&Wish { trigger: Trigger::Started, ..wish.clone() }).is_empty());
