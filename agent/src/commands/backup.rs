@@ -17,7 +17,6 @@ use crate::{
 use cairn_hypervisor::{Domain, Host, capture::offline::Off};
 use cairn_store::{BackupOutcome, Progress, Store};
 use std::{
-    os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -81,11 +80,7 @@ fn check_program(program: &Path) -> Outcome<()> {
     if !program.is_absolute() {
         return Err(wrong("give its whole path: the guard that calls it has no folder to look in"));
     }
-    match program.metadata() {
-        Err(e) => Err(wrong(&e.to_string())),
-        Ok(m) if !m.is_file() || m.permissions().mode() & 0o111 == 0 => Err(wrong("it is no program that can be executed")),
-        Ok(_) => Ok(()),
-    }
+    crate::config::is_program(program).map_err(|why| wrong(&why))
 }
 
 /// One point at a time, but for scripts that asked for several: they get one array at the end.

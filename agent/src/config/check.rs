@@ -9,6 +9,7 @@ use serde_saphyr::{Location, Spanned};
 use std::{
     collections::BTreeSet,
     ops::RangeInclusive,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,14 +26,24 @@ pub const SOCKET_BYTES_MAX: usize = 96;
 /// What is wrong, and where.
 pub type Wrong = (Location, String);
 
+/// Whether programs that are named must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Programs {
+    /// They are not looked at.
+    Unseen,
+    /// They are there, and can be executed.
+    There,
+}
+
 /// Collects what is wrong.
 struct Check {
     wrong: Vec<Wrong>,
+    programs: Programs,
 }
 
 /// The checked configuration, or all that is wrong with it.
-pub fn check(raw: RawConfig) -> Result<Config, Vec<Wrong>> {
-    let mut check = Check { wrong: Vec::new() };
+pub fn check(raw: RawConfig, programs: Programs) -> Result<Config, Vec<Wrong>> {
+    let mut check = Check { wrong: Vec::new(), programs };
     let known: BTreeSet<String> = raw.stores.keys().cloned().collect();
     let stores = raw.stores.into_iter().map(|(name, store)| (name.clone(), check.store(&name, store))).collect();
     let policies = raw.policies.into_iter().map(|(name, policy)| (name.clone(), check.policy(&name, policy, &known))).collect();
@@ -159,7 +170,20 @@ impl Check {
             socket: self.absolute(raw.socket),
             state_dir: self.absolute(raw.state_dir),
             connect: raw.connect,
+            on_stuck_freeze: self.program("on_stuck_freeze", raw.on_stuck_freeze),
         }
+    }
+
+    fn program(&mut self, what: &str, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
+        let at = path.as_ref()?.referenced;
+        let path = self.absolute(path)?;
+        if self.programs == Programs::There
+            && path.is_absolute()
+            && let Err(why) = is_program(&path)
+        {
+            self.wrong(at, format!("{what}: {}: {why}", path.display()));
+        }
+        Some(path)
     }
 
     fn seconds(&mut self, what: &str, text: &Spanned<String>, within: RangeInclusive<u64>) -> u64 {
@@ -174,6 +198,18 @@ impl Check {
                 *within.start()
             }
         }
+    }
+}
+
+/// Whether a path names what can be executed.
+///
+/// # Errors
+/// Why not.
+pub fn is_program(path: &Path) -> Result<(), String> {
+    match path.metadata() {
+        Err(e) => Err(e.to_string()),
+        Ok(m) if !m.is_file() || m.permissions().mode() & 0o111 == 0 => Err("it is no program that can be executed".into()),
+        Ok(_) => Ok(()),
     }
 }
 

@@ -88,4 +88,6 @@ pub struct RawDaemon {
     pub state_dir: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub connect: Option<String>,
+    #[serde(default)]
+    pub on_stuck_freeze: Option<Spanned<PathBuf>>,
 }

@@ -152,6 +152,7 @@ impl<'a> Ordering<'a> {
             policy: by.policy.map(str::to_owned),
             trigger: trigger.to_owned(),
             why: why.to_owned(),
+        argv.extend(self.config.daemon.on_stuck_freeze.iter().map(|program| format!("--on-stuck-freeze={}", program.display())));
             argv,
             cancel_limit_ms: u64::try_from(self.config.daemon.cancel_limit.as_millis()).unwrap_or(u64::MAX),
         }
@@ -211,7 +212,7 @@ policies:
   other:
     select: { names: [\"web*\"] }
     stores: [far]
-daemon: { cancel_limit: 7s }
+daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
 ";
 
     fn config(text: &str) -> Config {
@@ -232,7 +233,7 @@ daemon: { cancel_limit: 7s }
         let orders = ordering(&config).of_wish(&wish);
         assert_eq!(orders.iter().map(|o| o.store.as_str()).collect::<Vec<_>>(), ["main", "far"]);
         let line = orders[0].argv.join(" ");
-        let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --quiesce require --freeze-limit=5 --freeze-mounts=/,/srv/x y --tag=off -- u-1";
+        let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --quiesce require --freeze-limit=5 --freeze-mounts=/,/srv/x y --on-stuck-freeze=/usr/local/bin/page --tag=off -- u-1";
         assert_eq!(line, wanted);
         assert_eq!((orders[0].trigger.as_str(), orders[0].policy.as_deref(), orders[0].cancel_limit_ms), ("shutdown", Some("down"), 7000));
         assert!(ordering(&config).of_wish(&Wish { trigger: Trigger::Started, ..wish.clone() }).is_empty());

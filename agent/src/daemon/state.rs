@@ -66,7 +66,7 @@ pub struct Reloaded {
 /// Reads the file that there is; no file where only the default was looked for is a configuration, too.
 pub fn load(named: Option<&Path>) -> Result<(Option<PathBuf>, Config), ConfigErrors> {
     match config::find(named) {
-        Some(path) => config::load(&path).map(|config| (Some(path), config)),
+        Some(path) => config::load_for_daemon(&path).map(|config| (Some(path), config)),
         None => Ok((None, Config::default())),
     }
 }
