@@ -5,7 +5,7 @@
 //! - Bodies are bounded, and what is not understood in them is an error.
 
 use super::{
-    orders::BackupWanted,
+    orders::{BackupWanted, Known},
     state::{Reloaded, Shared},
 };
 use crate::{
@@ -21,6 +21,7 @@ use axum::{
     routing::{get, post},
 };
 use serde::{Deserialize, de::DeserializeOwned};
+use cairn_hook::Uuid;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -168,7 +169,8 @@ async fn cancel(State(shared): Ctx, Path(id): Path<String>) -> Answer {
 
 async fn backups(State(shared): Ctx, body: Body) -> Answer {
     let wanted: BackupWanted = read(body)?;
-    let orders = shared.order(|ordering| ordering.of_request(&wanted, "asked for over the API"))?;
+    let known = known(&shared, &wanted).await?;
+    let orders = shared.order(|ordering| ordering.of_request(&wanted, known.as_ref(), "asked for over the API"))?;
     Ok(answer(StatusCode::ACCEPTED, &json!({"jobs": shared.add(orders).await?})))
 }
 
@@ -182,6 +184,20 @@ async fn domains(State(shared): Ctx) -> Answer {
 struct ReconcileWanted {
     domain: Option<String>,
 }
+/// Policies select by name: a UUID is looked up in the watch's records. Where a store or a policy is named, the domain need not have been seen yet.
+async fn known(shared: &Arc<Shared>, wanted: &BackupWanted) -> Outcome<Option<Known>> {
+    let Some(uuid) = wanted.domain.as_ref().and_then(|domain| Uuid::parse(domain.as_bytes())) else { return Ok(None) };
+    let uuid = uuid.to_string();
+    let asked = uuid.clone();
+    match shared.of_watch(move |watch| watch.name_of(&asked)).await? {
+        Some(name) => Ok(Some(Known { uuid, name })),
+        None if wanted.store.is_some() || wanted.policy.is_some() => Ok(None),
+        None => Err(Failure::not_found(format!(
+            "no domain with the UUID {uuid} was seen yet, so no policy can be found for it; name a store or a policy, or look at 'GET /api/v1/domains'"
+        ))),
+    }
+}
+
 
 async fn reconcile(State(shared): Ctx, body: Body) -> Answer {
     let wanted: ReconcileWanted = read(body)?;

@@ -277,7 +277,7 @@ mod tests {
             domain: "web".into(),
             uuid: None,
             store: "main".into(),
-            policy: None,
+            policies: Vec::new(),
             trigger: "asked".into(),
             why: "by hand".into(),
             argv: vec!["backup".into()],

@@ -167,7 +167,7 @@ impl Keeper {
 
     fn add(&mut self, orders: &[Order]) -> Outcome<Vec<Job>> {
         let waiting = self.sql(|t| t.list(Which::In(State::Queued)))?;
-        let same = |order: &Order| waiting.iter().find(|job| job.concerns_same(order) && job.order.store == order.store && job.order.policy == order.policy);
+        let same = |order: &Order| waiting.iter().find(|job| job.is_for(order));
         // What was asked for by hand is done; what an event asks for is done once for all that wait.
         let (joined, new): (Vec<&Order>, Vec<&Order>) = orders.iter().partition(|order| order.trigger != super::record::ASKED && same(order).is_some());
         let mut jobs: Vec<Job> = joined.into_iter().filter_map(same).cloned().collect();

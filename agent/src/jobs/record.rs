@@ -104,8 +104,9 @@ pub struct Order {
     pub uuid: Option<String>,
     /// Name of the store.
     pub store: String,
-    /// Name of the policy, if one was meant.
-    pub policy: Option<String>,
+    /// Names of the policies that it is for, if any.
+    #[serde(default, rename = "policy", with = "names")]
+    pub policies: Vec<String>,
     /// What made it: `asked`, or a trigger of a policy.
     pub trigger: String,
     /// The same in words.
@@ -120,6 +121,34 @@ impl Order {
     /// Its command is one that orders have; what else lies in a folder is not run.
     pub fn is_ours(&self) -> bool {
         self.argv.first().is_some_and(|command| command == self.kind.word())
+    }
+}
+
+/// Names in one text, as the table and folders have them: names of policies have no comma.
+pub mod names {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// One text; none of no names.
+    pub fn joined(names: &[String]) -> Option<String> {
+        (!names.is_empty()).then(|| names.join(","))
+    }
+
+    /// From such a text.
+    pub fn split(text: Option<&str>) -> Vec<String> {
+        text.map(|t| t.split(',').map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    /// For serde.
+    pub fn serialize<S: Serializer>(names: &[String], s: S) -> Result<S::Ok, S::Error> {
+        match joined(names) {
+            Some(text) => s.serialize_some(&text),
+            None => s.serialize_none(),
+        }
+    }
+
+    /// For serde.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+        Ok(split(Option::<String>::deserialize(d)?.as_deref()))
     }
 }
 
@@ -162,8 +191,8 @@ impl Job {
         let time = |ms: Option<u64>| ms.map_or(Value::Null, crate::output::rfc3339);
         let o = &self.order;
         json!({
-            "id": self.id, "kind": o.kind.word(), "domain": o.domain, "uuid": o.uuid, "store": o.store, "policy": o.policy, "trigger": o.trigger,
-            "why": o.why, "command": o.argv, "state": self.state.word(), "code": self.code, "pid": self.pid, "cancel_asked": self.cancel,
+            "id": self.id, "kind": o.kind.word(), "domain": o.domain, "uuid": o.uuid, "store": o.store,
+            "policy": o.policies.first(), "policies": o.policies, "trigger": o.trigger, "why": o.why, "command": o.argv, "state": self.state.word(), "code": self.code, "pid": self.pid, "cancel_asked": self.cancel,
             "queued": time(Some(self.queued_unix_ms)), "started": time(self.started_unix_ms), "ended": time(self.ended_unix_ms),
             "message": self.message, "point": self.point, "progress": progress, "log": log.display().to_string(),
         })
@@ -175,6 +204,11 @@ impl Job {
 pub struct Ticket {
     /// Its number.
     pub id: JobId,
+    /// Whether it does what an order asks for.
+    pub fn is_for(&self, order: &Order) -> bool {
+        self.concerns_same(order) && self.order.store == order.store && self.order.policies == order.policies
+    }
+
     /// What was ordered.
     pub order: Order,
     /// When.
@@ -240,3 +274,16 @@ mod tests {
         }
     }
 }
+    #[test]
+    fn an_order_of_an_earlier_cairn_is_read() {
+        let text = r#"{"kind": "backup", "domain": "d", "uuid": null, "store": "s", "policy": "nightly", "trigger": "asked", "why": "w", "argv": [],
+            "cancel_limit_ms": 1}"#;
+        let mut order: Order = serde_json::from_str(text).expect("reads");
+        assert_eq!(order.policies, ["nightly"]);
+        for policies in [vec![], vec!["a".to_owned(), "b".to_owned()]] {
+            order.policies = policies;
+            let text = serde_json::to_string(&order).expect("writes");
+            assert_eq!(serde_json::from_str::<Order>(&text).expect("reads"), order);
+        }
+    }
+

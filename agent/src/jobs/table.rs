@@ -7,7 +7,7 @@
 //!
 //! Must not: decide what runs.
 
-use super::record::{Job, JobId, Kind, Order, State, Ticket};
+use super::record::{Job, JobId, Kind, Order, State, Ticket, names};
 use crate::failure::{FAILED, Failure, Outcome};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::{
@@ -229,7 +229,7 @@ fn insert(db: &Connection, id: Option<JobId>, o: &Order, queued_unix_ms: u64) ->
             o.domain,
             o.uuid,
             o.store,
-            o.policy,
+            names::joined(&o.policies),
             o.trigger,
             o.why,
             argv,
@@ -252,7 +252,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Job> {
             domain: row.get(2)?,
             uuid: row.get(3)?,
             store: row.get(4)?,
-            policy: row.get(5)?,
+            policies: names::split(row.get::<_, Option<String>>(5)?.as_deref()),
             trigger: row.get(6)?,
             why: row.get(7)?,
             argv: serde_json::from_str(&argv).map_err(|_| odd(8, &argv))?,
@@ -284,7 +284,7 @@ mod tests {
             domain: domain.into(),
             uuid: Some("u".into()),
             store: "main".into(),
-            policy: None,
+            policies: vec!["a".into(), "b".into()],
             trigger: "asked".into(),
             why: "by hand".into(),
             argv: vec!["backup".into(), "--".into(), domain.into()],
