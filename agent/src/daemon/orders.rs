@@ -152,6 +152,7 @@ impl<'a> Ordering<'a> {
         if !by.quiesce.freeze_mounts.is_empty() {
             argv.push(format!("--freeze-mounts={}", by.quiesce.freeze_mounts.join(",")));
         }
+        argv.extend(self.config.daemon.on_stuck_freeze.iter().map(|program| format!("--on-stuck-freeze={}", program.display())));
         argv.extend(by.tags.iter().map(|tag| format!("--tag={tag}")));
         // The UUID outlives a rename that comes before the job's turn.
         argv.extend(["--".into(), uuid.unwrap_or(domain).to_owned()]);
@@ -176,7 +177,6 @@ impl<'a> Ordering<'a> {
             policies: by.policies.clone(),
             trigger: trigger.to_owned(),
             why: why.to_owned(),
-        argv.extend(self.config.daemon.on_stuck_freeze.iter().map(|program| format!("--on-stuck-freeze={}", program.display())));
             argv,
             cancel_limit_ms: u64::try_from(self.config.daemon.cancel_limit.as_millis()).unwrap_or(u64::MAX),
         }
@@ -270,22 +270,50 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
         let line = orders[0].argv.join(" ");
         let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --quiesce require --freeze-limit=5 --freeze-mounts=/,/srv/x y --on-stuck-freeze=/usr/local/bin/page --tag=off -- u-1";
         assert_eq!(line, wanted);
-        assert_eq!((orders[0].trigger.as_str(), orders[0].policy.as_deref(), orders[0].cancel_limit_ms), ("shutdown", Some("down"), 7000));
+        assert_eq!((orders[0].trigger.as_str(), orders[0].policies.join(" "), orders[0].cancel_limit_ms), ("shutdown", "down".to_owned(), 7000));
         assert!(ordering(&config).of_wish(&Wish { trigger: Trigger::Started, ..wish.clone() }).is_empty());
         assert!(ordering(&config).of_wish(&Wish { domain: "db".into(), ..wish }).is_empty());
+    }
+
+    #[test]
+    fn policies_that_want_the_same_point_get_one() {
+        let config = config(&TEXT.replace(
+            "  other:\n    select: { names: [\"web*\"] }\n",
+            "  other:\n    select: { names: [\"web*\"] }\n    on: [shutdown]\n    tags: [off, gold]\n",
+        ));
+        let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger: Trigger::Shutdown, why: "shut down".into() };
+        let wanted = BackupWanted { domain: Some("web1".into()), ..BackupWanted::default() };
+        for orders in [ordering(&config).of_wish(&wish), ordering(&config).of_request(&wanted, None, "somebody").expect("orders")] {
+            let told: Vec<(&str, String)> = orders.iter().map(|o| (o.store.as_str(), o.policies.join(" "))).collect();
+            assert_eq!(told, [("main", "down".to_owned()), ("far", "down other".to_owned())]);
+            let line = orders[1].argv.join(" ");
+            assert!(line.contains("--quiesce require --freeze-limit=5") && line.contains("--tag=off --tag=gold --"), "the strictest counts: {line}");
+        }
+        let far = BackupWanted { store: Some("main".into()), policy: Some("other".into()), ..wanted };
+        assert_eq!(ordering(&config).of_request(&far, None, "somebody").expect("orders")[0].policies, ["other"], "the one that is named");
+    }
+
+    #[test]
+    fn a_domain_that_is_asked_for_by_its_uuid_has_its_policies() {
+        let config = config(TEXT);
+        let known = Known { uuid: "0d5a1f00-0000-4000-8000-000000000001".into(), name: "web1".into() };
+        let wanted = BackupWanted { domain: Some(known.uuid.clone()), ..BackupWanted::default() };
+        let orders = ordering(&config).of_request(&wanted, Some(&known), "somebody").expect("orders");
+        assert_eq!((orders.len(), orders[0].domain.as_str(), orders[0].uuid.as_deref()), (2, "web1", Some(known.uuid.as_str())));
+        assert_eq!(orders[0].argv.last(), Some(&known.uuid), "which outlives a rename");
     }
 
     #[test]
     fn requests_become_orders_that_the_command_line_takes() {
         use clap::Parser;
         let config = config(TEXT);
-        let of = |wanted: BackupWanted| ordering(&config).of_request(&wanted, "somebody");
+        let of = |wanted: BackupWanted| ordering(&config).of_request(&wanted, None, "somebody");
         let domain = |name: &str| BackupWanted { domain: Some(name.into()), ..BackupWanted::default() };
         let image = |path: &str| BackupWanted { image: Some(path.into()), name: Some("-n".into()), store: Some("far".into()), ..BackupWanted::default() };
-        assert_eq!(of(domain("web1")).expect("orders").len(), 3, "every policy that takes it");
+        assert_eq!(of(domain("web1")).expect("orders").len(), 2, "one for each store, whichever policies take it");
         assert_eq!(of(BackupWanted { policy: Some("other".into()), ..domain("db") }).expect("orders").len(), 1);
         let by_store = of(BackupWanted { store: Some("far".into()), ..domain("db") }).expect("orders");
-        assert_eq!((by_store.len(), by_store[0].policy.as_deref()), (1, None));
+        assert_eq!((by_store.len(), by_store[0].policies.len()), (1, 0));
         for order in of(domain("web1"))
             .into_iter()
             .chain(of(image("/-x")))

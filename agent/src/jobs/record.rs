@@ -186,6 +186,11 @@ impl Job {
         mine.kind == other.kind && (mine.domain == other.domain || (mine.uuid.is_some() && mine.uuid == other.uuid))
     }
 
+    /// Whether it does what an order asks for.
+    pub fn is_for(&self, order: &Order) -> bool {
+        self.concerns_same(order) && self.order.store == order.store && self.order.policies == order.policies
+    }
+
     /// As the API has it; progress and the log's path are its folder's.
     pub fn json(&self, log: &std::path::Path, progress: Option<&Value>) -> Value {
         let time = |ms: Option<u64>| ms.map_or(Value::Null, crate::output::rfc3339);
@@ -204,11 +209,6 @@ impl Job {
 pub struct Ticket {
     /// Its number.
     pub id: JobId,
-    /// Whether it does what an order asks for.
-    pub fn is_for(&self, order: &Order) -> bool {
-        self.concerns_same(order) && self.order.store == order.store && self.order.policies == order.policies
-    }
-
     /// What was ordered.
     pub order: Order,
     /// When.
@@ -258,6 +258,19 @@ mod tests {
     }
 
     #[test]
+    fn an_order_of_an_earlier_cairn_is_read() {
+        let text = r#"{"kind": "backup", "domain": "d", "uuid": null, "store": "s", "policy": "nightly", "trigger": "asked", "why": "w", "argv": [],
+            "cancel_limit_ms": 1}"#;
+        let mut order: Order = serde_json::from_str(text).expect("reads");
+        assert_eq!(order.policies, ["nightly"]);
+        for policies in [vec![], vec!["a".to_owned(), "b".to_owned()]] {
+            order.policies = policies;
+            let text = serde_json::to_string(&order).expect("writes");
+            assert_eq!(serde_json::from_str::<Order>(&text).expect("reads"), order);
+        }
+    }
+
+    #[test]
     fn codes_say_how_it_ended() {
         for (code, cancelled, state) in [
             (0, false, State::Done),
@@ -274,16 +287,3 @@ mod tests {
         }
     }
 }
-    #[test]
-    fn an_order_of_an_earlier_cairn_is_read() {
-        let text = r#"{"kind": "backup", "domain": "d", "uuid": null, "store": "s", "policy": "nightly", "trigger": "asked", "why": "w", "argv": [],
-            "cancel_limit_ms": 1}"#;
-        let mut order: Order = serde_json::from_str(text).expect("reads");
-        assert_eq!(order.policies, ["nightly"]);
-        for policies in [vec![], vec!["a".to_owned(), "b".to_owned()]] {
-            order.policies = policies;
-            let text = serde_json::to_string(&order).expect("writes");
-            assert_eq!(serde_json::from_str::<Order>(&text).expect("reads"), order);
-        }
-    }
-

@@ -112,14 +112,14 @@ impl WatchHandle {
         Records::open(&state_dir)?.shown()
     }
 
-    /// How it is, as `GET /api/v1/health` has it: `{"libvirt": "connected|..", ...}`.
-    pub fn health(&self) -> Value {
     /// The name of a domain that was seen, by UUID.
     pub fn name_of(&self, uuid: &str) -> Outcome<Option<String>> {
         let state_dir = self.settings.lock().unwrap_or_else(PoisonError::into_inner).state_dir.clone();
         Records::open(&state_dir)?.name_of(uuid)
     }
 
+    /// How it is, as `GET /api/v1/health` has it: `{"libvirt": "connected|..", ...}`.
+    pub fn health(&self) -> Value {
         let time = |ms: Option<u64>| ms.map_or(Value::Null, crate::output::rfc3339);
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let stores: Vec<&String> = settings.stores.keys().collect();
