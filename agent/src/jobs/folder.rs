@@ -284,7 +284,7 @@ mod tests {
             cancel_limit_ms: 1,
         };
         let folder = JobFolder::of(&dir.path().join("jobs"), 7);
-        folder.create(&Ticket { id: 7, order, queued_unix_ms: 1 }).expect("creates");
+        folder.create(&Ticket { id: 7, order, queued_unix_ms: 1, again: None }).expect("creates");
         (dir, folder)
     }
 

@@ -177,9 +177,27 @@ pub struct Job {
     pub message: Option<String>,
     /// The point that it made.
     pub point: Option<String>,
+    /// Of another try: what it follows.
+    pub again: Option<Again>,
+}
+
+/// Another try of a job that met somebody at work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// The job before.
+    pub of: JobId,
+    /// The how manieth try it is; the first has none of this.
+    pub tries: u32,
+    /// Not before this time, ms since 1970.
+    pub not_before_unix_ms: u64,
 }
 
 impl Job {
+    /// The how manieth try of its order it is.
+    pub fn tries(&self) -> u32 {
+        self.again.as_ref().map_or(1, |again| again.tries.max(1))
+    }
+
     /// Whether both work on the same thing: only one of them may run at a time.
     pub fn concerns_same(&self, other: &Order) -> bool {
         let mine = &self.order;
@@ -200,6 +218,7 @@ impl Job {
             "policy": o.policies.first(), "policies": o.policies, "trigger": o.trigger, "why": o.why, "command": o.argv, "state": self.state.word(), "code": self.code, "pid": self.pid, "cancel_asked": self.cancel,
             "queued": time(Some(self.queued_unix_ms)), "started": time(self.started_unix_ms), "ended": time(self.ended_unix_ms),
             "message": self.message, "point": self.point, "progress": progress, "log": log.display().to_string(),
+            "tries": self.tries(), "retry_of": self.again.as_ref().map(|a| a.of), "not_before": time(self.again.as_ref().map(|a| a.not_before_unix_ms)),
         })
     }
 }
@@ -213,6 +232,9 @@ pub struct Ticket {
     pub order: Order,
     /// When.
     pub queued_unix_ms: u64,
+    /// Of another try: what it follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
 }
 
 /// Its process, as the runner notes it.
