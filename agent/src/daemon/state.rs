@@ -196,8 +196,14 @@ impl Shared {
         let wrong = self.wrong();
         let ungranted = self.ungranted.load(std::sync::atomic::Ordering::Relaxed);
         let silent_ms = u64::try_from(self.jobs.silent_for().as_millis()).unwrap_or(u64::MAX);
+        let mut reasons: Vec<String> = wrong.iter().flatten().map(|line| format!("the configuration was not reloaded: {line}")).collect();
+        reasons.extend(counts.as_ref().err().map(|f| f.message.clone()));
+        if ungranted {
+            reasons.push("what an event asks for cannot be queued; see the daemon's log".into());
+        }
+        reasons.extend(self.watch.problems());
         json!({
-            "status": if counts.is_ok() && wrong.is_none() && !ungranted { "ok" } else { "degraded" },
+            "status": if reasons.is_empty() { "ok" } else { "degraded" }, "reasons": reasons,
             "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(), "started": crate::output::rfc3339(self.started_unix_ms),
             "config": {"path": config::find(self.places.config.as_deref()).map(|p| p.display().to_string()), "wrong": wrong},
             "state_dir": self.places.state_dir.display().to_string(),
