@@ -63,6 +63,15 @@ pub struct Reloaded {
     pub restart_needed: Vec<&'static str>,
 }
 
+/// Why nothing was reloaded.
+#[derive(Debug)]
+pub struct NotReloaded {
+    /// In a sentence.
+    pub failure: Failure,
+    /// Each thing that is wrong with the file, with its place.
+    pub wrong: Vec<String>,
+}
+
 /// Reads the file that there is; no file where only the default was looked for is a configuration, too.
 pub fn load(named: Option<&Path>) -> Result<(Option<PathBuf>, Config), ConfigErrors> {
     match config::find(named) {
@@ -123,7 +132,7 @@ impl Shared {
     }
 
     /// Reads the configuration again. One that is wrong changes nothing.
-    pub async fn reload(&self) -> Outcome<Reloaded> {
+    pub async fn reload(&self) -> Result<Reloaded, NotReloaded> {
         let _one = self.reload.lock().await;
         notify::reloading();
         let named = self.places.config.clone();
@@ -136,13 +145,13 @@ impl Shared {
             Ok(Ok(Ok(new))) => Ok(new),
         };
         let result = match outcome {
-            Ok((path, new)) => self.take(path, new).await,
+            Ok((path, new)) => self.take(path, new).await.map_err(|failure| NotReloaded { failure, wrong: Vec::new() }),
             Err(lines) => {
                 lines.iter().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("the configuration was not reloaded; what was loaded before counts on");
-                let f = Failure::usage(format!("nothing was changed: {}", lines.join("\n")));
-                *self.wrong.lock().unwrap_or_else(PoisonError::into_inner) = Some(lines);
-                Err(f)
+                let failure = Failure::usage("the configuration is wrong, and nothing was changed; mend what is named and reload again");
+                *self.wrong.lock().unwrap_or_else(PoisonError::into_inner) = Some(lines.clone());
+                Err(NotReloaded { failure, wrong: lines })
             }
         };
         notify::ready();
