@@ -136,9 +136,19 @@ fn secrets_of_a_job_are_its_owners() {
     let served = Served::started("");
     let id = served.save("nothing", "x");
     served.wait_state(id, "failed");
+    served.get("/api/v1/domains");
     let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o077;
     let folder = served.state().join("jobs").join(id.to_string());
-    for path in [served.state().join("jobs.sqlite"), served.state().join("jobs"), folder.clone(), folder.join("log"), folder.join("result")] {
+    // Every file in the state folder, whatever makes it.
+    let files = fs::read_dir(served.state()).expect("reads").map(|entry| entry.expect("an entry").path());
+    let files: Vec<_> = files.filter(|path| path.is_file()).collect();
+    for name in ["jobs.sqlite", "jobs.sqlite-wal", "domains.sqlite"] {
+        assert!(files.contains(&served.state().join(name)), "{name} is among {files:?}");
+    }
+    for path in files {
+        assert_eq!(mode(&path), 0, "{}", path.display());
+    }
+    for path in [served.state().join("jobs"), folder.clone(), folder.join("log"), folder.join("result")] {
         assert_eq!(mode(&path), 0, "{}", path.display());
     }
     assert_ne!(served.job(id)["log"], Value::Null);

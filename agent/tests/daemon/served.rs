@@ -147,6 +147,14 @@ impl Served {
         value
     }
 
+    /// Why the daemon's health is not good. Not that it cannot hear libvirt's hook: these daemons run beside each other, and one of a host hears it.
+    pub fn troubles(&self) -> Vec<String> {
+        let health = self.get("/api/v1/health");
+        let reasons: Vec<String> = serde_json::from_value(health["reasons"].clone()).unwrap_or_else(|e| panic!("{e}: {health}"));
+        assert_eq!(health["status"] == "ok", reasons.is_empty(), "{health}");
+        reasons.into_iter().filter(|reason| !reason.contains("libvirt's hook")).collect()
+    }
+
     pub fn job(&self, id: i64) -> Value {
         self.get(&format!("/api/v1/jobs/{id}"))
     }
