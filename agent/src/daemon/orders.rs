@@ -59,13 +59,15 @@ struct By {
 
 /// A store of the configuration, by name.
 type Named<'a> = (&'a str, &'a StoreEntry);
+/// A policy of it, by name.
+type NamedPolicy<'a> = (&'a str, &'a Policy);
 
 impl<'a> Ordering<'a> {
     /// What policies want of what happened to a domain; nothing, if none does.
     pub fn of_wish(&self, wish: &Wish) -> Vec<Order> {
         let policies: Vec<(&str, &Policy)> =
             self.config.policies_of(&wish.domain).into_iter().filter(|(_, policy)| policy.on.contains(&wish.trigger)).collect();
-        let order = |(store, policies): (Named<'_>, Vec<(&str, &Policy)>)| {
+        let order = |(store, policies): (Named<'_>, Vec<NamedPolicy<'_>>)| {
             self.domain(&wish.domain, Some(&wish.uuid), store, &By::all(&policies), (wish.trigger.word(), &wish.why))
         };
         // What a policy names is there: the configuration was checked.
@@ -73,8 +75,8 @@ impl<'a> Ordering<'a> {
     }
 
     /// Each store that is named by any of these policies, with those that name it.
-    fn by_store<'p>(&self, policies: &[(&'p str, &'p Policy)]) -> Outcome<Vec<(Named<'a>, Vec<(&'p str, &'p Policy)>)>> {
-        let mut out: Vec<(Named<'a>, Vec<(&str, &Policy)>)> = Vec::new();
+    fn by_store<'p>(&self, policies: &[NamedPolicy<'p>]) -> Outcome<Vec<(Named<'a>, Vec<NamedPolicy<'p>>)>> {
+        let mut out: Vec<(Named<'a>, Vec<NamedPolicy<'_>>)> = Vec::new();
         for (name, policy) in policies {
             for store in &policy.stores {
                 match out.iter_mut().find(|((known, _), _)| known == store) {
