@@ -249,7 +249,7 @@ fn disk_job(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk) -> O
 fn compare_with_newest(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk, reason: &str) -> Outcome<Plan> {
     let mine = |p: &&Point| store.manifest(p).ok().and_then(|m| SavedDomain::of(&m)).is_some_and(|s| s.uuid == uuid);
     let mut why_full = "first backup of this domain";
-    for p in session.points().iter().rev().filter(mine) {
+    for p in crate::retention::times::taken(session.points(), crate::commands::now_unix_ms()).into_iter().rev().filter(mine) {
         if p.state() == PointState::Damaged {
             why_full = "no undamaged point of this disk";
             continue;

@@ -102,7 +102,8 @@ pub fn reasons(candidates: &[Candidate], rules: &Rules, zone: &TimeZone, now_uni
     for mut group in groups.into_values() {
         // It is no witness of which others are old, and stays anyhow.
         group.retain(|i| !candidates[*i].ahead);
-        group.sort_by_key(|i| std::cmp::Reverse(candidates[*i].time_unix_ms));
+        // Of equal times the later in the list is the newer, as for `@latest`.
+        group.sort_by_key(|i| std::cmp::Reverse((candidates[*i].time_unix_ms, *i)));
         keep_group(candidates, &group, rules, zone, &mut out);
     }
     for (c, why) in candidates.iter().zip(&mut out) {

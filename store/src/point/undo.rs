@@ -209,23 +209,25 @@ impl<'a> TakeBack<'a> {
 
     /// A frame, unless its packs are gone: then nobody looks for other copies of it.
     fn fetch(&mut self, r: &Ref, kind: FrameKind, level: u8) -> Result<Option<Vec<u8>>> {
-        if !self.frame_is_there(r)? {
-            return Ok(None);
-        }
-        self.store.inner.fetch_if_there(&mut self.zstd, r, kind, level)
+        // Asked for where it is: who asks for it in a pack that is gone has all registers listed for newer lists of moves.
+        let Some(at) = self.place(r)? else { return Ok(None) };
+        self.store.inner.fetch_if_there(&mut self.zstd, &Ref { id: r.id, at }, kind, level)
     }
 
-    /// By its pack, here or in the trash; else by where it was moved to, or where the index has it.
     fn frame_is_there(&mut self, r: &Ref) -> Result<bool> {
-        if self.pack_is_there(&r.at.pack)? {
-            return Ok(true);
-        }
-        for to in self.store.inner.relocations.ends(&r.at) {
-            if self.pack_is_there(&to.pack)? {
-                return Ok(true);
+        Ok(self.place(r)?.is_some())
+    }
+
+    /// Where a frame is: in its pack, here or in the trash; else where it was moved to, or where the index has it.
+    fn place(&mut self, r: &Ref) -> Result<Option<Location>> {
+        let indexed = |this: &Self| this.store.inner.locate(&r.id).ok().flatten();
+        let moved = if self.pack_is_there(&r.at.pack)? { vec![r.at] } else { self.store.inner.relocations.ends(&r.at) };
+        for at in moved.into_iter().chain(indexed(self)) {
+            if self.pack_is_there(&at.pack)? {
+                return Ok(Some(at));
             }
         }
-        Ok(self.store.inner.locate(&r.id).ok().flatten().is_some())
+        Ok(None)
     }
 
     fn pack_is_there(&mut self, pack: &PackId) -> Result<bool> {
