@@ -220,9 +220,11 @@ impl<'a> TakeBack<'a> {
 
     /// Where a frame is: in its pack, here or in the trash; else where it was moved to, or where the index has it.
     fn place(&mut self, r: &Ref) -> Result<Option<Location>> {
-        let indexed = |this: &Self| this.store.inner.locate(&r.id).ok().flatten();
-        let moved = if self.pack_is_there(&r.at.pack)? { vec![r.at] } else { self.store.inner.relocations.ends(&r.at) };
-        for at in moved.into_iter().chain(indexed(self)) {
+        if self.pack_is_there(&r.at.pack)? {
+            return Ok(Some(r.at));
+        }
+        let indexed = self.store.inner.locate(&r.id).ok().flatten();
+        for at in self.store.inner.relocations.ends(&r.at).into_iter().chain(indexed) {
             if self.pack_is_there(&at.pack)? {
                 return Ok(Some(at));
             }
