@@ -45,6 +45,9 @@ fn a_register_that_cannot_be_read_ends_in_fourteen() {
         let ended = place.run(args).expect(14);
         assert!(ended.err.contains(&ids[3]), "{args:?} names it: {}", ended.err);
     }
+    for list in [&["list"][..], &["list", "--forgotten"]] {
+        assert!(place.run(list).expect(3).err.contains(&ids[3]), "{list:?} tells of it");
+    }
     // The hidden one takes no place: of the three that can be seen two stay.
     let pruned = place.run(&["prune", "--keep-last", "2", "--json"]).expect(14).json();
     let forgotten: Vec<_> = pruned.as_array().expect("rows").iter().filter(|r| r["action"] == "forget").map(|r| r["id"].clone()).collect();
