@@ -89,8 +89,22 @@ impl From<StoreError> for Failure {
             StoreError::Interrupted => INTERRUPTED,
             _ => FAILED,
         };
-        let hint = if e.is_no_space() { "; the store's disk is full: free space there and run this again, nothing already in the store is lost" } else { "" };
-        Self::new(code, format!("{e}{hint}"))
+        Self::new(code, format!("{e}{}", remedy(&e)))
+    }
+}
+
+/// What to do where the storage refuses; empty where the message says it.
+fn remedy(e: &StoreError) -> &'static str {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    match e {
+        e if e.is_no_space() => "; the store's disk is full: free space there and run this again, nothing already in the store is lost",
+        StoreError::Storage { source, .. } if source.kind() == PermissionDenied => {
+            "; run this as the user who owns the store, or mend owner and mode of what is named: all of a store belongs to one user"
+        }
+        StoreError::Storage { source, .. } if source.kind() == ReadOnlyFilesystem => {
+            "; the store's file system takes no writes: look into the kernel's log (dmesg) for why, and mount it for writing"
+        }
+        _ => "",
     }
 }
 
@@ -104,6 +118,10 @@ mod tests {
         let full = Failure::from(StoreError::Storage { op: "write", name: "d/00/x".into(), source: io(28) });
         assert_eq!(full.code, FAILED);
         assert!(full.message.contains("full"));
+        for (number, word) in [(13, "who owns the store"), (30, "dmesg")] {
+            let refused = Failure::from(StoreError::Storage { op: "list", name: "c/2026-11".into(), source: io(number) });
+            assert!(refused.code == FAILED && refused.message.contains(word), "{}", refused.message);
+        }
         for (e, code) in [
             (StoreError::NoStore { at: "/x".into(), why: "y".into() }, NO_STORE),
             (StoreError::Key("k".into()), WRONG_KEY),

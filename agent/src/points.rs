@@ -69,17 +69,11 @@ pub fn of_name<'a>(points: &'a [Point], name: &str) -> Vec<&'a Point> {
     points.iter().filter(|p| p.summary.name == name).collect()
 }
 
-/// Points of one name in the order in which they were taken, as far as that can be known: a backup comes after the one that it began from, whatever a clock
-/// that was behind said. Without those that are dated ahead of now, which would be the latest for as long as a clock was wrong; all, where there are no
-/// others, for then it is this host's clock. Warns of what it leaves out.
+/// Points of one name in the order in which they were taken ([`times::taken`]). Warns of what is dated ahead and left out.
 pub fn believed(mine: Vec<&Point>) -> Vec<&Point> {
     let now_unix_ms = crate::commands::now_unix_ms();
-    let (ahead, others): (Vec<&Point>, Vec<&Point>) = mine.iter().partition(|p| times::is_ahead(p.summary.time_unix_ms, now_unix_ms));
-    times::warn_ahead(&ahead, now_unix_ms);
-    let mut kept = if others.is_empty() { mine } else { others };
-    let times = times::effective(kept.iter().copied(), now_unix_ms);
-    kept.sort_by_key(|p| times[&p.id]);
-    kept
+    times::warn_ahead(&mine, now_unix_ms);
+    times::taken(mine, now_unix_ms)
 }
 
 fn of_domain<'a>(points: &'a [Point], name: &str, which: &str) -> Outcome<&'a Point> {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::agent::{AgentFailure, FILESYSTEMS_MAX, GuestAgent, call, shown};
+use crate::agent::{AgentFailure, FILESYSTEMS_MAX, GuestAgent, call, call_with, shown};
 use crate::hooks::{self, Before};
 use crate::level::{QuiesceLevel, QuiesceReport};
+use crate::scope::Scope;
 
 /// Limit of one question to a thawed agent, seconds.
 pub const PROBE_LIMIT_S: u16 = 5;
@@ -23,18 +24,31 @@ pub const THAW_HOOKS_LIMIT_MIN: Duration = Duration::from_secs(8);
 pub const THAW_HOOKS_LIMIT_MAX: Duration = Duration::from_secs(30);
 /// How often a thaw is tried before it is left to the guard.
 pub const THAW_ATTEMPTS_MAX: u32 = 3;
+/// Agent command that freezes some file systems only.
+pub const FREEZE_LIST: &str = "guest-fsfreeze-freeze-list";
 
 /// What the guest's agent can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// Freeze, thaw and status are offered and enabled.
     pub can_freeze: bool,
+    /// Single file systems can be frozen.
+    pub can_freeze_list: bool,
     /// Windows: the freeze goes through VSS, so applications are told.
     pub is_windows: bool,
-    /// Mounted file systems, escaped mount points.
-    pub mountpoints: Vec<String>,
+    /// What is mounted, as far as the agent tells.
+    pub filesystems: Vec<Filesystem>,
     /// What its hooks recorded last.
     pub hooks: Before,
+}
+
+/// A mounted file system; the guest's words, escaped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Where.
+    pub mountpoint: String,
+    /// Name of its device; one file system may be mounted at several places. Empty if the agent names none.
+    pub device: String,
 }
 
 /// What was seen between freeze and thaw.
@@ -70,8 +84,10 @@ pub fn probe(agent: &dyn GuestAgent) -> Result<Probe, AgentFailure> {
         enabled: bool,
     }
     #[derive(Deserialize)]
-    struct Filesystem {
+    struct Mounted {
         mountpoint: String,
+        #[serde(default)]
+        name: String,
     }
     #[derive(Deserialize, Default)]
     struct Os {
@@ -80,15 +96,15 @@ pub fn probe(agent: &dyn GuestAgent) -> Result<Probe, AgentFailure> {
     }
     let info: Info = call(agent, "guest-info", PROBE_LIMIT_S)?;
     let offers = |name: &str| info.supported_commands.iter().any(|command| command.name == name && command.enabled);
-    let mut filesystems: Vec<Filesystem> =
-        if offers("guest-get-fsinfo") { call(agent, "guest-get-fsinfo", PROBE_LIMIT_S).unwrap_or_default() } else { Vec::new() };
-    filesystems.truncate(FILESYSTEMS_MAX);
+    let mut mounted: Vec<Mounted> = if offers("guest-get-fsinfo") { call(agent, "guest-get-fsinfo", PROBE_LIMIT_S).unwrap_or_default() } else { Vec::new() };
+    mounted.truncate(FILESYSTEMS_MAX);
     let os: Os = if offers("guest-get-osinfo") { call(agent, "guest-get-osinfo", PROBE_LIMIT_S).unwrap_or_default() } else { Os::default() };
     let is_windows = os.id == "mswindows";
     Ok(Probe {
         can_freeze: ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status"].into_iter().all(offers),
+        can_freeze_list: offers(FREEZE_LIST),
         is_windows,
-        mountpoints: filesystems.iter().map(|filesystem| shown(&filesystem.mountpoint)).collect(),
+        filesystems: mounted.iter().map(|m| Filesystem { mountpoint: shown(&m.mountpoint), device: shown(&m.name) }).collect(),
         hooks: if !is_windows && hooks::COMMANDS.into_iter().all(offers) { hooks::before(agent) } else { Before::Unreadable },
     })
 }
@@ -110,13 +126,16 @@ pub fn thaw(agent: &dyn GuestAgent) -> Result<u32, AgentFailure> {
     call(agent, "guest-fsfreeze-thaw", THAW_LIMIT_S)
 }
 
-/// Freezes; the number of file systems.
+/// Freezes what the scope says; the number of file systems.
 ///
 /// # Errors
 /// [`AgentFailure`]. The guest may be frozen, or become so later, all the same.
-pub fn freeze(agent: &dyn GuestAgent, limit: Duration) -> Result<u32, AgentFailure> {
+pub fn freeze(agent: &dyn GuestAgent, scope: &Scope, limit: Duration) -> Result<u32, AgentFailure> {
     let limit_s = u16::try_from(limit.as_secs().clamp(1, 60)).expect("clamped to 60");
-    call(agent, "guest-fsfreeze-freeze", limit_s)
+    match scope {
+        Scope::All => call(agent, "guest-fsfreeze-freeze", limit_s),
+        Scope::Mounts(mounts) => call_with(agent, FREEZE_LIST, &serde_json::json!({ "mountpoints": mounts.there }), limit_s),
+    }
 }
 
 /// Runs `instant` on a frozen guest and thaws at once, whatever happened. The caller has announced the freeze to its guard and takes the
@@ -132,27 +151,32 @@ pub struct Frozen<T> {
 }
 
 /// See [`Frozen`]. `limit` bounds the freeze call itself; the guard bounds everything.
-pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, limit: Duration, instant: impl FnOnce() -> T) -> Frozen<T> {
+pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, scope: &Scope, limit: Duration, instant: impl FnOnce() -> T) -> Frozen<T> {
     let start = Instant::now();
-    let attempt = freeze(agent, limit);
+    let attempt = freeze(agent, scope, limit);
     let value = instant();
     let frozen_after = attempt.is_ok() && is_frozen(agent).unwrap_or(false);
     let (thawed, is_thawed, thaw_error) = thaw_surely(agent, limit.clamp(THAW_HOOKS_LIMIT_MIN, THAW_HOOKS_LIMIT_MAX));
     let freeze_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let proof = Proof { frozen_after, thawed };
+    let shortfall = attempt.as_ref().ok().and_then(|count| scope.shortfall(thawed.min(*count)));
+    // Of some only the number is known: which of them were frozen cannot be told then.
+    let frozen_mounts = if shortfall.is_none() && proof.holds() { scope.mounts().to_vec() } else { Vec::new() };
     let reason = match (&attempt, &thaw_error) {
         (Err(failure), _) => Some(format!("freeze: {failure}")),
         (_, Some(failure)) => Some(format!("thaw: {failure}")),
+        // Before the next two: a freeze of nothing is not frozen.
+        _ if shortfall.is_some() => shortfall,
         _ if !frozen_after => Some("the guest was no longer frozen after the point in time".to_owned()),
         _ if thawed == 0 => Some("nothing was frozen when the thaw came".to_owned()),
-        _ => None,
+        _ => scope.lack().map(|lack| format!("{lack}; only what is mounted at {} was frozen", scope.mounts().join(", "))),
     };
     let level = match proof.holds() && reason.is_none() {
         false => QuiesceLevel::Crash,
         true if probe.is_windows => QuiesceLevel::Application,
         true => QuiesceLevel::Filesystem,
     };
-    Frozen { value, report: QuiesceReport { level, freeze_ms, frozen_filesystems: thawed, reason }, is_thawed }
+    Frozen { value, report: QuiesceReport { level, freeze_ms, frozen_filesystems: thawed, frozen_mounts, reason }, is_thawed }
 }
 
 /// Thaws, a few times if need be: (file systems thawed by the first call that was answered, certainly thawed, the first error).
@@ -189,11 +213,15 @@ mod tests {
         }
     }
 
-    const PROBE: Probe = Probe { can_freeze: true, is_windows: false, mountpoints: Vec::new(), hooks: Before::Unreadable };
+    const PROBE: Probe = Probe { can_freeze: true, can_freeze_list: true, is_windows: false, filesystems: Vec::new(), hooks: Before::Unreadable };
 
     fn run(script: Vec<(&'static str, Result<&'static str, AgentFailure>)>) -> Frozen<u8> {
+        run_of(&Scope::All, script)
+    }
+
+    fn run_of(scope: &Scope, script: Vec<(&'static str, Result<&'static str, AgentFailure>)>) -> Frozen<u8> {
         let agent = Scripted(RefCell::new(script.into()));
-        let result = frozen(&agent, &PROBE, Duration::from_secs(1), || 7);
+        let result = frozen(&agent, &PROBE, scope, Duration::from_secs(1), || 7);
         assert!(agent.0.borrow().is_empty(), "commands left over");
         result
     }
@@ -211,6 +239,28 @@ mod tests {
         let nothing =
             run(vec![("freeze-freeze", Ok("{\"return\":0}")), ("freeze-status", Ok("{\"return\":\"frozen\"}")), ("freeze-thaw", Ok("{\"return\":0}"))]);
         assert_eq!(nothing.report.level, QuiesceLevel::Crash);
+    }
+
+    #[test]
+    fn of_some_file_systems_each_must_be_frozen() {
+        let at = |mounts: &[&str]| mounts.iter().map(|&m| m.to_owned()).collect::<Vec<_>>();
+        let part = |count: &'static str, thawed: &'static str, wanted: &[&str]| {
+            let guest = Probe { filesystems: ["/a", "/b"].map(|m| Filesystem { mountpoint: m.to_owned(), device: m.to_owned() }).to_vec(), ..PROBE };
+            let scope = crate::scope::choose(&guest, &at(wanted)).expect("something is there");
+            let list = "freeze-list\",\"arguments\":{\"mountpoints\":[\"/a\"";
+            run_of(&scope, vec![(list, Ok(count)), ("freeze-status", Ok("{\"return\":\"frozen\"}")), ("freeze-thaw", Ok(thawed))]).report
+        };
+        let good = part("{\"return\":1}", "{\"return\":1}", &["/a"]);
+        assert_eq!((good.level, &good.frozen_mounts, good.reason), (QuiesceLevel::Filesystem, &at(&["/a"]), None));
+        let fewer = part("{\"return\":1}", "{\"return\":1}", &["/a", "/b"]);
+        assert_eq!((fewer.level, fewer.frozen_mounts.len()), (QuiesceLevel::Crash, 0));
+        assert!(fewer.reason.expect("a reason").contains("only 1 of the 2"));
+        let lost = part("{\"return\":2}", "{\"return\":1}", &["/a", "/b"]);
+        assert!(lost.level == QuiesceLevel::Crash && lost.reason.expect("a reason").contains("only 1 of the 2"));
+        let missing = part("{\"return\":1}", "{\"return\":1}", &["/a", "/nope"]);
+        assert_eq!((missing.level, &missing.frozen_mounts), (QuiesceLevel::Crash, &at(&["/a"])), "what was frozen is recorded all the same");
+        let reason = missing.reason.expect("a reason");
+        assert!(reason.contains("/nope (it has: /a, /b)") && reason.contains("at /a was frozen"), "{reason}");
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub struct QuiesceReport {
     pub freeze_ms: u64,
     /// File systems that our own thaw thawed.
     pub frozen_filesystems: u32,
+    /// Mount points of these, where not all were to be frozen. Empty: all, or none.
+    pub frozen_mounts: Vec<String>,
     /// Why the level is not higher.
     pub reason: Option<String>,
 }
@@ -73,6 +75,6 @@ impl QuiesceReport {
     /// As after a power cut, and why.
     #[must_use]
     pub fn crash(reason: impl Into<String>) -> Self {
-        Self { level: QuiesceLevel::Crash, freeze_ms: 0, frozen_filesystems: 0, reason: Some(reason.into()) }
+        Self { level: QuiesceLevel::Crash, freeze_ms: 0, frozen_filesystems: 0, frozen_mounts: Vec::new(), reason: Some(reason.into()) }
     }
 }

@@ -14,5 +14,6 @@ pub mod guard;
 pub mod hooks;
 pub mod level;
 pub mod record;
+pub mod scope;
 
 pub use level::{QuiesceLevel, QuiescePolicy, QuiesceReport};

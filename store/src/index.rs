@@ -1,7 +1,7 @@
 //! The local index: an SQLite file that says in which pack a chunk may be. A cache: deleting it costs time only.
 //!
 //! - `chunks`: first 8 bytes of an id -> pack number (28 B a row). A hit is a hint: the caller reads the id from the pack's own footer.
-//! - `objects`: registers and point logs as read; they never change.
+//! - `objects`: registers, tombstones and point logs as read, with the stamp of the file; which points this host has seen.
 //! - `files`: index files that were taken in.
 //! - `scrubbed`: when a pack was last checked by this host.
 //! - `watched`: for how long this host has seen something stay as it is.
@@ -142,6 +142,11 @@ impl Index {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Its database file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Path of another cache of this store on this host.
     pub(crate) fn beside(&self, what: &str) -> PathBuf {
         self.path.with_extension(format!("{what}.sqlite"))
@@ -254,6 +259,20 @@ impl Index {
         let db = self.db();
         let work = || db.prepare_cached("SELECT bytes FROM objects WHERE name = ?1")?.query_row([name], |r| r.get(0)).optional();
         work().map_err(fail(&self.path))
+    }
+
+    /// What is kept under names that begin so, without that beginning.
+    pub(crate) fn objects_named(&self, prefix: &str) -> Result<Vec<String>> {
+        let db = self.db();
+        let row = |r: &rusqlite::Row<'_>| r.get::<_, String>(0);
+        // All names are ASCII: the last character is behind every other one.
+        let work = || {
+            db.prepare_cached("SELECT name FROM objects WHERE name >= ?1 AND name < ?2")?
+                .query_map(params![prefix, format!("{prefix}\u{7f}")], row)?
+                .collect::<rusqlite::Result<Vec<String>>>()
+        };
+        let names = work().map_err(fail(&self.path))?;
+        Ok(names.iter().filter_map(|n| n.strip_prefix(prefix)).map(str::to_owned).collect())
     }
 
     /// An object is read again.

@@ -207,8 +207,8 @@ struct Watching {
     seen: Arc<AtomicU64>,
 }
 
-/// Four packs and what may be read ahead of them on a machine of eight cores.
-const WATCHED_BYTES: u64 = 180 << 20;
+/// More than the three packs by which the first is told of, less than the five by which four would be.
+const WATCHED_BYTES: u64 = 120 << 20;
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 impl Watching {

@@ -170,3 +170,58 @@ fn a_collection_makes_the_copies_that_older_versions_did_not() {
         assert_eq!(fs::read(register).expect("reads"), fs::read(copy).expect("reads"));
     }
 }
+
+#[test]
+fn a_point_that_nothing_tells_of_is_missed_by_a_host_that_has_seen_it() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let kept = backup(&store, "b", &content(90_000, 9), full()).expect("backs up");
+    let a = backup(&store, "a", &content(300_000, 8), full()).expect("backs up");
+    assert_eq!(store.points().expect("lists").len(), 2);
+    let saved: Vec<Vec<u8>> = register_of(&lab, &a.id).iter().map(|f| fs::read(f).expect("reads")).collect();
+    register_of(&lab, &a.id).iter().for_each(|f| fs::remove_file(f).expect("hides it"));
+    drop(store);
+
+    let store = lab.open();
+    let (points, damaged) = store.points_and_damage().expect("lists");
+    assert!(points.len() == 1 && damaged.len() == 1 && damaged[0].contains(&a.id.to_string()) && damaged[0].contains(".sqlite"), "{damaged:?}");
+    assert!(store.scrub(&ALL, &Progress::default()).expect("scrubs").findings.iter().any(|f| f.object.contains(&a.id.to_string())));
+    let stopped = |out: &StoreError| matches!(out, StoreError::Damaged { what, .. } if what.contains(&a.id.to_string()));
+    assert!(store.points_for_retention().is_err_and(|e| stopped(&e)));
+    let before = packs(&lab);
+    assert!(store.collect(&at_once(), &Progress::default()).is_err_and(|e| stopped(&e)));
+    // Whoever goes on all the same fences nobody, and leaves the packs.
+    let report = store.collect(&GcOptions { accept_loss: true, dead_after_ms: 0, ..at_once() }, &Progress::default()).expect("collects");
+    assert!(report.fenced.is_empty() && packs(&lab) == before && lab.files("c").len() == 1, "{report:?}");
+    register_of(&lab, &a.id).iter().zip(&saved).for_each(|(f, bytes)| fs::write(f, bytes).expect("is put back"));
+    assert!(store.points_and_damage().expect("lists").1.is_empty());
+    store.collect(&at_once(), &Progress::default()).expect("collects");
+
+    register_of(&lab, &a.id).iter().for_each(|f| fs::remove_file(f).expect("hides it again"));
+    store.forget_unreadable(&a.id).expect("gives it up");
+    // A point that was forgotten and collected leaves its register and its tombstone: neither is missed.
+    store.forget(&point(&store, &kept), 0, true).expect("forgets");
+    let report = store.collect(&at_once(), &Progress::default()).expect("collects");
+    assert!(report.deleted_packs > 0 && report.fenced.len() == 1, "what is given up is no point any more: {report:?}");
+    assert!(store.points_and_damage().expect("lists").1.is_empty());
+}
+
+#[test]
+fn a_point_that_was_given_up_frees_its_packs_at_once() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let kept = backup(&store, "b", &content(90_000, 9), full()).expect("backs up");
+    let before = packs(&lab);
+    let a = backup(&store, "a", &content(300_000, 8), full()).expect("backs up");
+    assert_eq!(store.points().expect("lists").len(), 2);
+    // Its session's record goes.
+    store.collect(&at_once(), &Progress::default()).expect("collects");
+    register_of(&lab, &a.id).iter().for_each(|f| fs::remove_file(f).expect("removes"));
+    store.forget_unreadable(&a.id).expect("gives it up");
+    // Nothing else is to be collected.
+    let report = store.collect(&at_once(), &Progress::default()).expect("collects");
+    assert!(report.deleted_packs > 0 && report.fenced.len() == 1 && packs(&lab) == before, "{report:?}");
+    let report = store.collect(&at_once(), &Progress::default()).expect("collects");
+    assert!(report.fenced.is_empty() && report.condemned == 0, "{report:?}");
+    assert!(restore(&store, &point(&store, &kept)).is_ok() && store.points_and_damage().expect("lists").1.is_empty());
+}

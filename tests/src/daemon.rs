@@ -119,6 +119,44 @@ impl Daemon {
         ask("POST", "/api/v1/reconcile", &serde_json::json!({ "domain": uuid }).to_string())
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks for a backup; the jobs of it.
+    ///
+    /// # Errors
+    /// No answer in time, or a refusal.
+    pub fn back_up(&self, wanted: &Value) -> Result<Vec<Value>> {
+        Ok(ask("POST", "/api/v1/backups", &wanted.to_string())?["jobs"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// One job, by its number.
+    ///
+    /// # Errors
+    /// No answer in time, or no such job.
+    pub fn job(&self, id: &Value) -> Result<Value> {
+        get(&format!("/api/v1/jobs/{id}"))
+    }
+
+    /// Waits until a job is as `is` wants it; gives it.
+    ///
+    /// # Errors
+    /// Not so within `limit`: the job is quoted.
+    pub fn wait_job(&self, id: &Value, what: &str, limit: Duration, is: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut last = Value::Null;
+        let waited = wait_for(&format!("job {id}: {what}"), limit, POLL / 10, || {
+            last = self.job(id)?;
+            Ok(is(&last).then(|| last.clone()))
+        });
+        waited.map_err(|e| match e {
+            Error::Timeout { what, limit, .. } => Error::Timeout { what, limit, hint: format!("; it is {last:#}") },
+            other => other,
+        })
+    }
+
     /// All jobs.
     ///
     /// # Errors

@@ -5,15 +5,20 @@
 use crate::console;
 use crate::error::{Error, Result};
 use crate::libvirt::{CALL_LIMIT, virsh};
-use crate::process::{Output, run, run_ok, wait_for};
+use crate::process::{Output, run, run_ok, wait_longer};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 const AGENT_CALL_S: u32 = 20;
 const PING_S: u32 = 2;
-const POLL: Duration = Duration::from_millis(50);
+/// A virsh takes 20 to 50 ms of a core, which the guest that is waited for could use.
+const BOOT_PAUSES: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(300);
+const EXEC_PAUSES: Range<Duration> = Duration::from_millis(40)..Duration::from_millis(320);
+/// Pings of the agent for each look at the domain.
+const PINGS: u32 = 4;
 /// For a script in the guest, which runs some ten times slower than the host.
 pub const EXEC_LIMIT: Duration = Duration::from_secs(120);
 
@@ -85,9 +90,14 @@ impl Domain {
     /// The domain stopped, or the limit; both with the end of its console.
     pub fn wait_agent(&self, limit: Duration) -> Result<()> {
         let console = || console::hint(Path::new(console::LOG));
-        let answered = wait_for(&format!("answer of {}'s guest agent", self.name), limit, POLL, || {
+        let mut pings = 0;
+        let answered = wait_longer(&format!("answer of {}'s guest agent", self.name), limit, BOOT_PAUSES, || {
             if self.agent_within("guest-ping", &Value::Null, PING_S).is_ok() {
                 return Ok(Some(()));
+            }
+            pings += 1;
+            if pings % PINGS != 1 {
+                return Ok(None);
             }
             match self.state()?.as_str() {
                 "running" => Ok(None),
@@ -143,7 +153,7 @@ impl Domain {
     pub fn exec(&self, script: &str, limit: Duration) -> Result<Exec> {
         let order = json!({ "path": "/bin/sh", "arg": ["-c", script], "env": ["PATH=/bin:/sbin"], "capture-output": true });
         let pid = number("guest-exec", &self.agent("guest-exec", &order)?["pid"])?;
-        wait_for(&format!("`{script}` in {}", self.name), limit, POLL, || {
+        wait_longer(&format!("`{script}` in {}", self.name), limit, EXEC_PAUSES, || {
             let status = self.agent("guest-exec-status", &json!({ "pid": pid }))?;
             Ok((status["exited"] == true).then_some(status))
         })

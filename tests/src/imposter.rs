@@ -55,6 +55,14 @@ pub fn remove(domain: &Domain, time: Duration) -> Result<()> {
     place(domain, &format!("exec sleep {}", time.as_secs()))
 }
 
+/// The real agent for `time`, without a command: one that is older, or that an admin has restricted.
+///
+/// # Errors
+/// The real agent does not answer.
+pub fn without(domain: &Domain, command: &str, time: Duration) -> Result<()> {
+    place(domain, &format!("exec timeout {} qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run -b {command}", time.as_secs()))
+}
+
 /// Ends whatever stands in the agent's place, by a port of its own; the real agent comes back.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ pub mod enter;
 pub mod error;
 pub mod filesystem;
 pub mod folder;
+pub mod frozen;
 pub mod hooks;
 pub mod imposter;
 pub mod init;

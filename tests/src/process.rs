@@ -8,6 +8,7 @@
 
 use crate::error::{Error, Result};
 use std::io::Read;
+use std::ops::Range;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -108,8 +109,17 @@ pub fn wait_limit(child: &mut Child, name: &str, limit: Duration) -> Result<Exit
 ///
 /// # Errors
 /// The probe's own error ends the wait; so does the limit, naming `what`.
-pub fn wait_for<T>(what: &str, limit: Duration, every: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait_for<T>(what: &str, limit: Duration, every: Duration, probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    wait_longer(what, limit, every..every, probe)
+}
+
+/// The same with pauses that double from the first to the last of `pauses`: for probes that cost more than what they wait for.
+///
+/// # Errors
+/// The probe's own error ends the wait; so does the limit, naming `what`.
+pub fn wait_longer<T>(what: &str, limit: Duration, pauses: Range<Duration>, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
+    let mut pause = pauses.start;
     loop {
         if let Some(value) = probe()? {
             return Ok(value);
@@ -117,7 +127,8 @@ pub fn wait_for<T>(what: &str, limit: Duration, every: Duration, mut probe: impl
         if start.elapsed() > limit {
             return Err(Error::Timeout { what: what.into(), limit, hint: String::new() });
         }
-        std::thread::sleep(every);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(pauses.end);
     }
 }
 

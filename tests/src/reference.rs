@@ -7,8 +7,10 @@ use crate::domain::Domain;
 use crate::error::{Error, Result};
 use crate::lab::{self, Disk};
 use crate::process::{run, run_ok};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -101,7 +103,17 @@ pub fn difference(a: &Path, b: &Path) -> Result<Option<String>> {
     }
     let (mut bytes_a, mut bytes_b) = (vec![0; COMPARE_BYTES], vec![0; COMPARE_BYTES]);
     let mut offset = 0;
-    while offset < size_a {
+    loop {
+        // Where both have a hole both are zeros; most of a small guest's disk is such.
+        offset = next_data(&mut file_a, offset, size_a)
+            .map_err(Error::io("look for data in", a))?
+            .min(next_data(&mut file_b, offset, size_a).map_err(Error::io("look for data in", b))?);
+        if offset >= size_a {
+            return Ok(None);
+        }
+        for (file, path) in [(&mut file_a, a), (&mut file_b, b)] {
+            file.seek(SeekFrom::Start(offset)).map_err(Error::io("seek in", path))?;
+        }
         let part = usize::try_from(size_a - offset).map_or(COMPARE_BYTES, |left| left.min(COMPARE_BYTES));
         file_a.read_exact(&mut bytes_a[..part]).map_err(Error::io("read", a))?;
         file_b.read_exact(&mut bytes_b[..part]).map_err(Error::io("read", b))?;
@@ -112,7 +124,18 @@ pub fn difference(a: &Path, b: &Path) -> Result<Option<String>> {
         }
         offset += part as u64;
     }
-    Ok(None)
+}
+
+/// Where data begins at or after `offset`; `size` where none does.
+fn next_data(file: &mut File, offset: u64, size: u64) -> std::io::Result<u64> {
+    if offset >= size {
+        return Ok(size);
+    }
+    match lseek(&*file, i64::try_from(offset).expect("below a file's end"), Whence::SeekData) {
+        Ok(at) => Ok(at.unsigned_abs()),
+        Err(Errno::ENXIO) => Ok(size),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Compares an image of any format with a raw reference by `qemu-img compare`: a second opinion.
@@ -149,5 +172,27 @@ mod tests {
         assert!(text.ends_with("byte 2500000"), "{text}");
         fs::write(path("b"), &bytes[1..]).expect("written");
         assert!(difference(&path("a"), &path("b")).expect("readable").is_some());
+    }
+
+    #[test]
+    fn holes_are_zeros_and_what_lies_behind_them_counts() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| dir.path().join(name);
+        let make = |name: &str, at: &[(u64, u8)]| {
+            let mut file = File::create(path(name)).expect("created");
+            file.set_len(64 << 20).expect("sparse");
+            for (offset, byte) in at {
+                file.seek(SeekFrom::Start(*offset)).expect("seeks");
+                std::io::Write::write_all(&mut file, &[*byte]).expect("written");
+            }
+        };
+        make("a", &[(40 << 20, 1)]);
+        make("same", &[(9 << 20, 0), (40 << 20, 1)]);
+        make("more", &[(40 << 20, 1), ((50 << 20) + 3, 2)]);
+        make("nothing", &[]);
+        assert_eq!(difference(&path("a"), &path("same")).expect("readable"), None);
+        let at = |a: &str, b: &str| difference(&path(a), &path(b)).expect("readable").expect("different");
+        assert!(at("a", "more").ends_with(&format!("byte {}", (50 << 20) + 3)));
+        assert!(at("nothing", "a").ends_with(&format!("byte {}", 40 << 20)));
     }
 }

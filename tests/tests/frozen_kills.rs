@@ -3,130 +3,39 @@
 //! The guest's own view counts: its writer syncs without a pause, so the image of vdb stands still exactly while the guest is frozen. Each case
 //! prints how long that was.
 
-use cairn_lab::suite::{CLEAN_LIMIT, Suite, quiesce};
+use cairn_lab::daemon::Daemon;
+use cairn_lab::frozen::{self, Frozen, Job, stands_still, wait_writes};
+use cairn_lab::suite::{Suite, quiesce};
 use cairn_lab::{Options, lab_test, libvirt, process};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const RECORDS: &str = "/run/cairn/frozen";
 /// What the command line is given, and what a freeze may last when any one process of ours dies.
 const FREEZE_LIMIT_S: u64 = 10;
 /// For a host that is busy with other things: starting a process may take a second.
 const SLACK: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(FREEZE_LIMIT_S).saturating_add(SLACK);
-/// A freeze takes a tenth of a second: not every attempt to stop a backup within it succeeds.
-const ATTEMPTS: usize = 48;
-/// From the record of a freeze to the stop, so many different times.
-const MOMENT: Duration = Duration::from_millis(12);
-const MOMENTS: usize = 12;
-/// Writes of the guest come every few milliseconds; so long without one, it is frozen.
-const STILL: Duration = Duration::from_millis(700);
-const POLL: Duration = Duration::from_millis(2);
-
-/// A backup that was stopped (SIGSTOP) with its guest frozen.
-struct Frozen {
-    job: Child,
-    guard: Pid,
-    since: Instant,
-}
-
-fn pid_of(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).expect("process ids are small"))
-}
-
-fn record_is_open() -> bool {
-    fs::read_dir(RECORDS).is_ok_and(|mut records| records.next().is_some())
-}
 
 fn image() -> PathBuf {
     let [_, vdb] = cairn_lab::lab::disks().map(|disk| disk.path);
     vdb
 }
 
-/// Time of the last write of the guest, as its host's file system has it.
-fn last_write() -> (i64, i64) {
-    let meta = fs::metadata(image()).expect("the image of vdb");
-    (meta.mtime(), meta.mtime_nsec())
-}
-
-/// Whether the guest writes nothing for a while.
-fn stands_still() -> bool {
-    let (before, begin) = (last_write(), Instant::now());
-    while begin.elapsed() < STILL {
-        if last_write() != before {
-            return false;
-        }
-        sleep(POLL);
-    }
-    true
-}
-
-/// Until the guest writes again.
-fn wait_writes(what: &str, limit: Duration) {
-    let (before, begin) = (last_write(), Instant::now());
-    while last_write() == before {
-        assert!(begin.elapsed() < limit, "{what}: the guest is still frozen after {limit:?}");
-        sleep(POLL);
-    }
-}
-
-/// The children of a process, of any of its threads, whose command line ends with this word.
-fn child_named(parent: Pid, word: &str) -> Option<Pid> {
-    let tasks = fs::read_dir(format!("/proc/{parent}/task")).ok()?.flatten();
-    let lists: Vec<String> = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
-    let mut children = lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok());
-    children.find(|pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(format!("\0{word}\0").as_bytes()))).map(Pid::from_raw)
-}
-
 /// Starts backups by `command` until one could be stopped while the guest is frozen.
 fn frozen(suite: &Suite, command: impl Fn() -> Command) -> Frozen {
-    for attempt in 0..ATTEMPTS {
-        wait_writes("before the backup", LIMIT);
-        let mut job = command().stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the program starts");
-        let begin = Instant::now();
-        while !record_is_open() && job.try_wait().expect("our child").is_none() && begin.elapsed() < Duration::from_secs(60) {
-            sleep(POLL);
-        }
-        let since = Instant::now();
-        // The freeze itself is a call that the agent gets a moment after the record; how long that is, and the freeze, depends on the host and its load.
-        sleep(MOMENT * u32::try_from(attempt % MOMENTS).expect("a few"));
-        if job.try_wait().expect("our child").is_none() {
-            kill(pid_of(&job), Signal::SIGSTOP).expect("our own child");
-            if record_is_open() && stands_still() && suite.domain.freeze_status().is_ok_and(|status| status == "frozen") {
-                let guard = child_named(pid_of(&job), "guard").expect("a guard");
-                return Frozen { job, guard, since };
-            }
-            kill(pid_of(&job), Signal::SIGCONT).expect("our own child");
-        }
-        job.wait().expect("reaped");
-    }
-    panic!("none of {ATTEMPTS} backups could be stopped while the guest was frozen");
+    frozen::frozen(suite, &image(), || Job::start(&mut command()))
 }
 
-impl Frozen {
-    fn job(&self, signal: Signal) {
-        kill(pid_of(&self.job), signal).expect("our own child");
-    }
-
-    fn guard(&self, signal: Signal) {
-        kill(self.guard, signal).expect("the guard of our own child");
-    }
-
-    /// The guest writes again, in time, and everything is cleaned up.
-    fn ends(mut self, suite: &Suite, what: &str, limit: Duration) {
-        wait_writes(what, limit);
-        println!("{what}: frozen for {:.1} s", self.since.elapsed().as_secs_f64());
-        process::wait_limit(&mut self.job, what, Duration::from_secs(60)).expect("the backup ends");
-        suite.assert_left_alone(CLEAN_LIMIT);
-        assert!(!record_is_open(), "{what}: the record of the freeze stays");
-    }
+fn ends(case: Frozen, suite: &Suite, what: &str, limit: Duration) {
+    case.ends(suite, &image(), what, limit);
 }
 
 fn backup(suite: &Suite) -> Command {
@@ -158,37 +67,37 @@ lab_test!(job_and_guard, Options::small(), |lab| {
 
     let case = stopped();
     case.job(Signal::SIGKILL);
-    case.ends(&suite, "job killed", SLACK);
+    ends(case, &suite, "job killed", SLACK);
 
     // The stop is what frozen() did.
-    stopped().ends(&suite, "job stopped", LIMIT);
+    ends(stopped(), &suite, "job stopped", LIMIT);
 
     let case = stopped();
     case.job(Signal::SIGTERM);
     case.job(Signal::SIGCONT);
-    case.ends(&suite, "job asked to end", SLACK);
+    ends(case, &suite, "job asked to end", SLACK);
 
     let case = stopped();
     case.guard(Signal::SIGKILL);
     case.job(Signal::SIGCONT);
-    case.ends(&suite, "guard killed", SLACK);
+    ends(case, &suite, "guard killed", SLACK);
 
     let case = stopped();
     let guard = case.guard;
     case.guard(Signal::SIGSTOP);
     case.job(Signal::SIGCONT);
-    wait_writes("guard stopped", SLACK);
+    wait_writes(&image(), "guard stopped", SLACK);
     sleep(Duration::from_secs(2));
     kill(guard, Signal::SIGCONT).expect("it waits for us");
-    case.ends(&suite, "guard stopped", SLACK);
+    ends(case, &suite, "guard stopped", SLACK);
 
     let mut case = stopped();
     case.guard(Signal::SIGKILL);
     case.job(Signal::SIGKILL);
-    case.job.wait().expect("reaped");
-    assert!(stands_still(), "nobody is there to thaw it");
+    case.job.wait("the killed backup", SLACK);
+    assert!(stands_still(&image()), "nobody is there to thaw it");
     suite.cairn.ok(&["backup", "lab1"]).expect("the next backup thaws and goes on");
-    case.ends(&suite, "job and guard killed, then a backup", SLACK);
+    ends(case, &suite, "job and guard killed, then a backup", SLACK);
 
     all_is_well(&suite);
 });
@@ -225,10 +134,10 @@ lab_test!(libvirtd_gone_or_hung, Options::small(), |lab| {
         if goes_on {
             case.job(Signal::SIGCONT);
         }
-        wait_writes(what, LIMIT);
+        wait_writes(&image(), what, LIMIT);
         println!("{what}: writes again {:.1} s after the freeze", case.since.elapsed().as_secs_f64());
         restart();
-        case.ends(&suite, what, SLACK);
+        ends(case, &suite, what, SLACK);
     }
     assert!(!note.exists(), "no freeze was stuck");
 
@@ -237,15 +146,90 @@ lab_test!(libvirtd_gone_or_hung, Options::small(), |lab| {
     kill(libvirtd(), Signal::SIGSTOP).expect("the lab's own");
     let called = process::wait_for("the alarm", LIMIT, Duration::from_millis(100), || Ok(fs::read_to_string(&note).ok().filter(|text| text.ends_with('\n'))));
     println!("libvirtd hung: alarm {:.1} s after the freeze", case.since.elapsed().as_secs_f64());
-    assert!(stands_still(), "it is still frozen");
+    assert!(stands_still(&image()), "it is still frozen");
     kill(libvirtd(), Signal::SIGCONT).expect("the lab's own");
     let called = called.expect("the admin's program was called");
     let uuid = suite.domain.virsh_ok(&["domuuid", "lab1"]).expect("uuid");
     assert_eq!(called, format!("{} qemu:///system\n", uuid.trim()), "once, with the domain");
-    case.ends(&suite, "libvirtd hung", LIMIT);
+    ends(case, &suite, "libvirtd hung", LIMIT);
 
     all_is_well(&suite);
 });
+
+fn config(suite: &Suite, alarm: &Path) -> String {
+    let (store, key) = (suite.cairn.store().display(), suite.cairn.key().display());
+    format!("stores:\n  main: {{ url: {store}, key_file: {key} }}\ndaemon: {{ on_stuck_freeze: {} }}\n", alarm.display())
+}
+
+/// How the daemon's last job ended.
+fn last_state(daemon: &Daemon) -> String {
+    let id = daemon.jobs().expect("jobs").last().expect("a job")["id"].clone();
+    let over = |job: &Value| !["queued", "running"].iter().any(|state| job["state"] == *state);
+    let job = daemon.wait_job(&id, "over", LIMIT, over).expect("it ends");
+    job["state"].as_str().expect("a state").to_owned()
+}
+
+lab_test!(job_of_a_daemon, Options::small(), |lab| {
+    let suite = begun(&lab);
+    let (program, note) = alarm(&suite);
+    let mut daemon = Daemon::start(&lab, &config(&suite, &program)).expect("the daemon");
+    let stopped = |daemon: &Daemon| {
+        frozen::frozen(&suite, &image(), || {
+            let id = daemon.back_up(&json!({"domain": "lab1", "store": "main"})).expect("asked")[0]["id"].clone();
+            let job = daemon.wait_job(&id, "its process", LIMIT, |job| job["pid"].is_i64() || job["code"].is_i64()).expect("it starts");
+            let pid = job["pid"].as_i64().unwrap_or_else(|| panic!("it ended before it froze: {job:#}"));
+            Job::Other(Pid::from_raw(i32::try_from(pid).expect("process ids are small")))
+        })
+    };
+
+    // The job goes on without it.
+    let case = stopped(&daemon);
+    daemon.kill().expect("it was there");
+    case.job(Signal::SIGCONT);
+    ends(case, &suite, "daemon killed", SLACK);
+    daemon.start_again().expect("the daemon");
+    assert_ne!(last_state(&daemon), "lost", "its runner wrote down how it ended");
+
+    let case = stopped(&daemon);
+    daemon.kill().expect("it was there");
+    ends(case, &suite, "daemon killed, its job stopped", LIMIT);
+    daemon.start_again().expect("the daemon");
+    assert_eq!(last_state(&daemon), "failed", "by its guard");
+
+    let case = stopped(&daemon);
+    let pid = Pid::from_raw(i32::try_from(daemon.pid()).expect("process ids are small"));
+    kill(pid, Signal::SIGSTOP).expect("our own child");
+    ends(case, &suite, "daemon and its job stopped", LIMIT);
+    kill(pid, Signal::SIGCONT).expect("our own child");
+    assert_eq!(last_state(&daemon), "failed");
+
+    let case = stopped(&daemon);
+    daemon.kill().expect("it was there");
+    kill(parent(case.job.pid()), Signal::SIGKILL).expect("the job's runner");
+    case.job(Signal::SIGCONT);
+    ends(case, &suite, "daemon and runner killed", SLACK);
+    daemon.start_again().expect("the daemon");
+    assert_eq!(last_state(&daemon), "lost");
+    assert!(!note.exists(), "no freeze was stuck");
+
+    // What the configuration names is called for its jobs.
+    let case = stopped(&daemon);
+    kill(libvirtd(), Signal::SIGSTOP).expect("the lab's own");
+    let called = process::wait_for("the alarm", LIMIT, Duration::from_millis(100), || Ok(fs::read_to_string(&note).ok().filter(|text| text.ends_with('\n'))));
+    kill(libvirtd(), Signal::SIGCONT).expect("the lab's own");
+    let called = called.expect("the admin's program was called");
+    let uuid = suite.domain.virsh_ok(&["domuuid", "lab1"]).expect("uuid");
+    assert_eq!(called.split_whitespace().next(), Some(uuid.trim()), "with the domain");
+    ends(case, &suite, "libvirtd hung under the daemon's job", LIMIT);
+    drop(daemon);
+    all_is_well(&suite);
+});
+
+fn parent(pid: Pid) -> Pid {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|text| text.trim().parse().ok());
+    Pid::from_raw(parent.expect("every process has one"))
+}
 
 /// A control group of the memory controller, of version 1 or 2, whichever has it.
 struct MemoryGroup {
@@ -281,6 +265,11 @@ impl MemoryGroup {
                 return;
             }
         }
+    }
+
+    /// A process that has its memory already; what it wants from now on is the group's.
+    fn take_in(&self, pid: Pid) {
+        fs::write(self.folder.join("cgroup.procs"), pid.to_string()).expect("the process is there");
     }
 
     fn kills(&self) -> u64 {
@@ -321,9 +310,24 @@ lab_test!(out_of_memory, Options::small(), |lab| {
         let case = frozen(&suite, command);
         group.squeeze();
         case.job(Signal::SIGCONT);
-        case.ends(&suite, "out of memory", LIMIT);
+        ends(case, &suite, "out of memory", LIMIT);
         kills = group.kills();
     }
     println!("{kills} processes killed for want of memory");
+    all_is_well(&suite);
+});
+
+// The guard alone, as where systemd gave it a scope of its own: the job thaws by itself, and the next backup finds nothing in its way.
+lab_test!(guard_out_of_memory, Options::small(), |lab| {
+    let suite = begun(&lab);
+    let group = MemoryGroup::new(&suite.path("cgroup"));
+    let case = frozen(&suite, || backup(&suite));
+    group.take_in(case.guard);
+    group.squeeze();
+    let killed = || Ok((group.kills() > 0).then_some(()));
+    process::wait_for("a kill for want of memory", SLACK, Duration::from_millis(20), killed).expect("the guard is killed");
+    assert!(stands_still(&image()), "nobody is there to thaw it");
+    case.job(Signal::SIGCONT);
+    ends(case, &suite, "guard out of memory", SLACK);
     all_is_well(&suite);
 });

@@ -54,6 +54,7 @@ pub enum Quiesce {
   cairn backup web1
   cairn backup --all --tag nightly
   cairn backup db1 --disk vda --disk vdb --quiesce require
+  cairn backup db1 --freeze-mounts /var/lib/postgresql,/srv
 
 A domain that is off is read from its images, which nobody is kept from starting it by: should it start, it is backed up while it runs.")]
 pub struct Backup {
@@ -69,6 +70,9 @@ pub struct Backup {
     /// Whether the guest's file systems must be frozen (of a domain that is off: whether it must have been shut down)
     #[arg(long, value_enum, default_value = "prefer")]
     pub quiesce: Quiesce,
+    /// Freeze only what is mounted at these places in the guest, separated by commas (needs an agent with guest-fsfreeze-freeze-list)
+    #[arg(long, value_name = "PATH,...", value_delimiter = ',')]
+    pub freeze_mounts: Option<Vec<String>>,
     /// Longest time the guest may be frozen, seconds
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     pub freeze_limit: u64,

@@ -66,7 +66,7 @@ pub struct JobRun {
     /// Where the daemon listens.
     #[command(flatten)]
     pub place: SocketPlace,
-    /// Domain by name; a UUID needs --store or --policy as well
+    /// Domain by name or UUID
     #[arg(long, value_name = "DOMAIN", required_unless_present = "image", conflicts_with = "image")]
     pub domain: Option<String>,
     /// Raw image file or block device

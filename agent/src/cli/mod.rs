@@ -265,6 +265,8 @@ mod tests {
             "cairn forget",
             "cairn gc --wait x",
             "cairn list --sizes --forgotten",
+            // An empty word at its end, as of a variable that is not set.
+            "cairn prune --keep-tag ",
             "cairn store",
             "cairn run",
             "cairn run web1 --resume x",

@@ -61,7 +61,7 @@ pub struct Prune {
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     pub keep_within: Option<jiff::Span>,
     /// Keep all with this tag; may be repeated
-    #[arg(long, value_name = "TAG")]
+    #[arg(long, value_name = "TAG", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub keep_tag: Vec<String>,
     /// Never forget points younger than this
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_ms)]

@@ -17,7 +17,6 @@ use crate::{
 use cairn_hypervisor::{Domain, Host, capture::offline::Off};
 use cairn_store::{BackupOutcome, Progress, Store};
 use std::{
-    os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -33,6 +32,7 @@ pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
     if !o.disks.is_empty() && (o.all || o.domains.len() > 1) {
         return Err(Failure::usage("--disk goes with one domain"));
     }
+    freeze_mounts(o)?;
     o.on_stuck_freeze.as_deref().map_or(Ok(()), check_program)?;
     let store = open_store(common)?;
     let host = Host::open(common.connect.as_deref())?;
@@ -80,11 +80,7 @@ fn check_program(program: &Path) -> Outcome<()> {
     if !program.is_absolute() {
         return Err(wrong("give its whole path: the guard that calls it has no folder to look in"));
     }
-    match program.metadata() {
-        Err(e) => Err(wrong(&e.to_string())),
-        Ok(m) if !m.is_file() || m.permissions().mode() & 0o111 == 0 => Err(wrong("it is no program that can be executed")),
-        Ok(_) => Ok(()),
-    }
+    crate::config::is_program(program).map_err(|why| wrong(&why))
 }
 
 /// One point at a time, but for scripts that asked for several: they get one array at the end.
@@ -123,6 +119,15 @@ fn all(host: &Host, state_dir: &std::path::Path) -> Outcome<Vec<String>> {
     if out.is_empty() { Err(Failure::not_found("there is no domain on this host that could be backed up")) } else { Ok(out) }
 }
 
+/// Mount points in one form; none where all are frozen.
+fn freeze_mounts(o: &cli::Backup) -> Outcome<Vec<String>> {
+    let Some(mounts) = &o.freeze_mounts else { return Ok(Vec::new()) };
+    if o.quiesce == cli::Quiesce::Never {
+        return Err(Failure::usage("--freeze-mounts says what to freeze, and --quiesce never to freeze nothing; leave one of them out"));
+    }
+    cairn_quiesce::scope::check(mounts).map_err(|why| Failure::usage(format!("--freeze-mounts: {why}")))
+}
+
 /// The point, and whether there were warnings, which are printed.
 fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Domain, progress: &Arc<Progress>) -> Outcome<(BackupOutcome, bool)> {
     let fail = |e: &dyn std::error::Error| Failure::new(crate::failure::FAILED, e.to_string());
@@ -138,6 +143,7 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
         domain,
         disks: &o.disks,
         quiesce: o.quiesce,
+        freeze_mounts: &freeze_mounts(o)?,
         freeze_limit: Duration::from_secs(o.freeze_limit),
         on_stuck_freeze: o.on_stuck_freeze.clone(),
         tags: &o.tags,

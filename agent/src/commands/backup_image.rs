@@ -8,6 +8,7 @@ use crate::{
     interrupt,
     output::{self, Bar},
     points::{self, check_name, check_tags},
+    retention::times,
 };
 use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store, format::SessionId};
 use std::{
@@ -90,9 +91,9 @@ pub fn now_unix_ms() -> u64 {
 
 /// The newest point of this name that is not known to be damaged is compared with: what is compared with a damaged one would inherit its damage.
 fn plan(session: &Session, store: &Store, name: &str) -> Outcome<Plan> {
-    let mut mine = session.points().iter().rev().filter(|p| p.summary.name == name).peekable();
-    let first = mine.peek().is_none();
-    let newest: Option<&Point> = mine.find(|p| p.state() != PointState::Damaged);
+    let mine = times::taken(session.points().iter().filter(|p| p.summary.name == name), now_unix_ms());
+    let first = mine.is_empty();
+    let newest = mine.into_iter().rev().find(|p| p.state() != PointState::Damaged);
     let Some(p) = newest else { return Ok(Plan::Full { reason: if first { "first backup" } else { "no undamaged point of this name" }.into() }) };
     match store.disks(p)?.iter().position(|d| d.target == TARGET) {
         Some(i) => Ok(Plan::Compare { reason: "an image has no dirty bitmap".into(), base: (p.id, i) }),

@@ -22,7 +22,7 @@ pub fn run(common: &Common, o: &Daemon) -> Outcome<Done> {
 
 fn check(common: &Common, named: Option<&Path>) -> Outcome<Done> {
     let path = config::find(named).ok_or_else(|| Failure::new(NOT_FOUND, format!("there is no {}; name a file", config::PATH_DEFAULT)))?;
-    let config = config::load(&path).map_err(|e| Failure::usage(e.lines().join("\n")))?;
+    let config = config::load_for_daemon(&path).map_err(|e| Failure::usage(e.lines().join("\n")))?;
     if common.json {
         let names = |map: Vec<&String>| map.into_iter().cloned().collect::<Vec<_>>();
         let (stores, policies) = (names(config.stores.keys().collect()), names(config.policies.keys().collect()));

@@ -134,7 +134,7 @@ fn table(jobs: &Value) {
             job["id"].to_string(),
             output::shown(text(&job["domain"])),
             text(&job["store"]).to_owned(),
-            text(&job["policy"]).to_owned(),
+            job["policies"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(","),
             text(&job["trigger"]).to_owned(),
             state.to_owned(),
             done,

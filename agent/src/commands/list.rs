@@ -13,7 +13,8 @@ use cairn_store::{Point, PointSizes, Store, TakeBack};
 /// Points, oldest first.
 pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
     let store = open_store(common)?;
-    let (all, damaged) = if o.forgotten { (can_be_taken_back(&store)?, Vec::new()) } else { store.points_and_damage()? };
+    let (living, damaged) = store.points_and_damage()?;
+    let all = if o.forgotten { can_be_taken_back(&store)? } else { living };
     let chosen: Vec<&Point> = match &o.name {
         None => all.iter().collect(),
         Some(name) => points::of_name(&all, name),

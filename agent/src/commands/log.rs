@@ -4,17 +4,17 @@ use super::Done;
 use crate::{
     cli::{self, Common},
     context::open_store,
-    failure::Outcome,
+    failure::{Failure, Outcome},
     output, points,
 };
-use cairn_store::{Store, format::SessionId, point::check_tag};
+use cairn_store::{Point, Store, format::SessionId, point::check_tag};
 
 /// Adds and removes tags.
 pub fn tag(common: &Common, o: &cli::Tag) -> Outcome<Done> {
     o.tags.iter().chain(&o.remove).try_for_each(|t| check_tag(t))?;
     let store = open_store(common)?;
     let all = store.points()?;
-    let p = points::select(&all, &o.point)?;
+    let p = &current(&store, points::select(&all, &o.point)?.id)?;
     for t in &o.tags {
         store.tag(p, t, true)?;
     }
@@ -28,7 +28,7 @@ pub fn tag(common: &Common, o: &cli::Tag) -> Outcome<Done> {
 pub fn note(common: &Common, o: &cli::Note) -> Outcome<Done> {
     let store = open_store(common)?;
     let all = store.points()?;
-    let p = points::select(&all, &o.point)?;
+    let p = &current(&store, points::select(&all, &o.point)?.id)?;
     store.note(p, &o.text)?;
     say(common, &store, p.id)
 }
@@ -37,16 +37,18 @@ pub fn note(common: &Common, o: &cli::Note) -> Outcome<Done> {
 pub fn protect(common: &Common, o: &cli::OnePoint, protect: bool) -> Outcome<Done> {
     let store = open_store(common)?;
     let all = store.points()?;
-    let p = points::select(&all, &o.point)?;
+    let p = &current(&store, points::select(&all, &o.point)?.id)?;
     store.protect(p, protect)?;
     say(common, &store, p.id)
 }
 
+/// The point as it stands in the store, past this host's cache: its log may have grown, or be that of another copy of the store.
+fn current(store: &Store, id: SessionId) -> Outcome<Point> {
+    store.point_from_storage(&id)?.ok_or_else(|| Failure::not_found(format!("point {id} was forgotten meanwhile")))
+}
+
 fn say(common: &Common, store: &Store, id: SessionId) -> Outcome<Done> {
-    let all = store.points()?;
-    let Some(p) = all.iter().find(|p| p.id == id) else {
-        return Err(crate::failure::Failure::not_found(format!("point {id} was forgotten meanwhile")));
-    };
+    let p = &current(store, id)?;
     if common.json {
         output::print_json(&output::point_json(store, p)?);
     } else if !common.quiet {

@@ -132,7 +132,7 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     let store = open_store(common)?;
     // A hidden point takes no place of those that can be seen: what goes would go as well if all could be seen (retention's tests show it for all
     // rules). What its own log cannot tell keeps a point.
-    let (all, damaged) = store.points_and_damage()?;
+    let (all, damaged) = store.points_for_retention()?;
     let hidden = super::unreadable(&damaged);
     if let Some(name) = o.names.iter().find(|n| points::of_name(&all, n).is_empty()) {
         return Err(Failure::not_found(format!("no restore point of '{}' in {}", output::shown(name), store.location())));

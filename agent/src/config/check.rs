@@ -9,6 +9,7 @@ use serde_saphyr::{Location, Spanned};
 use std::{
     collections::BTreeSet,
     ops::RangeInclusive,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,14 +26,24 @@ pub const SOCKET_BYTES_MAX: usize = 96;
 /// What is wrong, and where.
 pub type Wrong = (Location, String);
 
+/// Whether programs that are named must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Programs {
+    /// They are not looked at.
+    Unseen,
+    /// They are there, and can be executed.
+    There,
+}
+
 /// Collects what is wrong.
 struct Check {
     wrong: Vec<Wrong>,
+    programs: Programs,
 }
 
 /// The checked configuration, or all that is wrong with it.
-pub fn check(raw: RawConfig) -> Result<Config, Vec<Wrong>> {
-    let mut check = Check { wrong: Vec::new() };
+pub fn check(raw: RawConfig, programs: Programs) -> Result<Config, Vec<Wrong>> {
+    let mut check = Check { wrong: Vec::new(), programs };
     let known: BTreeSet<String> = raw.stores.keys().cloned().collect();
     let stores = raw.stores.into_iter().map(|(name, store)| (name.clone(), check.store(&name, store))).collect();
     let policies = raw.policies.into_iter().map(|(name, policy)| (name.clone(), check.policy(&name, policy, &known))).collect();
@@ -124,7 +135,18 @@ impl Check {
             Some(Level::Never) => Quiesce::Never,
         };
         let freeze_limit_s = quiesce.freeze_limit.map(|text| self.seconds("freeze_limit", &text, FREEZE_LIMIT_S));
-        QuiesceSettings { level, freeze_limit_s }
+        let freeze_mounts = quiesce.freeze_mounts.map(|mounts| self.freeze_mounts(level, &mounts)).unwrap_or_default();
+        QuiesceSettings { level, freeze_limit_s, freeze_mounts }
+    }
+
+    fn freeze_mounts(&mut self, level: Quiesce, mounts: &Spanned<Vec<String>>) -> Vec<String> {
+        if level == Quiesce::Never {
+            self.wrong(mounts.referenced, "freeze_mounts says what to freeze, and level: never to freeze nothing; leave one of them out");
+        }
+        cairn_quiesce::scope::check(&mounts.value).unwrap_or_else(|why| {
+            self.wrong(mounts.referenced, format!("freeze_mounts: {why}"));
+            Vec::new()
+        })
     }
 
     fn daemon(&mut self, raw: RawDaemon) -> DaemonSettings {
@@ -148,7 +170,20 @@ impl Check {
             socket: self.absolute(raw.socket),
             state_dir: self.absolute(raw.state_dir),
             connect: raw.connect,
+            on_stuck_freeze: self.program("on_stuck_freeze", raw.on_stuck_freeze),
         }
+    }
+
+    fn program(&mut self, what: &str, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
+        let at = path.as_ref()?.referenced;
+        let path = self.absolute(path)?;
+        if self.programs == Programs::There
+            && path.is_absolute()
+            && let Err(why) = is_program(&path)
+        {
+            self.wrong(at, format!("{what}: {}: {why}", path.display()));
+        }
+        Some(path)
     }
 
     fn seconds(&mut self, what: &str, text: &Spanned<String>, within: RangeInclusive<u64>) -> u64 {
@@ -163,6 +198,18 @@ impl Check {
                 *within.start()
             }
         }
+    }
+}
+
+/// Whether a path names what can be executed.
+///
+/// # Errors
+/// Why not.
+pub fn is_program(path: &Path) -> Result<(), String> {
+    match path.metadata() {
+        Err(e) => Err(e.to_string()),
+        Ok(m) if !m.is_file() || m.permissions().mode() & 0o111 == 0 => Err("it is no program that can be executed".into()),
+        Ok(_) => Ok(()),
     }
 }
 

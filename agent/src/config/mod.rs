@@ -4,6 +4,7 @@
 //! - What is not understood is an error with line and column: a setting that is passed over would be believed.
 //! - What is in a [`Config`] was checked: patterns are patterns, stores that policies name exist, numbers are within their bounds.
 //! - No secret stands in it: keys and passphrases are named by file.
+//! - Programs that it names are looked at for the daemon alone, which starts them: a restore on another host must not want for them.
 //! - A file that is wrong changes nothing: who reloads keeps what there was.
 
 mod check;
@@ -17,8 +18,8 @@ use std::{
     time::Duration,
 };
 
-pub use check::SOCKET_BYTES_MAX;
-pub use text::{ConfigErrors, load};
+pub use check::{SOCKET_BYTES_MAX, is_program};
+pub use text::{ConfigErrors, load, load_for_daemon};
 
 /// Where it lies unless told otherwise.
 pub const PATH_DEFAULT: &str = "/etc/cairn/cairn.yaml";
@@ -70,12 +71,14 @@ pub struct Select {
 }
 
 /// How the guest is quiesced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuiesceSettings {
     /// How much it matters.
     pub level: Quiesce,
     /// Longest freeze, whole seconds; none is the command line's default.
     pub freeze_limit_s: Option<u64>,
+    /// Mount points to freeze; empty for all.
+    pub freeze_mounts: Vec<String>,
 }
 
 /// The daemon's own settings.
@@ -93,11 +96,21 @@ pub struct DaemonSettings {
     pub state_dir: Option<PathBuf>,
     /// libvirt's URI; none is libvirt's default.
     pub connect: Option<String>,
+    /// Program for a guest that is not thawed in time; none is the environment's, if it has one.
+    pub on_stuck_freeze: Option<PathBuf>,
 }
 
 impl Default for DaemonSettings {
     fn default() -> Self {
-        Self { reconcile_every: Duration::from_secs(300), jobs_max: 2, cancel_limit: Duration::from_secs(60), socket: None, state_dir: None, connect: None }
+        Self {
+            reconcile_every: Duration::from_secs(300),
+            jobs_max: 2,
+            cancel_limit: Duration::from_secs(60),
+            socket: None,
+            state_dir: None,
+            connect: None,
+            on_stuck_freeze: None,
+        }
     }
 }
 

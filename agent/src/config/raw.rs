@@ -59,6 +59,8 @@ pub struct RawQuiesce {
     pub level: Option<Level>,
     #[serde(default)]
     pub freeze_limit: Option<Spanned<String>>,
+    #[serde(default)]
+    pub freeze_mounts: Option<Spanned<Vec<String>>>,
 }
 
 /// As `--quiesce` has it.
@@ -86,4 +88,6 @@ pub struct RawDaemon {
     pub state_dir: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub connect: Option<String>,
+    #[serde(default)]
+    pub on_stuck_freeze: Option<Spanned<PathBuf>>,
 }

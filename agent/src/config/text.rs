@@ -2,7 +2,7 @@
 
 use super::{
     Config,
-    check::{Wrong, check},
+    check::{Programs, Wrong, check},
     raw::RawConfig,
 };
 use serde_saphyr::Location;
@@ -60,6 +60,15 @@ impl std::error::Error for ConfigErrors {}
 
 /// Reads and checks a file.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    parse(path, &read(path)?, Programs::Unseen)
+}
+
+/// The same for who starts the programs that it names: they must be there.
+pub fn load_for_daemon(path: &Path) -> Result<Config, ConfigErrors> {
+    parse(path, &read(path)?, Programs::There)
+}
+
+fn read(path: &Path) -> Result<String, ConfigErrors> {
     let failed = |why: String| ConfigErrors::whole(path, why);
     // A pipe would be waited for: what it is comes first.
     let meta = std::fs::metadata(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
@@ -72,16 +81,16 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     if text.len() as u64 > BYTES_MAX {
         return Err(failed(format!("has more than {BYTES_MAX} bytes; that is no configuration")));
     }
-    parse(path, &text)
+    Ok(text)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
+fn parse(path: &Path, text: &str, programs: Programs) -> Result<Config, ConfigErrors> {
     // Nothing but comments is a configuration, too.
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Config::default());
     }
     let raw: RawConfig = serde_saphyr::from_str(text).map_err(|e| grammar(path, &e))?;
-    check(raw).map_err(|wrong| {
+    check(raw, programs).map_err(|wrong| {
         let mut errors: Vec<ConfigError> = wrong.into_iter().map(|(at, why): Wrong| ConfigError { at: place(at), why }).collect();
         errors.sort();
         ConfigErrors { path: path.to_owned(), errors }
@@ -115,31 +124,34 @@ policies:
     select: { names: [\"prod-*\"], except: [prod-test] }
     on: [shutdown]
     stores: [main]
-    quiesce: { level: require, freeze_limit: 5s }
+    quiesce: { level: require, freeze_limit: 5s, freeze_mounts: [/, /var/] }
     tags: [gold]
 daemon:
   reconcile_every: 2m
   jobs_max: 4
+  on_stuck_freeze: /bin/sh
 ";
 
     fn wrong(text: &str) -> ConfigErrors {
-        parse(Path::new("/c"), text).expect_err("is refused")
+        parse(Path::new("/c"), text, Programs::There).expect_err("is refused")
     }
 
     #[test]
     fn a_file_is_read() {
-        let c = parse(Path::new("/c"), GOOD).expect("reads");
+        let c = parse(Path::new("/c"), GOOD, Programs::There).expect("reads");
         let policy = &c.policies["nightly"];
         assert_eq!((policy.quiesce.level, policy.quiesce.freeze_limit_s), (Quiesce::Require, Some(5)));
+        assert_eq!(policy.quiesce.freeze_mounts, ["/", "/var"]);
         assert_eq!((c.daemon.reconcile_every, c.daemon.jobs_max, c.daemon.cancel_limit), (Duration::from_secs(120), 4, Duration::from_secs(60)));
         assert_eq!(policy.on, [Trigger::Shutdown]);
+        assert_eq!(c.daemon.on_stuck_freeze.as_deref(), Some(Path::new("/bin/sh")));
         assert_eq!((c.policies_of("prod-web").len(), c.policies_of("prod-test").len()), (1, 0));
     }
 
     #[test]
     fn nothing_is_a_configuration() {
         for text in ["", "# nothing yet\n", "\n  # nothing\n\n"] {
-            assert_eq!(parse(Path::new("/c"), text).expect("reads"), Config::default());
+            assert_eq!(parse(Path::new("/c"), text, Programs::There).expect("reads"), Config::default());
         }
     }
 
@@ -163,7 +175,14 @@ daemon:
             ("key_file: /etc/cairn/keys/main.key", "key_file: /k, passphrase_file: /p", (2, 60), "give one"),
             ("jobs_max: 4", "jobs_max: 0", (12, 13), "within 1 and 64"),
             ("jobs_max: 4", "jobs_max: many", (12, 13), "whole number"),
+            ("freeze: /bin/sh", "freeze: sh", (13, 20), "absolute"),
+            ("freeze: /bin/sh", "freeze: /nowhere/x", (13, 20), "No such file"),
+            ("freeze: /bin/sh", "freeze: /etc/passwd", (13, 20), "executed"),
+            ("freeze: /bin/sh", "freeze: /etc", (13, 20), "executed"),
             ("freeze_limit: 5s", "freeze_limit: 1h", (8, 46), "600"),
+            ("[/, /var/]", "[]", (8, 65), "no mount point is named"),
+            ("[/, /var/]", "[var]", (8, 65), "write it from /"),
+            ("level: require", "level: never", (8, 63), "leave one of them out"),
             ("tags: [gold]", "tags: [\"a\\nb\"]", (9, 11), "tag"),
             ("  main:", "  ma/in:", (2, 10), "cannot be the name"),
             ("daemon:\n", "stores:\n", (10, 1), "duplicate"),
@@ -177,6 +196,13 @@ daemon:
         }
         assert!(odd.is_empty(), "{odd:#?}");
         assert!(wrong("stores: [").errors[0].at.is_some());
+    }
+
+    #[test]
+    fn a_program_that_is_not_here_is_the_daemons_affair() {
+        let text = GOOD.replace("/bin/sh", "/nowhere/x");
+        let config = parse(Path::new("/c"), &text, Programs::Unseen).expect("a store of it can be used all the same");
+        assert_eq!(config.daemon.on_stuck_freeze.as_deref(), Some(Path::new("/nowhere/x")));
     }
 
     #[test]

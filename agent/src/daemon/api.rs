@@ -1,12 +1,13 @@
 //! The API (docs/api.md): versioned JSON over HTTP. Keys are only ever added.
 //!
 //! Invariants
-//! - An answer that is no success is an object `{"error", "remedy", "code", "kind"}`, whatever was asked.
+//! - An answer that is no success is an object `{"error", "remedy", "wrong", "code", "kind"}`, whatever was asked. What is a list is one (`wrong`), and in
+//!   none of the texts.
 //! - Bodies are bounded, and what is not understood in them is an error.
 
 use super::{
-    orders::BackupWanted,
-    state::{Reloaded, Shared},
+    orders::{BackupWanted, Known},
+    state::{NotReloaded, Reloaded, Shared},
 };
 use crate::{
     failure::{BUSY, FAILED, Failure, NOT_FOUND, Outcome, REFUSED, USAGE},
@@ -20,6 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use cairn_hook::Uuid;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
@@ -55,11 +57,19 @@ pub fn router(shared: Arc<Shared>) -> Router {
 struct Wrong {
     failure: Failure,
     status: Option<StatusCode>,
+    /// Several things that are wrong, each by itself.
+    wrong: Option<Vec<String>>,
 }
 
 impl From<Failure> for Wrong {
     fn from(failure: Failure) -> Self {
-        Self { failure, status: None }
+        Self { failure, status: None, wrong: None }
+    }
+}
+
+impl From<NotReloaded> for Wrong {
+    fn from(NotReloaded { failure, wrong }: NotReloaded) -> Self {
+        Self { failure, status: None, wrong: (!wrong.is_empty()).then_some(wrong) }
     }
 }
 
@@ -77,7 +87,7 @@ impl IntoResponse for Wrong {
             Some((error, remedy)) => (error, Some(remedy)),
             None => (self.failure.message.as_str(), None),
         };
-        answer(status, &json!({"error": error, "remedy": remedy, "code": self.failure.code, "kind": self.failure.kind()}))
+        answer(status, &json!({"error": error, "remedy": remedy, "wrong": self.wrong, "code": self.failure.code, "kind": self.failure.kind()}))
     }
 }
 
@@ -93,6 +103,7 @@ fn ok(value: &Value) -> Answer {
 fn read<T: DeserializeOwned>(body: Body) -> Result<T, Wrong> {
     let body = body.map_err(|e| Wrong {
         status: Some(e.status()),
+        wrong: None,
         failure: Failure::usage(format!("the body cannot be read: {}; it has at most {BODY_BYTES_MAX} bytes", e.body_text())),
     })?;
     let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
@@ -168,8 +179,23 @@ async fn cancel(State(shared): Ctx, Path(id): Path<String>) -> Answer {
 
 async fn backups(State(shared): Ctx, body: Body) -> Answer {
     let wanted: BackupWanted = read(body)?;
-    let orders = shared.order(|ordering| ordering.of_request(&wanted, "asked for over the API"))?;
+    let known = known(&shared, &wanted).await?;
+    let orders = shared.order(|ordering| ordering.of_request(&wanted, known.as_ref(), "asked for over the API"))?;
     Ok(answer(StatusCode::ACCEPTED, &json!({"jobs": shared.add(orders).await?})))
+}
+
+/// Policies select by name: a UUID is looked up in the watch's records. Where a store or a policy is named, the domain need not have been seen yet.
+async fn known(shared: &Arc<Shared>, wanted: &BackupWanted) -> Outcome<Option<Known>> {
+    let Some(uuid) = wanted.domain.as_ref().and_then(|domain| Uuid::parse(domain.as_bytes())) else { return Ok(None) };
+    let uuid = uuid.to_string();
+    let asked = uuid.clone();
+    match shared.of_watch(move |watch| watch.name_of(&asked)).await? {
+        Some(name) => Ok(Some(Known { uuid, name })),
+        None if wanted.store.is_some() || wanted.policy.is_some() => Ok(None),
+        None => Err(Failure::not_found(format!(
+            "no domain with the UUID {uuid} was seen yet, so no policy can be found for it; name a store or a policy, or look at 'GET /api/v1/domains'"
+        ))),
+    }
 }
 
 async fn domains(State(shared): Ctx) -> Answer {
@@ -195,11 +221,11 @@ async fn reload(State(shared): Ctx) -> Answer {
 }
 
 async fn nowhere() -> Wrong {
-    Wrong { failure: Failure::not_found("there is no such path; docs/api.md has all of them"), status: Some(StatusCode::NOT_FOUND) }
+    Wrong { failure: Failure::not_found("there is no such path; docs/api.md has all of them"), status: Some(StatusCode::NOT_FOUND), wrong: None }
 }
 
 async fn wrong_method() -> Wrong {
-    Wrong { failure: Failure::usage("this path is asked in another way; docs/api.md says how"), status: Some(StatusCode::METHOD_NOT_ALLOWED) }
+    Wrong { failure: Failure::usage("this path is asked in another way; docs/api.md says how"), status: Some(StatusCode::METHOD_NOT_ALLOWED), wrong: None }
 }
 
 #[cfg(test)]

@@ -96,5 +96,10 @@ impl Client {
 fn failure(value: &Value) -> Failure {
     let code = value["code"].as_u64().and_then(|c| u8::try_from(c).ok()).unwrap_or(FAILED);
     let text = value["error"].as_str().unwrap_or("the daemon refused without a reason");
-    Failure::new(code, value["remedy"].as_str().map_or_else(|| text.to_owned(), |remedy| format!("{text}; {remedy}")))
+    let mut message = value["remedy"].as_str().map_or_else(|| text.to_owned(), |remedy| format!("{text}; {remedy}"));
+    for line in value["wrong"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        message.push('\n');
+        message.push_str(line);
+    }
+    Failure::new(code, message)
 }

@@ -1,4 +1,7 @@
 //! From what is wanted to orders of jobs: which stores, which options, by which policy.
+//!
+//! Invariants
+//! - One event, or one request, is one point of a domain in a store, however many policies want it: a job is for all of them ([`By::all`]).
 
 use crate::{
     cli::Quiesce,
@@ -38,38 +41,68 @@ pub struct Ordering<'a> {
     pub connect: Option<&'a str>,
 }
 
-/// What a policy says of a point, or nobody.
-struct By<'a> {
-    policy: Option<&'a str>,
-    quiesce: QuiesceSettings,
-    tags: &'a [String],
+/// A domain as libvirt knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// In its usual form.
+    pub uuid: String,
+    /// Of this moment.
+    pub name: String,
 }
+
+/// What policies say of a point, or nobody.
+struct By {
+    policies: Vec<String>,
+    quiesce: QuiesceSettings,
+    tags: Vec<String>,
+}
+
+/// A store of the configuration, by name.
+type Named<'a> = (&'a str, &'a StoreEntry);
+/// A policy of it, by name.
+type NamedPolicy<'a> = (&'a str, &'a Policy);
 
 impl<'a> Ordering<'a> {
     /// What policies want of what happened to a domain; nothing, if none does.
     pub fn of_wish(&self, wish: &Wish) -> Vec<Order> {
-        let mut orders = Vec::new();
-        for (name, policy) in self.config.policies_of(&wish.domain) {
-            if policy.on.contains(&wish.trigger) {
-                let stores = policy.stores.iter().filter_map(|store| self.config.stores.get_key_value(store));
-                let by = By::policy(name, policy);
-                orders.extend(stores.map(|(store, entry)| self.domain(&wish.domain, Some(&wish.uuid), (store, entry), &by, (wish.trigger.word(), &wish.why))));
+        let policies: Vec<(&str, &Policy)> =
+            self.config.policies_of(&wish.domain).into_iter().filter(|(_, policy)| policy.on.contains(&wish.trigger)).collect();
+        let order = |(store, policies): (Named<'_>, Vec<NamedPolicy<'_>>)| {
+            self.domain(&wish.domain, Some(&wish.uuid), store, &By::all(&policies), (wish.trigger.word(), &wish.why))
+        };
+        // What a policy names is there: the configuration was checked.
+        self.by_store(&policies).unwrap_or_default().into_iter().map(order).collect()
+    }
+
+    /// Each store that is named by any of these policies, with those that name it.
+    fn by_store<'p>(&self, policies: &[NamedPolicy<'p>]) -> Outcome<Vec<(Named<'a>, Vec<NamedPolicy<'p>>)>> {
+        let mut out: Vec<(Named<'a>, Vec<NamedPolicy<'_>>)> = Vec::new();
+        for (name, policy) in policies {
+            for store in &policy.stores {
+                match out.iter_mut().find(|((known, _), _)| known == store) {
+                    Some((_, all)) => all.push((name, policy)),
+                    None => out.push((self.store(store)?, vec![(name, policy)])),
+                }
             }
         }
-        orders
+        Ok(out)
     }
 
     /// What somebody asked for.
-    pub fn of_request(&self, wanted: &BackupWanted, who: &str) -> Outcome<Vec<Order>> {
+    /// `known`: the domain, where it was asked for by its UUID.
+    pub fn of_request(&self, wanted: &BackupWanted, known: Option<&Known>, who: &str) -> Outcome<Vec<Order>> {
         match (&wanted.domain, &wanted.image) {
-            (Some(domain), None) if wanted.name.is_none() => self.of_domain(domain, wanted, who),
+            (Some(domain), None) if wanted.name.is_none() => {
+                let (name, uuid) = known.map_or((domain.as_str(), None), |k| (k.name.as_str(), Some(k.uuid.as_str())));
+                self.of_domain(name, uuid, wanted, who)
+            }
             (None, Some(image)) => self.of_image(image, wanted, who),
             (Some(_), None) => Err(Failure::usage("a name goes with an image; a domain's points have the domain's")),
             _ => Err(Failure::usage("name a domain, or an image; one of them")),
         }
     }
 
-    fn of_domain(&self, domain: &str, wanted: &BackupWanted, who: &str) -> Outcome<Vec<Order>> {
+    fn of_domain(&self, domain: &str, uuid: Option<&str>, wanted: &BackupWanted, who: &str) -> Outcome<Vec<Order>> {
         check_name(domain)?;
         let store = wanted.store.as_deref().map(|name| self.store(name)).transpose()?;
         let by: Vec<(&str, &Policy)> = match &wanted.policy {
@@ -77,19 +110,12 @@ impl<'a> Ordering<'a> {
             None if store.is_some() => Vec::new(),
             None => self.config.policies_of(domain),
         };
-        let mut orders = Vec::new();
-        for (name, policy) in &by {
-            let stores = match store {
-                Some(one) => vec![one],
-                None => policy.stores.iter().map(|s| self.store(s)).collect::<Outcome<Vec<_>>>()?,
-            };
-            orders.extend(stores.into_iter().map(|store| self.domain(domain, None, store, &By::policy(name, policy), (ASKED, who))));
-        }
-        if by.is_empty() {
-            let store = store.map_or_else(|| self.only_store(domain), Ok)?;
-            orders.push(self.domain(domain, None, store, &By::nobody(), (ASKED, who)));
-        }
-        Ok(orders)
+        let stores = match store {
+            Some(one) => vec![(one, by)],
+            None if by.is_empty() => vec![(self.only_store(domain)?, by)],
+            None => self.by_store(&by)?,
+        };
+        Ok(stores.into_iter().map(|(store, by)| self.domain(domain, uuid, store, &By::all(&by), (ASKED, who))).collect())
     }
 
     fn of_image(&self, image: &Path, wanted: &BackupWanted, who: &str) -> Outcome<Vec<Order>> {
@@ -104,9 +130,9 @@ impl<'a> Ordering<'a> {
             (None, Some((_, policy))) => policy.stores.iter().map(|s| self.store(s)).collect::<Outcome<Vec<_>>>()?,
             (None, None) => vec![self.only_store(name)?],
         };
-        let by = by.map_or_else(By::nobody, |(name, policy)| By::policy(name, policy));
+        let by = By::all(&by.into_iter().collect::<Vec<_>>());
         let image = image.to_str().ok_or_else(|| Failure::usage(format!("{}: the path of an image is text", image.display())))?;
-        let order = |(store, entry): (&str, &StoreEntry)| {
+        let order = |(store, entry): Named<'_>| {
             let mut argv = self.common("backup-image", entry);
             argv.extend(by.tags.iter().map(|tag| format!("--tag={tag}")));
             argv.extend([format!("--name={name}"), "--".into(), image.to_owned()]);
@@ -115,7 +141,7 @@ impl<'a> Ordering<'a> {
         Ok(stores.into_iter().map(order).collect())
     }
 
-    fn domain(&self, domain: &str, uuid: Option<&str>, (store, entry): (&str, &StoreEntry), by: &By<'_>, why: (&str, &str)) -> Order {
+    fn domain(&self, domain: &str, uuid: Option<&str>, (store, entry): Named<'_>, by: &By, why: (&str, &str)) -> Order {
         let mut argv = self.common("backup", entry);
         argv.extend(self.connect.iter().map(|uri| format!("--connect={uri}")));
         let level = match by.quiesce.level {
@@ -125,6 +151,10 @@ impl<'a> Ordering<'a> {
         };
         argv.extend(["--quiesce".into(), level.into()]);
         argv.extend(by.quiesce.freeze_limit_s.iter().map(|s| format!("--freeze-limit={s}")));
+        if !by.quiesce.freeze_mounts.is_empty() {
+            argv.push(format!("--freeze-mounts={}", by.quiesce.freeze_mounts.join(",")));
+        }
+        argv.extend(self.config.daemon.on_stuck_freeze.iter().map(|program| format!("--on-stuck-freeze={}", program.display())));
         argv.extend(by.tags.iter().map(|tag| format!("--tag={tag}")));
         // The UUID outlives a rename that comes before the job's turn.
         argv.extend(["--".into(), uuid.unwrap_or(domain).to_owned()]);
@@ -140,13 +170,13 @@ impl<'a> Ordering<'a> {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of an order")]
-    fn order(&self, kind: Kind, domain: &str, uuid: Option<&str>, store: &str, by: &By<'_>, (trigger, why): (&str, &str), argv: Vec<String>) -> Order {
+    fn order(&self, kind: Kind, domain: &str, uuid: Option<&str>, store: &str, by: &By, (trigger, why): (&str, &str), argv: Vec<String>) -> Order {
         Order {
             kind,
             domain: domain.to_owned(),
             uuid: uuid.map(str::to_owned),
             store: store.to_owned(),
-            policy: by.policy.map(str::to_owned),
+            policies: by.policies.clone(),
             trigger: trigger.to_owned(),
             why: why.to_owned(),
             argv,
@@ -154,7 +184,7 @@ impl<'a> Ordering<'a> {
         }
     }
 
-    fn store(&self, name: &str) -> Outcome<(&'a str, &'a StoreEntry)> {
+    fn store(&self, name: &str) -> Outcome<Named<'a>> {
         let found = self.config.stores.get_key_value(name).map(|(name, entry)| (name.as_str(), entry));
         found.ok_or_else(|| Failure::not_found(format!("the configuration has no store '{name}'; {}", has(self.config.stores.keys()))))
     }
@@ -165,7 +195,7 @@ impl<'a> Ordering<'a> {
     }
 
     /// Where nothing says which store is meant, there must be but one.
-    fn only_store(&self, name: &str) -> Outcome<(&'a str, &'a StoreEntry)> {
+    fn only_store(&self, name: &str) -> Outcome<Named<'a>> {
         let mut stores = self.config.stores.iter();
         match (stores.next(), stores.next()) {
             (Some((name, entry)), None) => Ok((name, entry)),
@@ -174,13 +204,24 @@ impl<'a> Ordering<'a> {
     }
 }
 
-impl<'a> By<'a> {
-    fn policy(name: &'a str, policy: &'a Policy) -> Self {
-        Self { policy: Some(name), quiesce: policy.quiesce, tags: &policy.tags }
-    }
-
-    fn nobody() -> Self {
-        Self { policy: None, quiesce: QuiesceSettings { level: Quiesce::Prefer, freeze_limit_s: None }, tags: &[] }
+impl By {
+    /// All of these; none is nobody. A guest is quiesced once: as the strictest of them wants it (require, prefer, never), the first by name among equals.
+    /// The point has the tags of all.
+    fn all(policies: &[(&str, &Policy)]) -> Self {
+        let strictness = |level: Quiesce| match level {
+            Quiesce::Require => 0,
+            Quiesce::Prefer => 1,
+            Quiesce::Never => 2,
+        };
+        let strictest = policies.iter().map(|(_, policy)| &policy.quiesce).min_by_key(|quiesce| strictness(quiesce.level));
+        let nobody = QuiesceSettings { level: Quiesce::Prefer, freeze_limit_s: None, freeze_mounts: Vec::new() };
+        let mut tags: Vec<String> = Vec::new();
+        for tag in policies.iter().flat_map(|(_, policy)| &policy.tags) {
+            if !tags.contains(tag) {
+                tags.push(tag.clone());
+            }
+        }
+        Self { policies: policies.iter().map(|(name, _)| (*name).to_owned()).collect(), quiesce: strictest.cloned().unwrap_or(nobody), tags }
     }
 }
 
@@ -203,12 +244,12 @@ policies:
     select: { names: [\"web*\"] }
     on: [shutdown]
     stores: [main, far]
-    quiesce: { level: require, freeze_limit: 5s }
+    quiesce: { level: require, freeze_limit: 5s, freeze_mounts: [/, /srv/x y] }
     tags: [off]
   other:
     select: { names: [\"web*\"] }
     stores: [far]
-daemon: { cancel_limit: 7s }
+daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
 ";
 
     fn config(text: &str) -> Config {
@@ -229,24 +270,52 @@ daemon: { cancel_limit: 7s }
         let orders = ordering(&config).of_wish(&wish);
         assert_eq!(orders.iter().map(|o| o.store.as_str()).collect::<Vec<_>>(), ["main", "far"]);
         let line = orders[0].argv.join(" ");
-        let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --quiesce require --freeze-limit=5 --tag=off -- u-1";
+        let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --quiesce require --freeze-limit=5 --freeze-mounts=/,/srv/x y --on-stuck-freeze=/usr/local/bin/page --tag=off -- u-1";
         assert_eq!(line, wanted);
-        assert_eq!((orders[0].trigger.as_str(), orders[0].policy.as_deref(), orders[0].cancel_limit_ms), ("shutdown", Some("down"), 7000));
+        assert_eq!((orders[0].trigger.as_str(), orders[0].policies.join(" "), orders[0].cancel_limit_ms), ("shutdown", "down".to_owned(), 7000));
         assert!(ordering(&config).of_wish(&Wish { trigger: Trigger::Started, ..wish.clone() }).is_empty());
         assert!(ordering(&config).of_wish(&Wish { domain: "db".into(), ..wish }).is_empty());
+    }
+
+    #[test]
+    fn policies_that_want_the_same_point_get_one() {
+        let config = config(&TEXT.replace(
+            "  other:\n    select: { names: [\"web*\"] }\n",
+            "  other:\n    select: { names: [\"web*\"] }\n    on: [shutdown]\n    tags: [off, gold]\n",
+        ));
+        let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger: Trigger::Shutdown, why: "shut down".into() };
+        let wanted = BackupWanted { domain: Some("web1".into()), ..BackupWanted::default() };
+        for orders in [ordering(&config).of_wish(&wish), ordering(&config).of_request(&wanted, None, "somebody").expect("orders")] {
+            let told: Vec<(&str, String)> = orders.iter().map(|o| (o.store.as_str(), o.policies.join(" "))).collect();
+            assert_eq!(told, [("main", "down".to_owned()), ("far", "down other".to_owned())]);
+            let line = orders[1].argv.join(" ");
+            assert!(line.contains("--quiesce require --freeze-limit=5") && line.contains("--tag=off --tag=gold --"), "the strictest counts: {line}");
+        }
+        let far = BackupWanted { store: Some("main".into()), policy: Some("other".into()), ..wanted };
+        assert_eq!(ordering(&config).of_request(&far, None, "somebody").expect("orders")[0].policies, ["other"], "the one that is named");
+    }
+
+    #[test]
+    fn a_domain_that_is_asked_for_by_its_uuid_has_its_policies() {
+        let config = config(TEXT);
+        let known = Known { uuid: "0d5a1f00-0000-4000-8000-000000000001".into(), name: "web1".into() };
+        let wanted = BackupWanted { domain: Some(known.uuid.clone()), ..BackupWanted::default() };
+        let orders = ordering(&config).of_request(&wanted, Some(&known), "somebody").expect("orders");
+        assert_eq!((orders.len(), orders[0].domain.as_str(), orders[0].uuid.as_deref()), (2, "web1", Some(known.uuid.as_str())));
+        assert_eq!(orders[0].argv.last(), Some(&known.uuid), "which outlives a rename");
     }
 
     #[test]
     fn requests_become_orders_that_the_command_line_takes() {
         use clap::Parser;
         let config = config(TEXT);
-        let of = |wanted: BackupWanted| ordering(&config).of_request(&wanted, "somebody");
+        let of = |wanted: BackupWanted| ordering(&config).of_request(&wanted, None, "somebody");
         let domain = |name: &str| BackupWanted { domain: Some(name.into()), ..BackupWanted::default() };
         let image = |path: &str| BackupWanted { image: Some(path.into()), name: Some("-n".into()), store: Some("far".into()), ..BackupWanted::default() };
-        assert_eq!(of(domain("web1")).expect("orders").len(), 3, "every policy that takes it");
+        assert_eq!(of(domain("web1")).expect("orders").len(), 2, "one for each store, whichever policies take it");
         assert_eq!(of(BackupWanted { policy: Some("other".into()), ..domain("db") }).expect("orders").len(), 1);
         let by_store = of(BackupWanted { store: Some("far".into()), ..domain("db") }).expect("orders");
-        assert_eq!((by_store.len(), by_store[0].policy.as_deref()), (1, None));
+        assert_eq!((by_store.len(), by_store[0].policies.len()), (1, 0));
         for order in of(domain("web1"))
             .into_iter()
             .chain(of(image("/-x")))

@@ -63,10 +63,19 @@ pub struct Reloaded {
     pub restart_needed: Vec<&'static str>,
 }
 
+/// Why nothing was reloaded.
+#[derive(Debug)]
+pub struct NotReloaded {
+    /// In a sentence.
+    pub failure: Failure,
+    /// Each thing that is wrong with the file, with its place.
+    pub wrong: Vec<String>,
+}
+
 /// Reads the file that there is; no file where only the default was looked for is a configuration, too.
 pub fn load(named: Option<&Path>) -> Result<(Option<PathBuf>, Config), ConfigErrors> {
     match config::find(named) {
-        Some(path) => config::load(&path).map(|config| (Some(path), config)),
+        Some(path) => config::load_for_daemon(&path).map(|config| (Some(path), config)),
         None => Ok((None, Config::default())),
     }
 }
@@ -123,7 +132,7 @@ impl Shared {
     }
 
     /// Reads the configuration again. One that is wrong changes nothing.
-    pub async fn reload(&self) -> Outcome<Reloaded> {
+    pub async fn reload(&self) -> Result<Reloaded, NotReloaded> {
         let _one = self.reload.lock().await;
         notify::reloading();
         let named = self.places.config.clone();
@@ -136,13 +145,13 @@ impl Shared {
             Ok(Ok(Ok(new))) => Ok(new),
         };
         let result = match outcome {
-            Ok((path, new)) => self.take(path, new).await,
+            Ok((path, new)) => self.take(path, new).await.map_err(|failure| NotReloaded { failure, wrong: Vec::new() }),
             Err(lines) => {
                 lines.iter().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("the configuration was not reloaded; what was loaded before counts on");
-                let f = Failure::usage(format!("nothing was changed: {}", lines.join("\n")));
-                *self.wrong.lock().unwrap_or_else(PoisonError::into_inner) = Some(lines);
-                Err(f)
+                let failure = Failure::usage("the configuration is wrong, and nothing was changed; mend what is named and reload again");
+                *self.wrong.lock().unwrap_or_else(PoisonError::into_inner) = Some(lines.clone());
+                Err(NotReloaded { failure, wrong: lines })
             }
         };
         notify::ready();
@@ -196,8 +205,14 @@ impl Shared {
         let wrong = self.wrong();
         let ungranted = self.ungranted.load(std::sync::atomic::Ordering::Relaxed);
         let silent_ms = u64::try_from(self.jobs.silent_for().as_millis()).unwrap_or(u64::MAX);
+        let mut reasons: Vec<String> = wrong.iter().flatten().map(|line| format!("the configuration was not reloaded: {line}")).collect();
+        reasons.extend(counts.as_ref().err().map(|f| f.message.clone()));
+        if ungranted {
+            reasons.push("what an event asks for cannot be queued; see the daemon's log".into());
+        }
+        reasons.extend(self.watch.problems());
         json!({
-            "status": if counts.is_ok() && wrong.is_none() && !ungranted { "ok" } else { "degraded" },
+            "status": if reasons.is_empty() { "ok" } else { "degraded" }, "reasons": reasons,
             "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(), "started": crate::output::rfc3339(self.started_unix_ms),
             "config": {"path": config::find(self.places.config.as_deref()).map(|p| p.display().to_string()), "wrong": wrong},
             "state_dir": self.places.state_dir.display().to_string(),

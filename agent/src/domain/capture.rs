@@ -39,6 +39,8 @@ pub struct BackupRequest<'a> {
     pub disks: &'a [String],
     /// Level wanted.
     pub quiesce: Quiesce,
+    /// Mount points to freeze; empty for all.
+    pub freeze_mounts: &'a [String],
     /// Longest freeze.
     pub freeze_limit: Duration,
     /// The admin's program for a guest that is not thawed in that time.
@@ -156,6 +158,7 @@ fn live_options(r: &BackupRequest<'_>, session: &Session) -> Outcome<LiveOptions
     let mut options = LiveOptions::new(store8(r), session.id().0, guard);
     options.disks = (!r.disks.is_empty()).then(|| r.disks.to_vec());
     options.quiesce = policy(r.quiesce);
+    options.freeze_mounts = r.freeze_mounts.to_vec();
     options.freeze_limit = r.freeze_limit;
     options.on_stuck_freeze.clone_from(&r.on_stuck_freeze);
     if let Some(dir) = &r.scratch_dir {
@@ -246,7 +249,7 @@ fn disk_job(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk) -> O
 fn compare_with_newest(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk, reason: &str) -> Outcome<Plan> {
     let mine = |p: &&Point| store.manifest(p).ok().and_then(|m| SavedDomain::of(&m)).is_some_and(|s| s.uuid == uuid);
     let mut why_full = "first backup of this domain";
-    for p in session.points().iter().rev().filter(mine) {
+    for p in crate::retention::times::taken(session.points(), crate::commands::now_unix_ms()).into_iter().rev().filter(mine) {
         if p.state() == PointState::Damaged {
             why_full = "no undamaged point of this disk";
             continue;
@@ -265,7 +268,7 @@ fn warnings(r: &BackupRequest<'_>, capture: &Capture) -> Vec<String> {
     // A domain that may never have run since libvirt did is no news; its level says it.
     let unknown = matches!(capture, Capture::Offline(c) if c.off() == Off::Unknown);
     if r.quiesce == Quiesce::Prefer && q.level == QuiesceLevel::Crash && !unknown {
-        out.push(format!("the guest was not quiesced, the point is crash-consistent: {}", q.reason.as_deref().unwrap_or("no reason known")));
+        out.push(format!("the guest was not quiesced as asked, the point is crash-consistent: {}", q.reason.as_deref().unwrap_or("no reason known")));
     }
     for (target, reason) in capture.skipped_disks() {
         if matches!(reason, SkipReason::Lun | SkipReason::Shareable | SkipReason::Transient) {
@@ -298,7 +301,13 @@ fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &Capture) -
         persistent: facts.persistent,
         libvirt_version: facts.libvirt_version,
         qemu_version: facts.qemu_version,
-        quiesce: SavedQuiesce { level: q.level.to_string(), freeze_ms: q.freeze_ms, frozen_filesystems: q.frozen_filesystems, reason: q.reason.clone() },
+        quiesce: SavedQuiesce {
+            level: q.level.to_string(),
+            freeze_ms: q.freeze_ms,
+            frozen_filesystems: q.frozen_filesystems,
+            frozen_mounts: q.frozen_mounts.clone(),
+            reason: q.reason.clone(),
+        },
         capture: if matches!(capture, Capture::Live(_)) { LIVE } else { OFFLINE }.into(),
         disks: capture.disks().iter().map(disk).collect(),
         skipped: capture.skipped_disks().iter().map(|(t, r)| SkippedDisk { target: t.clone(), reason: r.to_string() }).collect(),

@@ -113,6 +113,9 @@ pub struct SavedQuiesce {
     pub freeze_ms: u64,
     /// File systems that were.
     pub frozen_filesystems: u32,
+    /// Their mount points, where not all were to be frozen. Empty: all, or none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frozen_mounts: Vec<String>,
     /// Why not more.
     pub reason: Option<String>,
 }

@@ -277,14 +277,14 @@ mod tests {
             domain: "web".into(),
             uuid: None,
             store: "main".into(),
-            policy: None,
+            policies: Vec::new(),
             trigger: "asked".into(),
             why: "by hand".into(),
             argv: vec!["backup".into()],
             cancel_limit_ms: 1,
         };
         let folder = JobFolder::of(&dir.path().join("jobs"), 7);
-        folder.create(&Ticket { id: 7, order, queued_unix_ms: 1 }).expect("creates");
+        folder.create(&Ticket { id: 7, order, queued_unix_ms: 1, again: None }).expect("creates");
         (dir, folder)
     }
 

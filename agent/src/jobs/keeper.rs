@@ -9,6 +9,7 @@
 
 use super::{
     Counts, Limits, Which,
+    again::{self, Next},
     folder::{JobFolder, Seen},
     launch::{self, Started, Way},
     record::{Begun, Exit, Job, JobId, Order, State, Ticket, jobs_dir},
@@ -167,7 +168,7 @@ impl Keeper {
 
     fn add(&mut self, orders: &[Order]) -> Outcome<Vec<Job>> {
         let waiting = self.sql(|t| t.list(Which::In(State::Queued)))?;
-        let same = |order: &Order| waiting.iter().find(|job| job.concerns_same(order) && job.order.store == order.store && job.order.policy == order.policy);
+        let same = |order: &Order| waiting.iter().find(|job| job.is_for(order));
         // What was asked for by hand is done; what an event asks for is done once for all that wait.
         let (joined, new): (Vec<&Order>, Vec<&Order>) = orders.iter().partition(|order| order.trigger != super::record::ASKED && same(order).is_some());
         let mut jobs: Vec<Job> = joined.into_iter().filter_map(same).cloned().collect();
@@ -251,11 +252,41 @@ impl Keeper {
         }
         if job.state.is_over() {
             self.tries.remove(&job.id);
+            if self.retry(&mut job)? {
+                return Ok(());
+            }
         }
         if job != before {
             self.sql(|t| t.update(&job))?;
         }
         Ok(())
+    }
+
+    /// Another try of a job that met somebody at work, where an event asked for it; true if all is written down. The same that waits already is that try.
+    fn retry(&mut self, job: &mut Job) -> Outcome<bool> {
+        let (now, id) = (now_unix_ms(), job.id);
+        let next = match again::next(job, now) {
+            Next::Over => return Ok(false),
+            Next::Try(_) if self.sql(|t| t.has_retry(id))? => return Ok(false),
+            next => next,
+        };
+        let said = job.message.take().unwrap_or_else(|| "somebody else was at work".into());
+        match (next, self.waiting_for(&job.order)?) {
+            (Next::Try(next), None) => {
+                let (of, at) = (again::PAUSES_MS.len() + 1, crate::output::rfc3339(next.not_before_unix_ms));
+                let say = |id| format!("{said}; tried again as job {id}, not before {at} (try {} of {of})", next.tries);
+                return self.sql(|t| t.end_and_retry(job, &next, now, say)).map(|()| true);
+            }
+            (_, Some(other)) => job.message = Some(format!("{said}; job {other}, which waits, is for the same")),
+            (_, None) => job.message = Some(format!("{said}; this was try {}, and it is not tried again", job.tries())),
+        }
+        Ok(false)
+    }
+
+    /// A job that waits and is the same.
+    fn waiting_for(&mut self, order: &Order) -> Outcome<Option<JobId>> {
+        let waiting = self.sql(|t| t.list(Which::In(State::Queued)))?;
+        Ok(waiting.iter().find(|job| job.is_for(order)).map(|job| job.id))
     }
 
     /// A runner that did not come up: a plain process is the next try, where systemd did not start it.
@@ -284,13 +315,13 @@ impl Keeper {
             if running.len() >= self.limits.jobs_max {
                 break;
             }
-            if running.iter().any(|other| other.concerns_same(&job.order)) {
+            if !again::is_due(&job, now_unix_ms()) || running.iter().any(|other| other.concerns_same(&job.order)) {
                 continue;
             }
             job.state = State::Running;
             self.sql(|t| t.update(&job))?;
             *self.tries.entry(job.id).or_insert(0) += 1;
-            let ticket = Ticket { id: job.id, order: job.order.clone(), queued_unix_ms: job.queued_unix_ms };
+            let ticket = Ticket { id: job.id, order: job.order.clone(), queued_unix_ms: job.queued_unix_ms, again: job.again.clone() };
             match launch::start(&self.dir, &ticket, self.way) {
                 Ok(Started::Yes(child)) => drop(self.children.insert(job.id, child)),
                 Ok(Started::RunsAlready) => {}
@@ -330,4 +361,111 @@ fn end(job: &mut Job, exit: Exit) {
     job.state = State::of_exit(exit.code, exit.cancelled);
     (job.code, job.pid, job.ended_unix_ms) = (Some(exit.code), None, Some(exit.ended_unix_ms));
     (job.message, job.point) = (exit.message, exit.point);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::record::{ASKED, Kind};
+
+    fn keeper(dir: &Path) -> Keeper {
+        // Nothing is started: what would be is this very test program.
+        Keeper::open(dir, Limits { jobs_max: 0 }).expect("opens")
+    }
+
+    fn order(trigger: &str) -> Order {
+        Order {
+            kind: Kind::Backup,
+            domain: "web".into(),
+            uuid: Some("u".into()),
+            store: "main".into(),
+            policies: vec!["p".into()],
+            trigger: trigger.into(),
+            why: "w".into(),
+            argv: vec!["backup".into()],
+            cancel_limit_ms: 1,
+        }
+    }
+
+    /// The job runs, and its runner writes down that it has ended.
+    fn end_with(keeper: &mut Keeper, id: JobId, code: i32, ended_unix_ms: u64) -> Job {
+        let mut job = keeper.get(id).expect("there");
+        job.state = State::Running;
+        keeper.table.update(&job).expect("writes");
+        let folder = JobFolder::of(&keeper.dir, id);
+        folder.create(&Ticket { id, order: job.order.clone(), queued_unix_ms: 1, again: job.again.clone() }).expect("creates");
+        assert!(folder.claim_start().expect("claims"));
+        folder.set_exit(&Exit { code, cancelled: false, ended_unix_ms, message: Some("busy".into()), point: None }).expect("writes");
+        keeper.round().expect("looks");
+        keeper.get(id).expect("there")
+    }
+
+    #[test]
+    fn an_events_job_that_meets_somebody_is_tried_again_so_often() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut keeper = keeper(dir.path());
+        let mut id = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+        for (n, pause) in again::PAUSES_MS.iter().enumerate() {
+            let begin = now_unix_ms();
+            let job = end_with(&mut keeper, id, 11, begin);
+            let next = keeper.get(id + 1).expect("another try");
+            let said = job.message.expect("a message");
+            assert!(job.state == State::Failed && said.starts_with(&format!("busy; tried again as job {}, not before ", next.id)), "{said}");
+            let again = next.again.clone().expect("says what it follows");
+            assert_eq!((next.state, again.of, again.tries, &next.order), (State::Queued, id, u32::try_from(n).expect("few") + 2, &order("shutdown")));
+            let wait_ms = again.not_before_unix_ms - begin;
+            assert!(wait_ms >= *pause && wait_ms < *pause + 20_000, "{wait_ms} for {pause}");
+            assert!(!again::is_due(&next, now_unix_ms()) && again::is_due(&next, again.not_before_unix_ms));
+            assert!(again::is_due(&next, again.not_before_unix_ms - 3 * 1_920_000), "a clock that was set back by an hour and more");
+            id = next.id;
+        }
+        let last = end_with(&mut keeper, id, 11, now_unix_ms());
+        assert!(last.message.expect("a message").contains("this was try 8, and it is not tried again"));
+        assert_eq!(keeper.get(id + 1).expect_err("no more").code, NOT_FOUND);
+        // A table that is begun anew takes in what folders know, and tries nothing a second time.
+        drop(keeper);
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", table::path(dir.path()).display()));
+        }
+        let mut keeper = self::keeper(dir.path());
+        keeper.round().expect("looks");
+        assert_eq!((keeper.get(id).expect("there").tries(), keeper.counts().expect("counts")), (8, Counts::default()));
+    }
+
+    #[test]
+    fn nothing_else_is_tried_again() {
+        for (what, trigger, code, ended_unix_ms) in [
+            ("asked for by somebody", ASKED, 11, now_unix_ms()),
+            ("failed otherwise", "shutdown", 1, now_unix_ms()),
+            ("done", "shutdown", 0, now_unix_ms()),
+            ("long ago", "shutdown", 11, now_unix_ms() - 2 * 3600 * 1000),
+        ] {
+            let dir = tempfile::tempdir().expect("dir");
+            let mut keeper = keeper(dir.path());
+            let id = keeper.add(&[order(trigger)]).expect("adds")[0].id;
+            let job = end_with(&mut keeper, id, code, ended_unix_ms);
+            assert!(job.state.is_over() && job.message.as_deref() == Some("busy"), "{what}: {job:?}");
+            assert_eq!(keeper.counts().expect("counts"), Counts::default(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_new_event_and_another_try_are_one_job() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut keeper = keeper(dir.path());
+        let first = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+        end_with(&mut keeper, first, 11, now_unix_ms());
+        assert_eq!(keeper.add(&[order("shutdown")]).expect("joins")[0].id, first + 1, "the other try waits already");
+        // And the other way round: the event came before the end.
+        let dir = tempfile::tempdir().expect("dir");
+        let mut keeper = self::keeper(dir.path());
+        let first = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+        let mut job = keeper.get(first).expect("there");
+        job.state = State::Running;
+        keeper.table.update(&job).expect("writes");
+        let second = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+        let job = end_with(&mut keeper, first, 11, now_unix_ms());
+        assert!(job.message.expect("a message").contains(&format!("job {second}, which waits, is for the same")));
+        assert_eq!(keeper.counts().expect("counts").queued, 1);
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`record`]: what a job is; [`table`]: all of them, in SQLite; [`folder`]: one that was started, on disk
 //! - [`launch`], [`runner`]: the process that starts a job's command and writes down how it ended, daemon or not
+//! - [`again`]: what is tried once more, and when
 //! - [`keeper`]: the thread that owns the table: what runs when, what became of it, what is forgotten
 //!
 //! Invariants
@@ -11,6 +12,7 @@
 //!
 //! What it must not do: know what the commands do.
 
+mod again;
 pub mod folder;
 mod keeper;
 pub mod launch;

@@ -104,8 +104,9 @@ pub struct Order {
     pub uuid: Option<String>,
     /// Name of the store.
     pub store: String,
-    /// Name of the policy, if one was meant.
-    pub policy: Option<String>,
+    /// Names of the policies that it is for, if any.
+    #[serde(default, rename = "policy", with = "names")]
+    pub policies: Vec<String>,
     /// What made it: `asked`, or a trigger of a policy.
     pub trigger: String,
     /// The same in words.
@@ -120,6 +121,34 @@ impl Order {
     /// Its command is one that orders have; what else lies in a folder is not run.
     pub fn is_ours(&self) -> bool {
         self.argv.first().is_some_and(|command| command == self.kind.word())
+    }
+}
+
+/// Names in one text, as the table and folders have them: names of policies have no comma.
+pub mod names {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// One text; none of no names.
+    pub fn joined(names: &[String]) -> Option<String> {
+        (!names.is_empty()).then(|| names.join(","))
+    }
+
+    /// From such a text.
+    pub fn split(text: Option<&str>) -> Vec<String> {
+        text.map(|t| t.split(',').map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    /// For serde.
+    pub fn serialize<S: Serializer>(names: &[String], s: S) -> Result<S::Ok, S::Error> {
+        match joined(names) {
+            Some(text) => s.serialize_some(&text),
+            None => s.serialize_none(),
+        }
+    }
+
+    /// For serde.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+        Ok(split(Option::<String>::deserialize(d)?.as_deref()))
     }
 }
 
@@ -148,13 +177,36 @@ pub struct Job {
     pub message: Option<String>,
     /// The point that it made.
     pub point: Option<String>,
+    /// Of another try: what it follows.
+    pub again: Option<Again>,
+}
+
+/// Another try of a job that met somebody at work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// The job before.
+    pub of: JobId,
+    /// The how manieth try it is; the first has none of this.
+    pub tries: u32,
+    /// Not before this time, ms since 1970.
+    pub not_before_unix_ms: u64,
 }
 
 impl Job {
+    /// The how manieth try of its order it is.
+    pub fn tries(&self) -> u32 {
+        self.again.as_ref().map_or(1, |again| again.tries.max(1))
+    }
+
     /// Whether both work on the same thing: only one of them may run at a time.
     pub fn concerns_same(&self, other: &Order) -> bool {
         let mine = &self.order;
         mine.kind == other.kind && (mine.domain == other.domain || (mine.uuid.is_some() && mine.uuid == other.uuid))
+    }
+
+    /// Whether it does what an order asks for.
+    pub fn is_for(&self, order: &Order) -> bool {
+        self.concerns_same(order) && self.order.store == order.store && self.order.policies == order.policies
     }
 
     /// As the API has it; progress and the log's path are its folder's.
@@ -162,10 +214,11 @@ impl Job {
         let time = |ms: Option<u64>| ms.map_or(Value::Null, crate::output::rfc3339);
         let o = &self.order;
         json!({
-            "id": self.id, "kind": o.kind.word(), "domain": o.domain, "uuid": o.uuid, "store": o.store, "policy": o.policy, "trigger": o.trigger,
-            "why": o.why, "command": o.argv, "state": self.state.word(), "code": self.code, "pid": self.pid, "cancel_asked": self.cancel,
+            "id": self.id, "kind": o.kind.word(), "domain": o.domain, "uuid": o.uuid, "store": o.store,
+            "policy": o.policies.first(), "policies": o.policies, "trigger": o.trigger, "why": o.why, "command": o.argv, "state": self.state.word(), "code": self.code, "pid": self.pid, "cancel_asked": self.cancel,
             "queued": time(Some(self.queued_unix_ms)), "started": time(self.started_unix_ms), "ended": time(self.ended_unix_ms),
             "message": self.message, "point": self.point, "progress": progress, "log": log.display().to_string(),
+            "tries": self.tries(), "retry_of": self.again.as_ref().map(|a| a.of), "not_before": time(self.again.as_ref().map(|a| a.not_before_unix_ms)),
         })
     }
 }
@@ -179,6 +232,9 @@ pub struct Ticket {
     pub order: Order,
     /// When.
     pub queued_unix_ms: u64,
+    /// Of another try: what it follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
 }
 
 /// Its process, as the runner notes it.
@@ -221,6 +277,19 @@ mod tests {
         }
         assert_eq!(State::parse("asleep"), None);
         assert_eq!((Kind::parse("backup-image"), Kind::parse("x")), (Some(Kind::BackupImage), None));
+    }
+
+    #[test]
+    fn an_order_of_an_earlier_cairn_is_read() {
+        let text = r#"{"kind": "backup", "domain": "d", "uuid": null, "store": "s", "policy": "nightly", "trigger": "asked", "why": "w", "argv": [],
+            "cancel_limit_ms": 1}"#;
+        let mut order: Order = serde_json::from_str(text).expect("reads");
+        assert_eq!(order.policies, ["nightly"]);
+        for policies in [vec![], vec!["a".to_owned(), "b".to_owned()]] {
+            order.policies = policies;
+            let text = serde_json::to_string(&order).expect("writes");
+            assert_eq!(serde_json::from_str::<Order>(&text).expect("reads"), order);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! Must not: decide what runs.
 
-use super::record::{Job, JobId, Kind, Order, State, Ticket};
+use super::record::{Again, Job, JobId, Kind, Order, State, Ticket, names};
 use crate::failure::{FAILED, Failure, Outcome};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::{
@@ -18,16 +18,20 @@ use std::{
 };
 
 /// Version of the layout.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 /// Nobody else writes; somebody who looks with `sqlite3` is waited for.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 const SCHEMA: &str = "
     CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, domain TEXT NOT NULL, uuid TEXT, store TEXT NOT NULL, policy TEXT,
         cause TEXT NOT NULL, why TEXT NOT NULL, argv TEXT NOT NULL, cancel_limit_ms INTEGER NOT NULL, state TEXT NOT NULL, code INTEGER, pid INTEGER,
-        cancel INTEGER NOT NULL, queued_unix_ms INTEGER NOT NULL, started_unix_ms INTEGER, ended_unix_ms INTEGER, message TEXT, point TEXT);
+        cancel INTEGER NOT NULL, queued_unix_ms INTEGER NOT NULL, started_unix_ms INTEGER, ended_unix_ms INTEGER, message TEXT, point TEXT,
+        retry_of INTEGER, tries INTEGER, not_before_unix_ms INTEGER);
     CREATE INDEX jobs_by_state ON jobs (state);";
+/// From layout 1, which knew no second try.
+const FROM_1: &str = "
+    ALTER TABLE jobs ADD COLUMN retry_of INTEGER; ALTER TABLE jobs ADD COLUMN tries INTEGER; ALTER TABLE jobs ADD COLUMN not_before_unix_ms INTEGER;";
 const COLUMNS: &str = "id, kind, domain, uuid, store, policy, cause, why, argv, cancel_limit_ms, state, code, pid, cancel, queued_unix_ms, started_unix_ms, \
-    ended_unix_ms, message, point";
+    ended_unix_ms, message, point, retry_of, tries, not_before_unix_ms";
 
 /// Which jobs are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,8 +130,13 @@ impl Table {
         if layout > LAYOUT {
             return Err(Unusable::Newer(layout));
         }
-        if layout == 0 {
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
+        let make = match layout {
+            0 => Some(SCHEMA),
+            1 => Some(FROM_1),
+            _ => None,
+        };
+        if let Some(make) = make {
+            db.execute_batch(&format!("BEGIN IMMEDIATE; {make} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
         }
         let good: String = db.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
         if good != "ok" {
@@ -141,7 +150,7 @@ impl Table {
         let tx = self.db.transaction()?;
         let mut ids = Vec::new();
         for order in orders {
-            insert(&tx, None, order, now_unix_ms)?;
+            insert(&tx, None, order, None, now_unix_ms)?;
             ids.push(tx.last_insert_rowid());
         }
         tx.commit()?;
@@ -150,7 +159,21 @@ impl Table {
 
     /// Takes in a job that is known from its folder only, as one that waits.
     pub fn take_in(&self, ticket: &Ticket) -> rusqlite::Result<()> {
-        insert(&self.db, Some(ticket.id), &ticket.order, ticket.queued_unix_ms)
+        insert(&self.db, Some(ticket.id), &ticket.order, ticket.again.as_ref(), ticket.queued_unix_ms)
+    }
+
+    /// Writes the end of a job and adds another try of it, both or neither; `say` gives its message by the other's number.
+    pub fn end_and_retry(&mut self, job: &mut Job, again: &Again, now_unix_ms: u64, say: impl Fn(JobId) -> String) -> rusqlite::Result<()> {
+        let tx = self.db.transaction()?;
+        insert(&tx, None, &job.order, Some(again), now_unix_ms)?;
+        job.message = Some(say(tx.last_insert_rowid()));
+        update(&tx, job)?;
+        tx.commit()
+    }
+
+    /// Whether there was another try of a job already.
+    pub fn has_retry(&self, id: JobId) -> rusqlite::Result<bool> {
+        self.db.query_row("SELECT EXISTS (SELECT 1 FROM jobs WHERE retry_of = ?1)", [id], |r| r.get(0))
     }
 
     /// Numbers up to this one are not given again.
@@ -186,21 +209,7 @@ impl Table {
 
     /// Writes all that changes in a job's life.
     pub fn update(&self, job: &Job) -> rusqlite::Result<()> {
-        self.db.execute(
-            "UPDATE jobs SET state = ?2, code = ?3, pid = ?4, cancel = ?5, started_unix_ms = ?6, ended_unix_ms = ?7, message = ?8, point = ?9 WHERE id = ?1",
-            params![
-                job.id,
-                job.state.word(),
-                job.code,
-                job.pid,
-                job.cancel,
-                job.started_unix_ms.map(to_sql),
-                job.ended_unix_ms.map(to_sql),
-                job.message,
-                job.point
-            ],
-        )?;
-        Ok(())
+        update(&self.db, job)
     }
 
     /// Numbers of jobs that are over and older than a time, or beyond the newest `keep`.
@@ -218,24 +227,46 @@ impl Table {
     }
 }
 
-fn insert(db: &Connection, id: Option<JobId>, o: &Order, queued_unix_ms: u64) -> rusqlite::Result<()> {
+/// Writes all that changes in a job's life.
+fn update(db: &Connection, job: &Job) -> rusqlite::Result<()> {
+    db.execute(
+        "UPDATE jobs SET state = ?2, code = ?3, pid = ?4, cancel = ?5, started_unix_ms = ?6, ended_unix_ms = ?7, message = ?8, point = ?9 WHERE id = ?1",
+        params![
+            job.id,
+            job.state.word(),
+            job.code,
+            job.pid,
+            job.cancel,
+            job.started_unix_ms.map(to_sql),
+            job.ended_unix_ms.map(to_sql),
+            job.message,
+            job.point
+        ],
+    )?;
+    Ok(())
+}
+
+fn insert(db: &Connection, id: Option<JobId>, o: &Order, again: Option<&Again>, queued_unix_ms: u64) -> rusqlite::Result<()> {
     let argv = serde_json::Value::from(o.argv.clone()).to_string();
     db.execute(
-        "INSERT INTO jobs (id, kind, domain, uuid, store, policy, cause, why, argv, cancel_limit_ms, state, cancel, queued_unix_ms)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, ?12)",
+        "INSERT INTO jobs (id, kind, domain, uuid, store, policy, cause, why, argv, cancel_limit_ms, state, cancel, queued_unix_ms,
+            retry_of, tries, not_before_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, ?12, ?13, ?14, ?15)",
         params![
             id,
             o.kind.word(),
             o.domain,
             o.uuid,
             o.store,
-            o.policy,
+            names::joined(&o.policies),
             o.trigger,
             o.why,
             argv,
             to_sql(o.cancel_limit_ms),
             State::Queued.word(),
-            to_sql(queued_unix_ms)
+            to_sql(queued_unix_ms),
+            again.map(|a| a.of),
+            again.map(|a| a.tries),
+            again.map(|a| to_sql(a.not_before_unix_ms))
         ],
     )
     .map(drop)
@@ -252,7 +283,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Job> {
             domain: row.get(2)?,
             uuid: row.get(3)?,
             store: row.get(4)?,
-            policy: row.get(5)?,
+            policies: names::split(row.get::<_, Option<String>>(5)?.as_deref()),
             trigger: row.get(6)?,
             why: row.get(7)?,
             argv: serde_json::from_str(&argv).map_err(|_| odd(8, &argv))?,
@@ -267,6 +298,10 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Job> {
         ended_unix_ms: row.get::<_, Option<i64>>(16)?.map(ms),
         message: row.get(17)?,
         point: row.get(18)?,
+        again: match (row.get(19)?, row.get(20)?, row.get::<_, Option<i64>>(21)?) {
+            (Some(of), Some(tries), Some(at)) => Some(Again { of, tries, not_before_unix_ms: ms(at) }),
+            _ => None,
+        },
     })
 }
 
@@ -284,7 +319,7 @@ mod tests {
             domain: domain.into(),
             uuid: Some("u".into()),
             store: "main".into(),
-            policy: None,
+            policies: vec!["a".into(), "b".into()],
             trigger: "asked".into(),
             why: "by hand".into(),
             argv: vec!["backup".into(), "--".into(), domain.into()],
@@ -343,11 +378,32 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let mut table = opened(&dir);
         table.reserve(41).expect("reserves");
-        let ticket = Ticket { id: 17, order: order("a"), queued_unix_ms: 9 };
+        let ticket = Ticket { id: 17, order: order("a"), queued_unix_ms: 9, again: Some(Again { of: 3, tries: 2, not_before_unix_ms: 8 }) };
         table.take_in(&ticket).expect("takes in");
         assert!(table.take_in(&ticket).is_err(), "once");
-        assert_eq!(table.get(17).expect("reads").expect("there").queued_unix_ms, 9);
+        let job = table.get(17).expect("reads").expect("there");
+        assert_eq!((job.queued_unix_ms, job.again), (9, ticket.again));
+        assert!(table.has_retry(3).expect("asks") && !table.has_retry(17).expect("asks"));
         assert_eq!(table.add(&[order("b")], 0).expect("adds"), [42]);
+    }
+
+    #[test]
+    fn a_table_of_the_first_layout_is_carried_on() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut table = opened(&dir);
+        table.add(&[order("a")], 5).expect("adds");
+        drop(table);
+        let old = "ALTER TABLE jobs DROP COLUMN retry_of; ALTER TABLE jobs DROP COLUMN tries; ALTER TABLE jobs DROP COLUMN not_before_unix_ms; PRAGMA user_version = 1";
+        Connection::open(path(dir.path())).and_then(|db| db.execute_batch(old)).expect("as it was");
+        let mut table = opened(&dir);
+        let mut job = table.get(1).expect("reads").expect("there");
+        assert_eq!((&job.order, &job.again), (&order("a"), &None));
+        let again = Again { of: 1, tries: 2, not_before_unix_ms: 77 };
+        (job.state, job.code, job.ended_unix_ms) = (State::Failed, Some(11), Some(9));
+        table.end_and_retry(&mut job, &again, 10, |id| format!("again as {id}")).expect("writes");
+        assert_eq!(table.get(1).expect("reads"), Some(job.clone()));
+        let next = table.get(2).expect("reads").expect("there");
+        assert_eq!((job.message.as_deref(), next.order, next.again, next.state), (Some("again as 2"), order("a"), Some(again), State::Queued));
     }
 
     #[test]

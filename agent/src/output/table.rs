@@ -105,7 +105,9 @@ pub fn show(p: &Point, disks: &[DiskEntry], manifest: &Manifest, sizes: Option<&
     line("time", time(s.time_unix_ms));
     line("took", duration(s.duration_ms));
     line("host", shown(&manifest.host));
-    line("quiesce", s.quiesce.clone());
+    let frozen = manifest.source["quiesce"]["frozen_mounts"].as_array().filter(|mounts| !mounts.is_empty());
+    let only = frozen.map(|mounts| mounts.iter().filter_map(|m| m.as_str()).map(shown).collect::<Vec<_>>().join(", "));
+    line("quiesce", only.map_or_else(|| s.quiesce.clone(), |mounts| format!("{} (frozen: {mounts})", s.quiesce)));
     line("parent", p.body.parents.first().map_or_else(|| "none".into(), |x| x.session.to_string()));
     line("stored", bytes(s.stored_bytes));
     if let Some(sizes) = sizes {

@@ -75,7 +75,7 @@ pub struct Candidate {
 
 /// What retention needs to know of points, in their order; `all` are those that they may come from.
 pub fn candidates(points: &[&Point], all: &[Point], now_unix_ms: u64) -> Vec<Candidate> {
-    let times = times::effective(all.iter(), now_unix_ms);
+    let times = times::effective(&all.iter().collect::<Vec<_>>(), now_unix_ms);
     let candidate = |p: &&Point| {
         let s = &p.summary;
         Candidate {
@@ -102,7 +102,8 @@ pub fn reasons(candidates: &[Candidate], rules: &Rules, zone: &TimeZone, now_uni
     for mut group in groups.into_values() {
         // It is no witness of which others are old, and stays anyhow.
         group.retain(|i| !candidates[*i].ahead);
-        group.sort_by_key(|i| std::cmp::Reverse(candidates[*i].time_unix_ms));
+        // Of equal times the later in the list is the newer, as for `@latest`.
+        group.sort_by_key(|i| std::cmp::Reverse((candidates[*i].time_unix_ms, *i)));
         keep_group(candidates, &group, rules, zone, &mut out);
     }
     for (c, why) in candidates.iter().zip(&mut out) {

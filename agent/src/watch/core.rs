@@ -44,6 +44,8 @@ const RECORDS_EVERY: Duration = Duration::from_secs(30);
 pub struct State {
     /// Why libvirt is not there; none where it is.
     pub lost: Option<String>,
+    /// Since when it is not there, by the clock that nobody sets.
+    pub lost_at: Option<Instant>,
     /// Since when it is there, or not.
     pub since_unix_ms: u64,
     /// Events of libvirt's.
@@ -119,7 +121,7 @@ impl Core {
             Message::Libvirt(event, stamp_ns) => self.libvirt(&event, stamp_ns),
             Message::Connected => {
                 self.connected = true;
-                with(&self.shared, |s| (s.lost, s.since_unix_ms) = (None, now_unix_ms()));
+                with(&self.shared, |s| (s.lost, s.lost_at, s.since_unix_ms) = (None, None, now_unix_ms()));
                 // What happened meanwhile was told to nobody.
                 self.due.all(Instant::now());
             }
@@ -151,7 +153,7 @@ impl Core {
         self.connected = false;
         with(&self.shared, |s| {
             if s.lost.is_none() {
-                s.since_unix_ms = now_unix_ms();
+                (s.since_unix_ms, s.lost_at) = (now_unix_ms(), Some(Instant::now()));
             }
             s.lost = Some(why);
         });

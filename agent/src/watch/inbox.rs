@@ -34,7 +34,20 @@ pub struct State {
     rejected: u64,
     missed: u64,
     last_unix_ms: Option<u64>,
-    problem: Option<String>,
+    /// Why nothing can be heard at the socket, and why the spool cannot be read; each for as long as it is so.
+    deaf: Option<String>,
+    unread: Option<String>,
+}
+
+/// Which of them.
+type Problem = fn(&mut State) -> &mut Option<String>;
+const DEAF: Problem = |s| &mut s.deaf;
+const UNREAD: Problem = |s| &mut s.unread;
+
+impl State {
+    fn problems(&self) -> Vec<String> {
+        self.deaf.iter().chain(&self.unread).cloned().collect()
+    }
 }
 
 /// Shared with whoever shows it.
@@ -51,8 +64,13 @@ impl Shared {
     pub fn json(&self) -> Value {
         self.with(|s| {
             let last = s.last_unix_ms.map_or(Value::Null, crate::output::rfc3339);
-            json!({"datagrams": s.datagrams, "spooled": s.spooled, "rejected": s.rejected, "missed": s.missed, "last": last, "problem": s.problem})
+            json!({"datagrams": s.datagrams, "spooled": s.spooled, "rejected": s.rejected, "missed": s.missed, "last": last, "problem": s.problems().first()})
         })
+    }
+
+    /// What keeps the hook from being heard now.
+    pub fn problems(&self) -> Vec<String> {
+        self.with(|s| s.problems())
     }
 }
 
@@ -92,18 +110,18 @@ impl Listener {
         match Inbox::bind(&self.base) {
             Ok(inbox) => {
                 self.inbox = Some(inbox);
-                self.shared.with(|s| s.problem = None);
+                self.shared.with(|s| s.deaf = None);
             }
-            Err(e) => self.problem(format!("cannot listen to libvirt's hook in {}: {e}; what it tells is read from its spool", self.base.display())),
+            Err(e) => self.problem(DEAF, format!("cannot listen to libvirt's hook in {}: {e}; what it tells is read from its spool", self.base.display())),
         }
     }
 
     /// Said once, shown for as long as it is so.
-    fn problem(&self, text: String) {
-        let is_new = self.shared.with(|s| s.problem.as_ref() != Some(&text));
+    fn problem(&self, which: Problem, text: String) {
+        let is_new = self.shared.with(|s| which(s).as_ref() != Some(&text));
         if is_new {
             tracing::warn!("{text}");
-            self.shared.with(|s| s.problem = Some(text));
+            self.shared.with(|s| *which(s) = Some(text));
         }
     }
 
@@ -132,7 +150,7 @@ impl Listener {
                     self.post.missed(&format!("a datagram that is no record of libvirt's hook: {e}"));
                 }
                 Err(e) => {
-                    self.problem(format!("cannot read what libvirt's hook sends: {e}"));
+                    self.problem(DEAF, format!("cannot read what libvirt's hook sends: {e}"));
                     self.inbox = None;
                 }
             }
@@ -150,7 +168,10 @@ impl Listener {
         };
         match Spool::at(&self.base).drain(&mut take) {
             Ok(drained) => {
-                self.shared.with(|s| s.rejected += drained.rejected.len() as u64);
+                self.shared.with(|s| {
+                    s.rejected += drained.rejected.len() as u64;
+                    s.unread = None;
+                });
                 if drained.is_incomplete() {
                     let why = drained.rejected.first().map_or_else(|| "records were lost".to_owned(), |(name, why)| format!("{name}: {why}"));
                     self.post.missed(&format!("the spool of libvirt's hook: {why}"));
@@ -158,7 +179,7 @@ impl Listener {
             }
             // Another process drains, or the watch has no room.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => self.problem(format!("cannot read the spool of libvirt's hook in {}: {e}", self.base.display())),
+            Err(e) => self.problem(UNREAD, format!("cannot read the spool of libvirt's hook in {}: {e}", self.base.display())),
         }
     }
 }
@@ -210,6 +231,33 @@ mod tests {
         let state = shared.json();
         assert_eq!((&state["datagrams"], &state["spooled"], &state["rejected"], &state["problem"]), (&2.into(), &1.into(), &4.into(), &Value::Null));
         post.end();
+    }
+
+    #[test]
+    fn what_keeps_the_hook_from_being_heard_is_told_for_as_long_as_it_is_so() {
+        let dir = tempfile::tempdir().expect("folder");
+        let base = dir.path().join("cairn");
+        put(&base, &event("kept"));
+        let spool = base.join("hook-spool");
+        // What is no folder can be neither listened in nor read.
+        std::fs::rename(&spool, dir.path().join("aside")).expect("moved");
+        std::fs::write(&spool, b"").expect("written");
+        let (post, messages) = post::pair();
+        let mut listener = Listener { base: base.clone(), post, shared: Shared::default(), inbox: None };
+        listener.drain();
+        let other = channel::Inbox::bind(&base).expect("somebody else listens");
+        listener.bind();
+        let problems = listener.shared.problems();
+        assert!(problems.len() == 2 && problems[0].contains("cannot listen") && problems[1].contains("cannot read the spool"), "{problems:?}");
+        drop(other);
+        listener.bind();
+        assert_eq!(listener.shared.problems(), problems[1..], "the spool is what it was");
+        assert_eq!(listener.shared.json()["problem"], problems[1].as_str());
+        std::fs::remove_file(&spool).expect("removed");
+        std::fs::rename(dir.path().join("aside"), &spool).expect("moved back");
+        listener.drain();
+        assert!(listener.shared.problems().is_empty());
+        assert!(matches!(messages.try_recv(), Ok(Message::Hook(e)) if e.domain == "kept"));
     }
 
     #[test]

@@ -40,6 +40,8 @@ use std::{
 use tokio::sync::mpsc::Sender;
 
 const POLL: Duration = Duration::from_millis(20);
+/// A restart of libvirt's daemon takes seconds, an upgrade perhaps a minute: without it for longer, nobody sees what domains do.
+const AWAY_MAX: Duration = Duration::from_secs(180);
 
 /// What it has to know; a reload hands it a new one.
 #[derive(Debug, Clone)]
@@ -70,7 +72,7 @@ pub fn start(settings: Settings, wishes: Sender<Wish>) -> Outcome<WatchHandle> {
     let failed = |e: std::io::Error| Failure::new(FAILED, format!("cannot start the threads of the watch: {e}"));
     let (post, messages) = post::pair();
     let shared = core::Shared::default();
-    core::with(&shared, |s| (s.lost, s.since_unix_ms) = (Some("not connected yet".into()), crate::commands::now_unix_ms()));
+    core::with(&shared, |s| (s.lost, s.lost_at, s.since_unix_ms) = (Some("not connected yet".into()), Some(Instant::now()), crate::commands::now_unix_ms()));
     // The hook's word first: what it tells from now on is not lost, whatever else takes its time.
     let inbox = inbox::start(Path::new(cairn_hook::place::DIR_DEFAULT), post.clone()).map_err(failed)?;
     let uri = events::Uri::of(settings.connect.clone());
@@ -112,6 +114,12 @@ impl WatchHandle {
         Records::open(&state_dir)?.shown()
     }
 
+    /// The name of a domain that was seen, by UUID.
+    pub fn name_of(&self, uuid: &str) -> Outcome<Option<String>> {
+        let state_dir = self.settings.lock().unwrap_or_else(PoisonError::into_inner).state_dir.clone();
+        Records::open(&state_dir)?.name_of(uuid)
+    }
+
     /// How it is, as `GET /api/v1/health` has it: `{"libvirt": "connected|..", ...}`.
     pub fn health(&self) -> Value {
         let time = |ms: Option<u64>| ms.map_or(Value::Null, crate::output::rfc3339);
@@ -125,6 +133,14 @@ impl WatchHandle {
             "events": s.events, "missed": self.post.missed_count(), "hook": self.inbox.json(),
             "looks": s.looks, "looking": s.looking, "looked_at_all": time(s.all_unix_ms), "look_problem": s.problem,
         })
+    }
+
+    /// What keeps it from seeing domains, for people.
+    pub fn problems(&self) -> Vec<String> {
+        // The hook of the system's libvirt tells root alone.
+        let deaf = if nix::unistd::geteuid().is_root() { self.inbox.problems() } else { Vec::new() };
+        let away = core::with(&self.shared, |s| away(s, Instant::now()));
+        away.into_iter().chain(deaf).collect()
     }
 
     /// Ends it, within the limit or not at all.
@@ -142,5 +158,27 @@ impl WatchHandle {
         if thread.is_finished() && thread.join().is_err() {
             tracing::error!("the watch's thread has panicked");
         }
+    }
+}
+
+/// That libvirt is away for longer than any restart of it takes.
+fn away(state: &core::State, now: Instant) -> Option<String> {
+    let (why, since) = (state.lost.as_ref()?, state.lost_at?);
+    let gone = now.saturating_duration_since(since);
+    (gone > AWAY_MAX).then(|| format!("libvirt has been away for {} minutes: {why}; what happens to domains is not seen until it is back", gone.as_secs() / 60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_of_libvirt_is_nothing_and_its_absence_is_told() {
+        let since = Instant::now();
+        let lost = core::State { lost: Some("refused".into()), lost_at: Some(since), ..core::State::default() };
+        assert_eq!(away(&lost, since + AWAY_MAX), None);
+        let said = away(&lost, since + AWAY_MAX + Duration::from_secs(61)).expect("too long");
+        assert!(said.contains("4 minutes: refused"), "{said}");
+        assert_eq!(away(&core::State::default(), since + AWAY_MAX * 2), None, "it is there");
     }
 }

@@ -42,7 +42,7 @@ fn whatever_is_asked_wrongly_gets_an_object() {
     assert!(served.get("/api/v1/jobs").as_array().expect("a list").is_empty(), "nothing came of any of it");
     assert!(served.get("/api/v1/domains").is_array());
     assert_eq!(served.ask("POST", "/api/v1/reconcile", "{}").0, 202);
-    assert_eq!(served.get("/api/v1/health")["status"], "ok");
+    assert_eq!(served.troubles(), [""; 0]);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn clients_that_hang_keep_nobody_waiting_for_long() {
         })
         .collect();
     let began = Instant::now();
-    assert_eq!(served.get("/api/v1/health")["status"], "ok");
+    assert_eq!(served.troubles(), [""; 0]);
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     // All of them are told to go, in their time.
     for mut stream in hung {
@@ -79,7 +79,7 @@ fn nonsense_and_endless_heads_end_the_connection_only() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
     }
-    assert_eq!(served.get("/api/v1/health")["status"], "ok");
+    assert_eq!(served.troubles(), [""; 0]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::{
     place::noise,
     served::{Served, send, wait_for},
 };
+use nix::{sys::ptrace, unistd::Pid};
 use serde_json::Value;
 use std::{fs, path::Path};
 
@@ -73,13 +74,16 @@ fn a_job_whose_runner_is_killed_runs_until_its_command_has_ended_too() {
     let served = Served::started("daemon: { jobs_max: 2 }\n");
     fs::write(served.place.path("image"), noise(8 << 20, 1)).expect("writes");
     let id = served.save("image", "same");
-    let pid = served.stop(id);
-    send(parent(pid), 9);
+    let pid = Pid::from_raw(served.stop(id));
+    // As one that hangs in the kernel: no signal reaches it until it is let go. (SIGSTOP is no match: what stands in an orphaned group is ended.)
+    ptrace::seize(pid, ptrace::Options::empty()).expect("traced");
+    send(parent(pid.as_raw()), 9);
     let next = served.save("image", "same");
     let other = served.save("image", "other");
     served.wait_state(other, "done");
     assert_eq!((&served.job(id)["state"], &served.job(next)["state"]), (&"running".into(), &"queued".into()), "one at a time of one name");
-    send(pid, 18);
+    // The kernel lets go of it when this thread ends, and so do we.
+    send(pid.as_raw(), 9);
     served.wait_state(id, "lost");
     served.wait_state(next, "done");
 }
@@ -132,9 +136,19 @@ fn secrets_of_a_job_are_its_owners() {
     let served = Served::started("");
     let id = served.save("nothing", "x");
     served.wait_state(id, "failed");
+    served.get("/api/v1/domains");
     let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o077;
     let folder = served.state().join("jobs").join(id.to_string());
-    for path in [served.state().join("jobs.sqlite"), served.state().join("jobs"), folder.clone(), folder.join("log"), folder.join("result")] {
+    // Every file in the state folder, whatever makes it.
+    let files = fs::read_dir(served.state()).expect("reads").map(|entry| entry.expect("an entry").path());
+    let files: Vec<_> = files.filter(|path| path.is_file()).collect();
+    for name in ["jobs.sqlite", "jobs.sqlite-wal", "domains.sqlite"] {
+        assert!(files.contains(&served.state().join(name)), "{name} is among {files:?}");
+    }
+    for path in files {
+        assert_eq!(mode(&path), 0, "{}", path.display());
+    }
+    for path in [served.state().join("jobs"), folder.clone(), folder.join("log"), folder.join("result")] {
         assert_eq!(mode(&path), 0, "{}", path.display());
     }
     assert_ne!(served.job(id)["log"], Value::Null);

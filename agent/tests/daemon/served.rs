@@ -87,7 +87,9 @@ impl Served {
         let log = File::options().create(true).append(true).open(self.place.path("daemon.log")).expect("opens");
         let mut command = more(self.command(&["daemon", "-v"]));
         self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().expect("starts"));
-        wait_for("the daemon answers", || UnixStream::connect(self.socket()).is_ok());
+        // A child of a daemon that was killed may have its socket for a moment more, and takes callers in that nobody answers.
+        let pid = format!("\"pid\":{}", self.pid());
+        wait_for("the daemon answers", || self.said("GET /api/v1/health HTTP/1.1\r\nhost: cairn\r\n\r\n").is_ok_and(|text| text.contains(&pid)));
         assert_eq!(self.get("/api/v1/health")["pid"], self.pid());
     }
 
@@ -127,14 +129,18 @@ impl Served {
 
     /// A request as anybody may send it; status and body.
     pub fn raw(&self, request: &str) -> (u16, Value) {
-        let mut stream = UnixStream::connect(self.socket()).expect("connects");
-        stream.set_read_timeout(Some(LIMIT)).expect("sets");
-        stream.write_all(request.as_bytes()).expect("sends");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap_or_else(|e| panic!("{e} after {text:?}"));
+        let text = self.said(request).expect("an answer");
         let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("no status in {text:?}"));
         let body = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no body in {text:?}")).1;
         (status, serde_json::from_str(body).unwrap_or_else(|e| panic!("{e} in {text:?}")))
+    }
+
+    fn said(&self, request: &str) -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(request.as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
     }
 
     pub fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
@@ -145,6 +151,14 @@ impl Served {
         let (status, value) = self.ask("GET", path, "");
         assert_eq!(status, 200, "{path}: {value}");
         value
+    }
+
+    /// Why the daemon's health is not good. Not that it cannot hear libvirt's hook: these daemons run beside each other, and one of a host hears it.
+    pub fn troubles(&self) -> Vec<String> {
+        let health = self.get("/api/v1/health");
+        let reasons: Vec<String> = serde_json::from_value(health["reasons"].clone()).unwrap_or_else(|e| panic!("{e}: {health}"));
+        assert_eq!(health["status"] == "ok", reasons.is_empty(), "{health}");
+        reasons.into_iter().filter(|reason| !reason.contains("libvirt's hook")).collect()
     }
 
     pub fn job(&self, id: i64) -> Value {

@@ -45,6 +45,9 @@ fn a_register_that_cannot_be_read_ends_in_fourteen() {
         let ended = place.run(args).expect(14);
         assert!(ended.err.contains(&ids[3]), "{args:?} names it: {}", ended.err);
     }
+    for list in [&["list"][..], &["list", "--forgotten"]] {
+        assert!(place.run(list).expect(3).err.contains(&ids[3]), "{list:?} tells of it");
+    }
     // The hidden one takes no place: of the three that can be seen two stay.
     let pruned = place.run(&["prune", "--keep-last", "2", "--json"]).expect(14).json();
     let forgotten: Vec<_> = pruned.as_array().expect("rows").iter().filter(|r| r["action"] == "forget").map(|r| r["id"].clone()).collect();
@@ -62,7 +65,7 @@ fn a_prune_that_the_store_breaks_off_fails_and_says_how_far_it_came() {
     let month = place.file("c", &ids[0]).parent().and_then(|p| p.file_name()).expect("a month").to_owned();
     let graves = place.store().join("f");
     fs::create_dir_all(&graves).expect("a folder");
-    std::os::unix::fs::symlink("nowhere", graves.join(month)).expect("links");
+    fs::write(graves.join(month), "no folder").expect("writes");
     let ended = place.run(&["prune", "--keep-last", "1", "--min-age", "0s"]).expect(1);
     assert!(ended.err.contains("0 points had been forgotten"), "{}", ended.err);
 }

@@ -26,7 +26,8 @@ fn stopped_restore(place: &Place, args: &[&str], partial: &Path, target: &Path) 
         let mut child = place.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
         let began = Instant::now();
-        while !partial.exists() && child.try_wait().expect("asked").is_none() {
+        // As long as the disk it is only once it is locked.
+        while fs::metadata(partial).map_or(0, |m| m.len()) == 0 && child.try_wait().expect("asked").is_none() {
             assert!(began.elapsed() < Duration::from_secs(60), "no restore began");
         }
         // It may have ended meanwhile, and is not waited for: the number is its own still.

@@ -3,11 +3,14 @@
 use cairn_quiesce::agent::{AgentFailure, FILESYSTEMS_MAX, GuestAgent, TEXT_BYTES_MAX, shown};
 use cairn_quiesce::freeze::{frozen, is_frozen, probe, thaw};
 use cairn_quiesce::hooks::judge;
+use cairn_quiesce::scope::{Scope, choose};
 use std::cell::Cell;
 use std::time::Duration;
 
 /// A failure's text: what the guest said, cut, and a sentence of ours around it.
 const FAILURE_BYTES_MAX: usize = TEXT_BYTES_MAX + 256;
+/// The same with some of the places that the guest names.
+const SCOPE_BYTES_MAX: usize = 20 * TEXT_BYTES_MAX;
 
 /// Answers with one line after the other, then not at all.
 struct Lines<'a>(Cell<&'a str>);
@@ -43,11 +46,13 @@ pub fn guest_agent(data: &[u8]) -> bool {
     match probe(&agent) {
         Ok(probe) => {
             accepted = true;
-            assert!(probe.mountpoints.len() <= FILESYSTEMS_MAX);
-            probe.mountpoints.iter().for_each(|mountpoint| check_text(mountpoint, TEXT_BYTES_MAX + 3));
+            assert!(probe.filesystems.len() <= FILESYSTEMS_MAX);
+            probe.filesystems.iter().flat_map(|f| [&f.mountpoint, &f.device]).for_each(|said| check_text(said, TEXT_BYTES_MAX + 3));
+            let chosen = choose(&probe, &["/".to_owned(), "/mnt/a".to_owned()]);
+            chosen.as_ref().err().into_iter().for_each(|reason| check_text(reason, SCOPE_BYTES_MAX));
             // What is left of the lines answers the freeze.
-            let done = frozen(&agent, &probe, Duration::from_secs(1), || ());
-            done.report.reason.iter().for_each(|reason| check_text(reason, FAILURE_BYTES_MAX));
+            let done = frozen(&agent, &probe, &chosen.unwrap_or(Scope::All), Duration::from_secs(1), || ());
+            done.report.reason.iter().for_each(|reason| check_text(reason, SCOPE_BYTES_MAX));
         }
         Err(failure) => check_text(&failure.to_string(), FAILURE_BYTES_MAX),
     }

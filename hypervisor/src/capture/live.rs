@@ -37,7 +37,7 @@ use super::names::{BitmapName, Role};
 use super::nbd_disk::NbdDisk;
 use super::offline::stamp::Stamp;
 use super::plan::{CarrierRecord, DiskPlan, PointCatalog};
-use super::preflight::{Chosen, Preflight};
+use super::preflight::{Chosen, Freezer, Preflight};
 use super::scratch::SCRATCH_DIR_DEFAULT;
 use crate::disks::SkipReason;
 use crate::domain::Domain;
@@ -64,6 +64,8 @@ pub struct LiveOptions {
     pub disks: Option<Vec<String>>,
     /// What to do about quiet.
     pub quiesce: QuiescePolicy,
+    /// Mount points to freeze ([`cairn_quiesce::scope::check`]); empty: all.
+    pub freeze_mounts: Vec<String>,
     /// Longest the guest may be frozen.
     pub freeze_limit: Duration,
     /// Program that the guard calls once, with the domain's UUID, for a guest that is not thawed within the limit.
@@ -89,6 +91,7 @@ impl LiveOptions {
             session,
             disks: None,
             quiesce: QuiescePolicy::Prefer,
+            freeze_mounts: Vec::new(),
             freeze_limit: FREEZE_LIMIT_DEFAULT,
             on_stuck_freeze: None,
             scratch_dir: SCRATCH_DIR_DEFAULT.into(),
@@ -197,7 +200,7 @@ impl LiveCapture {
             _lock: preflight.lock,
         };
         // From here on dropping `capture` undoes whatever was done.
-        let result = capture.take(options, preflight.probe.as_ref(), &preflight.chosen, &preflight.socket);
+        let result = capture.take(options, &preflight.freezer, &preflight.chosen, &preflight.socket);
         match result {
             Ok(()) => Ok(capture),
             Err(error) => {
@@ -209,17 +212,11 @@ impl LiveCapture {
         }
     }
 
-    fn take(
-        &mut self,
-        options: &LiveOptions,
-        probe: Result<&cairn_quiesce::freeze::Probe, &String>,
-        chosen: &[Chosen],
-        socket: &std::path::Path,
-    ) -> Result<(), CaptureError> {
+    fn take(&mut self, options: &LiveOptions, freezer: &Freezer, chosen: &[Chosen], socket: &std::path::Path) -> Result<(), CaptureError> {
         // Before step 2: from here on a job that dies leaves nothing, its new bitmaps included.
         self.guard = Some(self.start_guard(options)?);
         self.add_bitmaps(chosen)?;
-        self.instant(options, probe, chosen, socket)?;
+        self.instant(options, freezer, chosen, socket)?;
         self.same_chains(chosen)?;
         if options.quiesce == QuiescePolicy::Require && self.quiesce.level == QuiesceLevel::Crash {
             let reason = self.quiesce.reason.clone().unwrap_or_default();
@@ -271,19 +268,13 @@ impl LiveCapture {
     }
 
     /// Step 3: freeze · BackupBegin · thaw at once.
-    fn instant(
-        &mut self,
-        options: &LiveOptions,
-        probe: Result<&cairn_quiesce::freeze::Probe, &String>,
-        chosen: &[Chosen],
-        socket: &std::path::Path,
-    ) -> Result<(), CaptureError> {
+    fn instant(&mut self, options: &LiveOptions, freezer: &Freezer, chosen: &[Chosen], socket: &std::path::Path) -> Result<(), CaptureError> {
         let xml = backup_xml(chosen, socket);
         let (libvirt, _) = self.domain.versions()?;
         let preserve = if libvirt >= LIBVIRT_PRESERVE_SHUTDOWN { ffi::BACKUP_PRESERVE_SHUTDOWN } else { 0 };
         let flags = ffi::BACKUP_REUSE_EXTERNAL | preserve;
-        let probe = match probe {
-            Ok(probe) => probe,
+        let (probe, scope) = match freezer {
+            Ok(freezer) => freezer,
             Err(reason) => {
                 self.quiesce = QuiesceReport::crash(reason);
                 return Ok(self.domain.backup_begin(&xml, flags)?);
@@ -295,7 +286,7 @@ impl LiveCapture {
         record::open(records, &uuid).map_err(record_failed)?;
         guard.freeze_begins()?;
         self.thawed = false;
-        let outcome = frozen(&self.domain, probe, call_limit(options.freeze_limit), || self.domain.backup_begin(&xml, flags));
+        let outcome = frozen(&self.domain, probe, scope, call_limit(options.freeze_limit), || self.domain.backup_begin(&xml, flags));
         if outcome.is_thawed {
             record::close(records, &uuid).map_err(record_failed)?;
             guard.thawed()?;

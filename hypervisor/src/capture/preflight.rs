@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cairn_quiesce::QuiescePolicy;
 use cairn_quiesce::freeze::{Probe, probe};
 use cairn_quiesce::record::RECORD_DIR_DEFAULT;
+use cairn_quiesce::scope::{self, Scope};
 
 use super::cleanup;
 use super::error::CaptureError;
@@ -82,9 +83,11 @@ pub(super) struct Preflight {
     pub(super) skipped: Vec<(String, SkipReason)>,
     pub(super) scratch: Scratch,
     pub(super) socket: PathBuf,
-    /// What the agent can do, or why it is not asked.
-    pub(super) probe: Result<Probe, String>,
+    /// What the agent can do and what it is to freeze, or why it is not asked.
+    pub(super) freezer: Freezer,
 }
+
+pub(super) type Freezer = Result<(Probe, Scope), String>;
 
 impl Preflight {
     pub(super) fn run(domain: &Domain, options: &LiveOptions, catalog: &dyn PointCatalog) -> Result<Self, CaptureError> {
@@ -106,13 +109,13 @@ impl Preflight {
         for (disk, ordinal) in disks.into_iter().zip(0..) {
             chosen.push(choose(&name, disk, ordinal, &nodes, options, catalog)?);
         }
-        let probe = ask_agent(domain, &name, options.quiesce)?;
+        let freezer = ask_agent(domain, &name, options)?;
         let total_bytes = chosen.iter().map(|chosen| chosen.top().size_bytes).sum();
         let scratch = Scratch::prepare(&options.scratch_dir, &uuid, total_bytes)?;
         for chosen in &mut chosen {
             chosen.scratch_image = scratch.image(&chosen.disk.target, chosen.top().size_bytes)?;
         }
-        Ok(Self { name, lock, chosen, skipped, scratch, socket, probe })
+        Ok(Self { name, lock, chosen, skipped, scratch, socket, freezer })
     }
 }
 
@@ -220,16 +223,22 @@ fn socket_path(domain: &Domain, name: &str, state_dir: &Path) -> Result<PathBuf,
     Err(failed(std::io::Error::from(std::io::ErrorKind::NotFound)))
 }
 
-fn ask_agent(domain: &Domain, name: &str, policy: QuiescePolicy) -> Result<Result<Probe, String>, CaptureError> {
-    if policy == QuiescePolicy::Never {
+fn ask_agent(domain: &Domain, name: &str, options: &LiveOptions) -> Result<Freezer, CaptureError> {
+    if options.quiesce == QuiescePolicy::Never {
         return Ok(Err("the policy says never".to_owned()));
     }
+    let required = options.quiesce == QuiescePolicy::Require;
     let reason = match probe(domain) {
-        Ok(probe) if probe.can_freeze => return Ok(Ok(probe)),
+        Ok(probe) if probe.can_freeze => match scope::choose(&probe, &options.freeze_mounts) {
+            // What is not there cannot be frozen: known before anything is done to the guest.
+            Ok(scope) if required && scope.lack().is_some() => scope.lack().unwrap_or_default(),
+            Ok(scope) => return Ok(Ok((probe, scope))),
+            Err(reason) => reason,
+        },
         Ok(_) => "the guest's agent has freezing disabled".to_owned(),
         Err(failure) => failure.to_string(),
     };
-    if policy == QuiescePolicy::Require {
+    if required {
         return Err(CaptureError::NotQuiesced { domain: name.to_owned(), reason });
     }
     Ok(Err(reason))

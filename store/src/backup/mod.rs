@@ -11,7 +11,10 @@ use crate::{
     BlockSource, Result, StoreError,
     pack::PackStream,
     parallel::StageWaits,
-    point::{self, Point},
+    point::{
+        self, Point,
+        registers::{CachedReader, Decided},
+    },
     session::Session,
     tree::{self, TreeReader},
 };
@@ -208,6 +211,10 @@ impl Session {
         let (Plan::Compare { base, .. } | Plan::Incremental { base, .. }) = plan else { return Ok(None) };
         let none = || StoreError::NotFound(format!("the base point {} is not in the store (any more)", base.0));
         let point: &Point = self.point(&base.0).ok_or_else(none)?;
+        // What a backup builds on stands in the store itself, whatever this host remembers.
+        if let Ok(Decided::Closed | Decided::Relocation(_)) = CachedReader::new(&self.store, false).register(&base.0, &ObjectName::register(&base.0)) {
+            return Err(none());
+        }
         let entry = point::disks(&self.store, point)?.into_iter().nth(base.1).ok_or_else(none)?;
         let parent = Parent { session: point.id, register_sha256: point.register_sha256 };
         if !parents.contains(&parent) {

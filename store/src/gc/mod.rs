@@ -21,12 +21,12 @@ mod tests;
 pub(crate) use rounds::Doomed;
 
 use crate::{
-    Progress, Result, StoreError,
+    Progress, Result,
     damage::Bad,
     point::{self, PointSet, registers},
     store::{Inner, Store},
 };
-use cairn_store_format::{ObjectName, PackId, SessionId};
+use cairn_store_format::{PackId, SessionId};
 use std::collections::HashSet;
 
 const MINUTE_MS: u64 = 60_000;
@@ -118,16 +118,9 @@ impl Store {
         round::deleting(store)?;
         let mut report = GcReport::default();
         let mut check = || progress.check();
-        let points = PointSet::load(store)?;
-        if let Some(id) = points.missing().next().filter(|_| !options.accept_loss) {
-            // Its packs would be taken for those of a backup that never ended.
-            return Err(StoreError::damaged(
-                ObjectName::register(id),
-                format_args!(
-                    "{}; nothing was deleted. Put the file back from a copy of the store; 'cairn forget --force {id}' gives the point up, then collections go on",
-                    point::MISSING
-                ),
-            ));
+        let points = PointSet::load_logs_from_storage(store)?;
+        if !options.accept_loss {
+            points.none_is_missing()?;
         }
         if !options.dry_run {
             with_room(store, options, &mut report, |report| {

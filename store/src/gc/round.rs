@@ -16,6 +16,7 @@ use crate::{
     point::{
         Point, log_forgets,
         registers::{self, CachedReader, Decided, list_months},
+        remembered,
     },
     store::Inner,
 };
@@ -102,16 +103,40 @@ pub(crate) fn run<'a>(store: &'a Inner, bad: &'a Bad, options: &GcOptions, repor
     Ok(Marked { packs, marker, decided })
 }
 
-/// G0: sessions whose process is gone or that were silent too long are fenced before packs are looked at, so that their packs can go in this round.
+/// G0: sessions whose process is gone or that were silent too long are fenced before packs are looked at, so that their packs can go in this round. So are
+/// points that were given up and that have neither register nor record: G5 waits for those that left packs, but only where there is a candidate.
 fn fence_the_dead(store: &Inner, options: &GcOptions, report: &mut GcReport) -> Result<()> {
-    let there = living::decided(store)?;
+    let there = decided_or_remembered(store)?;
+    let mut undecided: BTreeSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+    undecided.retain(|id| !there.contains(id));
     for s in living::sessions(store, &store.platform.list("gc")?)? {
+        undecided.remove(&s.id);
         if !s.is_reader() && !there.contains(&s.id) && s.is_dead(store, options)? {
             living::fence(store, &s)?;
             report.fenced.push(s.describe());
         }
     }
+    if undecided.is_empty() {
+        return Ok(());
+    }
+    let buried = tombstones(store)?;
+    for s in undecided.into_iter().filter(|id| buried.contains(id)).map(Seen::without_record) {
+        living::fence(store, &s)?;
+        report.fenced.push(s.describe());
+    }
     Ok(())
+}
+
+/// Sessions that nobody needs to wait for: those with a register, and points that this host remembers and that are hidden. A fence in such a point's place
+/// would end all hope that its register is put back. Its packs stay, since it has no register; a tombstone gives it up.
+fn decided_or_remembered(store: &Inner) -> Result<HashSet<SessionId>> {
+    let mut out = living::decided(store)?;
+    for id in remembered(store) {
+        if !out.contains(&id) && store.platform.size(&ObjectName::tombstone(&id))?.is_none() {
+            out.insert(id);
+        }
+    }
+    Ok(out)
 }
 
 /// G1: the tombstones, and F: these, then less the pins that are alive. Fixed for the round.
@@ -160,10 +185,10 @@ pub(super) fn list_packs(store: &Inner) -> Result<BTreeSet<PackId>> {
     Ok(out)
 }
 
-/// Registers that are not in `known`, from a fresh list; those of F are decided, and no more.
+/// Registers that are not in `known`, from a fresh list, as they lie in the store now; those of F are decided, and no more.
 pub(super) fn committed(store: &Inner, known: &HashSet<SessionId>, forgotten: &HashSet<SessionId>, options: &GcOptions) -> Result<Committed> {
     let mut out = Committed { points: Vec::new(), lists: Vec::new(), decided: HashSet::new(), closed: HashSet::new() };
-    let mut reader = CachedReader::new(store, true);
+    let mut reader = CachedReader::new(store, false);
     if let Some(name) = registers::misplaced(store)?.filter(|_| !options.accept_loss) {
         // Its packs would be taken for those of a session that nobody decided.
         return Err(StoreError::damaged(&name, "it lies in another object's folder; nothing was deleted. Move it to where its name belongs"));
@@ -305,7 +330,7 @@ fn undecided(store: &Inner, packs: &BTreeSet<PackId>) -> Result<Vec<Seen>> {
     let known: HashSet<SessionId> = out.iter().map(|s| s.id).collect();
     let without: BTreeSet<SessionId> = packs.iter().map(|p| p.session).filter(|s| !known.contains(s)).collect();
     out.extend(without.into_iter().map(Seen::without_record));
-    let there = living::decided(store)?;
+    let there = decided_or_remembered(store)?;
     out.retain(|s| !there.contains(&s.id));
     Ok(out)
 }

@@ -29,7 +29,7 @@ pub(super) struct Subtrees<'a> {
 impl<'a> Subtrees<'a> {
     /// Looks at the registers (B3) for lists of moves.
     pub(super) fn new(store: &'a Inner, doomed: &'a Doomed) -> Result<Self> {
-        let lists_go = PointSet::load(store)?.lists().iter().any(|list| doomed.contains(&list.at.pack));
+        let lists_go = PointSet::load_from_storage(store)?.lists().iter().any(|list| doomed.contains(&list.at.pack));
         store.refresh_relocations()?;
         Ok(Self { store, doomed, moves: store.relocations.known(), lists_go, usable: HashMap::new(), zstd: decompressor() })
     }

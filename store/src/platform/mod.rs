@@ -62,6 +62,11 @@ pub trait Platform: Send + Sync {
     fn drop_cached(&self, _name: &ObjectName) {}
     /// Size in bytes; `None` where it does not exist (any more): a delete or discard that completed before is seen.
     fn size(&self, name: &ObjectName) -> Result<Option<u64>>;
+    /// What tells an object from another one that lies under its name after the store was set back or swapped for a copy: cheap, for caches alone, and
+    /// never a reason to delete. `None` where that cannot be told.
+    fn stamp(&self, name: &ObjectName) -> Option<String> {
+        self.size(name).ok().flatten().map(|size| size.to_string())
+    }
     /// Objects of one folder.
     fn list(&self, dir: &str) -> Result<Vec<ObjectName>>;
     /// Folders of one folder, by name.

@@ -56,11 +56,14 @@ impl Store {
     pub fn forget(&self, point: &Point, min_age_ms: u64, force: bool) -> Result<()> {
         let store = &*self.inner;
         let now_ms = store.platform.now_unix_ms();
+        if let Ok(Decided::Relocation(_) | Decided::Closed) = CachedReader::new(store, false).register(&point.id, &ObjectName::register(&point.id)) {
+            return Err(StoreError::NotFound(format!("{} is no point in this store", point.id)));
+        }
         let entry = LogEntry { action: Action::Forget, time_unix_ms: now_ms, host: store.host.clone(), text: String::new() }.encode();
         for _ in 0..TRIES_MAX {
             let names = log_names(store, &point.id)?;
             let next = names.iter().map(|n| n.0.saturating_add(1)).max().unwrap_or(0);
-            let (log, log_damage) = read_log(&mut CachedReader::new(store, true), &point.id, names)?;
+            let (log, log_damage) = read_log(&mut CachedReader::new(store, false), &point.id, names)?;
             let now = Point { log, log_damage, ..point.clone() };
             if now.log_forgets() {
                 return bury(store, &point.id);
@@ -96,7 +99,7 @@ impl Store {
                 return Ok(true);
             }
         }
-        Ok(super::PointSet::load(store)?.missing().any(|missing| missing == id))
+        Ok(super::PointSet::load(store)?.missing().any(|(missing, _)| missing == id))
     }
 }
 

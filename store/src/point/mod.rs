@@ -18,7 +18,9 @@ mod set;
 #[cfg(test)]
 mod scale;
 
-pub(crate) use set::{MISSING, PointSet, log_forgets};
+use registers::{CachedReader, Decided};
+pub(crate) use set::{PointSet, log_forgets, remembered};
+use set::{log_names, read_log};
 
 use crate::{
     Result, StoreError,
@@ -144,6 +146,27 @@ impl Store {
         let mut set = PointSet::load_from_storage(&self.inner)?;
         let damaged = std::mem::take(&mut set.damaged);
         Ok((set.into_live(), damaged))
+    }
+
+    /// As [`Store::points_from_storage`], for those who decide what goes: damage where the register of a point is missing.
+    pub fn points_for_retention(&self) -> Result<(Vec<Point>, Vec<String>)> {
+        let mut set = PointSet::load_from_storage(&self.inner)?;
+        set.none_is_missing()?;
+        let damaged = std::mem::take(&mut set.damaged);
+        Ok((set.into_live(), damaged))
+    }
+
+    /// A point as it stands in the store now, past this host's cache; `None` where it was forgotten, or is no point (any more).
+    pub fn point_from_storage(&self, id: &SessionId) -> Result<Option<Point>> {
+        let store = &*self.inner;
+        if store.platform.size(&ObjectName::tombstone(id))?.is_some() {
+            return Ok(None);
+        }
+        let mut reader = CachedReader::new(store, false);
+        let Decided::Point(mut point) = reader.register(id, &ObjectName::register(id))? else { return Ok(None) };
+        (point.log, point.log_damage) = read_log(&mut reader, id, log_names(store, id)?)?;
+        reader.keep();
+        Ok((!point.log_forgets()).then_some(*point))
     }
 
     /// Whether a session has committed a point by now; asked afresh, so it knows of points that a session's B3 did not see.

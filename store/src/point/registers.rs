@@ -1,4 +1,4 @@
-//! Registers as they stand in `c/`: what each session ended as. They never change, so this host reads each from the storage once.
+//! Registers as they stand in `c/`: what each session ended as. They never change, so this host keeps what it has read.
 //!
 //! What was committed lies in `r/` again, written after the register by whoever committed, or by a collection later. Invariants:
 //! - Only the create in `c/` decides a session. A copy is never made of a fence or an abort, and is not looked at where the register can be read.
@@ -184,57 +184,73 @@ pub(crate) fn list_months_of(platform: &dyn Platform, root: &str) -> Result<Vec<
     Ok(out)
 }
 
-/// Reads objects that never change, through the cache.
+/// Reads objects that never change, through the cache. A store that was set back, and two copies of one store that are used in turn, have other objects
+/// under the names that this host knows: what lies in the cache is believed only with the stamp of the file, and what decides something that cannot be
+/// taken back reads from the store.
 pub(crate) struct CachedReader<'a> {
     pub(crate) store: &'a Inner,
+    /// Whether the cache is asked. What was read is handed to it either way.
     cached: bool,
+    usable: bool,
     fresh: Vec<(String, Vec<u8>)>,
 }
 
 impl<'a> CachedReader<'a> {
     /// `cached`: false reads what lies in the store now.
     pub(crate) fn new(store: &'a Inner, cached: bool) -> Self {
-        Self { store, cached, fresh: Vec::new() }
+        Self { store, cached, usable: true, fresh: Vec::new() }
     }
 
     /// What `open` makes of an object. Only what it accepts is kept: a storage that had a bad moment must not be believed for ever.
     pub(crate) fn read<T>(&mut self, name: &ObjectName, max: usize, open: impl Fn(&[u8]) -> Result<T>) -> Result<Option<T>> {
-        if self.cached
-            && let Some(bytes) = self.in_cache(name)
+        // Before the object is read: one that takes its place meanwhile has another stamp.
+        let stamp = if self.usable { self.store.platform.stamp(name).unwrap_or_default() } else { String::new() };
+        let known = if self.cached && self.usable { self.in_cache(name) } else { None };
+        if let Some((of, bytes)) = &known
+            && !stamp.is_empty()
+            && *of == stamp
         {
-            match open(&bytes) {
+            match open(bytes) {
                 Err(StoreError::Damaged { .. } | StoreError::Format(_)) => tracing::info!("{name}: this host's copy is damaged; reading it again"),
                 other => return other.map(Some),
             }
         }
-        let Some(bytes) = self.store.platform.read(name, max)? else { return Ok(None) };
-        let opened = open(&bytes)?;
-        if self.cached {
-            self.fresh.push((name.as_str().to_owned(), bytes));
-            if self.fresh.len() >= CACHE_BATCH {
-                self.keep();
+        let read = self.store.platform.read(name, max).and_then(|bytes| bytes.map(|bytes| Ok((open(&bytes)?, bytes))).transpose());
+        match (read, known) {
+            (Ok(None), _) => Ok(None),
+            (Ok(Some((opened, bytes))), _) => {
+                if self.usable && !stamp.is_empty() {
+                    self.fresh.push((cache_name(name), with_stamp(&stamp, &bytes)));
+                    if self.fresh.len() >= CACHE_BATCH {
+                        self.keep();
+                    }
+                }
+                Ok(Some(opened))
             }
+            // A point whose register is damaged can be listed and restored by what this host remembers of it.
+            (Err(e), Some((_, bytes))) if name.as_str().starts_with("c/") && (e.is_bad_media() || is_wrong(&e)) => open(&bytes).map(Some).map_err(|_| e),
+            (Err(e), _) => Err(e),
         }
-        Ok(Some(opened))
     }
 
-    /// A cache that fails is done without: nothing local may keep a host from restoring.
-    fn in_cache(&mut self, name: &ObjectName) -> Option<Vec<u8>> {
-        self.store.index.object(name.as_str()).unwrap_or_else(|e| {
+    /// With the stamp that it was read under. A cache that fails is done without: nothing local may keep a host from restoring.
+    fn in_cache(&mut self, name: &ObjectName) -> Option<(String, Vec<u8>)> {
+        let found = self.store.index.object(&cache_name(name)).unwrap_or_else(|e| {
             tracing::warn!("{e}; this command goes on without it");
-            self.cached = false;
+            self.usable = false;
             None
-        })
+        });
+        found.and_then(without_stamp)
     }
 
     /// Hands what was read to the cache.
     pub(crate) fn keep(&mut self) {
-        if self.cached
+        if self.usable
             && !self.fresh.is_empty()
             && let Err(e) = self.store.index.keep_objects(&std::mem::take(&mut self.fresh))
         {
             tracing::warn!("{e}; this command goes on without it");
-            self.cached = false;
+            self.usable = false;
         }
     }
 
@@ -262,6 +278,27 @@ impl<'a> CachedReader<'a> {
         let missing = || StoreError::damaged(name, "it is listed but cannot be opened");
         self.read(name, REGISTER_BYTES_MAX, |bytes| open_register(store, id, name, bytes))?.ok_or_else(missing)
     }
+}
+
+fn is_wrong(e: &StoreError) -> bool {
+    matches!(e, StoreError::Damaged { .. } | StoreError::Format(_))
+}
+
+/// Under this name the cache keeps an object together with its stamp.
+fn cache_name(name: &ObjectName) -> String {
+    format!("stamped {name}")
+}
+
+/// Length of the stamp in one byte, stamp, object.
+fn with_stamp(stamp: &str, bytes: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(stamp.len()).unwrap_or(u8::MAX);
+    [&[len], &stamp.as_bytes()[..len.into()], bytes].concat()
+}
+
+fn without_stamp(mut kept: Vec<u8>) -> Option<(String, Vec<u8>)> {
+    let len = usize::from(*kept.first()?);
+    let stamp = String::from_utf8(kept.get(1..=len)?.to_vec()).ok()?;
+    Some((stamp, kept.split_off(len + 1)))
 }
 
 fn open_register(store: &Inner, id: &SessionId, name: &ObjectName, bytes: &[u8]) -> Result<Decided> {

@@ -19,6 +19,15 @@ const START_UNIX_MS: u64 = 1_700_000_000_000;
 /// 100,000 points are some 100 names over three years.
 const STEP_MS: u64 = 900_000;
 
+/// A folder with an empty store and its key.
+fn empty() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let key = dir.path().join("key");
+    let options = InitOptions { profile: Profile::Default, zstd_level: 1, encrypted: true, key_file: Some(Box::new(move |_| key)), passphrase: None };
+    init(&dir.path().join("store"), options).expect("init");
+    dir
+}
+
 fn open(dir: &Path) -> Store {
     let key = crate::Credential::read_key_file(&dir.join("key")).expect("own key");
     let options = OpenOptions { credential: Some(key), state_dir: dir.join("state"), host: "host".into() };
@@ -82,11 +91,7 @@ fn timed<T>(what: &str, work: impl FnOnce() -> T) -> (T, Duration) {
 #[test]
 #[ignore = "writes 100,000 files; prints figures"]
 fn very_many_points() {
-    let dir = tempfile::tempdir().expect("temp dir");
-    let key = dir.path().join("key");
-    let path = key.clone();
-    let options = InitOptions { profile: Profile::Default, zstd_level: 1, encrypted: true, key_file: Some(Box::new(move |_| path)), passphrase: None };
-    init(&dir.path().join("store"), options).expect("init");
+    let dir = empty();
     let mut written = 0;
     for count in [10_000, 100_000] {
         timed(&format!("writing {} points", count - written), || {
@@ -114,5 +119,29 @@ fn very_many_points() {
             // Two more, so that the next round counts the same.
             write_point(&store, 1_000_000 + count + n);
         }
+    }
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn very_many_forgotten_points() {
+    let dir = empty();
+    let mut written = 0;
+    for count in [500, 1000, 2000] {
+        let store = open(dir.path());
+        (written..count).for_each(|n| write_point(&store, n));
+        for p in store.points().expect("lists") {
+            store.forget(&p, 0, true).expect("forgets");
+        }
+        written = count;
+        let store = open(dir.path());
+        let (found, took) = timed(&format!("which of {count} forgotten points can be taken back"), || {
+            let forgotten = store.forgotten_points().expect("lists");
+            assert_eq!(forgotten.len() as u64, count);
+            let mut take_back = crate::TakeBack::new(&store).expect("looks");
+            forgotten.iter().filter(|p| take_back.done_before(p).expect("looks").is_none() && take_back.is_possible(p).expect("looks")).count()
+        });
+        assert_eq!(found, 0, "their packs are gone");
+        assert!(took < Duration::from_secs(20), "ten times what it takes, even on a busy machine");
     }
 }

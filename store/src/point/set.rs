@@ -13,7 +13,7 @@ use cairn_store_format::{
     name::{parse_numbered, parse_session},
     point_log::{Action, LogEntry},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// All registers of a store, read.
 pub(crate) struct PointSet {
@@ -24,27 +24,34 @@ pub(crate) struct PointSet {
     lists: Vec<Ref>,
     forgotten: BTreeSet<SessionId>,
     registers: BTreeSet<SessionId>,
-    /// Points that something tells of and that have neither register nor copy.
-    missing: BTreeSet<SessionId>,
+    /// Points that something tells of and that have neither register nor copy, and why that is known.
+    missing: BTreeMap<SessionId, String>,
 }
 
 impl PointSet {
     /// Lists `f/` before `c/`'s contents are judged: a forget that completed before is seen.
     pub(crate) fn load(store: &Inner) -> Result<Self> {
-        Self::read(store, true)
+        Self::read(store, true, true)
     }
 
     /// The same without the cache: what lies in the store now.
     pub(crate) fn load_from_storage(store: &Inner) -> Result<Self> {
-        Self::read(store, false)
+        Self::read(store, false, false)
     }
 
-    fn read(store: &Inner, cached: bool) -> Result<Self> {
-        let mut cache = CachedReader::new(store, cached);
+    /// Logs as they lie in the store now; registers are read afresh by those who decide about what they refer to.
+    pub(crate) fn load_logs_from_storage(store: &Inner) -> Result<Self> {
+        Self::read(store, true, false)
+    }
+
+    fn read(store: &Inner, cached: bool, cached_logs: bool) -> Result<Self> {
+        let (mut cache, mut log_cache) = (CachedReader::new(store, cached), CachedReader::new(store, cached_logs));
         let mut damaged = Vec::new();
         let (registers, copies) = registers::list_with_copies(store)?;
         let mut forgotten: BTreeSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
         let mut logs = all_log_names(store)?;
+        let known: HashSet<SessionId> = remembered(store).collect();
+        let mut new = Vec::new();
         let (mut live, mut lists, mut ids) = (Vec::new(), Vec::new(), BTreeSet::new());
         for (id, name) in registers {
             ids.insert(id);
@@ -52,7 +59,13 @@ impl PointSet {
                 continue;
             }
             let mut point = match register(store, &mut cache, &id, &name, &mut damaged)? {
-                Some(Decided::Point(point)) => point,
+                Some(Decided::Point(point)) => {
+                    // Its copy was made once its register was durable: what this host remembers was never lost in a crash.
+                    if copies.contains(&id) && !registers::is_copy(&name) && !known.contains(&id) {
+                        new.push((memory_name(&id), Vec::new()));
+                    }
+                    point
+                }
                 Some(Decided::Relocation(list)) => {
                     lists.push(list);
                     continue;
@@ -64,7 +77,7 @@ impl PointSet {
                 }
                 Some(Decided::Closed) | None => continue,
             };
-            (point.log, point.log_damage) = read_log(&mut cache, &id, logs.remove(&id).unwrap_or_default())?;
+            (point.log, point.log_damage) = read_log(&mut log_cache, &id, logs.remove(&id).unwrap_or_default())?;
             damaged.extend(point.log_damage.iter().flat_map(|d| d.entries.iter().cloned()));
             if point.log_forgets() {
                 forgotten.insert(id);
@@ -73,12 +86,20 @@ impl PointSet {
             }
         }
         cache.keep();
+        log_cache.keep();
         live.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
-        // Logs are of points alone, and parents were committed before their children: both outlive a register that is lost.
-        let mut missing: BTreeSet<SessionId> = live.iter().flat_map(|p| p.body.parents.iter().map(|parent| parent.session)).collect();
-        missing.extend(logs.into_keys());
-        missing.retain(|id| !ids.contains(id) && !forgotten.contains(id));
-        for id in std::mem::take(&mut missing) {
+        if let Err(e) = store.index.keep_objects(&new) {
+            tracing::debug!("{e}");
+        }
+        // Logs are of points alone, and parents were committed before their children: both outlive a register that is lost, and so does this host's memory.
+        let told = live.iter().flat_map(|p| p.body.parents.iter().map(|parent| parent.session)).chain(logs.into_keys());
+        let mut suspects: BTreeMap<SessionId, String> = told.map(|id| (id, MISSING.to_owned())).collect();
+        for id in known {
+            suspects.entry(id).or_insert_with(|| format!("{MISSING_HERE}{}", store.index.path().display()));
+        }
+        suspects.retain(|id, _| !ids.contains(id) && !forgotten.contains(id));
+        let mut missing = BTreeMap::new();
+        for (id, why) in suspects {
             // What was committed or forgotten while the lists were made is there by now.
             let names = [ObjectName::register(&id), ObjectName::register_copy(&id), ObjectName::tombstone(&id)];
             let mut is_there = false;
@@ -86,8 +107,8 @@ impl PointSet {
                 is_there |= store.platform.size(name)?.is_some();
             }
             if !is_there && !log_forgets(store, &id)? {
-                damaged.push(StoreError::damaged(&names[0], MISSING).to_string());
-                missing.insert(id);
+                damaged.push(StoreError::damaged(&names[0], &why).to_string());
+                missing.insert(id, why);
             }
         }
         Ok(Self { damaged, live, lists, forgotten, registers: ids, missing })
@@ -112,8 +133,18 @@ impl PointSet {
         self.forgotten.contains(id)
     }
     /// Points whose registers are lost, by what their logs and children tell.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = &SessionId> {
-        self.missing.iter()
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (&SessionId, &str)> {
+        self.missing.iter().map(|(id, why)| (id, why.as_str()))
+    }
+    /// A point that is missing is not hidden by what is done on: its packs would be taken for those of a backup that never ended.
+    pub(crate) fn none_is_missing(&self) -> Result<()> {
+        let Some((id, why)) = self.missing.first_key_value() else { return Ok(()) };
+        Err(StoreError::damaged(
+            ObjectName::register(id),
+            format_args!(
+                "{why}; nothing was deleted. Put the file back from a copy of the store; 'cairn forget --force {id}' gives the point up, then collections go on"
+            ),
+        ))
     }
     /// All registers that exist, sorted.
     pub(crate) fn register_ids(&self) -> impl Iterator<Item = &SessionId> {
@@ -122,7 +153,28 @@ impl PointSet {
 }
 
 /// What is wrong with a register that only a log or a child tells of.
-pub(crate) const MISSING: &str = "the register of this point is missing, and so is its copy; its log or a later point tells of it";
+const MISSING: &str = "the register of this point is missing, and so is its copy; its log or a later point tells of it";
+
+/// The same where this host has read the register here before; with the name of its cache.
+const MISSING_HERE: &str = "the register of this point is missing, and so is its copy; this host has seen both here. Where the store was set back to an older \
+    copy on purpose, remove this host's cache of it: ";
+
+/// Under this name this host's cache remembers that a point was committed, and that its register had reached stable storage.
+fn memory_name(id: &SessionId) -> String {
+    format!("{MEMORY}{id}")
+}
+
+const MEMORY: &str = "point ";
+
+/// Points that this host remembers. Registers and tombstones are never removed, so each has one or the other for ever, however long a host was away. A
+/// cache that fails remembers nothing.
+pub(crate) fn remembered(store: &Inner) -> impl Iterator<Item = SessionId> {
+    let names = store.index.objects_named(MEMORY).unwrap_or_else(|e| {
+        tracing::debug!("{e}");
+        Vec::new()
+    });
+    names.into_iter().filter_map(|id| parse_session(&id).ok())
+}
 
 /// A register, or its copy where it is damaged or gone; that is noted.
 fn register(store: &Inner, cache: &mut CachedReader<'_>, id: &SessionId, name: &ObjectName, damaged: &mut Vec<String>) -> Result<Option<Decided>> {

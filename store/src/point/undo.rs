@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{BackupOutcome, DiskJob, Part, Plan, PointInfo, Progress, Result, StoreError, point_source::PointSource, resolve::decompressor, store::Store};
 use cairn_store_format::{
-    Location, ObjectName, PackId, SessionId,
+    Location, ObjectName, PackId, PackKind, SessionId,
     manifest::Manifest,
     map::{Branch, Ref, Region, Run, root_level},
+    name::parse_pack,
     pack::FrameKind,
     point_log::Action,
     register::{DiskEntry, DiskTable, decode_disks},
@@ -111,14 +112,22 @@ pub struct TakeBack<'a> {
     /// Nodes below which everything is there.
     whole: HashSet<(Location, u8)>,
     packs: HashMap<PackId, bool>,
-    rounds: Vec<String>,
+    in_trash: HashSet<PackId>,
 }
 
 impl<'a> TakeBack<'a> {
-    /// For the points of a store.
+    /// For the points of a store. The trash, lists of moves and index files are looked through here, once for all points: each look lists whole folders of
+    /// the store, and of a thousand forgotten points a thousand packs are gone.
     pub fn new(store: &'a Store) -> Result<Self> {
-        let rounds = store.inner.platform.list_dirs("trash")?;
-        Ok(Self { store, live: store.points()?, zstd: decompressor(), whole: HashSet::new(), packs: HashMap::new(), rounds })
+        let inner = &*store.inner;
+        inner.refresh_relocations()?;
+        inner.refresh_index()?;
+        let mut in_trash = HashSet::new();
+        for round in inner.platform.list_dirs("trash")? {
+            let names = inner.platform.list(&format!("trash/{round}"))?;
+            in_trash.extend(names.iter().flat_map(|n| [PackKind::Data, PackKind::Meta].into_iter().filter_map(|kind| parse_pack(n.file(), kind))));
+        }
+        Ok(Self { store, live: store.points()?, zstd: decompressor(), whole: HashSet::new(), packs: HashMap::new(), in_trash })
     }
 
     /// The living point that has the name, the time and the content of this one: its forget was taken back before.
@@ -144,7 +153,7 @@ impl<'a> TakeBack<'a> {
         match &p.body.disks {
             DiskTable::Inline(d) => Ok(Some(d.clone())),
             DiskTable::Frame(r) => {
-                let plain = self.store.inner.fetch_if_there(&mut self.zstd, r, FrameKind::DiskTable, 0)?;
+                let plain = self.fetch(r, FrameKind::DiskTable, 0)?;
                 Ok(plain.and_then(|plain| decode_disks(&plain).ok()))
             }
         }
@@ -153,7 +162,7 @@ impl<'a> TakeBack<'a> {
     /// Whether all that the point refers to can be found, by the packs that are there: nothing but maps is read.
     pub fn is_possible(&mut self, forgotten: &Point) -> Result<bool> {
         let Some(r) = &forgotten.body.manifest else { return Ok(false) };
-        let Some(plain) = self.store.inner.fetch_if_there(&mut self.zstd, r, FrameKind::Manifest, 0)? else { return Ok(false) };
+        let Some(plain) = self.fetch(r, FrameKind::Manifest, 0)? else { return Ok(false) };
         let Ok(manifest) = Manifest::decode(&plain) else { return Ok(false) };
         for part in manifest.parts.values() {
             if !part.to_ref().is_ok_and(|r| self.frame_is_there(&r).unwrap_or(false)) {
@@ -177,7 +186,7 @@ impl<'a> TakeBack<'a> {
             if self.whole.contains(&(r.at, level)) {
                 continue;
             }
-            let Some(plain) = self.store.inner.fetch_if_there(&mut self.zstd, &r, FrameKind::Node, level)? else { return Ok(false) };
+            let Some(plain) = self.fetch(&r, FrameKind::Node, level)? else { return Ok(false) };
             if level > 0 {
                 let Ok(branch) = Branch::decode(&plain) else { return Ok(false) };
                 todo.extend(branch.0.into_iter().flatten().map(|child| (child, level - 1)));
@@ -198,28 +207,36 @@ impl<'a> TakeBack<'a> {
         Ok(true)
     }
 
-    /// By its pack, here or in the trash; else by where it was moved to, or where the index has it.
+    /// A frame, unless its packs are gone: then nobody looks for other copies of it.
+    fn fetch(&mut self, r: &Ref, kind: FrameKind, level: u8) -> Result<Option<Vec<u8>>> {
+        // Asked for where it is: who asks for it in a pack that is gone has all registers listed for newer lists of moves.
+        let Some(at) = self.place(r)? else { return Ok(None) };
+        self.store.inner.fetch_if_there(&mut self.zstd, &Ref { id: r.id, at }, kind, level)
+    }
+
     fn frame_is_there(&mut self, r: &Ref) -> Result<bool> {
+        Ok(self.place(r)?.is_some())
+    }
+
+    /// Where a frame is: in its pack, here or in the trash; else where it was moved to, or where the index has it.
+    fn place(&mut self, r: &Ref) -> Result<Option<Location>> {
         if self.pack_is_there(&r.at.pack)? {
-            return Ok(true);
+            return Ok(Some(r.at));
         }
-        for to in self.store.inner.moved_to(&r.at)? {
-            if self.pack_is_there(&to.pack)? {
-                return Ok(true);
+        let indexed = self.store.inner.locate(&r.id).ok().flatten();
+        for at in self.store.inner.relocations.ends(&r.at).into_iter().chain(indexed) {
+            if self.pack_is_there(&at.pack)? {
+                return Ok(Some(at));
             }
         }
-        Ok(self.store.inner.locate(&r.id).ok().flatten().is_some())
+        Ok(None)
     }
 
     fn pack_is_there(&mut self, pack: &PackId) -> Result<bool> {
         if let Some(known) = self.packs.get(pack) {
             return Ok(*known);
         }
-        let platform = &*self.store.inner.platform;
-        let mut there = self.store.inner.pack_exists(pack)?;
-        for name in self.rounds.iter().flat_map(|round| ObjectName::pack(pack).into_iter().filter_map(|n| ObjectName::trashed(round, &n))) {
-            there = there || platform.size(&name)?.is_some();
-        }
+        let there = self.in_trash.contains(pack) || self.store.inner.pack_exists(pack)?;
         self.packs.insert(*pack, there);
         Ok(there)
     }

@@ -6,7 +6,7 @@ use crate::{
     crypto::verify_signature,
     damage::read_or_skip,
     point::{
-        MISSING, PointSet,
+        PointSet,
         registers::{CachedReader, list_months_of, whole_mark},
     },
     store::Inner,
@@ -133,7 +133,7 @@ impl Scrub<'_> {
         }
         if let Some(store) = self.keyed {
             let missing = PointSet::load(store)?;
-            report.add(missing.missing().map(|id| Finding { object: ObjectName::register(id).to_string(), offset: None, why: MISSING.into() }));
+            report.add(missing.missing().map(|(id, why)| Finding { object: ObjectName::register(id).to_string(), offset: None, why: why.into() }));
         }
         Ok(())
     }

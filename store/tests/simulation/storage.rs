@@ -60,16 +60,34 @@ fn a_random_power_loss_keeps_some_and_a_folder_takes_all_below_it_along() {
 }
 
 #[test]
-fn a_failed_sync_is_never_made_good() {
+fn a_failed_sync_of_a_folder_is_owed_until_one_succeeds() {
+    for (again, kept) in [(false, None), (true, Some(1))] {
+        let world = World::new(StorageKind::Local, 1);
+        let host = world.host(0);
+        let p = world.process(host);
+        p.create(&pack(1), b"x", Durability::Deferred).expect("creates");
+        world.place(&p, 0, Fault::FailBefore(libc::EIO));
+        assert!(p.barrier().is_err());
+        if again {
+            p.barrier().expect("the journal takes it");
+        }
+        world.power_loss(host, Survival::None);
+        assert_eq!(world.process(host).size(&pack(1)).expect("asks"), kept);
+    }
+}
+
+#[test]
+fn a_failed_sync_of_a_file_is_never_made_good() {
     let world = World::new(StorageKind::Local, 1);
     let host = world.host(0);
     let p = world.process(host);
-    p.create(&pack(1), b"x", Durability::Deferred).expect("creates");
-    world.place(&p, 0, Fault::FailBefore(libc::EIO));
-    assert!(p.barrier().is_err());
-    p.barrier().expect("the kernel tells of it once");
-    world.power_loss(host, Survival::None);
-    assert_eq!(world.process(host).size(&pack(1)).expect("asks"), None);
+    p.create(&session(9), b"folders are there", Durability::Now).expect("creates");
+    // write, fdatasync
+    world.place(&p, 1, Fault::FailBefore(libc::EIO));
+    assert!(p.create(&session(1), b"ours", Durability::Now).is_err());
+    p.barrier().expect("nothing is owed");
+    assert_eq!(p.size(&session(1)).expect("asks"), None);
+    assert_eq!(p.create(&session(1), b"ours", Durability::Now).expect("anew"), Created::New);
 }
 
 #[test]

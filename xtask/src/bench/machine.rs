@@ -48,7 +48,8 @@ fn distribution() -> String {
 }
 
 fn file_system(dir: &Path) -> String {
-    said("stat", &["-f", "-c", "%T", &dir.to_string_lossy()])
+    // By the mount: `stat -f` cannot tell ext4 from ext2.
+    said("findmnt", &["-n", "-o", "FSTYPE", "-T", &dir.to_string_lossy()])
 }
 
 #[cfg(test)]

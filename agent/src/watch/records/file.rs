@@ -3,6 +3,7 @@
 //! Invariants
 //! - It may be deleted at any time, also while it is open: what is lost is history, never a point.
 //! - One that is damaged, or that a newer version made, is set aside under another name and begun anew. It is not deleted: somebody may want to look.
+//! - It is its owner's alone, with all that SQLite makes beside it, whoever made it.
 //! - Several processes have it open at once (the daemon, its looks, a look of an admin's): transactions are short, waits for them have a limit.
 
 use rusqlite::{Connection, ErrorCode};
@@ -10,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -74,8 +75,22 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+/// What domains there are and what happens to them is nobody else's business. SQLite gives its log and its index the mode of the file.
+fn private(path: &Path) {
+    // An error shows when SQLite opens it.
+    let _ = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    for suffix in ["", "-wal", "-shm"] {
+        let path = PathBuf::from(format!("{}{suffix}", path.display()));
+        if fs::metadata(&path).is_ok_and(|m| m.permissions().mode() & 0o077 != 0) {
+            // Of an earlier version, which left it to the umask.
+            let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o600));
+        }
+    }
+}
+
 /// None where a newer version made it.
 fn connect(path: &Path) -> rusqlite::Result<Option<Connection>> {
+    private(path);
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY_LIMIT)?;
     // Not synced: after a power failure the newest may be missing, and a file that holds together is all that is asked of it.
@@ -136,6 +151,24 @@ mod tests {
         let mut names: Vec<String> = fs::read_dir(dir).expect("folder").map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn it_is_its_owners_alone() {
+        let dir = tempfile::tempdir().expect("folder");
+        let modes = || {
+            let with = |name: &str| fs::metadata(dir.path().join(name)).expect(name).permissions().mode() & 0o777;
+            ["domains.sqlite", "domains.sqlite-wal", "domains.sqlite-shm", "domains.lock"].map(with)
+        };
+        let db = open(dir.path()).expect("made");
+        assert_eq!(modes(), [0o600; 4]);
+        // As an earlier version left them.
+        for name in ["domains.sqlite", "domains.sqlite-wal", "domains.sqlite-shm"] {
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o644)).expect("ours");
+        }
+        let second = open(dir.path()).expect("opened");
+        assert_eq!(modes(), [0o600; 4]);
+        drop((db, second));
     }
 
     #[test]

@@ -128,6 +128,14 @@ impl Records {
         })
     }
 
+    /// The name of a domain by UUID; none of one that is gone.
+    pub fn name_of(&mut self, uuid: &str) -> Outcome<Option<String>> {
+        self.work(|db| {
+            let sql = "SELECT name FROM domains WHERE uuid = ?1 AND phase != 'gone'";
+            db.prepare_cached(sql)?.query_row([uuid], |r| r.get(0)).optional()
+        })
+    }
+
     /// Stores in which a domain has points, with its newest there.
     pub fn points_of(&mut self, uuid: &str) -> Outcome<Vec<(String, String)>> {
         self.work(|db| db.prepare_cached("SELECT store, point FROM points WHERE uuid = ?1")?.query_map([uuid], |r| Ok((r.get(0)?, r.get(1)?)))?.collect())

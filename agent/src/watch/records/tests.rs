@@ -90,6 +90,7 @@ fn a_rename_keeps_the_record_and_the_end_of_a_domain_its_history() {
     records.saw(UUID, "web", &sight(Phase::Off(Stop::Other), 10), "look").expect("seen");
     records.saw(UUID, "shop", &sight(Phase::Off(Stop::Other), 20), "look").expect("seen");
     assert_eq!(one(&mut records)["name"], "shop");
+    assert_eq!((records.name_of(UUID).expect("read").as_deref(), records.name_of("x").expect("read")), (Some("shop"), None));
     assert_eq!((records.uuid_of("shop").expect("read").as_deref(), records.uuid_of("web").expect("read")), (Some(UUID), None));
     records.only_these(&[UUID.into()], 30, 30_000_000).expect("there");
     assert_eq!(one(&mut records)["state"], "off");
@@ -97,6 +98,7 @@ fn a_rename_keeps_the_record_and_the_end_of_a_domain_its_history() {
     assert_eq!(one(&mut records)["state"], "off", "it was seen after that list was made");
     records.only_these(&[], 40, 40_000_000).expect("gone");
     assert_eq!(one(&mut records)["state"], "gone");
+    assert_eq!(records.name_of(UUID).expect("read"), None);
     records.saw(UUID, "shop", &sight(Phase::Off(Stop::Other), 50), "libvirt").expect("seen");
     assert_eq!(one(&mut records)["state"], "off", "it came back");
     records.gone(UUID, 60).expect("gone");

@@ -60,6 +60,7 @@ pub(super) fn level(off: Off) -> QuiesceReport {
                 level: QuiesceLevel::Filesystem,
                 freeze_ms: 0,
                 frozen_filesystems: 0,
+                frozen_mounts: Vec::new(),
                 reason: Some("the domain was off, its guest had shut down".to_owned()),
             };
         }

@@ -14,24 +14,16 @@ impl LocalPlatform {
     /// Makes the folder of an object, durably, one level at a time.
     /// Order: 1 mkdir · 2 fsync of the folder above. If we die after 1, or another process is there now: the folder is there for everybody but
     /// may vanish with all that is put into it, so whoever finds one does 2 as well, once.
-    /// Where 2 fails the kernel may have dropped what it could not write; a folder that is taken away again leaves no one to rely on it.
+    /// Where 2 fails, whoever comes next does it again: names that a sync failed for are not lost by that (docs/adr/0022).
     pub(super) fn ensure_dir(&self, dir: &Path) -> io::Result<()> {
         if dir == self.root || lock(&self.known_dirs).contains(dir) {
             return Ok(());
         }
         let parent = dir.parent().expect("below the root");
         self.ensure_dir(parent)?;
-        let made = match fs::DirBuilder::new().mode(0o700).create(dir) {
-            Ok(()) => true,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(e) => return Err(e),
-        };
-        if let Err(e) = sync_dir(parent) {
-            if made {
-                // It stays where another process has put something into it meanwhile; that one made it durable itself.
-                let _ = fs::remove_dir(dir);
-            }
-            return Err(e);
+        match fs::DirBuilder::new().mode(0o700).create(dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => sync_dir(parent)?,
         }
         lock(&self.known_dirs).insert(dir.to_path_buf());
         Ok(())

@@ -55,6 +55,13 @@ impl LocalPlatform {
                 continue;
             }
             let wanted = match e.file_type() {
+                // What an admin has moved elsewhere and linked to is followed; a link that leads nowhere hides all that was there.
+                Ok(kind) if kind.is_symlink() => match fs::metadata(e.path()) {
+                    Ok(target) => target.is_dir() == want_dirs,
+                    // Whoever reads such an object is told.
+                    Err(_) if !want_dirs => true,
+                    Err(x) => return Err(self.failed("follow the link", &format!("{dir}/{name}"), x)),
+                },
                 Ok(kind) => kind.is_dir() == want_dirs,
                 // It was listed, so it was there; NFS lists without kinds, and "missing" may be an old belief. Readers meet what has gone as well.
                 Err(x) if x.kind() == io::ErrorKind::NotFound => true,
@@ -66,5 +73,37 @@ impl LocalPlatform {
         }
         out.sort_unstable();
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::platform::{Durability, LocalPlatform, Platform};
+    use cairn_store_format::{ObjectName, SessionId};
+    use std::{fs, os::unix::fs::symlink};
+
+    #[test]
+    fn a_folder_behind_a_link_is_listed_and_one_that_is_gone_is_an_error() {
+        let (root, elsewhere) = (tempfile::tempdir().expect("temp dir"), tempfile::tempdir().expect("temp dir"));
+        let p = LocalPlatform::open(root.path()).expect("opens");
+        let name = ObjectName::register(&SessionId([1; 16]));
+        p.create(&name, b"x", Durability::Now).expect("creates");
+        let (there, moved) = (root.path().join(name.dir()), elsewhere.path().join("moved"));
+        // As to another file system.
+        assert!(std::process::Command::new("cp").arg("-a").arg(&there).arg(&moved).status().expect("cp runs").success());
+        fs::remove_dir_all(&there).expect("removes");
+        symlink(&moved, &there).expect("links");
+        let month = name.dir().strip_prefix("c/").expect("a month");
+        assert_eq!(p.list_dirs("c").expect("lists"), [month]);
+        assert_eq!(p.list("c").expect("a folder is no object"), []);
+        assert_eq!(p.list(name.dir()).expect("lists"), std::slice::from_ref(&name));
+        fs::remove_dir_all(&moved).expect("it is gone");
+        let e = p.list_dirs("c").expect_err("what it held is hidden").to_string();
+        assert!(e.contains(&there.display().to_string()) && e.contains("follow the link"), "{e}");
+        // Among objects, a link to one is one.
+        fs::remove_file(&there).expect("removes");
+        fs::create_dir(&there).expect("made");
+        symlink(elsewhere.path().join("file"), there.join(name.file())).expect("links");
+        assert_eq!(p.list(name.dir()).expect("lists"), std::slice::from_ref(&name));
     }
 }

@@ -173,6 +173,12 @@ impl Platform for LocalPlatform {
         self.none_if_missing("stat", name, again_if_stale(look))
     }
 
+    fn stamp(&self, name: &ObjectName) -> Option<String> {
+        // By the client's attributes on NFS, a few seconds old at most: what decides something reads.
+        let meta = fs::metadata(self.path(name)).ok()?;
+        Some(format!("{}-{}.{:09}-{}", meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ino()))
+    }
+
     fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {
         Ok(self.list_kind(dir, false)?.iter().filter_map(|f| ObjectName::listed(dir, f)).collect())
     }

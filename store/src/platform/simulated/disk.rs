@@ -32,8 +32,6 @@ pub(super) enum Node {
 struct Change {
     put: Vec<(String, Node)>,
     remove: Vec<String>,
-    /// A sync of its folder failed: the kernel has told of it once and does not try again.
-    doomed: bool,
 }
 
 /// What a power loss does to changes that were not synced.
@@ -101,7 +99,7 @@ impl Disk {
     }
 
     fn change(&mut self, now_ms: u64, put: Vec<(String, Node)>, remove: Vec<String>) {
-        let change = Change { put, remove, doomed: false };
+        let change = Change { put, remove };
         for name in change.put.iter().map(|p| &p.0).chain(&change.remove) {
             self.dir_modified_ms.insert(parent(name).to_owned(), now_ms);
         }
@@ -238,15 +236,10 @@ impl Disk {
         if !self.is_dir(dir) {
             return Err(errno(libc::ENOENT));
         }
-        let (now, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().partition(|c| !c.doomed && c.touches(dir));
+        let (now, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().partition(|c| c.touches(dir));
         now.iter().for_each(|c| c.apply(&mut self.durable));
         self.pending = rest;
         Ok(())
-    }
-
-    /// The sync failed, and the kernel drops what it could not write: no later sync of this folder helps.
-    pub(super) fn fail_sync_dir(&mut self, dir: &str) {
-        self.pending.iter_mut().filter(|c| c.touches(dir)).for_each(|c| c.doomed = true);
     }
 
     pub(super) fn dir_modified_ms(&self, dir: &str) -> Option<u64> {

@@ -4,7 +4,7 @@ use super::{Survival, rng::Rng};
 
 /// One thing that goes wrong at one operation.
 pub enum Fault {
-    /// The operation returns this error number and had no effect. A sync that fails loses what it should have made durable.
+    /// The operation returns this error number and had no effect. A sync of a file that fails loses what it should have made durable.
     FailBefore(i32),
     /// The operation took effect, its reply is lost: it returns this error number.
     FailAfter(i32),

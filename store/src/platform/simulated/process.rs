@@ -168,16 +168,9 @@ impl SimulatedPlatform {
             return Ok(());
         }
         self.make_dir(parent(dir))?;
-        let made = match self.step(OpKind::MakeDir, dir, |s| s.disk.make_dir(dir, s.now_ms)) {
-            Ok(()) => true,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(e) => return Err(e),
-        };
-        if let Err(e) = self.sync_dir(parent(dir)) {
-            if made {
-                let _ = self.step(OpKind::RemoveDir, dir, |s| s.disk.remove_dir(dir, s.now_ms));
-            }
-            return Err(e);
+        match self.step(OpKind::MakeDir, dir, |s| s.disk.make_dir(dir, s.now_ms)) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => self.sync_dir(parent(dir))?,
         }
         self.own().known_dirs.insert(dir.to_owned());
         Ok(())
@@ -187,10 +180,8 @@ impl SimulatedPlatform {
         let (mut s, verdict) = self.enter(OpKind::SyncDir, dir, 0)?;
         match verdict {
             Verdict::Go | Verdict::EndInFlight => s.disk.sync_dir(dir),
-            Verdict::Fail(errno) => {
-                s.disk.fail_sync_dir(dir);
-                Err(io::Error::from_raw_os_error(errno))
-            }
+            // The names stay as they were, seen and not durable: docs/adr/0022.
+            Verdict::Fail(errno) => Err(io::Error::from_raw_os_error(errno)),
             Verdict::GoAndFail(errno) => s.disk.sync_dir(dir).and(Err(io::Error::from_raw_os_error(errno))),
         }
     }
