@@ -97,7 +97,7 @@ lab_test!(a_scratch_that_fills_up_ends_the_backup_and_no_guest_sees_it, Options 
     assert!(suite.domain.virsh_ok(&["domblkerror", "lab1"]).expect("domblkerror").contains("No errors"));
     fs::remove_file(&gate).expect("the store goes on");
     suite.assert_left_alone(END_LIMIT);
-    assert_eq!(suite.points(), [first.id.clone()], "no point was made");
+    assert_eq!(suite.points(), std::slice::from_ref(&first.id), "no point was made");
     let second = suite.quiet_backup("second");
     let point = suite.point(&second.id);
     assert_eq!((mode(&point, "vda").as_str(), mode(&point, "vdb").as_str()), ("incremental", "incremental"), "{point}");

@@ -261,7 +261,7 @@ fn left(name: &str, examined: &Examined, around: &Around) -> Vec<Finding> {
             Some(Finding::failed("left", found, format!("'cairn reconcile {name}' thaws it")))
         }
         // A look finds only what lies in the usual folder.
-        Kind::Scratch if around.scratch_dir != PathBuf::from(cairn_hypervisor::capture::scratch::SCRATCH_DIR_DEFAULT) => {
+        Kind::Scratch if around.scratch_dir != *cairn_hypervisor::capture::scratch::SCRATCH_DIR_DEFAULT => {
             Some(Finding::warning("left", format!("{kind}: {what}"), "the next backup with this --scratch-dir takes it away"))
         }
         _ => Some(Finding::warning("left", format!("{kind}: {what}"), reconcile.clone())),
