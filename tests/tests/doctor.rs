@@ -2,7 +2,7 @@
 
 use cairn_lab::nfs::{Rig, Setup};
 use cairn_lab::suite::{CLEAN_LIMIT, Suite, assert_refused};
-use cairn_lab::{Options, cairn, imposter, lab_test, libvirt, process, traces};
+use cairn_lab::{Options, cairn, imposter, lab_test, libvirt, process, stall, traces};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -19,6 +19,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(150);
 const LONG: Duration = Duration::from_secs(600);
 /// How exports of ours begin; libvirt has some of its own in the same backup.
 const OURS: &str = "cairn-";
+/// While it is there, the store of a backup that is to die stands still.
+const GATE: &str = "gate";
 const HELPER: &str = env!("CARGO_BIN_EXE_cairn-lab");
 
 /// A report and the exit code, which must fit.
@@ -65,9 +67,13 @@ fn bitmaps(suite: &Suite) -> traces::Traces {
     traces::look(&suite.domain).expect("the monitor answers")
 }
 
-/// Kills a backup's guard and then the backup once `is_time`, so that nobody is left to clean up.
+/// Kills a backup's guard and then the backup once `is_time`, so that nobody is left to clean up. Its store stands still while there is
+/// a file [`GATE`].
 fn dead_backup(suite: &Suite, is_time: impl Fn() -> bool) {
-    let mut child: Child = suite.cairn.command(&["backup", "lab1"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    let gate = suite.path(GATE);
+    let mut command = suite.cairn.command(&["backup", "lab1"]);
+    command.env("LD_PRELOAD", stall::library(&suite.path(""), &gate)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child: Child = command.spawn().expect("starts");
     let begin = Instant::now();
     while !is_time() {
         assert!(begin.elapsed() < KILL_LIMIT && child.try_wait().expect("our child").is_none(), "the backup was over before it could be killed");
@@ -81,6 +87,7 @@ fn dead_backup(suite: &Suite, is_time: impl Fn() -> bool) {
     }
     child.kill().expect("our child");
     child.wait().expect("reaped");
+    fs::remove_file(&gate).ok();
 }
 
 fn churn(suite: &Suite, number: u32) {
@@ -135,7 +142,15 @@ lab_test!(each_fault_of_a_host_with_a_guest_is_told_with_its_remedy, Options { d
 
     // What a dead backup left, which a look then takes away.
     churn(&suite, 2);
-    dead_backup(&suite, || traces::look(&suite.domain).is_ok_and(|t| t.exports.iter().any(|id| id.starts_with(OURS))));
+    dead_backup(&suite, || {
+        traces::look(&suite.domain).is_ok_and(|t| {
+            if t.libvirt_job {
+                fs::write(suite.path(GATE), "").expect("writes");
+            }
+            t.exports.iter().any(|id| id.starts_with(OURS))
+        })
+    });
+    assert_eq!(suite.points().len(), 2, "it made no point");
     let left = bitmaps(&suite);
     let report = doctor(&suite, &["lab1"]);
     for what in ["job of a dead backup", "export of a dead backup", "scratch of a dead backup", "bitmap of no point"] {
@@ -163,7 +178,9 @@ lab_test!(each_fault_of_a_host_with_a_guest_is_told_with_its_remedy, Options { d
     assert!(all(&report).iter().all(|c| c["check"] != "left"), "{report:#}");
     fs::rename(&away, suite.cairn.store()).expect("moved");
 
-    // QEMU is killed: its bitmap is inconsistent, while the domain is off and when it runs again.
+    // QEMU is killed: its bitmap, which an orderly end had stored, is inconsistent, while the domain is off and when it runs again.
+    suite.domain.virsh_ok(&["destroy", "lab1"]).expect("destroy");
+    suite.domain.start(BOOT_LIMIT).expect("start");
     let qemu = fs::read_to_string("/run/libvirt/qemu/lab1.pid").expect("QEMU's pid file");
     kill(Pid::from_raw(qemu.trim().parse().expect("a pid")), Signal::SIGKILL).expect("QEMU is there");
     process::wait_for("end of lab1", KILL_LIMIT, Duration::from_millis(100), || Ok((suite.domain.state()? == "shut off").then_some(()))).expect("it ends");

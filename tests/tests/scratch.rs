@@ -1,7 +1,7 @@
 //! The scratch of a backup never hurts the guest: one that fills up ends the backup, whatever its store does, and the guest sees no error.
 
 use cairn_lab::suite::{Suite, mode};
-use cairn_lab::{Options, lab_test, process, traces};
+use cairn_lab::{Options, lab_test, process, stall, traces};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,21 +17,6 @@ const FILL_MIB: u64 = 60;
 const SCRATCH_MIB: u64 = 320;
 /// What is left of it once others have filled the file system.
 const LEFT_MIB: u64 = 48;
-
-/// A library that makes the program it is loaded into wait in every flush for as long as a file is there: a store that has stopped. Made with the
-/// host's C compiler.
-fn stalling_library(folder: &Path, gate: &Path) -> std::path::PathBuf {
-    let (source, library) = (folder.join("stall.c"), folder.join("stall.so"));
-    let wait = format!("static void wait_for_store(void) {{ while (access(\"{}\", F_OK) == 0) usleep(10000); }}\n", gate.display());
-    let code = "#define _GNU_SOURCE\n#include <unistd.h>\n#include <sys/syscall.h>\n".to_owned()
-        + &wait
-        + "int fsync(int fd) { wait_for_store(); return (int)syscall(SYS_fsync, fd); }\n\
-           int fdatasync(int fd) { wait_for_store(); return (int)syscall(SYS_fdatasync, fd); }\n";
-    fs::write(&source, code).expect("writes");
-    let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().expect("cc runs");
-    assert!(made.success(), "cc");
-    library
-}
 
 /// Overwrites in place, as fast as the guest can, what it knows nothing shorter for.
 fn fill(suite: &Suite) {
@@ -72,7 +57,7 @@ lab_test!(a_scratch_that_fills_up_ends_the_backup_and_no_guest_sees_it, Options 
     fill(&suite);
 
     let (gate, log) = (suite.path("gate"), suite.path("backup.log"));
-    let library = stalling_library(&suite.path(""), &gate);
+    let library = stall::library(&suite.path(""), &gate);
     let mut backup = start(&suite, &small.join("scratch"), &library, &log);
     let said = || fs::read_to_string(&log).unwrap_or_default();
     process::wait_for("start of the backup's job", END_LIMIT, Duration::from_millis(20), || {
