@@ -13,6 +13,7 @@ mod commands;
 mod config;
 mod context;
 mod daemon;
+mod doctor;
 mod domain;
 mod failure;
 mod hook;

@@ -1,8 +1,9 @@
 //! What the guard decides. No I/O and no clock of its own: events and times come in, verdicts go out; actions are a trait.
 //!
 //! Invariants: an announced freeze is thawed before anything else is done; a job that lives is not killed for a freeze that takes too long (a
-//! thawed guest is what matters, and the job's proof will fail by itself); the job is dead before anything of it is taken away; nothing is given
-//! up before [`CLEAN_UP_LIMIT`].
+//! thawed guest is what matters, and the job's proof will fail by itself); the job is dead before anything of it is taken away, but where the scratch
+//! runs out: then it is killed and not waited for, since a process that waits in the kernel for its store does not end, and the guest's writes cannot
+//! wait; nothing is given up before [`CLEAN_UP_LIMIT`].
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -13,6 +14,10 @@ pub const STALL_LIMIT: Duration = Duration::from_secs(6);
 pub const THAW_RESERVE: Duration = Duration::from_secs(3);
 /// How long the clean-up is tried; what is left then, the next start sweeps.
 pub const CLEAN_UP_LIMIT: Duration = Duration::from_secs(600);
+/// From SIGKILL to the end of the process.
+pub const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// The same where each moment costs the guest room for its writes.
+pub const KILL_LIMIT_URGENT: Duration = Duration::from_millis(200);
 /// Pause between attempts.
 pub const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -155,8 +160,8 @@ pub fn call_limit(freeze_limit: Duration) -> Duration {
 pub trait Actions {
     /// Thaws the guest; true when it certainly is.
     fn thaw(&mut self) -> bool;
-    /// Kills the job and waits for its end; true when it has ended.
-    fn kill_job(&mut self) -> bool;
+    /// Kills the job and waits for its end, so long; true when it has ended.
+    fn kill_job(&mut self, limit: Duration) -> bool;
     /// Takes away job, exports, frozen copy, scratch, and the new bitmaps unless the point is committed; true when nothing is left.
     fn clean_up(&mut self, keep_bitmaps: bool) -> bool;
     /// Waits.
@@ -166,12 +171,16 @@ pub trait Actions {
 /// Ends a backup: thaw · kill · thaw once more · clean up. False if something is left.
 ///
 /// The second thaw: a freeze that the job had sent may have completed after the first.
-pub fn end(watch: &Watch, actions: &mut dyn Actions) -> bool {
+///
+/// Killed, a job runs nothing of its own any more, ended or not; what its last call still does in the store makes a point at most, whose bitmaps are gone:
+/// the next backup then goes on from the one before.
+pub fn end(watch: &Watch, reason: Reason, actions: &mut dyn Actions) -> bool {
     if watch.may_be_frozen() {
         actions.thaw();
     }
-    let killed = actions.kill_job();
-    clean_up(watch, actions, killed)
+    let is_urgent = reason == Reason::ScratchFull;
+    let has_ended = actions.kill_job(if is_urgent { KILL_LIMIT_URGENT } else { KILL_LIMIT });
+    clean_up(watch, actions, has_ended || is_urgent)
 }
 
 /// Goes on with the clean-up of a job that could not do it. False if something is left.
@@ -184,7 +193,7 @@ fn clean_up(watch: &Watch, actions: &mut dyn Actions, mut killed: bool) -> bool 
     let attempts = CLEAN_UP_LIMIT.as_secs() / RETRY_PAUSE.as_secs();
     for _ in 0..attempts {
         thawed = thawed || actions.thaw();
-        killed = killed || actions.kill_job();
+        killed = killed || actions.kill_job(KILL_LIMIT);
         if thawed && killed && actions.clean_up(watch.is_committed()) {
             return true;
         }
@@ -238,6 +247,7 @@ mod tests {
     struct Log {
         done: Vec<&'static str>,
         thaw_fails: u32,
+        kill_fails: u32,
         clean_up_fails: u32,
     }
 
@@ -247,9 +257,10 @@ mod tests {
             self.thaw_fails = self.thaw_fails.saturating_sub(1);
             self.thaw_fails == 0
         }
-        fn kill_job(&mut self) -> bool {
-            self.done.push("kill");
-            true
+        fn kill_job(&mut self, limit: Duration) -> bool {
+            self.done.push(if limit == KILL_LIMIT { "kill" } else { "kill at once" });
+            self.kill_fails = self.kill_fails.saturating_sub(1);
+            self.kill_fails == 0
         }
         fn clean_up(&mut self, keep_bitmaps: bool) -> bool {
             self.done.push(if keep_bitmaps { "clean, keep" } else { "clean" });
@@ -265,13 +276,24 @@ mod tests {
         let mut watch = Watch::new(start, Duration::from_secs(10));
         watch.on(Event::Freeze, start);
         let mut log = Log::default();
-        assert!(end(&watch, &mut log));
+        assert!(end(&watch, Reason::JobGone, &mut log));
         assert_eq!(log.done, ["thaw", "kill", "thaw", "clean"]);
         watch.on(Event::Thawed, start);
         watch.on(Event::Committed, start);
         let mut log = Log { clean_up_fails: 2, ..Log::default() };
-        assert!(end(&watch, &mut log));
+        assert!(end(&watch, Reason::JobGone, &mut log));
         assert_eq!(log.done, ["kill", "clean, keep", "clean, keep"]);
+    }
+
+    #[test]
+    fn a_scratch_that_runs_out_does_not_wait_for_a_job_that_hangs_in_its_store() {
+        let watch = Watch::new(Instant::now(), Duration::from_secs(10));
+        let mut log = Log { kill_fails: u32::MAX, ..Log::default() };
+        assert!(end(&watch, Reason::ScratchFull, &mut log));
+        assert_eq!(log.done, ["kill at once", "clean"]);
+        let mut log = Log { kill_fails: 3, ..Log::default() };
+        assert!(end(&watch, Reason::Stalled, &mut log));
+        assert_eq!(log.done, ["kill", "kill", "kill", "clean"]);
     }
 
     #[test]
@@ -291,10 +313,10 @@ mod tests {
         let mut watch = Watch::new(start, Duration::from_secs(10));
         watch.on(Event::Freeze, start);
         let mut log = Log { thaw_fails: 4, ..Log::default() };
-        assert!(end(&watch, &mut log));
+        assert!(end(&watch, Reason::JobGone, &mut log));
         assert_eq!(log.done, ["thaw", "kill", "thaw", "thaw", "thaw", "clean"]);
         let mut never = Log { thaw_fails: u32::MAX, ..Log::default() };
-        assert!(!end(&watch, &mut never));
+        assert!(!end(&watch, Reason::Stalled, &mut never));
         assert!(!never.done.contains(&"clean"));
     }
 }

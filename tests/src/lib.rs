@@ -41,6 +41,7 @@ pub mod roles;
 pub mod runs;
 pub mod second;
 pub mod signals;
+pub mod stall;
 pub mod suite;
 pub mod testing;
 pub mod traces;

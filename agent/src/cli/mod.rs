@@ -4,6 +4,7 @@ mod backup;
 mod boot;
 mod daemon;
 mod diff;
+mod doctor;
 mod elsewhere;
 mod export;
 mod hook;
@@ -20,6 +21,7 @@ pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
 pub use boot::Boot;
 pub use daemon::{Daemon, JobCommand, JobLog, JobPlace, JobRun, JobRunner, Jobs, SocketPlace};
 pub use diff::Diff;
+pub use doctor::Doctor;
 pub use elsewhere::Elsewhere;
 pub use export::Export;
 pub use hook::{HookCommand, HookInstall, HookPlace, HookStatus};
@@ -139,6 +141,8 @@ pub enum Command {
         #[command(subcommand)]
         command: HookCommand,
     },
+    /// Check host, stores and domains, and say what is wrong and how to mend it
+    Doctor(Doctor),
     /// Look at domains: take away what dead backups left, thaw what they froze
     Reconcile(Reconcile),
     /// Watch this host's domains and run its jobs, in the foreground
@@ -220,6 +224,8 @@ mod tests {
             "cairn hook remove --dir /d",
             "cairn reconcile",
             "cairn reconcile web1 db1 --json",
+            "cairn doctor",
+            "cairn doctor web1 db1 --json --scratch-dir /x --socket /y",
             "cairn daemon --check-config",
             "cairn daemon --check-config /x --json",
             "cairn daemon --config /x --socket /y --state-dir /z -c test:///default",

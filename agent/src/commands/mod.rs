@@ -6,6 +6,7 @@ mod boot;
 mod daemon;
 mod diff;
 mod discard;
+mod doctor;
 mod export;
 mod hook;
 mod in_place;
@@ -56,8 +57,8 @@ fn unreadable(damaged: &[String]) -> Done {
 /// Runs the command.
 pub fn run(cli: Cli) -> Outcome<Done> {
     let common = &match cli.command {
-        // Their store is a name for the daemon.
-        Command::Daemon(_) | Command::Jobs(_) | Command::Job { .. } | Command::JobRunner(_) => cli.common,
+        // Their store is a name for the daemon; `doctor` looks at a configuration that is wrong.
+        Command::Daemon(_) | Command::Jobs(_) | Command::Job { .. } | Command::JobRunner(_) | Command::Doctor(_) => cli.common,
         _ => crate::context::with_named_store(cli.common)?,
     };
     match cli.command {
@@ -86,6 +87,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Unprotect(o) => log::protect(common, &o, false),
         Command::Store { command } => store_info::run(common, &command),
         Command::Hook { command } => hook::run(common, &command),
+        Command::Doctor(o) => doctor::run(common, &o),
         Command::Reconcile(o) => reconcile::run(common, &o),
         Command::Untrack(o) => untrack::run(common, &o),
         Command::Daemon(o) => daemon::run(common, &o),

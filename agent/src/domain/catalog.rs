@@ -42,7 +42,8 @@ fn saved_once(store: &Store, point: &Point, seen: &Seen) -> Option<SavedDomain> 
     seen.borrow_mut().entry(point.id).or_insert_with(|| saved(store, point)).clone()
 }
 
-fn carrier(store: &Store, point: &Point, ordinal: u32) -> Option<CarrierRecord> {
+/// What a point recorded of one of its disks.
+pub fn carrier(store: &Store, point: &Point, ordinal: u32) -> Option<CarrierRecord> {
     let saved = saved(store, point)?;
     let disk = saved.disks.iter().find(|d| d.ordinal == ordinal)?;
     // A bitmap that began at this very point had nothing marked.

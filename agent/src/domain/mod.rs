@@ -9,7 +9,7 @@ mod saved;
 mod source;
 
 pub use capture::{BackupRequest, back_up};
-pub use catalog::{PointsCatalog, Seen, later};
+pub use catalog::{PointsCatalog, Seen, carrier, later};
 pub use files::{Context as FileContext, Files};
 pub use recover::{Recovery, missing, saved_xml};
 pub use saved::SavedDomain;

@@ -9,6 +9,7 @@
 
 pub mod daemons;
 mod file;
+pub mod look;
 pub mod problems;
 
 pub use file::{Found, Source, install, look, remove};

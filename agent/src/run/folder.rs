@@ -190,6 +190,11 @@ impl RunFolder {
         }
     }
 
+    /// Whether somebody makes, serves or removes it now. Asking makes no file, and keeps nobody from the lock for longer than that.
+    pub fn is_locked(&self) -> bool {
+        File::open(self.path.join(LOCK)).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+    }
+
     /// How long ago something was made or removed in it.
     pub fn age(&self) -> Option<Duration> {
         fs::metadata(&self.path).and_then(|m| m.modified()).ok()?.elapsed().ok()

@@ -8,7 +8,7 @@ use crate::{
     cli::Common,
     config::StoreEntry,
     context,
-    domain::{SavedDomain, Seen, later},
+    domain::{SavedDomain, Seen, carrier, later},
     failure::Outcome,
 };
 use cairn_hypervisor::{
@@ -17,11 +17,11 @@ use cairn_hypervisor::{
 };
 use cairn_store::{Point, PointState, Store, format::SessionId};
 use std::{
-    cell::Cell,
     collections::{BTreeMap, HashSet},
     path::PathBuf,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant},
@@ -42,7 +42,7 @@ pub struct AnsweringStore {
     pub store8: [u8; 4],
     points: Arc<Vec<Point>>,
     questions: Sender<Question>,
-    silent: Cell<bool>,
+    silent: AtomicBool,
 }
 
 /// What is asked of a store's thread.
@@ -51,6 +51,8 @@ enum Question {
     Status(SessionId, Sender<PointStatus>),
     /// The UUID of a point's domain.
     Owner(SessionId, Sender<Option<String>>),
+    /// What a point recorded of a disk.
+    Carrier(SessionId, u32, Sender<Option<CarrierRecord>>),
     /// A point that goes on from a bitmap of a forgotten one.
     Later(BitmapName, Sender<Option<Later>>),
 }
@@ -62,7 +64,7 @@ pub fn ask(common: &Common, stores: &BTreeMap<String, StoreEntry>) -> (Vec<Answe
     let until = Instant::now() + OPEN_LIMIT;
     for (name, (opened, questions)) in begun {
         match opened.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(Ok((store8, points))) => answering.push(AnsweringStore { name, store8, points, questions, silent: Cell::new(false) }),
+            Ok(Ok((store8, points))) => answering.push(AnsweringStore { name, store8, points, questions, silent: AtomicBool::new(false) }),
             Ok(Err(failure)) => silent.push(format!("store {name}: {}", failure.message)),
             Err(RecvTimeoutError::Timeout) => silent.push(format!("store {name} did not answer within {} s", OPEN_LIMIT.as_secs())),
             Err(RecvTimeoutError::Disconnected) => silent.push(format!("store {name} could not be opened")),
@@ -95,6 +97,10 @@ fn begin(common: &Common, entry: &StoreEntry) -> (Receiver<Opened>, Sender<Quest
             match question {
                 Question::Status(id, answer) => drop(answer.send(status(&store, id, &mut forgotten))),
                 Question::Owner(id, answer) => drop(answer.send(owner(&store, &points, id))),
+                Question::Carrier(id, ordinal, answer) => {
+                    let point = points.iter().find(|p| p.id == id);
+                    drop(answer.send(point.and_then(|p| carrier(&store, p, ordinal))));
+                }
                 Question::Later(bitmap, answer) => drop(answer.send(later(&store, &points, None, &bitmap, &seen))),
             }
         }
@@ -129,14 +135,14 @@ fn owner(store: &Store, points: &[Point], id: SessionId) -> Option<String> {
 
 impl AnsweringStore {
     fn question<T>(&self, make: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
-        if self.silent.get() {
+        if self.silent.load(Ordering::Relaxed) {
             return None;
         }
         let (answer, answered) = channel();
         let got = self.questions.send(make(answer)).ok().and_then(|()| answered.recv_timeout(ANSWER_LIMIT).ok());
         if got.is_none() {
             tracing::warn!("store {} does not answer any more; what it would have to decide is left as it is", self.name);
-            self.silent.set(true);
+            self.silent.store(true, Ordering::Relaxed);
         }
         got
     }
@@ -144,6 +150,16 @@ impl AnsweringStore {
     /// A name has points here, whoever's they are.
     pub fn has_name(&self, name: &str) -> bool {
         self.points.iter().any(|p| p.summary.name == name)
+    }
+
+    /// Name and time of the point that is dated last.
+    pub fn dated_last(&self) -> Option<(&str, u64)> {
+        self.points.iter().max_by_key(|p| p.summary.time_unix_ms).map(|p| (p.summary.name.as_str(), p.summary.time_unix_ms))
+    }
+
+    /// How many points there are.
+    pub fn points_count(&self) -> usize {
+        self.points.len()
     }
 
     /// The newest undamaged point of a domain: of this name, or (`known`) the one that a record or a bitmap names.
@@ -180,9 +196,8 @@ impl PointCatalog for AnsweringStore {
         }
     }
 
-    fn carrier(&self, _session: [u8; 16], _ordinal: u32) -> Option<CarrierRecord> {
-        // A look decides nothing about increments.
-        None
+    fn carrier(&self, session: [u8; 16], ordinal: u32) -> Option<CarrierRecord> {
+        self.question(|answer| Question::Carrier(SessionId(session), ordinal, answer)).flatten()
     }
 
     fn later(&self, bitmap: &BitmapName) -> Option<Later> {
@@ -194,10 +209,15 @@ impl PointCatalog for AnsweringStore {
 
 /// The stores of the command line and of the configuration, by name.
 pub fn configured(common: &Common) -> Outcome<BTreeMap<String, StoreEntry>> {
-    let mut stores = match crate::config::find(common.config.as_deref()) {
+    let stores = match crate::config::find(common.config.as_deref()) {
         Some(path) => crate::config::load(&path).map_err(|e| crate::failure::Failure::usage(e.to_string()))?.stores,
         None => BTreeMap::new(),
     };
+    Ok(with_named(common, stores))
+}
+
+/// The one of the command line besides, unless it is among them.
+pub fn with_named(common: &Common, mut stores: BTreeMap<String, StoreEntry>) -> BTreeMap<String, StoreEntry> {
     if let Some(url) = &common.store {
         let (key_file, passphrase_file) = (common.key_file.clone(), common.passphrase_file.clone());
         let path = |url: &str| context::store_path(url).ok();
@@ -206,7 +226,7 @@ pub fn configured(common: &Common) -> Outcome<BTreeMap<String, StoreEntry>> {
             stores.insert(url.clone(), StoreEntry { url: url.clone(), key_file, passphrase_file });
         }
     }
-    Ok(stores)
+    stores
 }
 
 /// As the daemon hands them to its looks.

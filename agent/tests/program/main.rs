@@ -2,6 +2,7 @@
 
 mod clocks;
 mod damage;
+mod doctor;
 mod partial;
 mod place;
 mod refused;

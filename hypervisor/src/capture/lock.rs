@@ -62,6 +62,17 @@ impl DomainLock {
         Self::attempt(dir, uuid, LOOK)?.map_err(|holder| CaptureError::Busy { domain: domain.to_owned(), holder })
     }
 
+    /// Who has the lock now, if anybody; asked without taking it for longer than that, and without making the file.
+    #[must_use]
+    pub fn holder_now(dir: &Path, uuid: &str) -> Option<String> {
+        let mut file = File::open(dir.join(format!("{uuid}.lock"))).ok()?;
+        match flock(file.as_fd(), FlockOperation::NonBlockingLockShared) {
+            // It goes with the descriptor.
+            Ok(()) => None,
+            Err(_) => Some(holder(&mut file)),
+        }
+    }
+
     /// Once; the holder if there is one. `kind` is put behind our name in the file.
     fn attempt(dir: &Path, uuid: &str, kind: &str) -> Result<Result<Self, String>, CaptureError> {
         let failed = |action: &'static str, path: &Path| {
@@ -113,12 +124,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let first = DomainLock::take(dir.path(), "web", "u").expect("free");
         let error = DomainLock::take(dir.path(), "web", "u").expect_err("taken");
+        assert!(DomainLock::holder_now(dir.path(), "u").expect("held").contains(&std::process::id().to_string()));
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         let kept = first.share().expect("duplicate");
         drop(first);
         assert!(DomainLock::take(dir.path(), "web", "u").is_err(), "the inherited descriptor still holds it");
         drop(kept);
+        assert_eq!((DomainLock::holder_now(dir.path(), "u"), DomainLock::holder_now(dir.path(), "other")), (None, None));
         DomainLock::take(dir.path(), "web", "u").expect("free again");
+        assert!(!dir.path().join("other.lock").exists(), "a question makes no file");
     }
 
     #[test]

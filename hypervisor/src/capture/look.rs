@@ -162,6 +162,17 @@ pub fn run(domain: &Domain, options: &LookOptions, stores: &[Store<'_>]) -> Resu
     Ok(looked)
 }
 
+/// What a look would take away, without doing so. It takes no lock: while somebody works on the domain, that one's things are among it.
+///
+/// # Errors
+/// libvirt's and QEMU's.
+pub fn would_remove(domain: &Domain, options: &LookOptions, stores: &[Store<'_>]) -> Result<Vec<(Kind, String)>, CaptureError> {
+    let uuid = domain.uuid()?;
+    let left = left(domain, options.monitor, &folder_of(&options.scratch_dir, &uuid), stores)?;
+    let freeze = record::is_open(&options.record_dir, &uuid).then(|| (Kind::Freeze, "file systems".to_owned()));
+    Ok(freeze.into_iter().chain(left.into_iter().map(|left| (left.kind, left.name))).collect())
+}
+
 /// Thaws a guest whose freezer is gone, where a record says that it may be frozen; the caller holds the domain's lock. A guest that is off is not frozen.
 pub(super) fn thaw_recorded(domain: &Domain, uuid: &str, records: &Path) -> Option<Result<u32, AgentFailure>> {
     if !record::is_open(records, uuid) {

@@ -3,6 +3,7 @@
 pub mod cleanup;
 mod dirty;
 pub mod error;
+pub mod examine;
 pub mod live;
 pub mod lock;
 pub mod look;

@@ -129,22 +129,31 @@ fn thaw_if_recorded(domain: &Domain, uuid: &str) {
 }
 
 fn choose(domain: &str, disk: Disk, ordinal: u32, nodes: &Nodes, options: &LiveOptions, catalog: &dyn PointCatalog) -> Result<Chosen, CaptureError> {
-    if disk.encrypted {
-        return Err(CaptureError::Unsupported {
-            domain: domain.to_owned(),
-            disk: disk.target,
-            problem: "QEMU encrypts it (LUKS), and the scratch image would hold plain text; leave it out with --disk".to_owned(),
-        });
-    }
+    refuse_encrypted(domain, &disk)?;
     let chain = nodes.chain(&disk)?;
     let base = decide(&chain, options.store8, catalog, &file_id);
-    // qcow2 of version 2 cannot store bitmaps; QEMU refuses the transaction then, and all formats but qcow2 have none.
-    let can_persist = chain.first().is_some_and(|top| top.driver == "qcow2" && !is_version_2(&top.filename));
+    let can_persist = can_persist(&chain);
     Ok(Chosen { disk, ordinal, chain, base, can_persist, scratch_image: PathBuf::new() })
 }
 
+pub(super) fn refuse_encrypted(domain: &str, disk: &Disk) -> Result<(), CaptureError> {
+    if disk.encrypted {
+        return Err(CaptureError::Unsupported {
+            domain: domain.to_owned(),
+            disk: disk.target.clone(),
+            problem: "QEMU encrypts it (LUKS), and the scratch image would hold plain text; leave it out with --disk".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Whether a bitmap outlives QEMU: qcow2 of version 2 cannot store bitmaps; QEMU refuses the transaction then, and all formats but qcow2 have none.
+pub(super) fn can_persist(chain: &[ChainNode]) -> bool {
+    chain.first().is_some_and(|top| top.driver == "qcow2" && !is_version_2(&top.filename))
+}
+
 /// Reads the version out of a qcow2 header; an image that cannot be read is taken for a newer one.
-fn is_version_2(path: &str) -> bool {
+pub(super) fn is_version_2(path: &str) -> bool {
     use std::io::Read;
     const VERSION_2_HEADER: [u8; 8] = [b'Q', b'F', b'I', 0xfb, 0, 0, 0, 2];
     let mut header = [0; 8];

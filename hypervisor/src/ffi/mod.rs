@@ -102,6 +102,30 @@ pub fn backup_xml(domain: &Domain) -> Result<Option<String>, LibvirtError> {
     Ok(Some(take_string(text)))
 }
 
+/// Why libvirt calls a running domain tainted, in its words; of one that is off nothing.
+///
+/// # Errors
+/// libvirt's.
+pub fn taints(domain: &Domain) -> Result<Vec<String>, LibvirtError> {
+    const CALL: &str = "virDomainGetMessages";
+    let mut texts: *mut *mut c_char = std::ptr::null_mut();
+    // SAFETY: the domain pointer is valid while `domain` is borrowed.
+    let pointer = unsafe { domain.as_ptr() };
+    // SAFETY: `texts` is a place for one pointer, which libvirt fills where it gives a count that is not negative.
+    let count = unsafe { sys::virDomainGetMessages(pointer, &raw mut texts, sys::VIR_DOMAIN_MESSAGE_TAINTING) };
+    let Ok(count) = usize::try_from(count) else { return Err(LibvirtError::last(CALL)) };
+    let mut taken = Vec::new();
+    for index in 0..count {
+        // SAFETY: libvirt gave away an array of `count` pointers.
+        let place = unsafe { texts.add(index) };
+        // SAFETY: the place is within that array; each of its strings is taken once.
+        taken.push(take_string(unsafe { *place }));
+    }
+    // SAFETY: the array is allocated with malloc and belongs to the caller; it is null where there was nothing to tell.
+    unsafe { libc::free(texts.cast::<c_void>()) };
+    Ok(taken)
+}
+
 /// Asks the running job to end. It ends later.
 ///
 /// # Errors

@@ -9,5 +9,7 @@
 pub mod config;
 pub mod link;
 mod process;
+mod scratch_eye;
 
 pub use process::main;
+pub use scratch_eye::SCRATCH_PERCENT_MAX;

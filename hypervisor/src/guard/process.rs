@@ -2,34 +2,30 @@
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cairn_quiesce::guard::{Actions, Event, Verdict, Watch, end, take_over};
+use cairn_quiesce::guard::{Actions, Event, Reason, Verdict, Watch, end, take_over};
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::{channel, freeze};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal, setsid};
 
 use super::config::{CONFIG_BYTES_MAX, GuardConfig, GuardTask, message};
+use super::scratch_eye::ScratchEye;
 use crate::capture::names::{BitmapName, Role};
 use crate::capture::{cleanup, scratch};
 use crate::host::{Host, HostError};
 
 /// How often scratch is looked at; the document says at least every 200 ms.
 const TICK: Duration = Duration::from_millis(150);
-/// Share of scratch space, in per cent of what is used and free, at which a backup is ended.
-pub const SCRATCH_PERCENT_MAX: u64 = 80;
 /// Between two thaws of a guard that lingers: libvirt goes on with a call for 8 s after its caller was given up, and calls must not pile up in it.
 const LINGER_PAUSE: Duration = Duration::from_secs(10);
 /// A thaw through libvirt.
 const THAW_LIMIT: Duration = Duration::from_secs(3);
 /// A clean-up: end of the job, exports, bitmaps.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(120);
-/// From SIGKILL to the end of the process.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// So many failures are an alarm even after a thaw that succeeded.
 const FAILED_THAWS_MAX: u32 = 3;
 const POLL: Duration = Duration::from_millis(20);
@@ -82,6 +78,7 @@ fn socket() -> std::io::Result<std::fs::File> {
 struct Guard<'a> {
     config: &'a GuardConfig,
     job: OwnedFd,
+    scratch: ScratchEye,
     /// A thaw failed and that was said.
     alarmed: bool,
     /// The guest was thawed once; what is tried after that is for a freeze that came late.
@@ -124,7 +121,8 @@ impl<'a> Guard<'a> {
         if getppid() != Some(pid) {
             return Err(format!("process {pid:?} is not the one that started this guard"));
         }
-        Ok(Self { config, job, alarmed: false, thawed_once: false, failed_thaws: 0, help: None })
+        let scratch = ScratchEye::new(&config.scratch_folder);
+        Ok(Self { config, job, scratch, alarmed: false, thawed_once: false, failed_thaws: 0, help: None })
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -158,7 +156,10 @@ impl<'a> Guard<'a> {
                 }
                 Verdict::End(reason) => {
                     tracing::warn!(%reason, domain = %self.config.domain, "guard: ending the backup");
-                    return if end(&watch, self) { Ok(()) } else { Err(reason.to_string()) };
+                    if reason == Reason::ScratchFull {
+                        self.scratch.tell();
+                    }
+                    return if end(&watch, reason, self) { Ok(()) } else { Err(reason.to_string()) };
                 }
             }
         }
@@ -202,7 +203,7 @@ impl<'a> Guard<'a> {
         }
     }
 
-    fn next_event(&self, input: &std::fs::File) -> Result<Event, String> {
+    fn next_event(&mut self, input: &std::fs::File) -> Result<Event, String> {
         let mut fds = [PollFd::new(input, PollFlags::IN), PollFd::new(&self.job, PollFlags::IN)];
         let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
         match poll(&mut fds, Some(&timeout)) {
@@ -221,7 +222,7 @@ impl<'a> Guard<'a> {
         if job_gone {
             return Ok(Event::JobGone);
         }
-        Ok(if scratch_is_full(&self.config.scratch_folder) { Event::ScratchFull } else { Event::Tick })
+        Ok(if self.scratch.runs_out(Instant::now()) { Event::ScratchFull } else { Event::Tick })
     }
 
     /// Starts this very program for one task; `None` if it did not end in time and was killed.
@@ -267,14 +268,15 @@ impl Actions for Guard<'_> {
         thawed
     }
 
-    fn kill_job(&mut self) -> bool {
+    fn kill_job(&mut self, limit: Duration) -> bool {
         match pidfd_send_signal(&self.job, Signal::KILL) {
             Ok(()) => {}
             Err(rustix::io::Errno::SRCH) => return true,
             Err(error) => tracing::error!(%error, "guard: cannot kill the backup process"),
         }
         let mut fds = [PollFd::new(&self.job, PollFlags::IN)];
-        let timeout = rustix::event::Timespec { tv_sec: i64::try_from(KILL_LIMIT.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+        let tv_sec = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+        let timeout = rustix::event::Timespec { tv_sec, tv_nsec: i64::from(limit.subsec_nanos()) };
         matches!(poll(&mut fds, Some(&timeout)), Ok(1..))
     }
 
@@ -328,14 +330,6 @@ fn thaw_past_libvirt(socket: &Path) -> bool {
         return false;
     }
     channel::thaw(socket).inspect_err(|error| tracing::error!(%error, "guard: thaw over the agent's channel")).unwrap_or(false)
-}
-
-/// Scratch files against what they and the file system's free space make together: this sees a file system that others fill up as well.
-fn scratch_is_full(folder: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(folder) else { return false };
-    let used: u64 = entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.blocks() * 512).sum();
-    let Ok(free) = scratch::free_bytes(folder) else { return false };
-    used.saturating_mul(100) >= used.saturating_add(free).saturating_mul(SCRATCH_PERCENT_MAX) && used > 0
 }
 
 fn domain_of(config: &GuardConfig) -> Result<Option<crate::domain::Domain>, u8> {

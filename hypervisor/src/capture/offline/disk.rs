@@ -76,6 +76,10 @@ impl Image {
         Ok(Self { disk, path, chain })
     }
 
+    pub(super) fn into_chain(self) -> Vec<ChainNode> {
+        self.chain
+    }
+
     fn paths(&self) -> Vec<PathBuf> {
         self.chain.iter().map(|node| PathBuf::from(&node.filename)).collect()
     }

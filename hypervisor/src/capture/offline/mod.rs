@@ -32,9 +32,10 @@ use super::live::{CapturedDisk, Health, SOCKETS_CLOSE_LIMIT};
 use super::lock::{DomainLock, LOCK_DIR_DEFAULT};
 use super::plan::{DiskPlan, PointCatalog};
 use super::preflight::select;
-use crate::disks::SkipReason;
+use crate::disks::{Disk, SkipReason};
 use crate::domain::Domain;
 use crate::image_tools::daemon::Daemon;
+use crate::qmp::nodes::ChainNode;
 use disk::{Around, Image};
 use in_use::Writers;
 use stamp::Stamp;
@@ -207,6 +208,16 @@ impl Drop for OfflineCapture {
         self.daemons.clear();
         self.watch = None;
     }
+}
+
+/// The images of one disk as a backup would find them, top first, without opening one: O2 without the stamps.
+///
+/// # Errors
+/// What a backup of the disk would fail with.
+pub(super) fn look(domain: &Domain, name: &str, disk: &Disk) -> Result<Vec<ChainNode>, CaptureError> {
+    let image = Image::find(domain, name, disk.clone())?;
+    image.refuse_written(name, &Writers::beside(domain)?)?;
+    Ok(image.into_chain())
 }
 
 fn kind(plan: &DiskPlan) -> &'static str {
