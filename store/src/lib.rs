@@ -31,6 +31,7 @@ mod testing;
 mod tree;
 pub mod update;
 pub mod verify;
+mod witness;
 
 pub use against::Comparison;
 pub use backup::{BackupOutcome, DiskJob, DiskResult, Part, Plan, PointInfo, Progress};

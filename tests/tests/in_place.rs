@@ -294,6 +294,37 @@ lab_test!(another_size_needs_force_and_a_snapshot_is_followed, Options::small(),
     assert_refused(&output, WARNINGS, "no disk vdb");
 });
 
+lab_test!(a_disk_that_was_cut_short_and_grew_again_is_not_taken_for_unchanged, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let first = suite.quiet_backup("first");
+    turn_off(&suite);
+    let vda = PathBuf::from(&images()[0]);
+    let size = std::fs::metadata(&first.reference.vda).expect("the reference").len();
+    let qemu_img = |args: &[&str]| process::run_ok(Command::new("qemu-img").args(args).arg(&vda).arg(size.to_string()), BOOT_LIMIT).expect("qemu-img");
+    let cut = || {
+        process::run_ok(Command::new("qemu-img").args(["resize", "-q", "-f", "qcow2", "--shrink"]).arg(&vda).arg("1M"), BOOT_LIMIT).expect("cut");
+        qemu_img(&["resize", "-q", "-f", "qcow2"]);
+    };
+    cut();
+    assert_eq!(bitmaps(&images()[0]).len(), 1, "the bitmap is there, and says nothing of it");
+    let did = in_place(&suite, &first.id, &["--verify"]);
+    assert_eq!(disk(&did, "vda")["way"], "compare", "{did}");
+    assert!(did.to_string().contains("cut short"), "{did}");
+    assert_is(&suite, &first, "after a cut");
+    cut();
+    let folder = suite.path("reference-second");
+    std::fs::create_dir_all(&folder).expect("folder");
+    let reference = reference::copy_disks(&folder).expect("reference");
+    let output = suite.cairn.run(&["backup", "lab1"]).expect("it ends");
+    assert_eq!(output.code(), WARNINGS, "its power went, so it was not quiesced: {}", output.err_text());
+    let second = Kept { id: suite.points().pop().expect("a point"), reference };
+    let told = suite.point(&second.id);
+    assert_eq!(mode(&told, "vda"), "compare", "{told}");
+    assert!(told.to_string().contains("cut short"), "{told}");
+    suite.assert_restores(&second);
+    suite.assert_restores(&first);
+});
+
 fn figure_sizes() -> Options {
     let asked = std::env::var("CAIRN_FIGURES_MIB").unwrap_or_else(|_| "1024,384".into());
     let (vda, data) = asked.split_once(',').expect("CAIRN_FIGURES_MIB: two numbers");

@@ -196,6 +196,10 @@ fn qcow2_open(run: &mut Run<'_>, work: &Work, image: &NbdImage) -> Outcome<DiskR
 fn candidates(store: &Store, work: &Work, (base, marked): (&DiskEntry, &[Range<u64>]), image: &NbdImage) -> Result<Vec<Range<u64>>, String> {
     let mut dirty = image.dirty(&work.layers).map_err(|f| f.message)?;
     dirty.extend_from_slice(marked);
+    let dirty = united(dirty, base.size_bytes, [], BlockSource::size_bytes(image));
+    if let Some(at) = store.contradiction(base, image, &dirty).map_err(|e| e.to_string())? {
+        return Err(format!("the dirty bitmap misses changes, as after a disk was cut short and grew again (first seen at byte {at})"));
+    }
     let differing = store.diff(base, &work.entry).and_then(Iterator::collect::<Result<Vec<_>, StoreError>>).map_err(|e| e.to_string())?;
     Ok(united(dirty, base.size_bytes, differing, work.end_bytes()))
 }

@@ -149,7 +149,9 @@ fn keep_group(candidates: &[Candidate], group: &[usize], rules: &Rules, zone: &T
             }
         }
     }
-    let oldest = group.first().and_then(|i| zoned(candidates[*i].time_unix_ms, zone).checked_sub(rules.within?).ok());
+    // A damaged point is no witness of which others are old: the good ones before it may be all that a machine has.
+    let newest = group.iter().find(|i| !candidates[**i].damaged).or(group.first());
+    let oldest = newest.and_then(|i| zoned(candidates[*i].time_unix_ms, zone).checked_sub(rules.within?).ok());
     for i in group {
         let c = &candidates[*i];
         if oldest.as_ref().is_some_and(|o| zoned(c.time_unix_ms, zone) >= *o) {
@@ -159,9 +161,10 @@ fn keep_group(candidates: &[Candidate], group: &[usize], rules: &Rules, zone: &T
             out[*i].push(format!("tag {tag}"));
         }
     }
-    // A rule that fits nothing (a tag with a typo) must not take a machine's last point: that is forgotten by name or not at all.
-    let newest = group.iter().find(|i| !candidates[**i].damaged).or(group.first());
-    if let Some(i) = newest.filter(|_| !group.iter().any(|i| !out[*i].is_empty())) {
+    // A rule that fits nothing (a tag with a typo), or only what is damaged, must not take a machine's last good point: that is forgotten by name or not
+    // at all.
+    let counts = |i: &usize| !candidates[*i].damaged || newest.is_some_and(|n| candidates[*n].damaged);
+    if let Some(i) = newest.filter(|_| !group.iter().any(|i| counts(i) && !out[*i].is_empty())) {
         out[*i].push("newest".into());
     }
 }
@@ -222,9 +225,22 @@ mod tests {
         assert_eq!(kept(&all, &young), [1, 3, 4, 5]);
     }
 
-    /// Points that nobody can see must cost none that can be seen: what goes without them goes with them as well.
     #[test]
-    fn hidden_points_make_no_other_go() {
+    fn rules_that_only_damage_fits_leave_the_newest_good_one() {
+        let mut all = daily(6);
+        (all[5].damaged, all[5].tags) = (true, vec!["gold".into()]);
+        let within = |days: i64| Rules { within: Some(Span::new().days(days)), ..Rules::default() };
+        assert_eq!(kept(&all, &Rules { tags: vec!["gold".into()], ..Rules::default() }), [4, 5]);
+        assert_eq!(kept(&all, &within(0)), [4, 5], "within looks back from the newest good one");
+        assert_eq!(kept(&all, &within(2)), [2, 3, 4, 5]);
+        all.iter_mut().for_each(|c| c.damaged = true);
+        assert_eq!(kept(&all, &within(0)), [5], "of damaged ones alone, the newest");
+    }
+
+    /// Points that nobody can see must cost none that can be seen: what goes without them goes with them as well. And a machine that has a good point
+    /// has one afterwards.
+    #[test]
+    fn hidden_points_make_no_other_go_and_a_good_one_stays() {
         let mut x = 88_172_645_463_325_252_u64;
         let mut draw = move |below: u64| {
             x ^= x << 13;
@@ -256,6 +272,13 @@ mod tests {
             let seen: Vec<usize> = (0..all.len()).filter(|_| draw(5) > 0).collect();
             let visible: Vec<Candidate> = seen.iter().map(|i| all[*i].clone()).collect();
             let (with, without) = (kept(&all, &rules), kept(&visible, &rules));
+            for good in all.iter().filter(|c| !c.damaged) {
+                assert!(
+                    with.iter().any(|i| !all[*i].damaged && all[*i].name == good.name),
+                    "case {case}: no good point of {} stays: {rules:?} {all:?}",
+                    good.name
+                );
+            }
             for (place, i) in seen.iter().enumerate() {
                 assert!(without.contains(&place) || !with.contains(i), "case {case}: {i} goes only because others are hidden: {rules:?} {all:?}");
                 gone += u32::from(!without.contains(&place));

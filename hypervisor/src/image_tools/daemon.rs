@@ -19,6 +19,9 @@ use super::ToolError;
 use super::child::{Child, DISK_WAIT_MS_MAX, POLL_MS};
 
 const PROGRAM: &str = "qemu-storage-daemon";
+/// In its folder: where it listens, and its process id, written when it does.
+const SOCKET: &str = "nbd";
+const READY: &str = "pid";
 const PACKAGE: &str = "it is in Debian's qemu-utils or qemu-system-common";
 
 /// How long the daemon may take to open its socket.
@@ -86,8 +89,9 @@ impl Daemon {
         let dir = std::env::temp_dir().join(format!("{DIR_PREFIX}{}-{}", std::process::id(), uuid::Uuid::new_v4().simple()));
         std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|e| fail(format!("{}: {e}", dir.display())))?;
         let mut command = Command::new(PROGRAM);
-        let server = serde_json::json!({"addr": {"type": "unix", "path": dir.join("nbd").display().to_string()}});
-        command.args(["--blockdev", &blockdev(layers, 0, access).to_string(), "--nbd-server", &server.to_string()]);
+        let server = serde_json::json!({"addr": {"type": "unix", "path": dir.join(SOCKET).display().to_string()}});
+        let ready = dir.join(READY);
+        command.args(["--blockdev", &blockdev(layers, 0, access).to_string(), "--nbd-server", &server.to_string()]).arg("--pidfile").arg(&ready);
         for (depth, layer) in layers.iter().enumerate().filter(|(depth, l)| *depth == 0 || l.bitmap.is_some()) {
             let (name, writable) = (layer_export(depth), access == Access::Write && depth == 0);
             let bitmaps: Vec<&str> = layer.bitmap.as_deref().into_iter().collect();
@@ -102,12 +106,13 @@ impl Daemon {
         })?;
         let mut daemon = Self { child, image: image.clone(), dir, end };
         let deadline = Instant::now() + Duration::from_millis(START_MS_MAX);
-        while !daemon.socket().exists() {
+        // The socket's name is there before the daemon listens, and before its exports; this file is written when all of it is ready.
+        while !ready.exists() {
             if let Ok(Some(status)) = daemon.child.0.try_wait() {
                 return Err(fail(format!("it ended with {status}: {}", daemon.child.stderr())));
             }
             if Instant::now() > deadline {
-                return Err(fail("it opened no socket in time".into()));
+                return Err(fail("it was not ready in time".into()));
             }
             std::thread::sleep(Duration::from_millis(POLL_MS));
         }
@@ -117,7 +122,7 @@ impl Daemon {
     /// Where it listens.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("nbd")
+        self.dir.join(SOCKET)
     }
 
     /// Its process, and a text that its command line has and no other process's.
@@ -164,9 +169,16 @@ impl Drop for Daemon {
             tracing::warn!("{e}");
         }
         // Names of ours that nobody else has; what is left of the daemon goes with its `Child`.
-        let _ = std::fs::remove_file(self.socket());
-        let _ = std::fs::remove_dir(&self.dir);
+        remove(&self.dir);
     }
+}
+
+/// A daemon's folder, as far as it is what a daemon leaves.
+fn remove(dir: &Path) {
+    for name in [SOCKET, READY] {
+        let _ = std::fs::remove_file(dir.join(name));
+    }
+    let _ = std::fs::remove_dir(dir);
 }
 
 /// Removes folders whose makers were killed.
@@ -177,8 +189,7 @@ fn sweep() {
         let is_old = entry.metadata().and_then(|meta| meta.modified()).is_ok_and(|made| made.elapsed().is_ok_and(|age| age > SWEEP_AGE));
         if maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) && is_old {
             // Those of other users stay.
-            let _ = std::fs::remove_file(entry.path().join("nbd"));
-            let _ = std::fs::remove_dir(entry.path());
+            remove(&entry.path());
         }
     }
 }

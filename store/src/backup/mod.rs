@@ -17,6 +17,7 @@ use crate::{
     },
     session::Session,
     tree::{self, TreeReader},
+    witness,
 };
 use cairn_store_format::{
     ObjectName, SessionId,
@@ -34,6 +35,9 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
+
+/// Why a disk is compared although a list of changes was given.
+const LYING_LIST: &str = "the list of changes misses some, as after a disk was cut short and grew again";
 
 /// How a disk is read. Bases are points of [`Session::points`] and the disk's position in them.
 #[derive(Clone, Debug)]
@@ -225,6 +229,10 @@ impl Session {
 
     fn save_disk(&self, job: &DiskJob, base: Option<&DiskEntry>, stream: &mut PackStream, progress: &Progress) -> Result<DiskEntry> {
         let size_bytes = job.source.size_bytes();
+        let of_disk = |e| match e {
+            StoreError::Block { what, source } => StoreError::Block { what: format!("disk {}: {what}", job.target), source },
+            other => other,
+        };
         let open = |b: &DiskEntry| TreeReader::new(self.store.clone(), b.root, b.size_bytes);
         let (mode, reason) = match &job.plan {
             Plan::Full { reason } => (DiskMode::Full, reason.clone()),
@@ -238,16 +246,16 @@ impl Session {
         let (parent, dirty, mode, reason) = match (base, known_bad, &job.plan) {
             (Some(_), None, _) => (None, None, DiskMode::Full, "the map of the point before is damaged".into()),
             (Some(b), Some(bad), Plan::Incremental { dirty, .. }) => {
-                let dirty = [&dirty[..], &bad].concat();
-                (Some(Arc::new(open(b)?)), Some(disk::dirty_with_resize(&dirty, b.size_bytes, size_bytes)), mode, reason)
+                let dirty = disk::dirty_with_resize(&[&dirty[..], &bad].concat(), b.size_bytes, size_bytes);
+                match witness::contradiction(&self.store, b, &*job.source, &dirty).map_err(of_disk)? {
+                    None => (Some(Arc::new(open(b)?)), Some(dirty), mode, reason),
+                    Some(at) => (Some(Arc::new(open(b)?)), None, DiskMode::Compare, format!("{LYING_LIST}: first seen at byte {at}")),
+                }
             }
             (Some(b), ..) => (Some(Arc::new(open(b)?)), None, mode, reason),
             (None, ..) => (None, None, mode, reason),
         };
-        let (root, counts) = disk::save(self, &*job.source, parent.as_ref(), dirty.as_deref(), stream, progress).map_err(|e| match e {
-            StoreError::Block { what, source } => StoreError::Block { what: format!("disk {}: {what}", job.target), source },
-            other => other,
-        })?;
+        let (root, counts) = disk::save(self, &*job.source, parent.as_ref(), dirty.as_deref(), stream, progress).map_err(of_disk)?;
         let Counts { read_bytes, changed_bytes, stored_bytes } = counts;
         Ok(DiskEntry { target: job.target.clone(), size_bytes, root, read_bytes, changed_bytes, stored_bytes, mode, reason })
     }
