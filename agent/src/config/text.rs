@@ -199,6 +199,73 @@ daemon:
     }
 
     #[test]
+    fn explore() {
+        for (what, text) in [
+            ("tab", "stores:\n\tmain: { url: /srv }\n"),
+            ("tab2", "stores:\n  main:\n\t  url: /srv\n"),
+            ("no colon", "stores:\n  main\n    url: /srv\n"),
+            ("no colon2", "stores\n  main: { url: /srv }\n"),
+            ("no colon3", "daemon:\n  jobs_max 4\n"),
+            ("no space", "daemon:\n  jobs_max:4\n"),
+            ("no space2", "daemon:\n  jobs_max:4\n  reconcile_every: 5m\n"),
+            ("dup", "stores:\n  a: { url: /a }\n  a: { url: /b }\n"),
+            ("dup2", "daemon:\n  jobs_max: 4\n  jobs_max: 4\n"),
+            ("unit", "daemon:\n  reconcile_every: 5 minutes\n"),
+            ("unit2", "daemon:\n  reconcile_every: 5\n"),
+            ("list for map", "stores:\n  - main: { url: /a }\n"),
+            ("list for map2", "stores:\n  main: [ /a ]\n"),
+            ("map for list", "policies:\n  p:\n    select: { names: { a: b } }\n    stores: [m]\n"),
+            ("text for list", "policies:\n  p:\n    select: { names: \"*\" }\n    stores: [m]\n"),
+            ("text for list", "policies:\n  p:\n    select: { names: [a] }\n    stores: m\n"),
+            ("text for map", "stores:\n  main: /srv/backup\n"),
+            ("text for map", "policies:\n  p:\n    select: all\n    stores: [m]\n"),
+            ("star", "policies:\n  p:\n    select: { names: [*] }\n    stores: [m]\n"),
+            ("star2", "policies:\n  p:\n    select: { names: [*-test] }\n    stores: [m]\n"),
+            ("star3", "policies:\n  p:\n    select:\n      names:\n        - *\n    stores: [m]\n"),
+            ("at", "stores:\n  main: { url: @home }\n"),
+            ("percent", "stores:\n  main: { url: %x }\n"),
+            ("colon", "stores:\n  main:\n    url: /a: b\n"),
+            ("hash", "stores:\n  main: { url: /a #b }\n"),
+            ("amp", "daemon:\n  connect: &x\n"),
+            ("bang", "policies:\n  p:\n    select: { names: [!a] }\n    stores: [m]\n"),
+            ("quote", "stores:\n  main: { url: \"/srv }\n"),
+            ("brace", "stores:\n  main: { url: /srv \n"),
+            ("indent", "stores:\n  main:\n    url: /srv\n   key_file: /k\n"),
+            ("unknown", "store:\n  main: { url: /srv }\n"),
+            ("unknown", "stores:\n  main: { urls: /srv }\n"),
+            ("unknown", "stores:\n  main: { url: /srv, keyfile: /k }\n"),
+            ("level", "policies:\n  p:\n    select: { names: [a] }\n    stores: [m]\n    quiesce: { level: required }\n"),
+            ("on", "policies:\n  p:\n    select: { names: [a] }\n    stores: [m]\n    on: shutdown\n"),
+            ("on", "policies:\n  p:\n    select: { names: [a] }\n    stores: [m]\n    on: [stopped]\n"),
+            ("jobs", "daemon: { jobs_max: -1 }\n"),
+            ("jobs", "daemon: { jobs_max: \"4\" }\n"),
+            ("jobs", "daemon: { jobs_max: [4] }\n"),
+            ("jobs", "daemon: { jobs_max: }\n"),
+            ("null", "daemon: { reconcile_every: }\n"),
+            ("null", "stores:\npolicies:\ndaemon:\n"),
+            ("null", "stores:\n  main:\n"),
+            ("null", "stores:\n  main: { url: }\n"),
+            ("missing", "policies:\n  p:\n    stores: [m]\n"),
+            ("missing", "policies:\n  p:\n    select: {}\n    stores: [m]\n"),
+            ("docs", "stores: {}\n---\nstores: {}\n"),
+            ("text", "hello\n"),
+            ("list", "- a\n"),
+            ("alias", "x: &a [*a, *a]\nstores: {}\n"),
+            ("unknown store", "stores:\n  main: { url: /srv }\npolicies:\n  p:\n    select: { names: [a] }\n    stores: [mian]\n"),
+            ("windows", "stores:\r\n  main: { url: /srv }\r\nx: 1\r\n"),
+            ("bom", "\u{feff}stores:\n  main: { url: /srv }\n"),
+            ("---", "---\n"),
+            ("{}", "{}\n"),
+            ("nul", "stores:\n  main: { url: /s\0rv }\n"),
+        ] {
+            match parse(Path::new("c"), text, Programs::There) {
+                Ok(c) => println!("{what:12} OK {:?} {:?}", c.stores, c.policies.keys()),
+                Err(e) => println!("{what:12} {e}"),
+            }
+        }
+    }
+
+    #[test]
     fn a_program_that_is_not_here_is_the_daemons_affair() {
         let text = GOOD.replace("/bin/sh", "/nowhere/x");
         let config = parse(Path::new("/c"), &text, Programs::Unseen).expect("a store of it can be used all the same");
