@@ -4,6 +4,7 @@ use super::{
     Config,
     check::{Programs, Wrong, check},
     raw::RawConfig,
+    words::{self, Spot},
 };
 use serde_saphyr::Location;
 use std::{
@@ -75,21 +76,27 @@ fn read(path: &Path) -> Result<String, ConfigErrors> {
     if !meta.is_file() {
         return Err(failed("is no file".into()));
     }
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = File::open(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
-    file.take(BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| failed(format!("cannot be read: {e}")))?;
-    if text.len() as u64 > BYTES_MAX {
+    file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(format!("cannot be read: {e}")))?;
+    if bytes.len() as u64 > BYTES_MAX {
         return Err(failed(format!("has more than {BYTES_MAX} bytes; that is no configuration")));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
+        let (before, column) = valid.rsplit_once('\n').map_or((0, valid.as_str()), |(before, last)| (before.matches('\n').count() + 1, last));
+        let at = Some((before as u64 + 1, column.chars().count() as u64 + 1));
+        let why = "what stands here is no text in UTF-8; save the file in that encoding".into();
+        ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at, why }] }
+    })
 }
 
-fn parse(path: &Path, text: &str, programs: Programs) -> Result<Config, ConfigErrors> {
+pub(super) fn parse(path: &Path, text: &str, programs: Programs) -> Result<Config, ConfigErrors> {
     // Nothing but comments is a configuration, too.
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Config::default());
     }
-    let raw: RawConfig = serde_saphyr::from_str(text).map_err(|e| grammar(path, &e))?;
+    let raw: RawConfig = serde_saphyr::from_str(text).map_err(|e| grammar(path, text, &e))?;
     check(raw, programs).map_err(|wrong| {
         let mut errors: Vec<ConfigError> = wrong.into_iter().map(|(at, why): Wrong| ConfigError { at: place(at), why }).collect();
         errors.sort();
@@ -98,12 +105,12 @@ fn parse(path: &Path, text: &str, programs: Programs) -> Result<Config, ConfigEr
 }
 
 /// Without the excerpt of the text that the parser draws: the place says it.
-fn grammar(path: &Path, error: &serde_saphyr::Error) -> ConfigErrors {
+fn grammar(path: &Path, text: &str, error: &serde_saphyr::Error) -> ConfigErrors {
     let said = error.without_snippet().to_string();
-    let why = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    // The type is the program's affair.
-    let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why).replace("invalid u64", "a whole number is wanted here");
-    ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at: error.location().and_then(place), why }] }
+    let said = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let said = said.rsplit_once(" at line ").map_or(said, |(said, _)| said);
+    let at = error.location().and_then(place);
+    ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at, why: words::say(said, at.map(|at| Spot::of(text, at)).as_ref()) }] }
 }
 
 fn place(at: Location) -> Option<(u64, u64)> {
@@ -199,73 +206,6 @@ daemon:
     }
 
     #[test]
-    fn explore() {
-        for (what, text) in [
-            ("tab", "stores:\n\tmain: { url: /srv }\n"),
-            ("tab2", "stores:\n  main:\n\t  url: /srv\n"),
-            ("no colon", "stores:\n  main\n    url: /srv\n"),
-            ("no colon2", "stores\n  main: { url: /srv }\n"),
-            ("no colon3", "daemon:\n  jobs_max 4\n"),
-            ("no space", "daemon:\n  jobs_max:4\n"),
-            ("no space2", "daemon:\n  jobs_max:4\n  reconcile_every: 5m\n"),
-            ("dup", "stores:\n  a: { url: /a }\n  a: { url: /b }\n"),
-            ("dup2", "daemon:\n  jobs_max: 4\n  jobs_max: 4\n"),
-            ("unit", "daemon:\n  reconcile_every: 5 minutes\n"),
-            ("unit2", "daemon:\n  reconcile_every: 5\n"),
-            ("list for map", "stores:\n  - main: { url: /a }\n"),
-            ("list for map2", "stores:\n  main: [ /a ]\n"),
-            ("map for list", "policies:\n  p:\n    select: { names: { a: b } }\n    stores: [m]\n"),
-            ("text for list", "policies:\n  p:\n    select: { names: \"*\" }\n    stores: [m]\n"),
-            ("text for list", "policies:\n  p:\n    select: { names: [a] }\n    stores: m\n"),
-            ("text for map", "stores:\n  main: /srv/backup\n"),
-            ("text for map", "policies:\n  p:\n    select: all\n    stores: [m]\n"),
-            ("star", "policies:\n  p:\n    select: { names: [*] }\n    stores: [m]\n"),
-            ("star2", "policies:\n  p:\n    select: { names: [*-test] }\n    stores: [m]\n"),
-            ("star3", "policies:\n  p:\n    select:\n      names:\n        - *\n    stores: [m]\n"),
-            ("at", "stores:\n  main: { url: @home }\n"),
-            ("percent", "stores:\n  main: { url: %x }\n"),
-            ("colon", "stores:\n  main:\n    url: /a: b\n"),
-            ("hash", "stores:\n  main: { url: /a #b }\n"),
-            ("amp", "daemon:\n  connect: &x\n"),
-            ("bang", "policies:\n  p:\n    select: { names: [!a] }\n    stores: [m]\n"),
-            ("quote", "stores:\n  main: { url: \"/srv }\n"),
-            ("brace", "stores:\n  main: { url: /srv \n"),
-            ("indent", "stores:\n  main:\n    url: /srv\n   key_file: /k\n"),
-            ("unknown", "store:\n  main: { url: /srv }\n"),
-            ("unknown", "stores:\n  main: { urls: /srv }\n"),
-            ("unknown", "stores:\n  main: { url: /srv, keyfile: /k }\n"),
-            ("level", "policies:\n  p:\n    select: { names: [a] }\n    stores: [m]\n    quiesce: { level: required }\n"),
-            ("on", "policies:\n  p:\n    select: { names: [a] }\n    stores: [m]\n    on: shutdown\n"),
-            ("on", "policies:\n  p:\n    select: { names: [a] }\n    stores: [m]\n    on: [stopped]\n"),
-            ("jobs", "daemon: { jobs_max: -1 }\n"),
-            ("jobs", "daemon: { jobs_max: \"4\" }\n"),
-            ("jobs", "daemon: { jobs_max: [4] }\n"),
-            ("jobs", "daemon: { jobs_max: }\n"),
-            ("null", "daemon: { reconcile_every: }\n"),
-            ("null", "stores:\npolicies:\ndaemon:\n"),
-            ("null", "stores:\n  main:\n"),
-            ("null", "stores:\n  main: { url: }\n"),
-            ("missing", "policies:\n  p:\n    stores: [m]\n"),
-            ("missing", "policies:\n  p:\n    select: {}\n    stores: [m]\n"),
-            ("docs", "stores: {}\n---\nstores: {}\n"),
-            ("text", "hello\n"),
-            ("list", "- a\n"),
-            ("alias", "x: &a [*a, *a]\nstores: {}\n"),
-            ("unknown store", "stores:\n  main: { url: /srv }\npolicies:\n  p:\n    select: { names: [a] }\n    stores: [mian]\n"),
-            ("windows", "stores:\r\n  main: { url: /srv }\r\nx: 1\r\n"),
-            ("bom", "\u{feff}stores:\n  main: { url: /srv }\n"),
-            ("---", "---\n"),
-            ("{}", "{}\n"),
-            ("nul", "stores:\n  main: { url: /s\0rv }\n"),
-        ] {
-            match parse(Path::new("c"), text, Programs::There) {
-                Ok(c) => println!("{what:12} OK {:?} {:?}", c.stores, c.policies.keys()),
-                Err(e) => println!("{what:12} {e}"),
-            }
-        }
-    }
-
-    #[test]
     fn a_program_that_is_not_here_is_the_daemons_affair() {
         let text = GOOD.replace("/bin/sh", "/nowhere/x");
         let config = parse(Path::new("/c"), &text, Programs::Unseen).expect("a store of it can be used all the same");
@@ -288,8 +228,8 @@ daemon:
         assert!(load(dir.path()).expect_err("a folder").to_string().contains("no file"));
         std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).expect("writes");
         assert!(load(&path).expect_err("too long").to_string().contains("more than"));
-        std::fs::write(&path, [0xff, 0xfe]).expect("writes");
-        assert!(load(&path).is_err(), "no text");
+        std::fs::write(&path, b"stores: {}\n# caf\xe9\n").expect("writes");
+        assert!(load(&path).expect_err("no text").to_string().contains("c.yaml:2:6: what stands here is no text in UTF-8"));
         std::fs::write(&path, "x: &a [*a, *a]\nstores: {}\n").expect("writes");
         assert!(load(&path).is_err(), "bombs and unknown keys");
     }
