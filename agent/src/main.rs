@@ -21,6 +21,7 @@ mod in_place;
 mod interrupt;
 mod jobs;
 mod logging;
+mod own;
 mod point_export;
 mod points;
 mod recover_host;

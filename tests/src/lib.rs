@@ -7,6 +7,7 @@
 //! - outside: [`enter::enter`] makes the namespace and runs a command in it; `lab_test!` does it for a test
 //! - inside: [`lab::Lab::here`] gives the folders and the domain, [`domain::Domain`] talks to guest and QEMU
 //! - a full Debian guest with databases beside `lab1`: [`mod@debian`]
+//! - a machine with a real systemd beside the lab: [`mod@machine`]
 //! - without a lab: [`mod@chaos`], many processes on one store
 //! - oracles: [`mod@reference`], [`journal`], [`filesystem`]: independent of Cairn's own code, and must stay so
 //!
@@ -32,6 +33,7 @@ pub mod initramfs;
 pub mod journal;
 pub mod lab;
 pub mod libvirt;
+pub mod machine;
 pub mod mounts;
 pub mod nfs;
 pub mod options;

@@ -35,7 +35,7 @@ fn a_wrong_vagrantfile_is_seen() {
 fn its_scripts_are_clean() {
     let mut command = Command::new("shellcheck");
     command.arg(playground().join("prepare"));
-    for script in ["store.sh", "kvm-host.sh", "guests.sh"] {
+    for script in ["store.sh", "kvm-host.sh", "cairn.sh", "guests.sh"] {
         command.arg(playground().join("provision").join(script));
     }
     run_ok(&mut command, LIMIT).expect("shellcheck (`cargo xtask setup` installs it)");

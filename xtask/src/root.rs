@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What a lab needs to run and nothing to build: `setup`'s list without compilers and headers.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 25] = [
     "libvirt-daemon-system",
     "libvirt-clients",
     "qemu-system-x86",
@@ -38,6 +38,9 @@ const PACKAGES: [&str; 22] = [
     "swtpm",
     "swtpm-tools",
     "genisoimage",
+    "systemd",
+    "systemd-container",
+    "dbus",
 ];
 /// Where roots are kept; removed by hand, at any time when none is in use.
 const CACHE: &str = "/var/tmp/cairn-roots";

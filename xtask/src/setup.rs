@@ -30,7 +30,7 @@ const fn need_or(package: &'static str, why: &'static str, instead: fn() -> bool
     Need { package, why, instead: Some(instead) }
 }
 
-const NEEDS: [Need; 29] = [
+const NEEDS: [Need; 31] = [
     need_or("gcc", "linking, and the C parts of zstd, SQLite and ring", || on_path("cc")),
     need("libc6-dev", "linking"),
     need_or("pkg-config", "finding libvirt", || on_path("pkg-config")),
@@ -56,6 +56,8 @@ const NEEDS: [Need; 29] = [
     need("mmdebstrap", "making the Debian guest"),
     need("shellcheck", "the guests' scripts are checked"),
     need_or("systemd", "systemd-analyze: the units are checked", || on_path("systemd-analyze")),
+    need("systemd-container", "systemd-nspawn: a machine with a systemd of its own"),
+    need("dbus", "what that machine's systemd is asked through"),
     need("vagrant", "the playground's file is checked"),
     need("vagrant-libvirt", "the same, for its provider"),
     need("nfs-ganesha", "the NFS suite's server"),

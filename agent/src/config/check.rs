@@ -3,6 +3,7 @@
 use super::{
     Config, DaemonSettings, Policy, QuiesceSettings, Select, StoreEntry,
     raw::{Level, RawConfig, RawDaemon, RawPolicy, RawQuiesce, RawStore},
+    words,
 };
 use crate::cli::Quiesce;
 use serde_saphyr::{Location, Spanned};
@@ -101,7 +102,8 @@ impl Check {
         let mut names: Vec<String> = Vec::new();
         for store in wanted.value {
             if !stores.contains(&store.value) {
-                self.wrong(store.referenced, format!("policy {name:?}: there is no store {:?}; there are: {}", store.value, listed(stores)));
+                let meant = words::did_you_mean(&store.value, stores.iter().map(String::as_str));
+                self.wrong(store.referenced, format!("policy {name:?}: there is no store {:?}{meant}; there are: {}", store.value, listed(stores)));
             } else if !names.contains(&store.value) {
                 names.push(store.value);
             }

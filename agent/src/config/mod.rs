@@ -10,6 +10,7 @@
 mod check;
 mod raw;
 mod text;
+mod words;
 
 use crate::{cli::Quiesce, watch::Trigger};
 use std::{

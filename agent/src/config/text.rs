@@ -4,6 +4,7 @@ use super::{
     Config,
     check::{Programs, Wrong, check},
     raw::RawConfig,
+    words::{self, Spot},
 };
 use serde_saphyr::Location;
 use std::{
@@ -75,21 +76,27 @@ fn read(path: &Path) -> Result<String, ConfigErrors> {
     if !meta.is_file() {
         return Err(failed("is no file".into()));
     }
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = File::open(path).map_err(|e| failed(format!("cannot be read: {e}")))?;
-    file.take(BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| failed(format!("cannot be read: {e}")))?;
-    if text.len() as u64 > BYTES_MAX {
+    file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(format!("cannot be read: {e}")))?;
+    if bytes.len() as u64 > BYTES_MAX {
         return Err(failed(format!("has more than {BYTES_MAX} bytes; that is no configuration")));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
+        let (before, column) = valid.rsplit_once('\n').map_or((0, valid.as_str()), |(before, last)| (before.matches('\n').count() + 1, last));
+        let at = Some((before as u64 + 1, column.chars().count() as u64 + 1));
+        let why = "what stands here is no text in UTF-8; save the file in that encoding".into();
+        ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at, why }] }
+    })
 }
 
-fn parse(path: &Path, text: &str, programs: Programs) -> Result<Config, ConfigErrors> {
+pub(super) fn parse(path: &Path, text: &str, programs: Programs) -> Result<Config, ConfigErrors> {
     // Nothing but comments is a configuration, too.
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Config::default());
     }
-    let raw: RawConfig = serde_saphyr::from_str(text).map_err(|e| grammar(path, &e))?;
+    let raw: RawConfig = serde_saphyr::from_str(text).map_err(|e| grammar(path, text, &e))?;
     check(raw, programs).map_err(|wrong| {
         let mut errors: Vec<ConfigError> = wrong.into_iter().map(|(at, why): Wrong| ConfigError { at: place(at), why }).collect();
         errors.sort();
@@ -98,12 +105,12 @@ fn parse(path: &Path, text: &str, programs: Programs) -> Result<Config, ConfigEr
 }
 
 /// Without the excerpt of the text that the parser draws: the place says it.
-fn grammar(path: &Path, error: &serde_saphyr::Error) -> ConfigErrors {
+fn grammar(path: &Path, text: &str, error: &serde_saphyr::Error) -> ConfigErrors {
     let said = error.without_snippet().to_string();
-    let why = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    // The type is the program's affair.
-    let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why).replace("invalid u64", "a whole number is wanted here");
-    ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at: error.location().and_then(place), why }] }
+    let said = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let said = said.rsplit_once(" at line ").map_or(said, |(said, _)| said);
+    let at = error.location().and_then(place);
+    ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at, why: words::say(said, at.map(|at| Spot::of(text, at)).as_ref()) }] }
 }
 
 fn place(at: Location) -> Option<(u64, u64)> {
@@ -221,8 +228,8 @@ daemon:
         assert!(load(dir.path()).expect_err("a folder").to_string().contains("no file"));
         std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).expect("writes");
         assert!(load(&path).expect_err("too long").to_string().contains("more than"));
-        std::fs::write(&path, [0xff, 0xfe]).expect("writes");
-        assert!(load(&path).is_err(), "no text");
+        std::fs::write(&path, b"stores: {}\n# caf\xe9\n").expect("writes");
+        assert!(load(&path).expect_err("no text").to_string().contains("c.yaml:2:6: what stands here is no text in UTF-8"));
         std::fs::write(&path, "x: &a [*a, *a]\nstores: {}\n").expect("writes");
         assert!(load(&path).is_err(), "bombs and unknown keys");
     }

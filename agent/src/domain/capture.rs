@@ -153,8 +153,7 @@ fn offline_options(r: &BackupRequest<'_>) -> OfflineOptions {
 }
 
 fn live_options(r: &BackupRequest<'_>, session: &Session) -> Outcome<LiveOptions> {
-    let program = std::env::current_exe().map_err(|e| Failure::new(FAILED, format!("cannot find my own program for the guard: {e}")))?;
-    let guard = GuardCommand { argv: vec![program.into(), "guard".into()] };
+    let guard = GuardCommand { argv: vec![crate::own::program().into(), "guard".into()] };
     let mut options = LiveOptions::new(store8(r), session.id().0, guard);
     options.disks = (!r.disks.is_empty()).then(|| r.disks.to_vec());
     options.quiesce = policy(r.quiesce);

@@ -59,7 +59,7 @@ impl Source {
         if let Some(path) = named {
             return Self::read(path);
         }
-        let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("cairn-hook")));
+        let beside = crate::own::file().and_then(|own| Some(own.parent()?.join("cairn-hook")));
         let places: Vec<PathBuf> = beside.into_iter().chain(["/usr/lib/cairn/cairn-hook", "/usr/libexec/cairn/cairn-hook"].map(PathBuf::from)).collect();
         match places.iter().find(|path| path.is_file()) {
             Some(path) => Self::read(path),

@@ -289,7 +289,8 @@ impl Keeper {
         Ok(waiting.iter().find(|job| job.is_for(order)).map(|job| job.id))
     }
 
-    /// A runner that did not come up: a plain process is the next try, where systemd did not start it.
+    /// A runner that did not come up: a plain process is the next try of this job, where systemd did not start it. What kept systemd from it (it was loaded
+    /// anew, its bus was away, a limit was reached) may be over at the next job.
     fn again(&mut self, job: &mut Job, folder: &JobFolder) {
         let tries = self.tries.entry(job.id).or_insert(0);
         if job.cancel || folder.is_cancel_asked() {
@@ -298,9 +299,12 @@ impl Keeper {
             let why = folder.last_words().unwrap_or_else(|| "no reason known".into());
             (job.state, job.ended_unix_ms, job.message) = (State::Failed, Some(now_unix_ms()), Some(format!("its process could not be started: {why}")));
         } else {
-            if *tries > 0 && self.way == Way::Scope {
-                self.complain("systemd-run does not start jobs; they are started as plain processes".into());
-                self.way = Way::Plain;
+            if *tries == 1 && self.way == Way::Scope {
+                let why = folder.last_words().unwrap_or_else(|| "it gave no reason".into());
+                self.complain(format!(
+                    "systemd-run did not start job {} in a scope ({why}); this job is started as a plain process, the next one in a scope again",
+                    job.id
+                ));
             }
             job.state = State::Queued;
         }
@@ -320,11 +324,17 @@ impl Keeper {
             }
             job.state = State::Running;
             self.sql(|t| t.update(&job))?;
-            *self.tries.entry(job.id).or_insert(0) += 1;
+            let tries = self.tries.entry(job.id).or_insert(0);
+            *tries += 1;
+            let way = if *tries > 1 { Way::Plain } else { self.way };
             let ticket = Ticket { id: job.id, order: job.order.clone(), queued_unix_ms: job.queued_unix_ms, again: job.again.clone() };
-            match launch::start(&self.dir, &ticket, self.way) {
+            match launch::start(&self.dir, &ticket, way) {
                 Ok(Started::Yes(child)) => drop(self.children.insert(job.id, child)),
                 Ok(Started::RunsAlready) => {}
+                Ok(Started::NoSystemdRun) => {
+                    self.complain("systemd runs here, but there is no program systemd-run; from now on jobs are started as plain processes".into());
+                    self.way = Way::Plain;
+                }
                 // The next round finds that nothing was started.
                 Err(f) => self.complain(f.message),
             }

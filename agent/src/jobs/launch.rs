@@ -6,10 +6,12 @@ use super::{
 };
 use crate::{
     failure::{FAILED, Failure, Outcome},
+    own,
     run::launch::detach,
 };
 use std::{
     fs::File,
+    io::ErrorKind,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -58,6 +60,8 @@ pub enum Started {
     Yes(Child),
     /// One has the lock already.
     RunsAlready,
+    /// Nothing was started: this host has no program `systemd-run`.
+    NoSystemdRun,
 }
 
 /// L1: the folder with its order · L2: its lock · L3: the runner, which has the lock from its first moment. A crash after any of them leaves what the next
@@ -66,23 +70,22 @@ pub fn start(jobs_dir: &Path, ticket: &Ticket, way: Way) -> Outcome<Started> {
     let folder = JobFolder::of(jobs_dir, ticket.id);
     folder.create(ticket)?;
     let Some(lock) = folder.try_lock()? else { return Ok(Started::RunsAlready) };
-    runner(&folder, ticket.id, lock, way).map(Started::Yes)
+    runner(&folder, ticket.id, lock, way)
 }
 
-fn runner(folder: &JobFolder, id: JobId, lock: File, way: Way) -> Outcome<Child> {
+fn runner(folder: &JobFolder, id: JobId, lock: File, way: Way) -> Outcome<Started> {
     let fail = |e: std::io::Error| Failure::new(FAILED, format!("cannot start job {id}: {e}"));
     let log = folder.open_log()?;
     let mut command = match way {
         Way::Scope => {
             let mut command = Command::new("systemd-run");
             command.args(["--quiet", "--scope", "--collect", SLICE, &format!("--unit=cairn-job-{id}-{}", std::process::id()), "--"]);
-            command.arg(std::env::current_exe().map_err(fail)?);
+            command.arg(own::program());
             command
         }
-        // This very program, though an upgrade may have replaced its file.
         Way::Plain => {
             use std::os::unix::process::CommandExt;
-            let mut command = Command::new("/proc/self/exe");
+            let mut command = Command::new(own::program());
             command.arg0("cairn");
             command
         }
@@ -93,5 +96,9 @@ fn runner(folder: &JobFolder, id: JobId, lock: File, way: Way) -> Outcome<Child>
         command.env_remove(name);
     }
     detach(&mut command);
-    command.spawn().map_err(fail)
+    match command.spawn() {
+        Ok(child) => Ok(Started::Yes(child)),
+        Err(e) if way == Way::Scope && e.kind() == ErrorKind::NotFound => Ok(Started::NoSystemdRun),
+        Err(e) => Err(fail(e)),
+    }
 }

@@ -42,7 +42,8 @@ pub fn supervisor(folder: &RunFolder, record: &Record, lock: RunLock) -> Outcome
 
 /// `KillMode=process`: what it started outlives it, and the next one finds it.
 fn unit(folder: &RunFolder, record: &Record) -> bool {
-    let Ok(program) = std::env::current_exe() else { return false };
+    // Started again by systemd when this process is gone.
+    let Some(program) = crate::own::file() else { return false };
     let log = format!("append:{}", folder.log().display());
     let mut command = Command::new("systemd-run");
     command.args(["--quiet", "--collect", &format!("--unit=cairn-run-{}", record.id), &format!("--description=Run of {}", record.name)]);

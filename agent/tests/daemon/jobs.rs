@@ -127,3 +127,38 @@ fn how_far_it_is_can_be_seen() {
     assert!(seen, "{}", served.job(id));
     assert_eq!(served.job(id)["state"], "done");
 }
+
+#[test]
+fn a_package_that_was_upgraded_under_the_daemon_does_not_keep_jobs_from_starting() {
+    let mut served = Served::new("");
+    let (program, next, upgraded) = (served.place.path("cairn"), served.place.path("next"), served.place.path("upgraded"));
+    fs::copy(env!("CARGO_BIN_EXE_cairn"), &program).expect("copies");
+    let here = program.clone();
+    served.start_by(|command| {
+        let mut own = std::process::Command::new(here);
+        own.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => own.env(name, value),
+                None => own.env_remove(name),
+            };
+        }
+        own
+    });
+    // As dpkg does it. The newer one tells that it was started, and goes on as this one.
+    let text = format!("#!/bin/sh\necho \"$1\" >> {}\nexec {} \"$@\"\n", upgraded.display(), env!("CARGO_BIN_EXE_cairn"));
+    fs::write(&next, text).expect("writes");
+    fs::set_permissions(&next, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("sets");
+    fs::rename(&next, &program).expect("renames");
+    let own = fs::read_link(format!("/proc/{}/exe", served.pid())).expect("reads");
+    assert!(own.to_string_lossy().ends_with("cairn (deleted)"), "{}", own.display());
+    fs::write(served.place.path("image"), noise(100_000, 1)).expect("writes");
+    let job = served.save("image", "data");
+    served.wait_state(job, "done");
+    assert_eq!(fs::read_to_string(&upgraded).expect("reads"), "job-runner\n", "the newer one");
+    // Removed for good: what runs goes on, and so does the daemon.
+    fs::remove_file(&program).expect("removes");
+    let job = served.save("image", "data");
+    served.wait_state(job, "done");
+    assert_eq!(served.points("data").len(), 2);
+}
