@@ -10,6 +10,7 @@ mod block;
 mod chunk;
 mod crypto;
 mod damage;
+mod database;
 mod error;
 mod gc;
 mod index;
