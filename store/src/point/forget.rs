@@ -69,6 +69,7 @@ impl Store {
                 return bury(store, &point.id);
             }
             self.may_forget(&now, min_age_ms, force)?;
+            store.platform.check_fresh()?;
             let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.id.0, next.into(), &entry)?;
             if store.platform.create(&ObjectName::point_log(&point.id, next), &bytes, Durability::Now)? == Created::New {
                 return bury(store, &point.id);
@@ -105,6 +106,7 @@ impl Store {
 
 /// The second half of a forget.
 fn bury(store: &Inner, id: &SessionId) -> Result<()> {
+    store.platform.check_fresh()?;
     let bytes = store.keys.small_object(&*store.platform, ObjectKind::Tombstone, &id.0, 0, b"")?;
     // Another one's tombstone is as good as ours.
     store.platform.create(&ObjectName::tombstone(id), &bytes, Durability::Now).map(drop)
