@@ -129,6 +129,7 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
             "no rule says what to keep, and nothing is forgotten without one: give --keep-last, --keep-daily, --keep-within or the like",
         ));
     }
+    refuse_nonsense(o)?;
     let store = open_store(common)?;
     // A hidden point takes no place of those that can be seen: what goes would go as well if all could be seen (retention's tests show it for all
     // rules). What its own log cannot tell keeps a point.
@@ -141,7 +142,7 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     let candidates = candidates(&chosen, &all, now_unix_ms());
     times::warn_ahead(&chosen, now_unix_ms());
     if let Some(span_ms) = o.simulate {
-        simulation(common, &candidates, &rules, o.every, span_ms)?;
+        simulation(common, &candidates, &rules, o.every, span_ms);
         return Ok(hidden);
     }
     let why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
@@ -174,6 +175,35 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     Ok(if hidden == Done::Clean && warned { Done::WithWarnings } else { hidden })
 }
 
+/// A future of the rules is looked at in so many steps at most.
+const SIMULATED_STEPS_MAX: u64 = 100_000;
+
+/// Lengths of time that are well written and ask for nothing, or for what nobody can mean.
+fn refuse_nonsense(o: &cli::Prune) -> Outcome<()> {
+    if o.keep_within.is_some_and(|span| span.is_zero()) {
+        return Err(Failure::usage("--keep-within 0 keeps the newest point of each name and no other; leave it out, or say --keep-last 1 if that is meant"));
+    }
+    let Some(span_ms) = o.simulate else { return Ok(()) };
+    if o.every == 0 {
+        return Err(Failure::usage("--every 0: points must come at a pace"));
+    }
+    if span_ms == 0 {
+        return Err(Failure::usage("--simulate 0: that is no future to look at; give a time such as 400d, or --dry-run for what the rules say today"));
+    }
+    if span_ms < o.every {
+        return Err(Failure::usage(
+            "--simulate is shorter than --every (1d unless given): no point would come in that time; give a longer one, or a shorter --every",
+        ));
+    }
+    if span_ms / o.every > SIMULATED_STEPS_MAX {
+        return Err(Failure::usage(format!("--simulate with --every makes {} points, more than {SIMULATED_STEPS_MAX}", span_ms / o.every)));
+    }
+    if i64::try_from(now_unix_ms().saturating_add(span_ms)).map_or(true, |ms| Timestamp::from_millisecond(ms).is_err()) {
+        return Err(Failure::usage("--simulate goes beyond the year 9999, where the calendar ends; give a shorter time"));
+    }
+    Ok(())
+}
+
 /// The store failed in mid-way: the failure ends the command, and what is forgotten already is told.
 fn broke_off(rows: &[(&Point, &str, &Vec<String>)], e: StoreError) -> Failure {
     let gone = rows.iter().filter(|r| r.1 == "forget").count();
@@ -195,13 +225,7 @@ fn rules(o: &cli::Prune) -> Rules {
     }
 }
 
-fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) -> Outcome<()> {
-    if every_ms == 0 {
-        return Err(Failure::usage("--every 0: points must come at a pace"));
-    }
-    if span_ms / every_ms > 100_000 {
-        return Err(Failure::usage(format!("--simulate with --every makes {} points, more than 100000", span_ms / every_ms)));
-    }
+fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) {
     let mut groups: Vec<(String, String)> = candidates.iter().map(|c| (c.name.clone(), c.host.clone())).collect();
     groups.sort();
     groups.dedup();
@@ -217,14 +241,13 @@ fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms
             json!({"name": name, "host": host, "steps": steps})
         };
         output::print_json(&out.iter().map(value).collect::<Vec<_>>().into());
-        return Ok(());
+        return;
     }
     for (name, host, steps) in &out {
         out!("{} of host {}, one point every {}:", output::shown(name), output::shown(host), output::duration(every_ms));
         out!("{}", output::simulation_table(steps));
     }
     out!("simulated: nothing was forgotten");
-    Ok(())
 }
 
 /// Frees what no point uses.
