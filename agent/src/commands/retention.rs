@@ -11,7 +11,7 @@ use crate::{
 use cairn_store::{BEAT_PERIOD_MS, GcOptions, GcReport, Point, Progress, Store, StoreError, TakeBack, format::SessionId};
 use jiff::{Span, Timestamp, Unit, tz::TimeZone};
 use serde_json::json;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::now_unix_ms;
 
@@ -88,10 +88,11 @@ fn forgot_some(gone: &[&Point], e: StoreError) -> Failure {
 }
 
 fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
-    let forgotten = store.forgotten_points()?;
-    let p = points::select(&forgotten, spec)
+    let all = store.all_points()?;
+    all.damaged.iter().for_each(|d| tracing::warn!("{d}; 'cairn verify --all' tells more"));
+    let p = points::select(&all.forgotten, spec)
         .map_err(|f| Failure::new(f.code, format!("among the forgotten points: {}; see 'cairn list --forgotten'", f.message)))?;
-    if let Some(id) = TakeBack::new(store)?.done_before(p)? {
+    if let Some(id) = TakeBack::new(store, &all.live)?.done_before(p)? {
         say!("cairn: {} {} is there again already, as point {id}; nothing was done", output::shown(&p.summary.name), p.id);
         return super::backup_image::print_point(common, store, &id);
     }
@@ -146,23 +147,11 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         return Ok(hidden);
     }
     let why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
-    let mut warned = false;
-    let mut rows = Vec::new();
-    for (p, why) in chosen.iter().zip(&why) {
-        let mut action = if why.is_empty() { "forget" } else { "keep" };
-        if why.is_empty() && !o.dry_run {
-            match store.forget(p, rules.min_age_ms, false) {
-                Ok(()) => {}
-                // Protected meanwhile: it stays, and the others still go.
-                Err(e @ StoreError::Refused(_)) => {
-                    say!("cairn: warning: {e}");
-                    (action, warned) = ("keep", true);
-                }
-                Err(e) => return Err(broke_off(&rows, e)),
-            }
-        }
-        rows.push((*p, action, why));
-    }
+    let going: Vec<&Point> = chosen.iter().zip(&why).filter(|(_, why)| why.is_empty()).map(|(p, _)| *p).collect();
+    let staying = if o.dry_run { HashSet::new() } else { forget_all(&store, &going, rules.min_age_ms)? };
+    let warned = !staying.is_empty();
+    let row = |(p, why): (&&Point, _)| (*p, if Vec::is_empty(why) && !staying.contains(&p.id) { "forget" } else { "keep" }, why);
+    let rows: Vec<(&Point, &str, &Vec<String>)> = chosen.iter().zip(&why).map(row).collect();
     if common.json {
         let value = |(p, action, why): &(&Point, &str, &Vec<String>)| json!({"id": p.id.to_string(), "name": p.summary.name, "host": p.summary.host, "time": output::rfc3339(p.summary.time_unix_ms), "action": action, "reasons": why});
         output::print_json(&rows.iter().map(value).collect::<Vec<_>>().into());
@@ -204,11 +193,24 @@ fn refuse_nonsense(o: &cli::Prune) -> Outcome<()> {
     Ok(())
 }
 
-/// The store failed in mid-way: the failure ends the command, and what is forgotten already is told.
-fn broke_off(rows: &[(&Point, &str, &Vec<String>)], e: StoreError) -> Failure {
-    let gone = rows.iter().filter(|r| r.1 == "forget").count();
+/// Forgets what no rule keeps; those that stay all the same, which was told. Where the store fails in mid-way that ends the command, and what is forgotten
+/// already is told.
+fn forget_all(store: &Store, going: &[&Point], min_age_ms: u64) -> Outcome<HashSet<SessionId>> {
+    let (mut staying, mut gone, mut failed) = (HashSet::new(), 0, None);
+    for (p, result) in going.iter().zip(store.forget_all(going, min_age_ms, false)?) {
+        match result {
+            Ok(()) => gone += 1,
+            // Protected meanwhile: it stays, and the others still go.
+            Err(e @ StoreError::Refused(_)) => {
+                say!("cairn: warning: {e}");
+                staying.insert(p.id);
+            }
+            Err(e) => failed = failed.or(Some(e)),
+        }
+    }
+    let Some(e) = failed else { return Ok(staying) };
     let failure = Failure::from(e);
-    Failure::new(failure.code, format!("{}; {gone} points had been forgotten by then, the others stay: run it again", failure.message))
+    Err(Failure::new(failure.code, format!("{}; {gone} points had been forgotten by then, the others stay: run it again", failure.message)))
 }
 
 fn rules(o: &cli::Prune) -> Rules {

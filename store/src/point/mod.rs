@@ -11,7 +11,7 @@ mod undo;
 pub use boot_proof::BootProof;
 pub(crate) use forget::finish_forgets;
 pub use log::check_tag;
-pub use undo::TakeBack;
+pub use undo::{AllPoints, TakeBack};
 pub(crate) mod registers;
 mod set;
 

@@ -23,6 +23,8 @@ pub(crate) struct PointSet {
     /// Frames of the lists of moves that relocation registers name.
     lists: Vec<Ref>,
     forgotten: BTreeSet<SessionId>,
+    /// Their logs, by name.
+    forgotten_logs: BTreeMap<SessionId, Vec<(u32, ObjectName)>>,
     registers: BTreeSet<SessionId>,
     /// Points that something tells of and that have neither register nor copy, and why that is known.
     missing: BTreeMap<SessionId, String>,
@@ -77,10 +79,12 @@ impl PointSet {
                 }
                 Some(Decided::Closed) | None => continue,
             };
-            (point.log, point.log_damage) = read_log(&mut log_cache, &id, logs.remove(&id).unwrap_or_default())?;
+            let names = logs.remove(&id).unwrap_or_default();
+            (point.log, point.log_damage) = read_log(&mut log_cache, &id, names.clone())?;
             damaged.extend(point.log_damage.iter().flat_map(|d| d.entries.iter().cloned()));
             if point.log_forgets() {
                 forgotten.insert(id);
+                logs.insert(id, names);
             } else {
                 live.push(*point);
             }
@@ -92,7 +96,7 @@ impl PointSet {
             tracing::debug!("{e}");
         }
         // Logs are of points alone, and parents were committed before their children: both outlive a register that is lost, and so does this host's memory.
-        let told = live.iter().flat_map(|p| p.body.parents.iter().map(|parent| parent.session)).chain(logs.into_keys());
+        let told = live.iter().flat_map(|p| p.body.parents.iter().map(|parent| parent.session)).chain(logs.keys().copied());
         let mut suspects: BTreeMap<SessionId, String> = told.map(|id| (id, MISSING.to_owned())).collect();
         for id in known {
             suspects.entry(id).or_insert_with(|| format!("{MISSING_HERE}{}", store.index.path().display()));
@@ -111,7 +115,24 @@ impl PointSet {
                 missing.insert(id, why);
             }
         }
-        Ok(Self { damaged, live, lists, forgotten, registers: ids, missing })
+        logs.retain(|id, _| forgotten.contains(id));
+        Ok(Self { damaged, live, lists, forgotten, forgotten_logs: logs, registers: ids, missing })
+    }
+
+    /// Points that were forgotten and whose registers can be read, oldest first, with what can be read of their logs.
+    pub(super) fn forgotten_points(&mut self, store: &Inner) -> Result<Vec<Point>> {
+        let mut reader = CachedReader::new(store, true);
+        let mut out = Vec::new();
+        for id in &self.forgotten {
+            // Fences and what is damaged are nothing that could be taken back.
+            if let Ok(Decided::Point(mut p)) = reader.register(id, &ObjectName::register(id)) {
+                (p.log, p.log_damage) = read_log(&mut reader, id, self.forgotten_logs.remove(id).unwrap_or_default())?;
+                out.push(*p);
+            }
+        }
+        reader.keep();
+        out.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
+        Ok(out)
     }
 
     pub(crate) fn live(&self) -> &[Point] {
