@@ -1,7 +1,8 @@
 //! The local index: an SQLite file that says in which pack a chunk may be. A cache: deleting it costs time only.
 //!
 //! - `chunks`: first 8 bytes of an id -> pack number (28 B a row). A hit is a hint: the caller reads the id from the pack's own footer.
-//! - `objects`: registers, tombstones and point logs as read, with the stamp of the file; which points this host has seen.
+//! - `objects`: registers, tombstones and point logs as read, with the stamp of the file; which points this host has seen, and how far it has written
+//!   their logs.
 //! - `files`: index files that were taken in.
 //! - `scrubbed`: when a pack was last checked by this host.
 //! - `watched`: for how long this host has seen something stay as it is.
@@ -273,6 +274,18 @@ impl Index {
         };
         let names = work().map_err(fail(&self.path))?;
         Ok(names.iter().filter_map(|n| n.strip_prefix(prefix)).map(str::to_owned).collect())
+    }
+
+    /// What is kept under names that begin so, without that beginning, with its bytes.
+    pub(crate) fn objects_beginning(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let db = self.db();
+        let row = |r: &rusqlite::Row<'_>| Ok((r.get::<_, String>(0)?, r.get::<_, Vec<u8>>(1)?));
+        let work = || {
+            db.prepare_cached("SELECT substr(name, length(?1) + 1), bytes FROM objects WHERE name >= ?1 AND name < ?2")?
+                .query_map(params![prefix, format!("{prefix}\u{7f}")], row)?
+                .collect::<rusqlite::Result<_>>()
+        };
+        work().map_err(fail(&self.path))
     }
 
     /// An object is read again.

@@ -6,7 +6,7 @@
 //! it came too late.
 
 use super::{
-    Point,
+    Point, log_memory,
     registers::{CachedReader, Decided, list_months},
     set::{all_log_names, log_names, read_log},
 };
@@ -67,10 +67,11 @@ impl Store {
     /// result for each point that was begun with, in their order: what is refused keeps no other from going, after any other failure nothing more begins.
     pub fn forget_all(&self, points: &[&Point], min_age_ms: u64, force: bool) -> Result<Vec<Result<()>>> {
         let store = &*self.inner;
+        let written = log_memory::all_written(store);
         let logs = if points.len() > 1 { Some(all_log_names(store)?) } else { None };
         let broken = AtomicBool::new(false);
         let one = |p: &Point| {
-            let names = logs.as_ref().map(|logs| logs.get(&p.id).cloned().unwrap_or_default());
+            let names = logs.as_ref().map(|logs| (logs.get(&p.id).cloned().unwrap_or_default(), written.get(&p.id).copied().unwrap_or(0)));
             let result = self.forget_listed(p, names, min_age_ms, force);
             broken.fetch_or(!matches!(result, Ok(()) | Err(StoreError::Refused(_))), Ordering::SeqCst);
             result
@@ -91,8 +92,8 @@ impl Store {
         Ok(out)
     }
 
-    /// `listed`: the entries of its log, by a list that was made after the caller's decision began.
-    fn forget_listed(&self, point: &Point, mut listed: Option<Vec<(u32, ObjectName)>>, min_age_ms: u64, force: bool) -> Result<()> {
+    /// `listed`: the entries of its log, and how many this host has written by then.
+    fn forget_listed(&self, point: &Point, mut listed: Option<(Vec<(u32, ObjectName)>, u32)>, min_age_ms: u64, force: bool) -> Result<()> {
         let store = &*self.inner;
         let now_ms = store.platform.now_unix_ms();
         if let Ok(Decided::Relocation(_) | Decided::Closed) = CachedReader::new(store, false).register(&point.id, &ObjectName::register(&point.id)) {
@@ -100,9 +101,15 @@ impl Store {
         }
         let entry = LogEntry { action: Action::Forget, time_unix_ms: now_ms, host: store.host.clone(), text: String::new() }.encode();
         for _ in 0..TRIES_MAX {
-            let names = listed.take().map_or_else(|| log_names(store, &point.id), Ok)?;
-            let next = names.iter().map(|n| n.0.saturating_add(1)).max().unwrap_or(0);
-            let (log, log_damage) = read_log(&mut CachedReader::new(store, false), &point.id, names)?;
+            let (names, written) = match listed.take() {
+                Some(listed) => listed,
+                None => {
+                    let written = log_memory::written(store, &point.id);
+                    (log_names(store, &point.id)?, written)
+                }
+            };
+            let next = names.iter().map(|n| n.0.saturating_add(1)).max().unwrap_or(0).max(written);
+            let (log, log_damage) = read_log(&mut CachedReader::new(store, false), &point.id, names, written)?;
             let now = Point { log, log_damage, ..point.clone() };
             if now.log_forgets() {
                 return bury(store, &point.id);
@@ -111,6 +118,7 @@ impl Store {
             store.platform.check_fresh()?;
             let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.id.0, next.into(), &entry)?;
             if store.platform.create(&ObjectName::point_log(&point.id, next), &bytes, Durability::Now)? == Created::New {
+                log_memory::wrote(store, &point.id, next);
                 return bury(store, &point.id);
             }
         }

@@ -1,7 +1,7 @@
 //! Which points exist: fresh lists of `c/`, `f/` and `p/`, contents from the cache where this host has read them before.
 
 use super::{
-    LogDamage, Point,
+    LogDamage, Point, log_memory,
     registers::{self, CachedReader, Decided, list_months},
 };
 use crate::{Result, StoreError, store::Inner};
@@ -51,6 +51,7 @@ impl PointSet {
         let mut damaged = Vec::new();
         let (registers, copies) = registers::list_with_copies(store)?;
         let mut forgotten: BTreeSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+        let written = log_memory::all_written(store);
         let mut logs = all_log_names(store)?;
         let known: HashSet<SessionId> = remembered(store).collect();
         let mut new = Vec::new();
@@ -80,7 +81,7 @@ impl PointSet {
                 Some(Decided::Closed) | None => continue,
             };
             let names = logs.remove(&id).unwrap_or_default();
-            (point.log, point.log_damage) = read_log(&mut log_cache, &id, names.clone())?;
+            (point.log, point.log_damage) = read_log(&mut log_cache, &id, names.clone(), written.get(&id).copied().unwrap_or(0))?;
             damaged.extend(point.log_damage.iter().flat_map(|d| d.entries.iter().cloned()));
             if point.log_forgets() {
                 forgotten.insert(id);
@@ -126,7 +127,7 @@ impl PointSet {
         for id in &self.forgotten {
             // Fences and what is damaged are nothing that could be taken back.
             if let Ok(Decided::Point(mut p)) = reader.register(id, &ObjectName::register(id)) {
-                (p.log, p.log_damage) = read_log(&mut reader, id, self.forgotten_logs.remove(id).unwrap_or_default())?;
+                (p.log, p.log_damage) = read_log(&mut reader, id, self.forgotten_logs.remove(id).unwrap_or_default(), 0)?;
                 out.push(*p);
             }
         }
@@ -180,6 +181,9 @@ const MISSING: &str = "the register of this point is missing, and so is its copy
 const MISSING_HERE: &str = "the register of this point is missing, and so is its copy; this host has seen both here. Where the store was set back to an older \
     copy on purpose, remove this host's cache of it: ";
 
+/// The same of the newest entries of a log.
+const WRITTEN_HERE: &str = "this host has written it. Where the store was set back to an older copy on purpose, remove this host's cache of it: ";
+
 /// Under this name this host's cache remembers that a point was committed, and that its register had reached stable storage.
 fn memory_name(id: &SessionId) -> String {
     format!("{MEMORY}{id}")
@@ -228,7 +232,7 @@ fn or_damaged<T>(store: &Inner, result: Result<T>, damaged: &mut Vec<String>) ->
 
 /// Whether a point's log forgets it, as it lies in the store now.
 pub(crate) fn log_forgets(store: &Inner, id: &SessionId) -> Result<bool> {
-    let (log, _) = read_log(&mut CachedReader::new(store, false), id, log_names(store, id)?)?;
+    let (log, _) = read_log(&mut CachedReader::new(store, false), id, log_names(store, id)?, 0)?;
     Ok(log.iter().any(|e| e.action == Action::Forget))
 }
 
@@ -249,8 +253,13 @@ pub(super) fn all_log_names(store: &Inner) -> Result<BTreeMap<SessionId, Vec<(u3
     Ok(logs)
 }
 
-/// What of a log can be read, oldest first, and what cannot.
-pub(super) fn read_log(cache: &mut CachedReader<'_>, id: &SessionId, mut names: Vec<(u32, ObjectName)>) -> Result<(Vec<LogEntry>, Option<LogDamage>)> {
+/// What of a log can be read, oldest first, and what cannot. `written`: so many entries it had by this host's memory, asked for before the list was made.
+pub(super) fn read_log(
+    cache: &mut CachedReader<'_>,
+    id: &SessionId,
+    mut names: Vec<(u32, ObjectName)>,
+    written: u32,
+) -> Result<(Vec<LogEntry>, Option<LogDamage>)> {
     names.sort_unstable_by_key(|n| n.0);
     let (mut out, mut next) = (Vec::with_capacity(names.len()), 0);
     let (mut damaged, mut may_be_protected) = (Vec::new(), false);
@@ -272,6 +281,11 @@ pub(super) fn read_log(cache: &mut CachedReader<'_>, id: &SessionId, mut names: 
             }
             None => may_be_protected |= damaged.len() > unreadable,
         }
+    }
+    if next < written {
+        let why = format_args!("this entry of a point's log is missing, and it was among the newest; {WRITTEN_HERE}{}", store.index.path().display());
+        damaged.push(StoreError::damaged(ObjectName::point_log(id, next), why).to_string());
+        may_be_protected = true;
     }
     Ok((out, (!damaged.is_empty()).then_some(LogDamage { entries: damaged, may_be_protected })))
 }
