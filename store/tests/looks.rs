@@ -143,11 +143,8 @@ fn many_are_forgotten_by_one_list_of_their_logs_and_each_by_its_own_objects() {
     let results = store.forget_all(&all[..10].iter().collect::<Vec<_>>(), 0, true).expect("lists");
     assert!(results.len() == 10 && results.iter().all(Result::is_ok), "{results:?}");
     let lists = platform.take();
-    assert_eq!(
-        lists.iter().filter(|l| l.starts_with("p/")).count(),
-        lab.files("p").iter().filter_map(|f| f.parent()).collect::<std::collections::HashSet<_>>().len(),
-        "{lists:?}"
-    );
+    // The folder of logs and its one month, if it was there before; one by one it was a list for each.
+    assert!(lists.iter().filter(|l| l.starts_with('p')).count() <= 2, "{lists:?}");
     assert_eq!((lab.files("p").len(), lab.files("f").len()), (10, 10));
     let left: Vec<_> = lab.open().points().expect("lists").iter().map(|p| p.id).collect();
     assert_eq!(left, all[10..].iter().map(|p| p.id).collect::<Vec<_>>());

@@ -150,8 +150,10 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     let going: Vec<&Point> = chosen.iter().zip(&why).filter(|(_, why)| why.is_empty()).map(|(p, _)| *p).collect();
     let staying = if o.dry_run { HashSet::new() } else { forget_all(&store, &going, rules.min_age_ms)? };
     let warned = !staying.is_empty();
-    let row = |(p, why): (&&Point, _)| (*p, if Vec::is_empty(why) && !staying.contains(&p.id) { "forget" } else { "keep" }, why);
-    let rows: Vec<(&Point, &str, &Vec<String>)> = chosen.iter().zip(&why).map(row).collect();
+    let mut rows: Vec<(&Point, &str, &Vec<String>)> = Vec::with_capacity(chosen.len());
+    for (p, why) in chosen.iter().zip(&why) {
+        rows.push((*p, if why.is_empty() && !staying.contains(&p.id) { "forget" } else { "keep" }, why));
+    }
     if common.json {
         let value = |(p, action, why): &(&Point, &str, &Vec<String>)| json!({"id": p.id.to_string(), "name": p.summary.name, "host": p.summary.host, "time": output::rfc3339(p.summary.time_unix_ms), "action": action, "reasons": why});
         output::print_json(&rows.iter().map(value).collect::<Vec<_>>().into());
