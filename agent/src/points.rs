@@ -12,6 +12,9 @@ const BARE_PREFIX_DIGITS_MIN: usize = 8;
 /// Digits that tables show: the id's first 48 bits are its time in milliseconds.
 pub const SHOWN_ID_DIGITS: usize = 12;
 
+/// For those who wrote something else.
+const FORMS: &str = "a POINT is NAME@latest, NAME@-1, NAME@2026-11-21T02:00, NAME@ID-PREFIX, NAME or an id, see 'cairn list'";
+
 /// Tags given at a backup lie in the point's summary, which has little room; more can be added to the point.
 const FIRST_TAGS_BYTES_MAX: usize = 90;
 /// What each tag takes besides its text.
@@ -58,7 +61,10 @@ pub fn select<'a>(points: &'a [Point], spec: &str) -> Outcome<&'a Point> {
         return Ok(latest);
     }
     match spec.rsplit_once('@') {
+        Some(("", which)) => Err(Failure::usage(format!("'@{which}' does not say whose point: a name goes before the '@', as in web1@latest; {FORMS}"))),
+        Some((name, "")) => Err(Failure::usage(format!("'{name}@' ends at the '@': {FORMS}"))),
         Some((name, which)) => of_domain(points, name, which),
+        None if spec.is_empty() => Err(Failure::usage(format!("an empty POINT names nothing: {FORMS}"))),
         None if is_hex(spec) && spec.len() >= BARE_PREFIX_DIGITS_MIN => by_prefix(points.iter(), spec, spec),
         None => Err(Failure::not_found(format!("no restore point of '{spec}'; see 'cairn list'"))),
     }
@@ -202,6 +208,19 @@ mod tests {
         assert_eq!(pick("nobody@latest"), Err(15));
         assert_eq!(pick("web@nonsense"), Err(2));
         assert_eq!(pick("0"), Err(15));
+    }
+
+    #[test]
+    fn a_specification_without_its_name_says_what_is_missing() {
+        let all = [point("web", "2025-11-20T02:00:10Z", 1), point("@odd", "2025-11-21T03:00:00Z", 2)];
+        let wrong = |spec: &str| select(&all, spec).map(|p| p.id).map_err(|f| (f.code, f.message)).expect_err("it names nothing");
+        for (spec, word) in
+            [("@latest", "a name goes before the '@'"), ("@-1", "a name goes before"), ("@", "a name goes before"), ("web@", "ends at"), ("", "empty")]
+        {
+            let (code, message) = wrong(spec);
+            assert!(code == 2 && message.contains(word) && message.contains("NAME@latest") && message.contains("'cairn list'"), "{spec}: {code} {message}");
+        }
+        assert_eq!(select(&all, "@odd").map(|p| p.id.0[15]).map_err(|f| f.code), Ok(2), "a whole name wins");
     }
 
     #[test]

@@ -1,25 +1,26 @@
 //! The local index: an SQLite file that says in which pack a chunk may be. A cache: deleting it costs time only.
 //!
 //! - `chunks`: first 8 bytes of an id -> pack number (28 B a row). A hit is a hint: the caller reads the id from the pack's own footer.
-//! - `objects`: registers, tombstones and point logs as read, with the stamp of the file; which points this host has seen.
+//! - `objects`: registers, tombstones and point logs as read, with the stamp of the file; which points this host has seen, and how far it has written
+//!   their logs.
 //! - `files`: index files that were taken in.
 //! - `scrubbed`: when a pack was last checked by this host.
 //! - `watched`: for how long this host has seen something stay as it is.
 
-use crate::{Result, StoreError};
+use crate::{
+    Result, StoreError,
+    database::{self, BUSY_LIMIT},
+};
 use cairn_store_format::{Id, PackId, PackKind, SessionId, StoreId, index::IndexedPack};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 /// Version of this database's layout; another one is thrown away.
 const LAYOUT: i64 = 3;
-/// How long to wait for another process that writes.
-const BUSY_MS: u64 = 30_000;
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS packs (number INTEGER PRIMARY KEY, session BLOB NOT NULL, seq INTEGER NOT NULL, kind INTEGER NOT NULL, UNIQUE (session, seq));
@@ -29,6 +30,10 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS watched (name TEXT PRIMARY KEY, value INTEGER NOT NULL, boot TEXT NOT NULL, at_ms INTEGER NOT NULL, unchanged_ms INTEGER NOT NULL)
         WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS scrubbed (pack TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) WITHOUT ROWID;";
+
+/// What another layout had.
+const DROP: &str = "DROP TABLE IF EXISTS packs; DROP TABLE IF EXISTS chunks; DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS objects;
+    DROP TABLE IF EXISTS watched; DROP TABLE IF EXISTS scrubbed;";
 
 /// The index of one store on this host.
 pub(crate) struct Index {
@@ -127,13 +132,9 @@ impl Index {
     }
 
     fn connect(path: &Path) -> rusqlite::Result<Connection> {
-        let db = open_connection(path)?;
-        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;")?;
-        let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-        if layout != LAYOUT {
-            db.execute_batch("BEGIN; DROP TABLE IF EXISTS packs; DROP TABLE IF EXISTS chunks; DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS objects; DROP TABLE IF EXISTS watched; DROP TABLE IF EXISTS scrubbed;")?;
-            db.execute_batch(&format!("{SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
-        }
+        let mut db = database::open(path, BUSY_LIMIT)?;
+        db.execute_batch("PRAGMA synchronous = OFF;")?;
+        database::prepare(&mut db, LAYOUT, |there| (there != LAYOUT).then(|| format!("{DROP}{SCHEMA}")))?;
         db.query_row("SELECT count(*) FROM (SELECT 1 FROM chunks LIMIT 1)", [], |_| Ok(()))?;
         Ok(db)
     }
@@ -154,7 +155,7 @@ impl Index {
 
     /// A connection for one thread.
     pub(crate) fn reader(&self) -> Result<IndexReader> {
-        Ok(IndexReader { db: open_connection(&self.path).map_err(fail(&self.path))?, path: self.path.clone() })
+        Ok(IndexReader { db: database::connect(&self.path, BUSY_LIMIT).map_err(fail(&self.path))?, path: self.path.clone() })
     }
 
     /// Takes in packs; `file` is the index file they came from, if any.
@@ -275,6 +276,18 @@ impl Index {
         Ok(names.iter().filter_map(|n| n.strip_prefix(prefix)).map(str::to_owned).collect())
     }
 
+    /// What is kept under names that begin so, without that beginning, with its bytes.
+    pub(crate) fn objects_beginning(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let db = self.db();
+        let row = |r: &rusqlite::Row<'_>| Ok((r.get::<_, String>(0)?, r.get::<_, Vec<u8>>(1)?));
+        let work = || {
+            db.prepare_cached("SELECT substr(name, length(?1) + 1), bytes FROM objects WHERE name >= ?1 AND name < ?2")?
+                .query_map(params![prefix, format!("{prefix}\u{7f}")], row)?
+                .collect::<rusqlite::Result<_>>()
+        };
+        work().map_err(fail(&self.path))
+    }
+
     /// An object is read again.
     pub(crate) fn forget_object(&self, name: &str) -> Result<()> {
         let db = self.db();
@@ -310,12 +323,6 @@ impl IndexReader {
     }
 }
 
-fn open_connection(path: &Path) -> rusqlite::Result<Connection> {
-    let db = Connection::open(path)?;
-    db.busy_timeout(Duration::from_millis(BUSY_MS))?;
-    Ok(db)
-}
-
 pub(crate) fn is_damage(e: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(e, rusqlite::Error::SqliteFailure(f, _) if matches!(f.code, DatabaseCorrupt | NotADatabase))
@@ -328,6 +335,27 @@ mod scale;
 mod tests {
     use super::*;
     use cairn_store_format::pack::{Footer, FrameKind, Slot};
+
+    #[test]
+    fn many_that_open_it_at_once_make_it_once() {
+        const AT_ONCE: u8 = 8;
+        for round in 0..60 {
+            let dir = tempfile::tempdir().expect("temp dir");
+            let start = std::sync::Barrier::new(AT_ONCE.into());
+            let one = |n: u8| {
+                start.wait();
+                let index = Index::open(dir.path(), &StoreId([1; 16]))?;
+                index.keep_objects(&[(format!("point {n}"), vec![n])])
+            };
+            std::thread::scope(|s| {
+                let one = &one;
+                let workers: Vec<_> = (0..AT_ONCE).map(|n| s.spawn(move || one(n))).collect();
+                workers.into_iter().for_each(|w| w.join().expect("no panic").unwrap_or_else(|e| panic!("round {round}: {e}")));
+            });
+            let index = Index::open(dir.path(), &StoreId([1; 16])).expect("opens");
+            assert_eq!(index.objects_named("point ").expect("reads").len(), usize::from(AT_ONCE), "round {round}: nobody threw away what another had kept");
+        }
+    }
 
     #[test]
     fn finds_what_was_added_and_survives_damage() {

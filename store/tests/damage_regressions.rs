@@ -3,7 +3,7 @@
 mod common;
 mod zoo;
 
-use cairn_store::{Credential, Plan, Progress, SecretKey, Store, StoreError, format::ObjectName, scrub::ScrubOptions};
+use cairn_store::{Credential, Plan, Progress, SecretKey, Store, StoreError, format::ObjectName, scrub::ScrubOptions, verify::Verifier};
 use common::{Lab, backup, content, full, point};
 use std::fs;
 
@@ -49,6 +49,44 @@ fn a_host_that_read_damage_once_reads_again() {
     // The disk had a bad moment, or the file came back from a copy.
     flip(&lab, register.as_str(), 100);
     assert_eq!(store.points().expect("lists").len(), 1);
+}
+
+#[test]
+fn the_newest_entries_of_a_log_are_missed_by_the_host_that_wrote_them() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let a = backup(&store, "a", &content(9000, 2), full()).expect("backs up");
+    store.tag(&point(&store, &a), "gold", true).expect("tags");
+    store.protect(&point(&store, &a), true).expect("protects");
+    store.note(&point(&store, &a), "before the upgrade").expect("notes");
+    assert!(store.points_and_damage().expect("lists").1.is_empty());
+    let entry = |n| ObjectName::point_log(&a.id, n);
+    for n in [1, 2] {
+        fs::remove_file(lab.root().join(entry(n).as_str())).expect("loses it");
+    }
+
+    let store = lab.open();
+    let (points, damaged) = store.points_from_storage().expect("lists");
+    assert!(damaged.len() == 1 && damaged[0].contains(entry(1).as_str()) && damaged[0].contains("this host has written it"), "{damaged:?}");
+    assert_eq!(points[0].tags(), ["gold"], "the rest is there");
+    let report = store.verify_point(&points[0], false, &Verifier::new(&store).expect("reads"), &Progress::default()).expect("verifies");
+    assert_eq!(report.damage_count, 0, "no byte of its disks is lost");
+    let refused = |store: &Store| {
+        let p = store.points_and_damage().expect("lists").0.remove(0);
+        let batch = store.forget_all(&[&p, &p], 0, false).expect("lists").remove(0);
+        for out in [store.forget(&p, 0, false), store.may_forget(&p, 0, false), batch] {
+            assert!(matches!(&out, Err(StoreError::Refused(why)) if why.contains(entry(1).as_str()) && why.contains("cairn unprotect")), "{out:?}");
+        }
+    };
+    refused(&store);
+    // What is written next does not take the place of what is lost: now every host sees the gap.
+    store.tag(&points[0], "silver", true).expect("tags");
+    assert!(lab.root().join(entry(3).as_str()).exists() && !lab.root().join(entry(1).as_str()).exists());
+    for state in ["state", "another"] {
+        refused(&lab.open_with(lab.credential(), state).expect("opens"));
+    }
+    store.protect(&points[0], false).expect("settles it");
+    store.forget(&point(&store, &a), 0, false).expect("forgets");
 }
 
 #[test]

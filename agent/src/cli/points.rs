@@ -11,6 +11,7 @@ const POINTS: &str =
 #[command(after_help = "Examples:\n  cairn list\n  cairn list web1 --json")]
 pub struct List {
     /// Only points of this domain or image
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// Show forgotten points that may still be taken back
     #[arg(long)]

@@ -37,7 +37,7 @@ A point stays if any rule wants it; --dry-run names the rules. Points are counte
 Protected points stay. The space is free after 'cairn gc'.")]
 pub struct Prune {
     /// Only points of these domains or images
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub names: Vec<String>,
     /// Keep the newest N
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
@@ -73,7 +73,7 @@ pub struct Prune {
     #[arg(long, value_name = "TIME", value_parser = parse_ms, conflicts_with = "dry_run")]
     pub simulate: Option<u64>,
     /// Pace of the points that --simulate adds
-    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_ms)]
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_ms, requires = "simulate")]
     pub every: u64,
 }
 

@@ -8,13 +8,12 @@ use crate::{
     output, points,
     retention::times,
 };
-use cairn_store::{Point, PointSizes, Store, TakeBack};
+use cairn_store::{AllPoints, Point, PointSizes, Store, TakeBack};
 
 /// Points, oldest first.
 pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
     let store = open_store(common)?;
-    let (living, damaged) = store.points_and_damage()?;
-    let all = if o.forgotten { can_be_taken_back(&store)? } else { living };
+    let (all, damaged) = if o.forgotten { can_be_taken_back(&store)? } else { store.points_and_damage()? };
     let chosen: Vec<&Point> = match &o.name {
         None => all.iter().collect(),
         Some(name) => points::of_name(&all, name),
@@ -41,17 +40,17 @@ pub fn list(common: &Common, o: &cli::List) -> Outcome<Done> {
     Ok(if damaged.is_empty() { Done::Clean } else { Done::WithWarnings })
 }
 
-/// Forgotten points whose data is all there, and that nobody has taken back yet.
-fn can_be_taken_back(store: &Store) -> Outcome<Vec<Point>> {
-    let forgotten = store.forgotten_points()?;
-    let mut take_back = TakeBack::new(store)?;
+/// Forgotten points whose data is all there, and that nobody has taken back yet; what of the others cannot be read.
+fn can_be_taken_back(store: &Store) -> Outcome<(Vec<Point>, Vec<String>)> {
+    let AllPoints { live, forgotten, damaged } = store.all_points()?;
+    let mut take_back = TakeBack::new(store, &live)?;
     let mut out = Vec::new();
     for p in forgotten {
         if take_back.done_before(&p)?.is_none() && take_back.is_possible(&p)? {
             out.push(p);
         }
     }
-    Ok(out)
+    Ok((out, damaged))
 }
 
 /// Who lists the points of a domain that is half restored on this host is about to do something about it.

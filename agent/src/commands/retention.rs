@@ -11,7 +11,7 @@ use crate::{
 use cairn_store::{BEAT_PERIOD_MS, GcOptions, GcReport, Point, Progress, Store, StoreError, TakeBack, format::SessionId};
 use jiff::{Span, Timestamp, Unit, tz::TimeZone};
 use serde_json::json;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::now_unix_ms;
 
@@ -88,10 +88,11 @@ fn forgot_some(gone: &[&Point], e: StoreError) -> Failure {
 }
 
 fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
-    let forgotten = store.forgotten_points()?;
-    let p = points::select(&forgotten, spec)
+    let all = store.all_points()?;
+    all.damaged.iter().for_each(|d| tracing::warn!("{d}; 'cairn verify --all' tells more"));
+    let p = points::select(&all.forgotten, spec)
         .map_err(|f| Failure::new(f.code, format!("among the forgotten points: {}; see 'cairn list --forgotten'", f.message)))?;
-    if let Some(id) = TakeBack::new(store)?.done_before(p)? {
+    if let Some(id) = TakeBack::new(store, &all.live)?.done_before(p)? {
         say!("cairn: {} {} is there again already, as point {id}; nothing was done", output::shown(&p.summary.name), p.id);
         return super::backup_image::print_point(common, store, &id);
     }
@@ -129,6 +130,7 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
             "no rule says what to keep, and nothing is forgotten without one: give --keep-last, --keep-daily, --keep-within or the like",
         ));
     }
+    refuse_nonsense(o)?;
     let store = open_store(common)?;
     // A hidden point takes no place of those that can be seen: what goes would go as well if all could be seen (retention's tests show it for all
     // rules). What its own log cannot tell keeps a point.
@@ -141,26 +143,16 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     let candidates = candidates(&chosen, &all, now_unix_ms());
     times::warn_ahead(&chosen, now_unix_ms());
     if let Some(span_ms) = o.simulate {
-        simulation(common, &candidates, &rules, o.every, span_ms)?;
+        simulation(common, &candidates, &rules, o.every, span_ms);
         return Ok(hidden);
     }
     let why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
-    let mut warned = false;
-    let mut rows = Vec::new();
+    let going: Vec<&Point> = chosen.iter().zip(&why).filter(|(_, why)| why.is_empty()).map(|(p, _)| *p).collect();
+    let staying = if o.dry_run { HashSet::new() } else { forget_all(&store, &going, rules.min_age_ms)? };
+    let warned = !staying.is_empty();
+    let mut rows: Vec<(&Point, &str, &Vec<String>)> = Vec::with_capacity(chosen.len());
     for (p, why) in chosen.iter().zip(&why) {
-        let mut action = if why.is_empty() { "forget" } else { "keep" };
-        if why.is_empty() && !o.dry_run {
-            match store.forget(p, rules.min_age_ms, false) {
-                Ok(()) => {}
-                // Protected meanwhile: it stays, and the others still go.
-                Err(e @ StoreError::Refused(_)) => {
-                    say!("cairn: warning: {e}");
-                    (action, warned) = ("keep", true);
-                }
-                Err(e) => return Err(broke_off(&rows, e)),
-            }
-        }
-        rows.push((*p, action, why));
+        rows.push((*p, if why.is_empty() && !staying.contains(&p.id) { "forget" } else { "keep" }, why));
     }
     if common.json {
         let value = |(p, action, why): &(&Point, &str, &Vec<String>)| json!({"id": p.id.to_string(), "name": p.summary.name, "host": p.summary.host, "time": output::rfc3339(p.summary.time_unix_ms), "action": action, "reasons": why});
@@ -174,11 +166,53 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     Ok(if hidden == Done::Clean && warned { Done::WithWarnings } else { hidden })
 }
 
-/// The store failed in mid-way: the failure ends the command, and what is forgotten already is told.
-fn broke_off(rows: &[(&Point, &str, &Vec<String>)], e: StoreError) -> Failure {
-    let gone = rows.iter().filter(|r| r.1 == "forget").count();
+/// A future of the rules is looked at in so many steps at most.
+const SIMULATED_STEPS_MAX: u64 = 100_000;
+
+/// Lengths of time that are well written and ask for nothing, or for what nobody can mean.
+fn refuse_nonsense(o: &cli::Prune) -> Outcome<()> {
+    if o.keep_within.is_some_and(|span| span.is_zero()) {
+        return Err(Failure::usage("--keep-within 0 keeps the newest point of each name and no other; leave it out, or say --keep-last 1 if that is meant"));
+    }
+    let Some(span_ms) = o.simulate else { return Ok(()) };
+    if o.every == 0 {
+        return Err(Failure::usage("--every 0: points must come at a pace"));
+    }
+    if span_ms == 0 {
+        return Err(Failure::usage("--simulate 0: that is no future to look at; give a time such as 400d, or --dry-run for what the rules say today"));
+    }
+    if span_ms < o.every {
+        return Err(Failure::usage(
+            "--simulate is shorter than --every (1d unless given): no point would come in that time; give a longer one, or a shorter --every",
+        ));
+    }
+    if span_ms / o.every > SIMULATED_STEPS_MAX {
+        return Err(Failure::usage(format!("--simulate with --every makes {} points, more than {SIMULATED_STEPS_MAX}", span_ms / o.every)));
+    }
+    if i64::try_from(now_unix_ms().saturating_add(span_ms)).map_or(true, |ms| Timestamp::from_millisecond(ms).is_err()) {
+        return Err(Failure::usage("--simulate goes beyond the year 9999, where the calendar ends; give a shorter time"));
+    }
+    Ok(())
+}
+
+/// Forgets what no rule keeps; those that stay all the same, which was told. Where the store fails in mid-way that ends the command, and what is forgotten
+/// already is told.
+fn forget_all(store: &Store, going: &[&Point], min_age_ms: u64) -> Outcome<HashSet<SessionId>> {
+    let (mut staying, mut gone, mut failed) = (HashSet::new(), 0, None);
+    for (p, result) in going.iter().zip(store.forget_all(going, min_age_ms, false)?) {
+        match result {
+            Ok(()) => gone += 1,
+            // Protected meanwhile: it stays, and the others still go.
+            Err(e @ StoreError::Refused(_)) => {
+                say!("cairn: warning: {e}");
+                staying.insert(p.id);
+            }
+            Err(e) => failed = failed.or(Some(e)),
+        }
+    }
+    let Some(e) = failed else { return Ok(staying) };
     let failure = Failure::from(e);
-    Failure::new(failure.code, format!("{}; {gone} points had been forgotten by then, the others stay: run it again", failure.message))
+    Err(Failure::new(failure.code, format!("{}; {gone} points had been forgotten by then, the others stay: run it again", failure.message)))
 }
 
 fn rules(o: &cli::Prune) -> Rules {
@@ -195,13 +229,7 @@ fn rules(o: &cli::Prune) -> Rules {
     }
 }
 
-fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) -> Outcome<()> {
-    if every_ms == 0 {
-        return Err(Failure::usage("--every 0: points must come at a pace"));
-    }
-    if span_ms / every_ms > 100_000 {
-        return Err(Failure::usage(format!("--simulate with --every makes {} points, more than 100000", span_ms / every_ms)));
-    }
+fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) {
     let mut groups: Vec<(String, String)> = candidates.iter().map(|c| (c.name.clone(), c.host.clone())).collect();
     groups.sort();
     groups.dedup();
@@ -217,14 +245,13 @@ fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms
             json!({"name": name, "host": host, "steps": steps})
         };
         output::print_json(&out.iter().map(value).collect::<Vec<_>>().into());
-        return Ok(());
+        return;
     }
     for (name, host, steps) in &out {
         out!("{} of host {}, one point every {}:", output::shown(name), output::shown(host), output::duration(every_ms));
         out!("{}", output::simulation_table(steps));
     }
     out!("simulated: nothing was forgotten");
-    Ok(())
 }
 
 /// Frees what no point uses.

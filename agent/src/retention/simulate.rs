@@ -14,13 +14,14 @@ pub struct Simulated {
     pub times_unix_ms: Vec<u64>,
 }
 
-/// Goes on from `points` of one name and host with one more every `every_ms`, for `span_ms`; one entry a step.
+/// Goes on from `points` of one name and host with one more every `every_ms`, none of them after `span_ms`; one entry a step.
 pub fn simulate(points: &[Candidate], rules: &Rules, zone: &TimeZone, now_unix_ms: u64, every_ms: u64, span_ms: u64) -> Vec<Simulated> {
     let mut there = points.to_vec();
     let (mut out, mut time) = (Vec::new(), now_unix_ms);
     let model = there.last().cloned();
-    while time < now_unix_ms.saturating_add(span_ms) {
-        time += every_ms.max(1);
+    let (every_ms, end) = (every_ms.max(1), now_unix_ms.saturating_add(span_ms));
+    while end - time >= every_ms {
+        time += every_ms;
         let Some(model) = &model else { break };
         // What the future brings has no tags and no protection.
         there.push(Candidate { time_unix_ms: time, tags: Vec::new(), protected: false, damaged: false, ahead: false, log_unreadable: false, ..model.clone() });
@@ -56,6 +57,7 @@ mod tests {
         // 7 days; 3 to 4 weeks' ends before them; the months' ends before those; two years' ends, one of which is a month's end too.
         assert!((20..=25).contains(&last.kept), "{}", last.kept);
         assert!(last.times_unix_ms.windows(2).all(|w| w[0] < w[1]));
+        assert_eq!(simulate(std::slice::from_ref(&first), &rules, &TimeZone::UTC, first.time_unix_ms, day, day * 5 / 2).len(), 2, "none after the end");
         assert_eq!(simulate(&[], &rules, &TimeZone::UTC, 0, day, 5 * day), []);
     }
 }

@@ -113,6 +113,7 @@ pub(crate) fn pinned(store: &Inner, options: &GcOptions) -> Result<HashSet<Sessi
 
 /// Shuts a session out: afterwards it is decided, by this fence or by its own register.
 pub(crate) fn fence(store: &Inner, s: &Seen) -> Result<()> {
+    store.platform.check_fresh()?;
     let bytes = register::encode(&s.id, RegisterKind::Fence, &[], &[])?;
     store.platform.create(&ObjectName::register(&s.id), &bytes, Durability::Now)?;
     tracing::info!("session {} is fenced or was decided at that moment", s.describe());

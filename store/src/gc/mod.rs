@@ -16,6 +16,8 @@ mod tidy;
 mod twins;
 
 #[cfg(test)]
+mod readers;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use rounds::Doomed;
@@ -123,6 +125,7 @@ impl Store {
             points.none_is_missing()?;
         }
         if !options.dry_run {
+            store.platform.check_fresh()?;
             with_room(store, options, &mut report, |report| {
                 point::finish_forgets(store, &points)?;
                 report.registers_put_back += registers::put_back(store, &points.forgotten().copied().collect())?;

@@ -309,6 +309,7 @@ fn sizes(store: &Inner, packs: &HashSet<PackId>) -> Result<u64> {
 /// G4, second half: condemned-N, durable, under a number that no round had.
 fn publish(store: &Inner, candidates: &HashSet<PackId>) -> Result<(u64, Listed)> {
     let platform = &*store.platform;
+    platform.check_fresh()?;
     let mut packs: Vec<PackId> = candidates.iter().copied().collect();
     packs.sort_unstable();
     let list = Condemned { host: store.host.clone(), process: platform.process(), time_unix_ms: platform.now_unix_ms(), packs };
@@ -365,6 +366,7 @@ pub(super) fn look_again(
 
 /// The register of the round: ours, or what another collection decided before.
 pub(crate) fn decide(store: &Inner, round: u64, condemned: &Listed, spared: Spared) -> Result<Spared> {
+    store.platform.check_fresh()?;
     let name = ObjectName::pardon(round);
     let pardon = Pardon { list_sha256: condemned.sha256, spared };
     let bytes = store.keys.small_object(&*store.platform, ObjectKind::Pardon, &[0; 16], round, &pardon.encode())?;
@@ -395,6 +397,7 @@ pub(crate) fn finish(store: &Inner, round: u64, candidates: &HashSet<PackId>, sp
 
 /// The right to delete, or the reason why there is none.
 pub(crate) fn deleting(store: &Inner) -> Result<&dyn Deleting> {
+    store.platform.check_fresh()?;
     store.platform.deleting().ok_or_else(|| {
         StoreError::Refused(format!("{} may not be deleted from with these credentials; run this where the right to delete is", store.platform.location()))
     })

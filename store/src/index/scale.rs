@@ -7,7 +7,7 @@
 use super::*;
 use cairn_store_format::pack::{Footer, FrameKind, Slot};
 use sha2::{Digest, Sha256};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Chunks of a 32 MiB pack at a mean of 64 KiB.
 const CHUNKS_PER_PACK: u64 = 500;

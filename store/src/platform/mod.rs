@@ -5,6 +5,8 @@
 //! - `Durability::Now` has reached stable storage on return; `Deferred` has once a later `barrier` returned.
 //! - `list` shows every create that completed before it was asked for. One that is under way it may show or not; but what anybody was shown,
 //!   by a list, a read or a create that found it there, every later list shows, wherever it is asked for.
+//!   Where this host may not write into a folder, the list is what it believes, good enough for reading: [`Platform::check_fresh`] then refuses what
+//!   decides something.
 //! - Nothing here deletes or replaces an object. What deletes is [`Deleting`], which only garbage collection asks for.
 
 mod local;
@@ -71,6 +73,10 @@ pub trait Platform: Send + Sync {
     fn list(&self, dir: &str) -> Result<Vec<ObjectName>>;
     /// Folders of one folder, by name.
     fn list_dirs(&self, dir: &str) -> Result<Vec<String>>;
+    /// Refuses once a list or a look since the opening could not be proven fresh: whoever commits, forgets or deletes asks before the step that counts.
+    fn check_fresh(&self) -> Result<()> {
+        Ok(())
+    }
     /// Unix time, milliseconds.
     fn now_unix_ms(&self) -> u64;
     /// A clock that never goes back and runs while the host sleeps, milliseconds; it begins anew with each boot.

@@ -65,15 +65,15 @@ pub(super) fn is_stale(e: &io::Error) -> bool {
 }
 
 /// Makes this host forget what it believes about the names in `dir`, by a change of its own there; folders above it first, where it seems to be
-/// missing. `false`: it is missing.
-pub(super) fn refresh(dir: &Path, root: &Path) -> io::Result<bool> {
-    match touch(dir) {
+/// missing. `false`: it is missing. `unproven` hears of each folder that this host may not change.
+pub(super) fn refresh(dir: &Path, root: &Path, unproven: &dyn Fn(&Path)) -> io::Result<bool> {
+    match touch(dir, unproven) {
         Err(e) if e.kind() == ErrorKind::NotFound && dir != root => {
             let parent = dir.parent().expect("below the root");
-            if !refresh(parent, root)? {
+            if !refresh(parent, root, unproven)? {
                 return Ok(false);
             }
-            match touch(dir) {
+            match touch(dir, unproven) {
                 Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
                 other => other.map(|()| true),
             }
@@ -82,8 +82,8 @@ pub(super) fn refresh(dir: &Path, root: &Path) -> io::Result<bool> {
     }
 }
 
-/// Where this host may not write, it can only believe; nothing but a restore begins there.
-fn touch(dir: &Path) -> io::Result<()> {
+/// Where this host may not write, it can only believe.
+fn touch(dir: &Path, unproven: &dyn Fn(&Path)) -> io::Result<()> {
     match super::local::new_temporary(dir) {
         Ok((path, file)) => {
             drop(file);
@@ -91,9 +91,18 @@ fn touch(dir: &Path) -> io::Result<()> {
             let _ = fs::remove_file(path);
             Ok(())
         }
-        Err(e) if matches!(e.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) => Ok(()),
+        Err(e) if takes_no_files(&e) => {
+            unproven(dir);
+            Ok(())
+        }
         Err(e) => Err(e),
     }
+}
+
+/// Why a folder that can be read may take no probe: it is mounted or meant for reading, or there is no room. Readers go on by what this host believes.
+pub(super) fn takes_no_files(e: &io::Error) -> bool {
+    use ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(e.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull | QuotaExceeded)
 }
 
 #[cfg(test)]
@@ -123,10 +132,18 @@ broken line
     fn a_folder_is_refreshed_or_missing_and_nothing_stays() {
         let root = tempfile::tempdir().expect("temp dir");
         let sub = root.path().join("a/b");
-        assert!(!refresh(&sub, root.path()).expect("answers"));
+        let none = |dir: &Path| panic!("{} takes files", dir.display());
+        assert!(!refresh(&sub, root.path(), &none).expect("answers"));
         fs::create_dir_all(&sub).expect("made");
-        assert!(refresh(&sub, root.path()).expect("answers"));
+        assert!(refresh(&sub, root.path(), &none).expect("answers"));
         assert_eq!(fs::read_dir(&sub).expect("lists").count(), 0);
+    }
+
+    #[test]
+    fn a_folder_for_readers_is_told_from_one_that_fails() {
+        let takes_none = |number| takes_no_files(&io::Error::from_raw_os_error(number));
+        assert!([libc::EACCES, libc::EPERM, libc::EROFS, libc::ENOSPC, libc::EDQUOT].into_iter().all(takes_none));
+        assert!(![libc::EIO, libc::ENOENT, libc::ESTALE, libc::ENOTDIR].into_iter().any(takes_none));
     }
 
     #[test]

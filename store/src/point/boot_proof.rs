@@ -48,7 +48,7 @@ impl Store {
     }
 
     fn add_evidence(&self, point: &Point, evidence: &Evidence) -> Result<u32> {
-        let number = create_next(&self.inner, &point.id, ObjectKind::Evidence, ObjectName::evidence, &evidence.encode(), TRIES_MAX)?;
+        let number = create_next(&self.inner, &point.id, ObjectKind::Evidence, ObjectName::evidence, &evidence.encode(), 0, TRIES_MAX)?;
         number.ok_or_else(|| StoreError::Busy(format!("evidence of point {} is written by others all the time; try again", point.id)))
     }
 

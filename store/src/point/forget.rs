@@ -6,12 +6,12 @@
 //! it came too late.
 
 use super::{
-    Point,
+    Point, log_memory,
     registers::{CachedReader, Decided, list_months},
-    set::{log_names, read_log},
+    set::{all_log_names, log_names, read_log},
 };
 use crate::{
-    Result, StoreError,
+    Result, StoreError, parallel,
     platform::{Created, Durability},
     store::{Inner, Store},
 };
@@ -21,10 +21,15 @@ use cairn_store_format::{
     name::parse_session,
     point_log::{Action, LogEntry},
 };
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Others that write to the same point's log at the same moment; more tries than that mean something is wrong.
 const TRIES_MAX: u32 = 100;
+/// Forgets of one command that wait for the storage together: it makes the objects of all of them durable in one go.
+const AT_ONCE: usize = 16;
 
 impl Store {
     /// Whether [`Store::forget`] would refuse, by what is known of the point already; nothing is written.
@@ -54,6 +59,41 @@ impl Store {
     /// Forgets a point. Protected points are refused; those younger than `min_age_ms`, and those of which a damaged log may say that they are protected,
     /// too, unless `force`.
     pub fn forget(&self, point: &Point, min_age_ms: u64, force: bool) -> Result<()> {
+        self.forget_listed(point, None, min_age_ms, force)
+    }
+
+    /// Forgets many points, several at a time, each as [`Store::forget`] does and by objects of its own: what lies in the store after a crash is what
+    /// single forgets leave. Their logs are listed once; who writes to one of them meanwhile takes the number that its forget would, and is seen. One
+    /// result for each point that was begun with, in their order: what is refused keeps no other from going, after any other failure nothing more begins.
+    pub fn forget_all(&self, points: &[&Point], min_age_ms: u64, force: bool) -> Result<Vec<Result<()>>> {
+        let store = &*self.inner;
+        let written = log_memory::all_written(store);
+        let logs = if points.len() > 1 { Some(all_log_names(store)?) } else { None };
+        let broken = AtomicBool::new(false);
+        let one = |p: &Point| {
+            let names = logs.as_ref().map(|logs| (logs.get(&p.id).cloned().unwrap_or_default(), written.get(&p.id).copied().unwrap_or(0)));
+            let result = self.forget_listed(p, names, min_age_ms, force);
+            broken.fetch_or(!matches!(result, Ok(()) | Err(StoreError::Refused(_))), Ordering::SeqCst);
+            result
+        };
+        let jobs = points.iter().take_while(|_| !broken.load(Ordering::SeqCst)).map(|p| Ok(*p));
+        let mut out = Vec::with_capacity(points.len());
+        parallel::ordered(
+            jobs,
+            parallel::workers(&*store.platform, AT_ONCE, AT_ONCE),
+            points.len(),
+            || (),
+            |(), p| Ok(one(p)),
+            |result| {
+                out.push(result);
+                Ok(())
+            },
+        )?;
+        Ok(out)
+    }
+
+    /// `listed`: the entries of its log, and how many this host has written by then.
+    fn forget_listed(&self, point: &Point, mut listed: Option<(Vec<(u32, ObjectName)>, u32)>, min_age_ms: u64, force: bool) -> Result<()> {
         let store = &*self.inner;
         let now_ms = store.platform.now_unix_ms();
         if let Ok(Decided::Relocation(_) | Decided::Closed) = CachedReader::new(store, false).register(&point.id, &ObjectName::register(&point.id)) {
@@ -61,16 +101,24 @@ impl Store {
         }
         let entry = LogEntry { action: Action::Forget, time_unix_ms: now_ms, host: store.host.clone(), text: String::new() }.encode();
         for _ in 0..TRIES_MAX {
-            let names = log_names(store, &point.id)?;
-            let next = names.iter().map(|n| n.0.saturating_add(1)).max().unwrap_or(0);
-            let (log, log_damage) = read_log(&mut CachedReader::new(store, false), &point.id, names)?;
+            let (names, written) = match listed.take() {
+                Some(listed) => listed,
+                None => {
+                    let written = log_memory::written(store, &point.id);
+                    (log_names(store, &point.id)?, written)
+                }
+            };
+            let next = names.iter().map(|n| n.0.saturating_add(1)).max().unwrap_or(0).max(written);
+            let (log, log_damage) = read_log(&mut CachedReader::new(store, false), &point.id, names, written)?;
             let now = Point { log, log_damage, ..point.clone() };
             if now.log_forgets() {
                 return bury(store, &point.id);
             }
             self.may_forget(&now, min_age_ms, force)?;
+            store.platform.check_fresh()?;
             let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.id.0, next.into(), &entry)?;
             if store.platform.create(&ObjectName::point_log(&point.id, next), &bytes, Durability::Now)? == Created::New {
+                log_memory::wrote(store, &point.id, next);
                 return bury(store, &point.id);
             }
         }
@@ -105,6 +153,7 @@ impl Store {
 
 /// The second half of a forget.
 fn bury(store: &Inner, id: &SessionId) -> Result<()> {
+    store.platform.check_fresh()?;
     let bytes = store.keys.small_object(&*store.platform, ObjectKind::Tombstone, &id.0, 0, b"")?;
     // Another one's tombstone is as good as ours.
     store.platform.create(&ObjectName::tombstone(id), &bytes, Durability::Now).map(drop)

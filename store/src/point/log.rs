@@ -1,6 +1,6 @@
 //! Writing a point's log: each entry under the next free number, by create-if-absent.
 
-use super::{Point, numbered::create_next};
+use super::{Point, log_memory, numbered::create_next};
 use crate::{Result, StoreError, store::Store};
 use cairn_store_format::{
     ObjectName, SessionId,
@@ -42,7 +42,9 @@ impl Store {
         let store = &*self.inner;
         let text = cairn_store_format::register::cut_text(text, NOTE_BYTES_MAX).to_owned();
         let entry = LogEntry { action, time_unix_ms: store.platform.now_unix_ms(), host: store.host.clone(), text }.encode();
-        let number = create_next(store, point, ObjectKind::PointLog, ObjectName::point_log, &entry, TRIES_MAX)?;
+        let written = log_memory::written(store, point);
+        let number = create_next(store, point, ObjectKind::PointLog, ObjectName::point_log, &entry, written, TRIES_MAX)?;
+        number.iter().for_each(|n| log_memory::wrote(store, point, *n));
         let crowded = || StoreError::Refused(format!("the log of point {point} grows faster than an entry can be added"));
         number.map(drop).ok_or_else(crowded)
     }

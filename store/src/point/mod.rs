@@ -6,12 +6,13 @@
 mod boot_proof;
 mod forget;
 mod log;
+mod log_memory;
 mod numbered;
 mod undo;
 pub use boot_proof::BootProof;
 pub(crate) use forget::finish_forgets;
 pub use log::check_tag;
-pub use undo::TakeBack;
+pub use undo::{AllPoints, TakeBack};
 pub(crate) mod registers;
 mod set;
 
@@ -164,7 +165,8 @@ impl Store {
         }
         let mut reader = CachedReader::new(store, false);
         let Decided::Point(mut point) = reader.register(id, &ObjectName::register(id))? else { return Ok(None) };
-        (point.log, point.log_damage) = read_log(&mut reader, id, log_names(store, id)?)?;
+        let written = log_memory::written(store, id);
+        (point.log, point.log_damage) = read_log(&mut reader, id, log_names(store, id)?, written)?;
         reader.keep();
         Ok((!point.log_forgets()).then_some(*point))
     }

@@ -136,9 +136,9 @@ fn very_many_forgotten_points() {
         written = count;
         let store = open(dir.path());
         let (found, took) = timed(&format!("which of {count} forgotten points can be taken back"), || {
-            let forgotten = store.forgotten_points().expect("lists");
+            let crate::AllPoints { live, forgotten, .. } = store.all_points().expect("lists");
             assert_eq!(forgotten.len() as u64, count);
-            let mut take_back = crate::TakeBack::new(&store).expect("looks");
+            let mut take_back = crate::TakeBack::new(&store, &live).expect("looks");
             forgotten.iter().filter(|p| take_back.done_before(p).expect("looks").is_none() && take_back.is_possible(p).expect("looks")).count()
         });
         assert_eq!(found, 0, "their packs are gone");

@@ -1,7 +1,7 @@
 //! Which points exist: fresh lists of `c/`, `f/` and `p/`, contents from the cache where this host has read them before.
 
 use super::{
-    LogDamage, Point,
+    LogDamage, Point, log_memory,
     registers::{self, CachedReader, Decided, list_months},
 };
 use crate::{Result, StoreError, store::Inner};
@@ -23,6 +23,8 @@ pub(crate) struct PointSet {
     /// Frames of the lists of moves that relocation registers name.
     lists: Vec<Ref>,
     forgotten: BTreeSet<SessionId>,
+    /// Their logs, by name.
+    forgotten_logs: BTreeMap<SessionId, Vec<(u32, ObjectName)>>,
     registers: BTreeSet<SessionId>,
     /// Points that something tells of and that have neither register nor copy, and why that is known.
     missing: BTreeMap<SessionId, String>,
@@ -49,6 +51,7 @@ impl PointSet {
         let mut damaged = Vec::new();
         let (registers, copies) = registers::list_with_copies(store)?;
         let mut forgotten: BTreeSet<SessionId> = list_months(store, "f")?.iter().filter_map(|n| parse_session(n.file()).ok()).collect();
+        let written = log_memory::all_written(store);
         let mut logs = all_log_names(store)?;
         let known: HashSet<SessionId> = remembered(store).collect();
         let mut new = Vec::new();
@@ -77,10 +80,12 @@ impl PointSet {
                 }
                 Some(Decided::Closed) | None => continue,
             };
-            (point.log, point.log_damage) = read_log(&mut log_cache, &id, logs.remove(&id).unwrap_or_default())?;
+            let names = logs.remove(&id).unwrap_or_default();
+            (point.log, point.log_damage) = read_log(&mut log_cache, &id, names.clone(), written.get(&id).copied().unwrap_or(0))?;
             damaged.extend(point.log_damage.iter().flat_map(|d| d.entries.iter().cloned()));
             if point.log_forgets() {
                 forgotten.insert(id);
+                logs.insert(id, names);
             } else {
                 live.push(*point);
             }
@@ -92,7 +97,7 @@ impl PointSet {
             tracing::debug!("{e}");
         }
         // Logs are of points alone, and parents were committed before their children: both outlive a register that is lost, and so does this host's memory.
-        let told = live.iter().flat_map(|p| p.body.parents.iter().map(|parent| parent.session)).chain(logs.into_keys());
+        let told = live.iter().flat_map(|p| p.body.parents.iter().map(|parent| parent.session)).chain(logs.keys().copied());
         let mut suspects: BTreeMap<SessionId, String> = told.map(|id| (id, MISSING.to_owned())).collect();
         for id in known {
             suspects.entry(id).or_insert_with(|| format!("{MISSING_HERE}{}", store.index.path().display()));
@@ -111,7 +116,24 @@ impl PointSet {
                 missing.insert(id, why);
             }
         }
-        Ok(Self { damaged, live, lists, forgotten, registers: ids, missing })
+        logs.retain(|id, _| forgotten.contains(id));
+        Ok(Self { damaged, live, lists, forgotten, forgotten_logs: logs, registers: ids, missing })
+    }
+
+    /// Points that were forgotten and whose registers can be read, oldest first, with what can be read of their logs.
+    pub(super) fn forgotten_points(&mut self, store: &Inner) -> Result<Vec<Point>> {
+        let mut reader = CachedReader::new(store, true);
+        let mut out = Vec::new();
+        for id in &self.forgotten {
+            // Fences and what is damaged are nothing that could be taken back.
+            if let Ok(Decided::Point(mut p)) = reader.register(id, &ObjectName::register(id)) {
+                (p.log, p.log_damage) = read_log(&mut reader, id, self.forgotten_logs.remove(id).unwrap_or_default(), 0)?;
+                out.push(*p);
+            }
+        }
+        reader.keep();
+        out.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
+        Ok(out)
     }
 
     pub(crate) fn live(&self) -> &[Point] {
@@ -158,6 +180,9 @@ const MISSING: &str = "the register of this point is missing, and so is its copy
 /// The same where this host has read the register here before; with the name of its cache.
 const MISSING_HERE: &str = "the register of this point is missing, and so is its copy; this host has seen both here. Where the store was set back to an older \
     copy on purpose, remove this host's cache of it: ";
+
+/// The same of the newest entries of a log.
+const WRITTEN_HERE: &str = "this host has written it. Where the store was set back to an older copy on purpose, remove this host's cache of it: ";
 
 /// Under this name this host's cache remembers that a point was committed, and that its register had reached stable storage.
 fn memory_name(id: &SessionId) -> String {
@@ -207,7 +232,7 @@ fn or_damaged<T>(store: &Inner, result: Result<T>, damaged: &mut Vec<String>) ->
 
 /// Whether a point's log forgets it, as it lies in the store now.
 pub(crate) fn log_forgets(store: &Inner, id: &SessionId) -> Result<bool> {
-    let (log, _) = read_log(&mut CachedReader::new(store, false), id, log_names(store, id)?)?;
+    let (log, _) = read_log(&mut CachedReader::new(store, false), id, log_names(store, id)?, 0)?;
     Ok(log.iter().any(|e| e.action == Action::Forget))
 }
 
@@ -228,8 +253,13 @@ pub(super) fn all_log_names(store: &Inner) -> Result<BTreeMap<SessionId, Vec<(u3
     Ok(logs)
 }
 
-/// What of a log can be read, oldest first, and what cannot.
-pub(super) fn read_log(cache: &mut CachedReader<'_>, id: &SessionId, mut names: Vec<(u32, ObjectName)>) -> Result<(Vec<LogEntry>, Option<LogDamage>)> {
+/// What of a log can be read, oldest first, and what cannot. `written`: so many entries it had by this host's memory, asked for before the list was made.
+pub(super) fn read_log(
+    cache: &mut CachedReader<'_>,
+    id: &SessionId,
+    mut names: Vec<(u32, ObjectName)>,
+    written: u32,
+) -> Result<(Vec<LogEntry>, Option<LogDamage>)> {
     names.sort_unstable_by_key(|n| n.0);
     let (mut out, mut next) = (Vec::with_capacity(names.len()), 0);
     let (mut damaged, mut may_be_protected) = (Vec::new(), false);
@@ -251,6 +281,11 @@ pub(super) fn read_log(cache: &mut CachedReader<'_>, id: &SessionId, mut names: 
             }
             None => may_be_protected |= damaged.len() > unreadable,
         }
+    }
+    if next < written {
+        let why = format_args!("this entry of a point's log is missing, and it was among the newest; {WRITTEN_HERE}{}", store.index.path().display());
+        damaged.push(StoreError::damaged(ObjectName::point_log(id, next), why).to_string());
+        may_be_protected = true;
     }
     Ok((out, (!damaged.is_empty()).then_some(LogDamage { entries: damaged, may_be_protected })))
 }

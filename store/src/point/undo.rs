@@ -4,14 +4,10 @@
 //! be set by hand; taking the same forget back again makes no second point.
 //! Must not: report what is gone as damage. A collection has taken it, as it should.
 
-use super::{
-    Point, PointSet,
-    registers::{CachedReader, Decided},
-    set::{all_log_names, read_log},
-};
+use super::{Point, PointSet};
 use crate::{BackupOutcome, DiskJob, Part, Plan, PointInfo, Progress, Result, StoreError, point_source::PointSource, resolve::decompressor, store::Store};
 use cairn_store_format::{
-    Location, ObjectName, PackId, PackKind, SessionId,
+    Location, PackId, PackKind, SessionId,
     manifest::Manifest,
     map::{Branch, Ref, Region, Run, root_level},
     name::parse_pack,
@@ -26,24 +22,18 @@ use std::{
 use zstd::bulk::Decompressor;
 
 impl Store {
-    /// Points that were forgotten and whose registers can be read, newest last, with what can be read of their logs. [`TakeBack`] tells whether their data
+    /// Points that were forgotten and whose registers can be read, oldest first, with what can be read of their logs. [`TakeBack`] tells whether their data
     /// is still there.
     pub fn forgotten_points(&self) -> Result<Vec<Point>> {
-        let store = &*self.inner;
-        let mut reader = CachedReader::new(store, true);
-        let set = PointSet::load(store)?;
-        let mut logs = all_log_names(store)?;
-        let mut out = Vec::new();
-        for id in set.forgotten() {
-            // Fences and what is damaged are nothing that could be taken back.
-            if let Ok(Decided::Point(mut p)) = reader.register(id, &ObjectName::register(id)) {
-                (p.log, p.log_damage) = read_log(&mut reader, id, logs.remove(id).unwrap_or_default())?;
-                out.push(*p);
-            }
-        }
-        reader.keep();
-        out.sort_by_key(|p| (p.summary.time_unix_ms, p.id));
-        Ok(out)
+        Ok(self.all_points()?.forgotten)
+    }
+
+    /// Living and forgotten points by one look at the store.
+    pub fn all_points(&self) -> Result<AllPoints> {
+        let mut set = PointSet::load(&self.inner)?;
+        let damaged = std::mem::take(&mut set.damaged);
+        let forgotten = set.forgotten_points(&self.inner)?;
+        Ok(AllPoints { live: set.into_live(), forgotten, damaged })
     }
 
     /// Takes a forget back: a new point with the content of the forgotten one. What is still in the store is not stored again; if anything is
@@ -104,10 +94,20 @@ impl Store {
     }
 }
 
+/// What [`Store::all_points`] finds.
+pub struct AllPoints {
+    /// Oldest first.
+    pub live: Vec<Point>,
+    /// Those that were forgotten and whose registers can be read, oldest first.
+    pub forgotten: Vec<Point>,
+    /// What of registers and logs of living points cannot be read.
+    pub damaged: Vec<String>,
+}
+
 /// Finds out whether forgets can still be taken back. What points share is looked at once.
 pub struct TakeBack<'a> {
     store: &'a Store,
-    live: Vec<Point>,
+    live: &'a [Point],
     zstd: Decompressor<'static>,
     /// Nodes below which everything is there.
     whole: HashSet<(Location, u8)>,
@@ -116,9 +116,9 @@ pub struct TakeBack<'a> {
 }
 
 impl<'a> TakeBack<'a> {
-    /// For the points of a store. The trash, lists of moves and index files are looked through here, once for all points: each look lists whole folders of
+    /// For the points of a store, of which `live` are not forgotten. The trash, lists of moves and index files are looked through here, once for all points: each look lists whole folders of
     /// the store, and of a thousand forgotten points a thousand packs are gone.
-    pub fn new(store: &'a Store) -> Result<Self> {
+    pub fn new(store: &'a Store, live: &'a [Point]) -> Result<Self> {
         let inner = &*store.inner;
         inner.refresh_relocations()?;
         inner.refresh_index()?;
@@ -127,21 +127,21 @@ impl<'a> TakeBack<'a> {
             let names = inner.platform.list(&format!("trash/{round}"))?;
             in_trash.extend(names.iter().flat_map(|n| [PackKind::Data, PackKind::Meta].into_iter().filter_map(|kind| parse_pack(n.file(), kind))));
         }
-        Ok(Self { store, live: store.points()?, zstd: decompressor(), whole: HashSet::new(), packs: HashMap::new(), in_trash })
+        Ok(Self { store, live, zstd: decompressor(), whole: HashSet::new(), packs: HashMap::new(), in_trash })
     }
 
     /// The living point that has the name, the time and the content of this one: its forget was taken back before.
     pub fn done_before(&mut self, forgotten: &Point) -> Result<Option<SessionId>> {
         let s = &forgotten.summary;
         let alike = |p: &&Point| p.summary.name == s.name && p.summary.time_unix_ms == s.time_unix_ms && p.summary.size_bytes == s.size_bytes;
-        let same: Vec<Point> = self.live.iter().filter(alike).cloned().collect();
+        let same: Vec<&Point> = self.live.iter().filter(alike).collect();
         if same.is_empty() {
             return Ok(None);
         }
         let content = |disks: Vec<DiskEntry>| disks.into_iter().map(|d| (d.target, d.size_bytes, d.root.map(|r| r.id))).collect::<Vec<_>>();
         let Some(mine) = self.disks(forgotten)?.map(content) else { return Ok(None) };
         for p in same {
-            if self.disks(&p)?.map(content).is_some_and(|theirs| theirs == mine) {
+            if self.disks(p)?.map(content).is_some_and(|theirs| theirs == mine) {
                 return Ok(Some(p.id));
             }
         }

@@ -73,6 +73,8 @@ impl Session {
         store.refresh_index()?;
         store.packs.begin_session();
         let bad = Bad::load(&store)?;
+        // All that was listed so far decides what this session relies on.
+        store.platform.check_fresh()?;
         Ok(Self { store, registered, condemned, bad, moved, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false) })
     }
 
@@ -139,6 +141,7 @@ impl Drop for Session {
 /// B6 of any session. Order: 1 create-if-absent of its register, durable · 2 the register's copy. If we die before 1: no point, a GC fences the session.
 /// After: it exists; a GC makes the copy.
 pub(crate) fn commit(store: &Inner, id: &SessionId, register: &[u8]) -> Result<()> {
+    store.platform.check_fresh()?;
     match store.platform.create(&ObjectName::register(id), register, Durability::Now)? {
         Created::New => {
             registers::copy(store, id, register);

@@ -15,7 +15,7 @@
 //!
 //! Must not: read the store.
 
-use crate::{Result, StoreError, index::is_damage};
+use crate::{Result, StoreError, database, index::is_damage};
 use cairn_store_format::{Location, PackId, PackKind, SessionId, pack::FRAME_HEADER_BYTES};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::{
@@ -27,7 +27,7 @@ use std::{
 /// Version of the layout; another one is thrown away.
 const LAYOUT: i64 = 1;
 /// How long to wait for another process that counts.
-const BUSY_MS: u64 = 120_000;
+const BUSY_LIMIT: Duration = Duration::from_secs(120);
 /// Entries of shelves held in memory, 16 B each.
 const CACHED_ENTRIES_MAX: usize = 4_000_000;
 /// Bits of a place that are the offset: a pack has at most 64 MiB.
@@ -116,10 +116,9 @@ struct Shelf {
 /// Opens the file; one that is damaged or of another layout is made anew.
 pub(super) fn open(path: &Path) -> Result<Connection> {
     let connect = || {
-        let db = Connection::open(path)?;
-        db.busy_timeout(Duration::from_millis(BUSY_MS))?;
+        let db = database::open(path, BUSY_LIMIT)?;
         // A count that was committed must not come back torn after a power loss: it could not be told from a right one.
-        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384;")?;
+        db.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384;")?;
         prepare(&db, false)?;
         Ok(db)
     };
@@ -152,7 +151,7 @@ pub(super) fn prepare(db: &Connection, anew: bool) -> rusqlite::Result<()> {
 
 pub(super) fn fail(path: &Path, source: rusqlite::Error) -> StoreError {
     if matches!(&source, rusqlite::Error::SqliteFailure(f, _) if f.code == rusqlite::ErrorCode::DatabaseBusy) {
-        return StoreError::Busy(format!("another process of this host counts this store for more than {} s; try again when it is done", BUSY_MS / 1000));
+        return StoreError::Busy(format!("another process of this host counts this store for more than {} s; try again when it is done", BUSY_LIMIT.as_secs()));
     }
     StoreError::Index { path: path.display().to_string(), source }
 }

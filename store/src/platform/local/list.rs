@@ -21,10 +21,14 @@ impl LocalPlatform {
                     drop(file);
                     probe
                 }
-                // A mount that this host cannot write to: it can restore from it, and no session could begin here anyway.
-                Err(e) if matches!(e.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => return fs::read_dir(dir)?.collect(),
+                // A folder that this host cannot write to: it can restore from it, and decides nothing by it.
+                Err(e) if nfs::takes_no_files(&e) => {
+                    let entries = fs::read_dir(dir)?.collect();
+                    self.not_proven(dir);
+                    return entries;
+                }
                 // Another host may have made the folder since this one looked for it in vain.
-                Err(e) if e.kind() == io::ErrorKind::NotFound && !believed_missing && nfs::refresh(dir, &self.root)? => {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !believed_missing && self.refresh(dir)? => {
                     believed_missing = true;
                     continue;
                 }

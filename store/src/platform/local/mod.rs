@@ -41,7 +41,12 @@ pub struct LocalPlatform {
     /// Folders with entries that are not durable yet.
     unsynced_dirs: Mutex<HashSet<PathBuf>>,
     open_files: Mutex<OpenFiles>,
+    /// On NFS: the first folder whose lists this host could only believe, since it may not write there.
+    unproven: Mutex<Option<PathBuf>>,
 }
+
+/// Folders in which nothing is made or deleted while a store is in use; an admin may well keep backup hosts from writing there.
+const LASTING: [&str; 2] = ["config", "keys"];
 
 impl LocalPlatform {
     /// Opens a directory that exists.
@@ -56,7 +61,13 @@ impl LocalPlatform {
         if nfs {
             nfs::check_mount(&root)?;
         }
-        Ok(Self { root, nfs, known_dirs: Mutex::default(), unsynced_dirs: Mutex::default(), open_files: Mutex::default() })
+        Ok(Self { root, nfs, known_dirs: Mutex::default(), unsynced_dirs: Mutex::default(), open_files: Mutex::default(), unproven: Mutex::default() })
+    }
+
+    /// With what NFS asks for, wherever the directory lies.
+    #[cfg(test)]
+    pub(crate) fn open_as_nfs(root: &Path) -> Result<Self> {
+        Ok(Self { nfs: true, ..Self::open(root)? })
     }
 
     /// An error that names the whole path: an admin looks for it on the file system.
@@ -69,6 +80,20 @@ impl LocalPlatform {
             Ok(v) => Ok(Some(v)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.failed(op, name.as_str(), e)),
+        }
+    }
+
+    /// Makes this host forget what it believes about a folder; `false`: it is missing.
+    fn refresh(&self, dir: &Path) -> io::Result<bool> {
+        nfs::refresh(dir, &self.root, &|dir| self.not_proven(dir))
+    }
+
+    /// What this host reads of a folder is not proven to be what other hosts have made of it.
+    fn not_proven(&self, dir: &Path) {
+        let mut unproven = lock(&self.unproven);
+        if unproven.is_none() && !LASTING.iter().any(|lasting| dir == self.root.join(lasting)) {
+            tracing::warn!("{} takes no files of this user: what other hosts did within the last minute may be missing (docs/nfs.md)", dir.display());
+            *unproven = Some(dir.to_path_buf());
         }
     }
 
@@ -165,7 +190,7 @@ impl Platform for LocalPlatform {
         let look = || {
             let path = self.path(name);
             // On NFS a name that this host knows opens by its handle, wherever another host has moved the file meanwhile.
-            if self.nfs && !nfs::refresh(path.parent().expect("objects lie in folders"), &self.root)? {
+            if self.nfs && !self.refresh(path.parent().expect("objects lie in folders"))? {
                 return Err(io::ErrorKind::NotFound.into());
             }
             Ok(read::open(&path)?.metadata()?.size())
@@ -185,6 +210,16 @@ impl Platform for LocalPlatform {
 
     fn list_dirs(&self, dir: &str) -> Result<Vec<String>> {
         self.list_kind(dir, true)
+    }
+
+    fn check_fresh(&self) -> Result<()> {
+        let unproven = lock(&self.unproven);
+        let Some(dir) = unproven.as_ref() else { return Ok(()) };
+        Err(StoreError::Refused(format!(
+            "{} takes no files of this user, so on NFS nobody knows whether what it shows is old: what other hosts did may be missing, and nothing is decided by \
+             that. Mend owner and mode of it, make room, or mount it for writing; 'list', 'restore' and 'verify' work as it is (docs/nfs.md)",
+            dir.display()
+        )))
     }
 
     fn now_unix_ms(&self) -> u64 {

@@ -39,7 +39,7 @@ impl LocalPlatform {
         match open(path) {
             Err(e) if self.nfs && e.kind() == io::ErrorKind::NotFound => {
                 let dir = path.parent().expect("objects lie in folders");
-                if nfs::refresh(dir, &self.root)? { open(path) } else { Err(e) }
+                if self.refresh(dir)? { open(path) } else { Err(e) }
             }
             other => other,
         }
