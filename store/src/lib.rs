@@ -44,7 +44,7 @@ pub use error::{Result, StoreError};
 pub use gc::{GcOptions, GcReport};
 pub use init::{InitOptions, InitReport, KeyFileChooser, Profile, init, init_on};
 pub use parallel::StageWaits;
-pub use point::{AllPoints, BootProof, LogDamage, Point, PointState, TakeBack};
+pub use point::{AllPoints, BootProof, Forgotten, LogDamage, Point, PointState, Stays, TakeBack, TakenBack};
 pub use point_source::{PointSource, ReadOptions, ReadStatistics};
 pub use session::{BEAT_PERIOD_MS, Pin, Session};
 pub use stats::{Growth, NameStatistics, PointSizes, Statistics, Waste};

@@ -2,7 +2,7 @@
 
 mod common;
 
-use cairn_store::{DiskJob, GcOptions, GcReport, Plan, Progress, Store, StoreError, verify::Verifier};
+use cairn_store::{DiskJob, GcOptions, GcReport, Plan, Progress, Store, StoreError, TakenBack, verify::Verifier};
 use common::{Lab, Mem, backup, content, full, info, point, restore};
 use std::{fs, sync::Arc};
 
@@ -272,7 +272,7 @@ fn forgetting_respects_protection_and_youth_and_can_be_taken_back() {
     assert!(store.points().expect("lists").is_empty());
     let old = store.forgotten_points().expect("lists");
     assert_eq!(old.iter().map(|p| p.id).collect::<Vec<_>>(), [a.id]);
-    let back = store.unforget(&old[0], &Progress::default()).expect("takes back");
+    let TakenBack::Now(back) = store.unforget(&old[0], &Progress::default()).expect("takes back") else { panic!("nobody else is there") };
     assert!(back.stored_bytes < 100_000, "{} stored again", back.stored_bytes);
     assert_eq!(restore(&store, &point(&store, &back)).expect("restores"), data);
     collect(&store, &at_once());

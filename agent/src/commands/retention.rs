@@ -4,11 +4,11 @@ use super::Done;
 use crate::{
     cli::{self, Common},
     context::{host_name, open_store},
-    failure::{Failure, Outcome},
+    failure::{DAMAGED, Failure, Outcome},
     interrupt, output, points,
     retention::{Candidate, Rules, candidates, reasons, simulate, times},
 };
-use cairn_store::{BEAT_PERIOD_MS, GcOptions, GcReport, Point, Progress, Store, StoreError, TakeBack, format::SessionId};
+use cairn_store::{BEAT_PERIOD_MS, Forgotten, GcOptions, GcReport, Point, Progress, Store, StoreError, TakeBack, TakenBack, format::SessionId};
 use jiff::{Span, Timestamp, Unit, tz::TimeZone};
 use serde_json::json;
 use std::{collections::HashSet, sync::Arc};
@@ -61,8 +61,12 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
         store.forget_unreadable(id)?;
         say!("cairn: {id}: its register could not be read; it is forgotten");
     }
+    let mut done = Done::Clean;
     for (n, p) in chosen.iter().enumerate() {
-        store.forget(p, o.min_age, o.force).map_err(|e| forgot_some(&chosen[..n], e))?;
+        let forgotten = store.forget(p, o.min_age, o.force).map_err(|e| forgot_some(&chosen[..n], e))?;
+        if lacks_tombstone(p, &forgotten) {
+            done = Done::WithWarnings;
+        }
         if let Some(d) = p.log_damage.as_ref() {
             let entries = output::shown(&d.entries.join("; "));
             say!("cairn: warning: the log of {} {} could not be read whole ({entries}); it is forgotten all the same", output::shown(&p.summary.name), p.id);
@@ -74,7 +78,16 @@ pub fn forget(common: &Common, o: &cli::Forget) -> Outcome<Done> {
     if common.json {
         output::print_json(&json!({"forgotten": chosen.iter().map(|p| p.id.to_string()).collect::<Vec<_>>()}));
     }
-    Ok(Done::Clean)
+    Ok(done)
+}
+
+/// Says that a forget took effect without its tombstone, so that nobody repeats it and takes the next point.
+fn lacks_tombstone(p: &Point, forgotten: &Forgotten) -> bool {
+    if let Some(e) = &forgotten.lacks_tombstone {
+        let name = output::shown(&p.summary.name);
+        say!("cairn: warning: {name} {} IS forgotten, do not repeat that; its tombstone could not be written ({e}), the next 'cairn gc' writes it", p.id);
+    }
+    forgotten.lacks_tombstone.is_some()
 }
 
 /// Refused or failed after others had gone: they are named.
@@ -99,13 +112,18 @@ fn undo(common: &Common, store: &Store, spec: &str) -> Outcome<Done> {
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "packs that a garbage collection removes")?;
-    let outcome = store.unforget(p, &progress).map_err(|e| taken(p, e))?;
-    super::backup_image::print_outcome(common, store, &outcome)?;
+    match store.unforget(p, &progress).map_err(|e| taken(store, &all.live, p, e))? {
+        TakenBack::Now(outcome) => super::backup_image::print_outcome(common, store, &outcome)?,
+        TakenBack::ByAnother(id) => {
+            say!("cairn: another command took {} {} back at the same moment, as point {id}", output::shown(&p.summary.name), p.id);
+            return super::backup_image::print_point(common, store, &id);
+        }
+    }
     Ok(Done::Clean)
 }
 
-/// A forgotten point that cannot be read any more is what a collection leaves, and no damage.
-fn taken(p: &Point, e: StoreError) -> Failure {
+/// A forgotten point that cannot be read any more is what a collection leaves, and no damage, unless all of it is still in its place.
+fn taken(store: &Store, live: &[Point], p: &Point, e: StoreError) -> Failure {
     let gone = match &e {
         e if e.is_damage() => true,
         // The forgotten point is what the new one is read from.
@@ -114,6 +132,17 @@ fn taken(p: &Point, e: StoreError) -> Failure {
     };
     if !gone {
         return e.into();
+    }
+    if TakeBack::new(store, live).and_then(|mut back| back.is_possible(p)).unwrap_or(false) {
+        return Failure::new(
+            DAMAGED,
+            format!(
+                "point {} of {} cannot be taken back as it was: nothing of it was collected, but some of it is damaged ({e}); nothing was committed; a backup of \
+                 the same disks stores anew what they still hold, after which this may be tried again",
+                p.id,
+                output::shown(&p.summary.name)
+            ),
+        );
     }
     Failure::not_found(format!(
         "point {} of {} cannot be taken back: its data is not all there any more, a garbage collection has taken it; nothing was committed ({e})",
@@ -148,8 +177,8 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     }
     let why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
     let going: Vec<&Point> = chosen.iter().zip(&why).filter(|(_, why)| why.is_empty()).map(|(p, _)| *p).collect();
-    let staying = if o.dry_run { HashSet::new() } else { forget_all(&store, &going, rules.min_age_ms)? };
-    let warned = !staying.is_empty();
+    let Pruned { staying, warned } = if o.dry_run { Pruned::default() } else { forget_all(&store, &going, &rules)? };
+    let warned = warned || !staying.is_empty();
     let mut rows: Vec<(&Point, &str, &Vec<String>)> = Vec::with_capacity(chosen.len());
     for (p, why) in chosen.iter().zip(&why) {
         rows.push((*p, if why.is_empty() && !staying.contains(&p.id) { "forget" } else { "keep" }, why));
@@ -195,22 +224,35 @@ fn refuse_nonsense(o: &cli::Prune) -> Outcome<()> {
     Ok(())
 }
 
-/// Forgets what no rule keeps; those that stay all the same, which was told. Where the store fails in mid-way that ends the command, and what is forgotten
-/// already is told.
-fn forget_all(store: &Store, going: &[&Point], min_age_ms: u64) -> Outcome<HashSet<SessionId>> {
-    let (mut staying, mut gone, mut failed) = (HashSet::new(), 0, None);
-    for (p, result) in going.iter().zip(store.forget_all(going, min_age_ms, false)?) {
+/// What became of the points that no rule keeps.
+#[derive(Default)]
+struct Pruned {
+    /// They stay all the same, which was told.
+    staying: HashSet<SessionId>,
+    /// Something was told of one that went.
+    warned: bool,
+}
+
+/// Forgets what no rule keeps. Where the store fails in mid-way that ends the command, and what is forgotten already is told.
+fn forget_all(store: &Store, going: &[&Point], rules: &Rules) -> Outcome<Pruned> {
+    let (mut pruned, mut gone, mut failed) = (Pruned::default(), 0, None);
+    // Asked with the log as it is when the point's turn comes: who tags a point meanwhile was told that it has the tag.
+    let stays = |p: &Point| p.tags().into_iter().find(|t| rules.tags.contains(t)).map(|t| format!("it has the tag {} by now", output::shown(&t)));
+    for (p, result) in going.iter().zip(store.forget_all(going, rules.min_age_ms, false, &stays)?) {
         match result {
-            Ok(()) => gone += 1,
-            // Protected meanwhile: it stays, and the others still go.
+            Ok(forgotten) => {
+                gone += 1;
+                pruned.warned |= lacks_tombstone(p, &forgotten);
+            }
+            // Protected or tagged meanwhile: it stays, and the others still go.
             Err(e @ StoreError::Refused(_)) => {
                 say!("cairn: warning: {e}");
-                staying.insert(p.id);
+                pruned.staying.insert(p.id);
             }
             Err(e) => failed = failed.or(Some(e)),
         }
     }
-    let Some(e) = failed else { return Ok(staying) };
+    let Some(e) = failed else { return Ok(pruned) };
     let failure = Failure::from(e);
     Err(Failure::new(failure.code, format!("{}; {gone} points had been forgotten by then, the others stay: run it again", failure.message)))
 }

@@ -50,3 +50,36 @@ fn only_what_can_be_taken_back_is_listed() {
     let refused = place.run(&["forget", "--undo", &gone]).expect(15);
     assert!(refused.err.contains("cannot be taken back"), "{}", refused.err);
 }
+
+#[test]
+fn a_damaged_point_is_not_said_to_be_collected() {
+    let place = Place::new();
+    let id = place.save("data", &noise(3_000_000, 1));
+    place.run(&["forget", &id, "--force"]).expect(0);
+    let pack = place.files("d").into_iter().max_by_key(|p| p.metadata().expect("there").len()).expect("a pack");
+    let mut bytes = std::fs::read(&pack).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&pack, bytes).expect("writes");
+    let refused = place.run(&["forget", "--undo", &id]).expect(14);
+    assert!(refused.err.contains("some of it is damaged") && !refused.err.contains("has taken it"), "{}", refused.err);
+    assert_eq!(listed(&place, &[]), [""; 0], "nothing was committed");
+}
+
+/// What is told of a forget that took effect must not make anybody repeat it: `@-1` would be another point then.
+#[test]
+fn a_forget_whose_tombstone_cannot_be_written_is_told_as_done() {
+    let place = Place::new();
+    let ids = [place.save("data", &noise(300_000, 1)), place.save("data", &noise(300_000, 2)), place.save("data", &noise(300_000, 3))];
+    place.run(&["forget", &ids[0], "--force"]).expect(0);
+    let folder = place.files("f")[0].parent().expect("a folder").to_owned();
+    std::fs::remove_dir_all(&folder).expect("ours");
+    std::fs::write(&folder, "").expect("writes");
+    let told = place.run(&["forget", "data@-1", "--force"]).expect(3);
+    assert!(told.err.contains(&ids[1]) && told.err.contains("IS forgotten"), "{}", told.err);
+    let told = place.run(&["prune", "--keep-tag", "none", "--json"]).expect(0);
+    assert_eq!(told.json().as_array().map(Vec::len), Some(1), "the newest stays, the other is gone: {}", told.err);
+    std::fs::remove_file(&folder).expect("ours");
+    place.run(&["gc"]).expect(0);
+    assert!(!place.files("f").is_empty(), "the collection wrote what was missing");
+}

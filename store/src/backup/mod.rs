@@ -187,7 +187,7 @@ impl Session {
         progress.check()?;
         let body = Body { parents, seen: self.seen, disks: disk_table, manifest: Some(manifest) };
         let duration_ms = self.store.platform.monotonic_ms().saturating_sub(started_ms);
-        let summary = summary_of(&self.store.host, &info, &entries, stream.stored_bytes, duration_ms);
+        let summary = summary_of(&self.host, &info, &entries, stream.stored_bytes, duration_ms);
         self.commit(&self.seal_register(&summary, &body)?)?;
         Ok(BackupOutcome { id: self.id(), disks: entries.into_iter().map(|entry| DiskResult { entry }).collect(), stored_bytes: stream.stored_bytes })
     }
@@ -272,7 +272,7 @@ impl Session {
             parts.insert(p.name.clone(), PartRef::new(&r, p.bytes.len() as u64, p.secret));
         }
         let manifest = Manifest {
-            host: self.store.host.clone(),
+            host: self.host.clone(),
             cairn_version: info.cairn_version.clone(),
             parts,
             warnings: info.warnings.clone(),

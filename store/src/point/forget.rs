@@ -2,7 +2,8 @@
 //!
 //! Order: 1 `forget` in the point's log, by create-if-absent of the next number, after the entries before it were read · 2 the
 //! tombstone in `f/`. If we die after 1: listings and backups no longer show the point, collections still keep it until a repeated forget writes the
-//! tombstone. After 2: the next collection may take what only this point uses. A protect that comes first wins; one that comes later says that
+//! tombstone, or a collection does. A tombstone that cannot be written is therefore no failure of the forget ([`Forgotten`]): who repeats it by a place
+//! in the list would take the next point. After 2: the next collection may take what only this point uses. A protect that comes first wins; one that comes later says that
 //! it came too late.
 
 use super::{
@@ -31,6 +32,22 @@ const TRIES_MAX: u32 = 100;
 /// Forgets of one command that wait for the storage together: it makes the objects of all of them durable in one go.
 const AT_ONCE: usize = 16;
 
+/// A point that is forgotten.
+#[derive(Debug)]
+pub struct Forgotten {
+    /// Why its tombstone could not be written, if so: the next collection writes it.
+    pub lacks_tombstone: Option<StoreError>,
+}
+
+impl Forgotten {
+    fn with(tombstone: Result<()>) -> Self {
+        Self { lacks_tombstone: tombstone.err() }
+    }
+}
+
+/// What else keeps a point, by what its log says at the moment of its forget.
+pub type Stays<'a> = &'a (dyn Fn(&Point) -> Option<String> + Sync);
+
 impl Store {
     /// Whether [`Store::forget`] would refuse, by what is known of the point already; nothing is written.
     pub fn may_forget(&self, point: &Point, min_age_ms: u64, force: bool) -> Result<()> {
@@ -58,22 +75,22 @@ impl Store {
 
     /// Forgets a point. Protected points are refused; those younger than `min_age_ms`, and those of which a damaged log may say that they are protected,
     /// too, unless `force`.
-    pub fn forget(&self, point: &Point, min_age_ms: u64, force: bool) -> Result<()> {
-        self.forget_listed(point, None, min_age_ms, force)
+    pub fn forget(&self, point: &Point, min_age_ms: u64, force: bool) -> Result<Forgotten> {
+        self.forget_listed(point, None, min_age_ms, force, &|_| None)
     }
 
     /// Forgets many points, several at a time, each as [`Store::forget`] does and by objects of its own: what lies in the store after a crash is what
-    /// single forgets leave. Their logs are listed once; who writes to one of them meanwhile takes the number that its forget would, and is seen. One
-    /// result for each point that was begun with, in their order: what is refused keeps no other from going, after any other failure nothing more begins.
-    pub fn forget_all(&self, points: &[&Point], min_age_ms: u64, force: bool) -> Result<Vec<Result<()>>> {
+    /// single forgets leave. Their logs are listed once; who writes to one of them meanwhile takes the number that its forget would, and is seen: protected
+    /// by now it is refused, and so is what `stays` has a reason for. One result for each point that was begun with, in their order: what is refused keeps no other from going, after any other failure nothing more begins.
+    pub fn forget_all(&self, points: &[&Point], min_age_ms: u64, force: bool, stays: Stays<'_>) -> Result<Vec<Result<Forgotten>>> {
         let store = &*self.inner;
         let written = log_memory::all_written(store);
         let logs = if points.len() > 1 { Some(all_log_names(store)?) } else { None };
         let broken = AtomicBool::new(false);
         let one = |p: &Point| {
             let names = logs.as_ref().map(|logs| (logs.get(&p.id).cloned().unwrap_or_default(), written.get(&p.id).copied().unwrap_or(0)));
-            let result = self.forget_listed(p, names, min_age_ms, force);
-            broken.fetch_or(!matches!(result, Ok(()) | Err(StoreError::Refused(_))), Ordering::SeqCst);
+            let result = self.forget_listed(p, names, min_age_ms, force, stays);
+            broken.fetch_or(!matches!(result, Ok(Forgotten { lacks_tombstone: None }) | Err(StoreError::Refused(_))), Ordering::SeqCst);
             result
         };
         let jobs = points.iter().take_while(|_| !broken.load(Ordering::SeqCst)).map(|p| Ok(*p));
@@ -93,7 +110,14 @@ impl Store {
     }
 
     /// `listed`: the entries of its log, and how many this host has written by then.
-    fn forget_listed(&self, point: &Point, mut listed: Option<(Vec<(u32, ObjectName)>, u32)>, min_age_ms: u64, force: bool) -> Result<()> {
+    fn forget_listed(
+        &self,
+        point: &Point,
+        mut listed: Option<(Vec<(u32, ObjectName)>, u32)>,
+        min_age_ms: u64,
+        force: bool,
+        stays: Stays<'_>,
+    ) -> Result<Forgotten> {
         let store = &*self.inner;
         let now_ms = store.platform.now_unix_ms();
         if let Ok(Decided::Relocation(_) | Decided::Closed) = CachedReader::new(store, false).register(&point.id, &ObjectName::register(&point.id)) {
@@ -112,14 +136,17 @@ impl Store {
             let (log, log_damage) = read_log(&mut CachedReader::new(store, false), &point.id, names, written)?;
             let now = Point { log, log_damage, ..point.clone() };
             if now.log_forgets() {
-                return bury(store, &point.id);
+                return Ok(Forgotten::with(bury(store, &point.id)));
             }
             self.may_forget(&now, min_age_ms, force)?;
+            if let Some(why) = stays(&now) {
+                return Err(StoreError::Refused(format!("point {} of {} stays: {why}", point.id, point.summary.name.escape_debug())));
+            }
             store.platform.check_fresh()?;
             let bytes = store.keys.small_object(&*store.platform, ObjectKind::PointLog, &point.id.0, next.into(), &entry)?;
             if store.platform.create(&ObjectName::point_log(&point.id, next), &bytes, Durability::Now)? == Created::New {
                 log_memory::wrote(store, &point.id, next);
-                return bury(store, &point.id);
+                return Ok(Forgotten::with(bury(store, &point.id)));
             }
         }
         Err(StoreError::Busy(format!("the log of point {} is written to all the time; try again", point.id)))

@@ -11,8 +11,9 @@ mod numbered;
 mod undo;
 pub use boot_proof::BootProof;
 pub(crate) use forget::finish_forgets;
+pub use forget::{Forgotten, Stays};
 pub use log::check_tag;
-pub use undo::{AllPoints, TakeBack};
+pub use undo::{AllPoints, TakeBack, TakenBack};
 pub(crate) mod registers;
 mod set;
 

@@ -1,7 +1,9 @@
 //! Taking a forget back while the data is still there: a new point with the content of the forgotten one, and with what its log said of it.
 //!
-//! Order: 1 the new point is committed · 2 protection · 3 tags · 4 note. If we die after 1 or later: the point is there and lacks the rest, which can
-//! be set by hand; taking the same forget back again makes no second point.
+//! Order: 1 the new point is committed · 2 who finds others that took the same forget back forgets all but one · 3 protection · 4 tags · 5 note. If we
+//! die after 1 or later: the point is there and lacks the rest, which can be set by hand; taking the same forget back again makes no second point.
+//! Invariant: of several that take the same forget back at once one point stays: that of the lowest id among those that nobody protected, which all of
+//! them see that commit after it.
 //! Must not: report what is gone as damage. A collection has taken it, as it should.
 
 use super::{Point, PointSet};
@@ -37,9 +39,11 @@ impl Store {
     }
 
     /// Takes a forget back: a new point with the content of the forgotten one. What is still in the store is not stored again; if anything is
-    /// gone, nothing is committed. Tags, note and protection are carried over as far as the log of the forgotten point can be read.
-    pub fn unforget(&self, point: &Point, progress: &Progress) -> Result<BackupOutcome> {
-        let session = self.begin()?;
+    /// gone, nothing is committed. Tags, note and protection are carried over as far as the log of the forgotten point can be read. It counts for the
+    /// host that the forgotten one counted for.
+    pub fn unforget(&self, point: &Point, progress: &Progress) -> Result<TakenBack> {
+        let mut session = self.begin()?;
+        session.host.clone_from(&point.summary.host);
         if !session.is_forgotten(&point.id) {
             return Err(StoreError::NotFound(format!("point {} was not forgotten", point.id)));
         }
@@ -52,7 +56,7 @@ impl Store {
         let mut jobs = Vec::new();
         for d in self.disks(point)? {
             let source = Arc::new(PointSource::new(self, &d)?);
-            jobs.push(DiskJob { target: d.target, source, plan: Plan::Full { reason: format!("taken back: {} was forgotten", point.id) } });
+            jobs.push(DiskJob { target: d.target, source, plan: Plan::Full { reason: reason(&point.id) } });
         }
         let s = &point.summary;
         let tags = point.tags();
@@ -69,8 +73,35 @@ impl Store {
             cairn_version: manifest.cairn_version,
         };
         let outcome = session.backup(&jobs, info, progress, || Ok(()))?;
+        let stays = self.settle(point, &outcome.id).unwrap_or_else(|e| {
+            tracing::warn!("whether others took the forget of {} back at the same moment cannot be told: {e}; 'cairn list' shows it", point.id);
+            outcome.id
+        });
+        if stays != outcome.id {
+            return Ok(TakenBack::ByAnother(stays));
+        }
         self.carry_over(point, &outcome.id, &later);
-        Ok(outcome)
+        Ok(TakenBack::Now(outcome))
+    }
+
+    /// The one that stays of all points by which a forget was taken back.
+    fn settle(&self, forgotten: &Point, own: &SessionId) -> Result<SessionId> {
+        let mine = reason(&forgotten.id);
+        let mut alike = Vec::new();
+        for p in self.points()? {
+            if p.summary.name == forgotten.summary.name && self.disks(&p)?.first().is_some_and(|d| d.reason == mine) {
+                alike.push(p);
+            }
+        }
+        let Some(stays) = alike.iter().find(|p| p.is_protected()).or_else(|| alike.iter().min_by_key(|p| p.id)).map(|p| p.id) else { return Ok(*own) };
+        for p in alike.iter().filter(|p| p.id != stays) {
+            match self.forget(p, 0, false) {
+                // Protected meanwhile: somebody wants it.
+                Ok(_) | Err(StoreError::Refused(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(stays)
     }
 
     /// The point is back already, so what fails here is told and no more.
@@ -92,6 +123,20 @@ impl Store {
             tracing::warn!("point {new} was taken back, but tags, note or protection may be missing ({}); look and set them again", d.first());
         }
     }
+}
+
+/// What a point that was taken back says of its disks.
+fn reason(forgotten: &SessionId) -> String {
+    format!("taken back: {forgotten} was forgotten")
+}
+
+/// How a forget was taken back.
+#[derive(Debug)]
+pub enum TakenBack {
+    /// By this point.
+    Now(BackupOutcome),
+    /// Another command did the same at the same moment, and its point stays.
+    ByAnother(SessionId),
 }
 
 /// What [`Store::all_points`] finds.

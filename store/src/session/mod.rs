@@ -38,6 +38,8 @@ use std::{
 /// A session that will commit a point, or not.
 pub struct Session {
     pub(crate) store: Arc<Inner>,
+    /// Host that the point is counted for: this one, unless what is stored was another's before.
+    pub(crate) host: String,
     registered: Registered,
     /// D of B2: packs that a GC may delete; nothing may come to depend on them.
     pub(crate) condemned: Doomed,
@@ -55,13 +57,20 @@ pub struct Session {
 impl Store {
     /// Begins a backup session: B1 to B4.
     pub fn begin(&self) -> Result<Session> {
-        Session::begin(self.inner.clone())
+        Session::begin(&self.inner)
     }
 }
 
 impl Session {
-    fn begin(store: Arc<Inner>) -> Result<Self> {
-        let registered = Registered::new(&store, SessionKind::Backup, Vec::new())?;
+    fn begin(store: &Arc<Inner>) -> Result<Self> {
+        let registered = Registered::new(store, SessionKind::Backup, Vec::new())?;
+        let id = registered.id;
+        // Whoever collects need not wait for a session that never was one.
+        Self::look(store.clone(), registered).inspect_err(|_| abort(store, &id))
+    }
+
+    /// B2 to B4.
+    fn look(store: Arc<Inner>, registered: Registered) -> Result<Self> {
         // B2: fresh list of gc/.
         let condemned = Doomed::of(&store, &store.platform.list("gc")?)?;
         // B3: only now points are looked at, with fresh lists of c/ and f/.
@@ -75,7 +84,18 @@ impl Session {
         let bad = Bad::load(&store)?;
         // All that was listed so far decides what this session relies on.
         store.platform.check_fresh()?;
-        Ok(Self { store, registered, condemned, bad, moved, points, seen, referenced: Mutex::default(), decided: AtomicBool::new(false) })
+        Ok(Self {
+            host: store.host.clone(),
+            store,
+            registered,
+            condemned,
+            bad,
+            moved,
+            points,
+            seen,
+            referenced: Mutex::default(),
+            decided: AtomicBool::new(false),
+        })
     }
 
     /// The session's id: the id of the point that it may commit.
