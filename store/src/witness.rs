@@ -6,14 +6,14 @@
 //!
 //! Invariants
 //! - Only data is a witness: a block that is zero in the point would be as it was behind a cut, too.
-//! - What cannot be read of the point bears no witness; the one before it does.
+//! - What cannot be read of the point bears no witness; what lies before it does. Nothing is reported: a backup only asks.
 //! - Cost: a node a level and one chunk, unless what lies behind is dirty or unreadable: what is dirty as a whole is not looked into.
 
 use crate::{
     BlockSource, Result, StoreError,
     resolve::decompressor,
     store::{Inner, Store},
-    tree::{bad_node, load_region},
+    tree::bad_node,
 };
 use cairn_store_format::{
     limits::{BLOCK_BYTES, BRANCH_FANOUT, REGION_BYTES},
@@ -43,23 +43,18 @@ pub(crate) fn contradiction(store: &Inner, base: &DiskEntry, now: &dyn BlockSour
         if search.is_dirty(&(start..start.saturating_add(span_bytes(level)).min(end))) {
             continue;
         }
-        let found =
-            if level == 0 { search.region(index, &node) } else { search.branch(level, &node).map(|children| descend(&mut stack, level, index, &children)) };
-        match found {
-            Ok(Testimony::None) => {}
-            Ok(Testimony::Agrees) => return Ok(None),
-            Ok(Testimony::Contradicts(offset)) => return Ok(Some(offset)),
-            Err(e) if e.is_damage() || e.is_bad_media() => tracing::debug!("bears no witness: {e}"),
-            Err(e) => return Err(e),
+        if level > 0 {
+            let children = search.branch(level, &node)?.into_iter().flat_map(|branch| branch.0).enumerate();
+            stack.extend(children.filter_map(|(i, child)| Some((level - 1, index * BRANCH_FANOUT as u64 + i as u64, child?))));
+            continue;
+        }
+        match search.region(index, &node)? {
+            Testimony::None => {}
+            Testimony::Agrees => return Ok(None),
+            Testimony::Contradicts(offset) => return Ok(Some(offset)),
         }
     }
     Ok(None)
-}
-
-fn descend(stack: &mut Vec<(u8, u64, Ref)>, level: u8, index: u64, children: &Branch) -> Testimony {
-    let numbered = children.0.iter().enumerate();
-    stack.extend(numbered.filter_map(|(i, child)| Some((level - 1, index * BRANCH_FANOUT as u64 + i as u64, (*child)?))));
-    Testimony::None
 }
 
 enum Testimony {
@@ -101,23 +96,23 @@ impl Search<'_> {
         out
     }
 
-    fn branch(&mut self, level: u8, node: &Ref) -> Result<Branch> {
-        let plain = self.store.fetch(&mut self.zstd, node, FrameKind::Node, level)?;
-        Branch::decode(&plain).map_err(|e| bad_node(node, &e))
+    fn branch(&mut self, level: u8, node: &Ref) -> Result<Option<Branch>> {
+        let plain = self.store.fetch_if_there(&mut self.zstd, node, FrameKind::Node, level)?;
+        plain.map(|plain| Branch::decode(&plain).map_err(|e| bad_node(node, &e))).transpose()
     }
 
     fn region(&mut self, index: u64, node: &Ref) -> Result<Testimony> {
-        let Region(runs) = load_region(self.store, &mut self.zstd, node)?;
+        let Some(plain) = self.store.fetch_if_there(&mut self.zstd, node, FrameKind::Node, 0)? else { return Ok(Testimony::None) };
+        let Region(runs) = Region::decode(&plain).map_err(|e| bad_node(node, &e))?;
         let mut end = index * REGION_BYTES + runs.iter().map(|run| (run.blocks() * BLOCK_BYTES) as u64).sum::<u64>();
         for run in runs.iter().rev() {
             let start = end - (run.blocks() * BLOCK_BYTES) as u64;
             if let Run::Chunk(_, chunk) = run
                 && !self.is_dirty(&(start..end))
             {
-                match self.chunk(start, chunk) {
-                    Ok(Testimony::None) => {}
-                    Err(e) if e.is_damage() || e.is_bad_media() => tracing::debug!("bears no witness: {e}"),
-                    told => return told,
+                match self.chunk(start, chunk)? {
+                    Testimony::None => {}
+                    told => return Ok(told),
                 }
             }
             end = start;
@@ -127,7 +122,7 @@ impl Search<'_> {
 
     /// The last block of a chunk that is not all zero where it is said to be unchanged.
     fn chunk(&mut self, start: u64, chunk: &Ref) -> Result<Testimony> {
-        let then = self.store.fetch(&mut self.zstd, chunk, FrameKind::Chunk, 0)?;
+        let Some(then) = self.store.fetch_if_there(&mut self.zstd, chunk, FrameKind::Chunk, 0)? else { return Ok(Testimony::None) };
         let inside = |at: u64| usize::try_from(at - start).expect("inside a chunk");
         for piece in self.clean(&(start..start + then.len() as u64)).into_iter().rev() {
             let Some(last) = then[inside(piece.start)..inside(piece.end)].iter().rposition(|byte| *byte != 0) else { continue };

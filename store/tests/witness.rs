@@ -80,6 +80,27 @@ fn a_true_list_costs_one_chunk_of_the_point_and_one_block_of_the_disk() {
     assert_eq!(watched.1.lock().expect("lock").len(), 2);
 }
 
+#[test]
+fn what_cannot_be_read_bears_no_witness_and_is_not_reported() {
+    let lab = Lab::with(false);
+    let store = lab.open();
+    let mut data = content(2 * REGION, 8);
+    data[REGION..].fill(0);
+    let noise = content(4 * REGION, 77);
+    data[2 * REGION - 90_000..].copy_from_slice(&noise[..90_000]);
+    data[2 * REGION - 4096..].fill(5);
+    let first = backup(&store, "d", &data[..REGION], full()).expect("backs up");
+    let base = backup(&store, "d", &data, Plan::Compare { base: (first.id, 0), reason: "grown".into() }).expect("backs up");
+    // The pack of the second holds what lies at the end, and is gone.
+    let gone = lab.files("d").into_iter().find(|f| f.to_string_lossy().contains(&base.id.to_string())).expect("a pack");
+    std::fs::remove_file(gone).expect("lost");
+    let store = lab.open();
+    let entry = &store.disks(&point(&store, &base)).expect("disks")[0];
+    assert_eq!(store.contradiction(entry, &Mem(data.clone()), &[]).expect("looks"), None);
+    assert!(store.contradiction(entry, &Mem(cut(&data, 4096)), &[]).expect("looks").is_some_and(|at| at < REGION as u64), "what lies before bears witness");
+    assert!(lab.files("b").is_empty());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     /// Whatever is written before and after a cut, and wherever it is: the point is what the disk was.
