@@ -23,7 +23,7 @@ pub fn parse_ms(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is no length of time; write 90s, 36h, 30d, 8w, 6mo or 1y");
     let span: Span = text.parse().map_err(|_| wrong())?;
     let now = Timestamp::now().to_zoned(TimeZone::UTC);
-    let ms = span.total((Unit::Millisecond, &now)).map_err(|_| wrong())?;
+    let ms = span.total((Unit::Millisecond, &now)).map_err(|_| format!("'{text}' leads beyond the year 9999, where the calendar ends"))?;
     if ms.is_finite() && (0.0..1e15).contains(&ms) { Ok(ms as u64) } else { Err(wrong()) }
 }
 
@@ -238,11 +238,15 @@ fn forget_all(store: &Store, going: &[&Point], rules: &Rules) -> Outcome<Pruned>
     let (mut pruned, mut gone, mut failed) = (Pruned::default(), 0, None);
     // Asked with the log as it is when the point's turn comes: who tags a point meanwhile was told that it has the tag.
     let stays = |p: &Point| p.tags().into_iter().find(|t| rules.tags.contains(t)).map(|t| format!("it has the tag {} by now", output::shown(&t)));
-    for (p, result) in going.iter().zip(store.forget_all(going, rules.min_age_ms, false, &stays)?) {
+    let results = store.forget_all(going, rules.min_age_ms, false, &stays)?;
+    let all_begun = results.len() == going.len();
+    for (p, result) in going.iter().zip(results) {
         match result {
             Ok(forgotten) => {
                 gone += 1;
                 pruned.warned |= lacks_tombstone(p, &forgotten);
+                // The storage failed, so the rest was not begun.
+                failed = failed.or(forgotten.lacks_tombstone.filter(|_| !all_begun));
             }
             // Protected or tagged meanwhile: it stays, and the others still go.
             Err(e @ StoreError::Refused(_)) => {

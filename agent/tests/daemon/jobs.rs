@@ -109,11 +109,11 @@ fn one_that_does_not_hear_is_ended_all_the_same() {
 #[test]
 fn how_far_it_is_can_be_seen() {
     let served = Served::started("");
-    // Sparse and large: read quickly, and still for long enough to be seen.
+    // Sparse and large, with as much in it as a quick machine needs some seconds for.
     let image = fs::File::create(served.place.path("image")).expect("makes");
     image.set_len(64 << 30).expect("grows");
-    for at in 0..64_u64 {
-        std::os::unix::fs::FileExt::write_all_at(&image, &noise(1 << 20, at), at << 30).expect("writes");
+    for at in 0..320_u64 {
+        std::os::unix::fs::FileExt::write_all_at(&image, &noise(1 << 20, at), at * (200 << 20)).expect("writes");
     }
     let id = served.save("image", "data");
     let mut seen = false;

@@ -61,13 +61,22 @@ fn a_register_that_cannot_be_read_ends_in_fourteen() {
 #[test]
 fn a_prune_that_the_store_breaks_off_fails_and_says_how_far_it_came() {
     let place = Place::new();
-    let ids: Vec<String> = (1..=3).map(|n| place.save("data", &noise(200 * KIB, n))).collect();
-    let month = place.file("c", &ids[0]).parent().and_then(|p| p.file_name()).expect("a month").to_owned();
+    let save = |range: std::ops::Range<u64>| range.map(|n| place.save("data", &noise(20 * KIB, n))).collect::<Vec<String>>();
+    let first = save(1..4);
+    let month = place.file("c", &first[0]).parent().and_then(|p| p.file_name()).expect("a month").to_owned();
     let graves = place.store().join("f");
     fs::create_dir_all(&graves).expect("a folder");
     fs::write(graves.join(month), "no folder").expect("writes");
+    // All were begun, and are forgotten but for their tombstones.
+    let ended = place.run(&["prune", "--keep-last", "1", "--min-age", "0s"]).expect(3);
+    assert_eq!(ended.err.matches("IS forgotten").count(), 2, "{}", ended.err);
+    // More than are begun at once: the rest stays, and it is told which went.
+    let more = save(4..44);
     let ended = place.run(&["prune", "--keep-last", "1", "--min-age", "0s"]).expect(1);
-    assert!(ended.err.contains("0 points had been forgotten"), "{}", ended.err);
+    let gone = ended.err.matches("IS forgotten").count();
+    assert!(ended.err.contains(&format!("{gone} points had been forgotten by then, the others stay")), "{}", ended.err);
+    let left = place.run(&["list", "--json"]).expect(0).json().as_array().map(Vec::len);
+    assert!(gone < more.len() && left == Some(more.len() + 1 - gone), "{gone} went, {left:?} are left");
 }
 
 #[test]
