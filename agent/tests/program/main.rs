@@ -3,6 +3,7 @@
 mod clocks;
 mod damage;
 mod doctor;
+mod namespaces;
 mod partial;
 mod place;
 mod refused;
