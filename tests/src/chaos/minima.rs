@@ -1,6 +1,7 @@
 //! How much must have happened: a chaos in which nobody saved, restored, killed, forgot or collected holds every promise, and proves nothing.
 //!
-//! The minima are for a machine that is busy with other things at a higher priority; they scale with the length.
+//! The minima are for a machine that is busy with other things at a higher priority; they scale with the length. A minute on two cores with a load of ten
+//! had 152 backups, 77 restores, 11 verifications, 78 kills, 122 lists, 26 forgets and prunes, 21 collections.
 
 use super::verdict::Op;
 use std::collections::BTreeMap;
@@ -15,12 +16,12 @@ struct Minimum {
 }
 
 const MINIMA: [Minimum; 7] = [
-    Minimum { what: "backups that were done", a_minute: 6, counts: |op, end| op == Op::Backup && end == "done" },
-    Minimum { what: "restores that were compared", a_minute: 4, counts: |op, end| op == Op::Restore && end == "done" },
+    Minimum { what: "backups that were done", a_minute: 15, counts: |op, end| op == Op::Backup && end == "done" },
+    Minimum { what: "restores that were compared", a_minute: 8, counts: |op, end| op == Op::Restore && end == "done" },
     Minimum { what: "verifications that were done", a_minute: 1, counts: |op, end| matches!(op, Op::VerifyAll | Op::VerifyName) && end == "done" },
-    Minimum { what: "commands that were killed", a_minute: 6, counts: |_, end| end == "killed" },
-    Minimum { what: "lists", a_minute: 6, counts: |op, end| op == Op::List && end == "done" },
-    Minimum { what: "forgets and prunes that were done", a_minute: 1, counts: |op, end| matches!(op, Op::Forget | Op::Prune) && end == "done" },
+    Minimum { what: "commands that were killed", a_minute: 10, counts: |_, end| end == "killed" },
+    Minimum { what: "lists", a_minute: 15, counts: |op, end| op == Op::List && end == "done" },
+    Minimum { what: "forgets and prunes that were done", a_minute: 2, counts: |op, end| matches!(op, Op::Forget | Op::Prune) && end == "done" },
     Minimum { what: "collections that were done", a_minute: 3, counts: |op, end| matches!(op, Op::Gc | Op::GcImpatient) && end == "done" },
 ];
 
@@ -51,8 +52,8 @@ mod tests {
         let minute = Duration::from_secs(60);
         let busy: BTreeMap<(Op, String), u64> = [Op::Backup, Op::Restore, Op::VerifyAll, Op::List, Op::Forget, Op::Gc]
             .into_iter()
-            .map(|op| ((op, "done".to_owned()), 10))
-            .chain([((Op::Backup, "killed".to_owned()), 10)])
+            .map(|op| ((op, "done".to_owned()), 20))
+            .chain([((Op::Backup, "killed".to_owned()), 20)])
             .collect();
         assert_eq!(lacking(&busy, minute), [""; 0]);
         assert_eq!(lacking(&BTreeMap::new(), minute).len(), MINIMA.len());
