@@ -8,6 +8,7 @@ use crate::{
 use cairn_store::{Credential, OpenOptions, Store, format::StoreId};
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
@@ -72,9 +73,14 @@ pub fn credential_of(common: &Common, id: &StoreId, encrypted: bool) -> Outcome<
     Ok(None)
 }
 
-/// First line of a passphrase file.
+/// First line of a passphrase file, which must belong to its reader alone, as a key file must. Of a pipe or a terminal
+/// modes say nothing.
 pub fn read_passphrase(path: &Path) -> Outcome<Zeroizing<String>> {
     let fail = |why: String| Failure::new(WRONG_KEY, format!("passphrase file {}: {why}", path.display()));
+    let meta = fs::metadata(path).map_err(|e| fail(e.to_string()))?;
+    if meta.is_file() && meta.permissions().mode() & 0o077 != 0 {
+        return Err(fail("others may read it; run chmod 600 on it".into()));
+    }
     let text = Zeroizing::new(fs::read_to_string(path).map_err(|e| fail(e.to_string()))?);
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),

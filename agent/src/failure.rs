@@ -98,6 +98,10 @@ fn remedy(e: &StoreError) -> &'static str {
     use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     match e {
         e if e.is_no_space() => "; the store's disk is full: free space there and run this again, nothing already in the store is lost",
+        e if e.is_own_limit() => {
+            "; that is this process's or this host's own limit, and says nothing of the store: raise it (open files: ulimit -n, or LimitNOFILE= of a unit), or \
+             run this when less else is at work"
+        }
         StoreError::Storage { source, .. } if source.kind() == PermissionDenied => {
             "; run this as the user who owns the store, or mend owner and mode of what is named: all of a store belongs to one user"
         }
@@ -118,7 +122,7 @@ mod tests {
         let full = Failure::from(StoreError::Storage { op: "write", name: "d/00/x".into(), source: io(28) });
         assert_eq!(full.code, FAILED);
         assert!(full.message.contains("full"));
-        for (number, word) in [(13, "who owns the store"), (30, "dmesg")] {
+        for (number, word) in [(13, "who owns the store"), (30, "dmesg"), (24, "ulimit -n"), (12, "own limit")] {
             let refused = Failure::from(StoreError::Storage { op: "list", name: "c/2026-11".into(), source: io(number) });
             assert!(refused.code == FAILED && refused.message.contains(word), "{}", refused.message);
         }

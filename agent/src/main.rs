@@ -30,14 +30,13 @@ mod retention;
 mod run;
 mod watch;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // A parent that blocks signals must not make us, or the programs we start, deaf to SIGTERM and Ctrl-C.
     // That fails for no mask that exists; and if it did, signals would be as the parent left them.
     let _ = nix::sys::signal::SigSet::all().thread_unblock();
-    let args = match cli::Cli::try_parse() {
+    let args = match cli::Cli::parse_given() {
         Ok(args) => args,
         Err(e) => {
             if !e.use_stderr() {

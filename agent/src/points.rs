@@ -20,13 +20,44 @@ const FIRST_TAGS_BYTES_MAX: usize = 90;
 /// What each tag takes besides its text.
 const TAG_FIELD_BYTES: usize = 6;
 
-/// Names of points: not empty, printable, of bounded length. Checked before anything is read, since nothing could be committed under another.
+/// Names of new points: not empty, of bounded length, without control characters. Checked before anything is read, since nothing could be committed
+/// under another. A domain has whatever name libvirt lets it have, and is saved under it.
 pub fn check_name(name: &str) -> Outcome<()> {
     const MAX: usize = cairn_store::format::limits::NAME_BYTES_MAX;
     if name.is_empty() || name.len() > MAX || name.chars().any(char::is_control) {
         return Err(Failure::usage(format!("'{}' cannot be a name: 1 to {MAX} bytes without control characters", name.escape_debug())));
     }
     Ok(())
+}
+
+/// Names that are chosen for new points are as they look, too: without characters that nobody sees or that turn the text around them. Points that have
+/// such names stay usable.
+pub fn check_chosen_name(name: &str) -> Outcome<()> {
+    check_name(name)?;
+    if let Some(c) = name.chars().find(|c| is_unseen(*c)) {
+        return Err(Failure::usage(format!(
+            "'{}' cannot be a name of new points: U+{:04X} in it is not to be seen, or turns the text around it, so that it looks like another name; give it one \
+             without",
+            shown_unseen(name),
+            u32::from(c)
+        )));
+    }
+    if name.trim() != name {
+        return Err(Failure::usage(format!("'{name}' cannot be a name of new points: it begins or ends with a space, which nobody sees; give it one without")));
+    }
+    Ok(())
+}
+
+/// Format characters of Unicode (general category Cf), fillers and line separators: what stands in a text and is not seen in it.
+fn is_unseen(c: char) -> bool {
+    matches!(u32::from(c),
+        0x00ad | 0x034f | 0x0600..=0x0605 | 0x061c | 0x06dd | 0x070f | 0x0890..=0x0891 | 0x08e2 | 0x115f..=0x1160 | 0x17b4..=0x17b5 | 0x180e
+        | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0x3164 | 0xfeff | 0xffa0 | 0xfff9..=0xfffb | 0x110bd | 0x110cd | 0x1_3430..=0x1_343f
+        | 0x1_bca0..=0x1_bca3 | 0x1_d173..=0x1_d17a | 0xe_0000..=0xe_0fff)
+}
+
+fn shown_unseen(name: &str) -> String {
+    name.chars().map(|c| if is_unseen(c) { format!("\\u{{{:x}}}", u32::from(c)) } else { c.to_string() }).collect()
 }
 
 /// Tags of a new point.

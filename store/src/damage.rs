@@ -66,9 +66,14 @@ impl Bad {
                 continue;
             }
             if is_whole_pack(&r.at) {
-                if store.packs.info(&r.at.pack).is_err() {
-                    out.packs.insert(r.at.pack);
-                    out.doubtful.insert(r.at.pack);
+                match store.packs.info(&r.at.pack) {
+                    Ok(_) => {}
+                    Err(e) if e.is_damage() || e.is_bad_media() => {
+                        out.packs.insert(r.at.pack);
+                        out.doubtful.insert(r.at.pack);
+                    }
+                    // The look of one's own was not had: that is no proof.
+                    Err(e) => return Err(e),
                 }
             } else if !frame_is_good(store, &r.at)? {
                 out.places.insert(r.at);

@@ -108,6 +108,10 @@ impl StoreError {
             [libc::EIO, libc::EUCLEAN, libc::EBADMSG, libc::ENODATA, libc::EILSEQ, libc::EREMOTEIO, libc::EISDIR, libc::ESPIPE, libc::ENXIO];
         matches!(self, Self::Storage { op: "read" | "stat", source, .. } if source.raw_os_error().is_some_and(|code| ERRORS.contains(&code)))
     }
+    /// Whether this process could not ask, for want of file handles or memory: that says nothing of the storage.
+    pub fn is_own_limit(&self) -> bool {
+        matches!(self, Self::Storage { source, .. } if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)))
+    }
     /// What [`StoreError::is_bad_media`] says, once it is known that the storage as a whole is there.
     pub(crate) fn unreadable(self) -> Self {
         match self {

@@ -38,10 +38,12 @@ pub(crate) fn check_there(platform: &dyn Platform, store: &StoreId) -> Result<()
                 match platform.read(&name, SMALL_BYTES_MAX) {
                     Ok(Some(bytes)) if Config::decode(&bytes).is_ok_and(|(config, ..)| config.store == *store) => return Ok(()),
                     Ok(_) => {}
+                    Err(e) if e.is_own_limit() => return Err(e),
                     Err(e) => why = e.to_string(),
                 }
             }
         }
+        Err(e) if e.is_own_limit() => return Err(e),
         Err(e) => why = e.to_string(),
     }
     Err(StoreError::NoStore { at: platform.location(), why: format!("it does not answer any more ({why}); is its file system still mounted?") })

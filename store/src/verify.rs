@@ -283,10 +283,18 @@ impl DiskCheck<'_> {
     /// Without `data`: the pack is there, its footer names the chunk, and no report that holds says otherwise.
     fn look_up_chunks(&self, todo: &[(usize, Ref)], places: &[(u64, usize)], out: &mut RegionReport) -> Result<()> {
         for (i, r) in todo {
-            let there = !self.verifier.bad.contains(&r.at) && self.store.inner.locate_in(&r.at.pack, &r.id).is_some() && self.pack_is_whole(&r.at.pack)?;
-            if !there && !self.store.inner.fetch_works(r)? {
+            let why = if self.verifier.bad.contains(&r.at) {
+                format!("chunk {} in pack {} is damaged: that was reported, and is so", r.id, r.at.pack)
+            } else if self.store.inner.locate_in(&r.at.pack, &r.id).is_none() {
+                format!("chunk {} is not in pack {}", r.id, r.at.pack)
+            } else if !self.pack_is_whole(&r.at.pack)? {
+                format!("chunk {} cannot be had from pack {}, which is not whole", r.id, r.at.pack)
+            } else {
+                continue;
+            };
+            if !self.store.inner.fetch_works(r)? {
                 let (offset, len) = places[*i];
-                out.damage.push(Damage { target: self.target.into(), offset, len: len as u64, why: format!("chunk {} is not in pack {}", r.id, r.at.pack) });
+                out.damage.push(Damage { target: self.target.into(), offset, len: len as u64, why });
             }
         }
         Ok(())

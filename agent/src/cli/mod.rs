@@ -34,7 +34,7 @@ pub use retention::{Forget, Gc, Prune};
 pub use run::{Discard, Keep, Run, Runs, ServeRun, ViaChoice};
 pub use untrack::Untrack;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done with warnings; 10 no such store; 11 busy; 12 wrong key; \
@@ -50,6 +50,20 @@ pub struct Cli {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// From the arguments and the environment. What opens a store is one thing: a passphrase that was asked for by hand wins over a key file that the
+    /// environment names. `init` makes a key file besides a passphrase, and takes both.
+    pub fn parse_given() -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches()?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(|e| e.format(&mut Self::command()))?;
+        let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        if given("passphrase_file") && !given("key_file") && !matches!(cli.command, Command::Init(_)) {
+            cli.common.key_file = None;
+        }
+        Ok(cli)
+    }
 }
 
 /// Options of every command.

@@ -7,10 +7,10 @@ use crate::{
     failure::{Failure, NOT_FOUND, Outcome},
     interrupt,
     output::{self, Bar},
-    points::{self, check_name, check_tags},
+    points::{self, check_chosen_name, check_tags},
     retention::times,
 };
-use cairn_store::{BackupOutcome, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store, format::SessionId};
+use cairn_store::{BackupOutcome, BlockSource, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store, format::SessionId};
 use std::{
     os::unix::fs::MetadataExt,
     path::Path,
@@ -25,10 +25,11 @@ const TARGET: &str = "disk0";
 
 /// Takes a point of a file or device.
 pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
-    check_name(&o.name)?;
+    check_chosen_name(&o.name)?;
     check_tags(&o.tags)?;
     let store = open_store(common)?;
     let source = open_source(&o.source)?;
+    let odd = odd(&o.source, &source);
     // Other commands may look for it from another folder.
     let path = std::path::absolute(&o.source).unwrap_or_else(|_| o.source.clone());
     crate::in_place::refuse_half_restored(&state_dir(common)?, &crate::in_place::image_key(&path))?;
@@ -45,7 +46,7 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
         time_unix_ms,
         quiesce: "none".into(),
         tags: tags.clone(),
-        warnings: changed(&o.source, before).into_iter().chain(clock.clone()).collect(),
+        warnings: changed(&o.source, before).into_iter().chain(clock.clone()).chain(odd.clone()).collect(),
         source: serde_json::json!({"kind": "image", "path": path.display().to_string()}),
         parts: Vec::new(),
         cairn_version: env!("CARGO_PKG_VERSION").into(),
@@ -55,7 +56,7 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     drop(bar);
     tell_waits(&progress);
     print_outcome(common, &store, &outcome)?;
-    let warnings: Vec<String> = changed(&o.source, before).into_iter().chain(clock).collect();
+    let warnings: Vec<String> = changed(&o.source, before).into_iter().chain(clock).chain(odd).collect();
     warnings.iter().for_each(|warning| say!("cairn: warning: {warning}"));
     Ok(if warnings.is_empty() { Done::Clean } else { Done::WithWarnings })
 }
@@ -78,6 +79,27 @@ fn stamp(path: &Path) -> Stamp {
 /// A file that was written to while it was read is no point in time.
 fn changed(path: &Path, before: Stamp) -> Option<String> {
     (stamp(path) != before).then(|| format!("{} changed while it was read: the point is not of one moment; save a snapshot of it instead", path.display()))
+}
+
+/// A source that is most likely not what was meant: it is saved as it is, and the point says so.
+fn odd(path: &Path, source: &FileSource) -> Option<String> {
+    /// First bytes of a qcow2 image (versions 2 and 3): magic and version.
+    const QCOW2: [[u8; 8]; 2] = [*b"QFI\xfb\0\0\0\x02", *b"QFI\xfb\0\0\0\x03"];
+    let path = path.display();
+    let mut head = [0; 8];
+    if source.size_bytes() == 0 {
+        return Some(format!("{path} has 0 bytes, and so has the point: is it the right file, or a device that is not active? Save it again once it is there"));
+    }
+    // What cannot be read is the backup's to tell.
+    if source.size_bytes() < head.len() as u64 || source.read_at(0, &mut head).is_err() {
+        return None;
+    }
+    QCOW2.contains(&head).then(|| {
+        format!(
+            "{path} is a qcow2 image, and was saved as raw bytes: a restore gives the same file, and no disk that a guest could use as raw; nor is anything of a \
+             backing file in the point. Save its domain with 'cairn backup', or convert it first ('qemu-img convert -O raw')"
+        )
+    })
 }
 
 fn open_source(path: &Path) -> Outcome<FileSource> {

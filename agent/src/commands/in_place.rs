@@ -10,7 +10,7 @@ use crate::{
     interrupt,
     output::{self, Bar},
     points,
-    restore::refuse_paths_in_use,
+    restore::{refuse_paths_in_use, refuse_store_folder},
 };
 use cairn_hypervisor::{Domain, Host, capture::lock::DomainLock, capture::lock::LOCK_DIR_DEFAULT, disks::Disk};
 use cairn_store::{
@@ -59,6 +59,8 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         go_on(earlier, &owner, p)?;
     }
     let paths: Vec<&Path> = owner.disks.iter().map(|d| d.1.as_path()).collect();
+    let location = store.location();
+    paths.iter().try_for_each(|path| refuse_store_folder(Path::new(&location), path))?;
     wait_until_free(&paths, common.connect.as_deref(), earlier.is_some())?;
     let mut work = Vec::new();
     for (entry, path, format) in &owner.disks {

@@ -366,7 +366,7 @@ fn print_gc(r: &GcReport, dry_run: bool, store: &Store) {
         }
         return;
     }
-    out!("{}: {} of {} packs discarded, {}", store.location(), r.deleted_packs, r.packs, output::bytes(r.freed_bytes));
+    out!("{}: {} packs discarded, {}", store.location(), r.deleted_packs, output::bytes(r.freed_bytes));
     if r.moved_frames > 0 {
         out!("  {} frames of nearly empty packs moved together, {}", r.moved_frames, output::bytes(r.moved_bytes));
     }

@@ -8,7 +8,7 @@ use crate::{
     config::{Config, Policy, QuiesceSettings, StoreEntry},
     failure::{Failure, Outcome},
     jobs::{Kind, Order, record::ASKED},
-    points::check_name,
+    points::{check_chosen_name, check_name},
     watch::Wish,
 };
 use serde::Deserialize;
@@ -120,7 +120,7 @@ impl<'a> Ordering<'a> {
 
     fn of_image(&self, image: &Path, wanted: &BackupWanted, who: &str) -> Outcome<Vec<Order>> {
         let name = wanted.name.as_deref().ok_or_else(|| Failure::usage("an image needs a name, which its point is listed under"))?;
-        check_name(name)?;
+        check_chosen_name(name)?;
         if !image.is_absolute() {
             return Err(Failure::usage(format!("{}: the path of an image is absolute", image.display())));
         }

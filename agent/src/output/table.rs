@@ -29,7 +29,16 @@ pub fn bytes(n: u64) -> String {
 
 /// `1.2 s`, `3:05 min`
 pub fn duration(ms: u64) -> String {
-    if ms < 60_000 { format!("{}.{} s", ms / 1000, ms % 1000 / 100) } else { format!("{}:{:02} min", ms / 60_000, ms / 1000 % 60) }
+    const MINUTE: u64 = 60_000;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    let two = |whole: String, rest: u64, unit: &str| if rest == 0 { whole } else { format!("{whole} {rest} {unit}") };
+    match ms {
+        DAY.. => two(format!("{} d", ms / DAY), ms % DAY / HOUR, "h"),
+        HOUR.. => two(format!("{} h", ms / HOUR), ms % HOUR / MINUTE, "min"),
+        MINUTE.. => format!("{}:{:02} min", ms / MINUTE, ms / 1000 % 60),
+        _ => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+    }
 }
 
 /// In the host's time zone.
@@ -195,7 +204,9 @@ mod tests {
     #[test]
     fn figures_read_well() {
         assert_eq!((bytes(1023), bytes(1536), bytes(8 << 30)), ("1023 B".into(), "1.5 KiB".into(), "8.0 GiB".into()));
-        assert_eq!((duration(1234), duration(185_000)), ("1.2 s".into(), "3:05 min".into()));
+        assert_eq!((duration(1234), duration(185_000), duration(3_599_999)), ("1.2 s".into(), "3:05 min".into(), "59:59 min".into()));
+        assert_eq!((duration(3_600_000), duration(5_400_000), duration(86_399_999)), ("1 h".into(), "1 h 30 min".into(), "23 h 59 min".into()));
+        assert_eq!((duration(86_400_000), duration(100_800_000), duration(400 * 86_400_000)), ("1 d".into(), "1 d 4 h".into(), "400 d".into()));
         assert_eq!(shown("a\u{1b}[31mb"), "a\\u{1b}[31mb");
     }
 }

@@ -24,7 +24,10 @@ use cairn_store::{
     format::{manifest::Manifest, register::DiskEntry},
     restore::{OnDamage, RestoreReport},
 };
-use std::{path::PathBuf, sync::atomic::Ordering};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
 use tokio::runtime::Runtime;
 
 /// How a point is restored.
@@ -97,7 +100,9 @@ pub fn prepare<'a>(work: Work<'a>, point: &Point, o: &'a Options) -> Outcome<Pre
     let (disks, manifest) = (store.disks(point)?, store.manifest(point)?);
     let mut problems = Vec::new();
     let volumes = choose_volumes(work, point, o, &disks, &manifest, &mut problems)?;
+    let location = store.location();
     let request = Request {
+        store: Path::new(&location),
         disks: &o.disks,
         rename: o.rename.as_deref(),
         dir: o.dir.as_deref(),

@@ -17,6 +17,6 @@ pub use job::{Options, Work, check_new_name, prepare, refuse_problems, unused_ma
 pub use journal::Journal;
 pub use mapping::{Place, mapping, places};
 pub use partial::Partial;
-pub use plan::{DiskPlan, RestorePlan, plan};
+pub use plan::{DiskPlan, RestorePlan, plan, refuse_store_folder};
 pub use volumes::Volumes;
 pub use write::{Writing, write_disks};

@@ -24,6 +24,8 @@ const DEV_SHM: &str = "/dev/shm";
 
 /// What was asked for.
 pub struct Request<'a> {
+    /// The store's folder: what is restored goes elsewhere.
+    pub store: &'a Path,
     /// `--disk TARGET=PATH` or `TARGET=POOL/VOLUME`.
     pub disks: &'a [(String, Place)],
     /// `--as`.
@@ -143,6 +145,21 @@ fn refuse_device_folder(path: &Path) -> Outcome<()> {
     )))
 }
 
+/// Whatever is written there could replace what points are made of, and collections may take it for a part of the store. Nothing forces that.
+pub fn refuse_store_folder(store: &Path, path: &Path) -> Outcome<()> {
+    let real = |path: &Path| fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_path_buf());
+    // A file that is to be made is where its folder is; one that is there may be a link to elsewhere.
+    let places = [real(path), real(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))];
+    if places.iter().any(|place| place.starts_with(real(store))) {
+        return Err(Failure::refused(format!(
+            "{} lies in the store's own folder {}; nothing was written (choose a place outside of the store)",
+            path.display(),
+            store.display()
+        )));
+    }
+    Ok(())
+}
+
 /// The host's devices under another name, such as the /dev of a system that is being rescued.
 fn is_device_fs(dir: &Path) -> bool {
     let dev = |p: &Path| fs::metadata(p).map(|m| m.dev()).ok();
@@ -175,6 +192,7 @@ fn check_targets(disks: &[DiskPlan], request: &Request<'_>) -> Outcome<Vec<Probl
         }
         if !d.device {
             refuse_device_folder(&d.path)?;
+            refuse_store_folder(request.store, &d.path)?;
         }
         if d.device {
             refuse_small_device(&d.path, d.entry.size_bytes)?;

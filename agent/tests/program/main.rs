@@ -3,9 +3,15 @@
 mod clocks;
 mod damage;
 mod doctor;
+mod hangup;
+mod keys;
+mod names;
+mod namespaces;
+mod own_folder;
 mod partial;
 mod place;
 mod refused;
 mod streams;
+mod told;
 mod undo;
 mod unreadable;

@@ -75,6 +75,21 @@ impl Place {
         out.sort();
         out
     }
+    /// Records of sessions and collections; one that is just being written is none yet.
+    pub fn records(&self) -> usize {
+        let is_whole = |f: &&PathBuf| !f.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        self.files("gc").iter().filter(is_whole).count()
+    }
+    /// Every folder of the store.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let mut out: Vec<PathBuf> = vec![self.store()];
+        let mut n = 0;
+        while let Some(dir) = out.get(n).cloned() {
+            out.extend(fs::read_dir(dir).expect("lists").map(|e| e.expect("an entry").path()).filter(|p| p.is_dir()));
+            n += 1;
+        }
+        out
+    }
     /// The one file below a folder whose name contains the text.
     pub fn file(&self, below: &str, contains: &str) -> PathBuf {
         let found: Vec<_> = self.files(below).into_iter().filter(|f| f.display().to_string().contains(contains)).collect();

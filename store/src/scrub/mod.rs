@@ -243,12 +243,13 @@ impl Scrub<'_> {
         Ok(false)
     }
 
-    /// The share of packs that was not looked at for longest; never looked at comes first.
+    /// The share of packs that was not looked at for longest; never looked at comes first, and a time that is still to come is of a clock that was ahead:
+    /// nobody knows when that look was, and until that date there would be no other.
     fn oldest(&self, all: BTreeSet<PackId>, percent: u8) -> Result<Vec<PackId>> {
-        let checked = self.index.scrubbed()?;
+        let (checked, now_ms) = (self.index.scrubbed()?, self.platform.now_unix_ms());
         let count = (all.len() * usize::from(percent.clamp(1, 100))).div_ceil(100);
         let mut all: Vec<PackId> = all.into_iter().collect();
-        all.sort_by_key(|p| (checked.get(&p.to_string()).copied().unwrap_or(0), *p));
+        all.sort_by_key(|p| (checked.get(&p.to_string()).copied().filter(|at_ms| *at_ms <= now_ms).unwrap_or(0), *p));
         all.truncate(count);
         Ok(all)
     }

@@ -49,7 +49,7 @@ impl Scrub<'_> {
                 Ok(Some(bytes)) => bytes,
                 // Collections take records away.
                 Ok(None) => continue,
-                Err(e @ (StoreError::Storage { .. } | StoreError::Damaged { .. })) => {
+                Err(e) if e.is_damage() || e.is_bad_media() => {
                     self.check_there()?;
                     if name.as_str().starts_with("x/") {
                         self.index.forget_file(name.as_str())?;

@@ -39,8 +39,9 @@ impl Scrub<'_> {
             match self.platform.read_into(name, PACK_BYTES_MAX, &mut worker.pack) {
                 Ok(true) => {}
                 Ok(false) => continue,
-                // A disk that gives no bytes is damage like any other; the scrub goes on.
-                Err(e @ (StoreError::Storage { .. } | StoreError::Damaged { .. })) => {
+                // A disk that gives no bytes is damage like any other; the scrub goes on. Whoever may not read it, or cannot for want of memory, of file
+                // handles or of a server that answers, has learnt nothing about the pack: a report would have others store again what is whole.
+                Err(e) if e.is_damage() || e.is_bad_media() => {
                     self.check_there()?;
                     there += 1;
                     self.in_parts(&mut worker.zstd, pack, name, &e, &mut out)?;

@@ -10,6 +10,7 @@ mod gc_enumeration;
 mod lost_packs;
 mod no_space;
 mod pauses;
+mod scrubs;
 mod soak;
 mod storage;
 mod town;

@@ -25,6 +25,17 @@ pub struct Pauses {
     pub failed: u64,
     /// How often it was shut out.
     pub fenced: u64,
+    /// How often it noticed by what was gone: the packs that it relies on, or its own temporary file, were taken for a dead one's.
+    pub bereft: u64,
+}
+
+/// Before it commits, a backup that was shut out may find so by what a collection took from it.
+fn is_bereft(e: &StoreError) -> bool {
+    match e {
+        StoreError::Damaged { why, .. } => why.contains("the backup was not committed"),
+        StoreError::Storage { op: "write", source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
 }
 
 /// Stops `stopped` at each operation while `meanwhile` runs elsewhere, then looks with `check`.
@@ -58,6 +69,7 @@ fn pause_at(sample: u64, kind: StorageKind, start: &Saved, stopped: Script, mean
             println!("stopped before operation {}: {e}", out.operations);
             out.failed += 1;
             out.fenced += u64::from(matches!(e, StoreError::Fenced { .. }));
+            out.bereft += u64::from(is_bereft(&e));
         }
         drop(victim);
         check(&town, there);
@@ -151,9 +163,14 @@ fn a_backup_stands_still_while_its_base_is_forgotten_and_collected() {
 
 #[test]
 fn a_backup_of_known_content_stands_still_while_that_is_forgotten_and_collected() {
-    for meanwhile in [forget_and_collect as Script, forget_and_repack, forget_and_give_up] {
+    for (meanwhile, may_shut_out) in [(forget_and_collect as Script, true), (forget_and_repack, true), (forget_and_give_up, false)] {
         for kind in [StorageKind::Nfs, StorageKind::Local] {
-            pause_at(2, kind, &start(), same_content, meanwhile, collect_afterwards);
+            let out = pause_at(2, kind, &start(), same_content, meanwhile, collect_afterwards);
+            println!("{kind:?}: {} operations, {} failed, {} shut out, {} bereft", out.operations, out.failed, out.fenced, out.bereft);
+            assert!(out.operations > 45, "{} operations", out.operations);
+            assert_eq!(out.fenced > 0, may_shut_out, "{kind:?}: {} of {} were shut out", out.fenced, out.operations);
+            assert_eq!(out.failed, out.fenced + out.bereft, "{kind:?}: nothing else goes wrong");
+            assert!(may_shut_out || out.failed == 0, "{kind:?}: {} failed beside a collection that shuts nobody out", out.failed);
         }
     }
 }

@@ -163,6 +163,13 @@ impl Town {
         self.ledger()[id].forget_begun
     }
 
+    /// Whether a text names points, and somebody began to forget each of them.
+    pub fn names_forgotten_points_only(&self, text: &str) -> bool {
+        let ledger = self.ledger();
+        let mut named = ledger.iter().filter(|(id, _)| text.contains(&id.to_string())).peekable();
+        named.peek().is_some() && named.all(|(_, entry)| entry.forget_begun)
+    }
+
     /// Restores what a reader finds; a point that somebody forgets meanwhile may fail.
     pub fn check_point(&self, store: &Store, point: &Point) {
         let entry = self.ledger().get(&point.id).cloned().unwrap_or_else(|| panic!("point {} was made by nobody", point.id));

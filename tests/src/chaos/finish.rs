@@ -41,6 +41,7 @@ pub struct Quiet {
 /// # Errors
 /// The folder cannot be read or written.
 pub fn check(world: &World) -> Result<Quiet> {
+    world.be_quiet();
     let mut quiet = Quiet { collections: collect_all(world), ..Quiet::default() };
     // Before anybody reads: readers leave records, for the next collection to clear away.
     let (packs, rest) = files(world.store())?.into_iter().partition::<Vec<_>, _>(|f| is_below(f, &["d", "m"]));
@@ -49,7 +50,10 @@ pub fn check(world: &World) -> Result<Quiet> {
     for pack in &packs {
         quiet.bytes += fs::metadata(world.store().join(pack)).map_err(Error::io("look at", pack))?.len();
     }
-    let Some(points) = world.list(STATE) else { return Ok(quiet) };
+    let Some(points) = world.list(STATE) else {
+        world.fail("the points of the quiet store could not be listed: nothing of it was checked");
+        return Ok(quiet);
+    };
     quiet.points = points.len();
     points.iter().for_each(|p| restore(world, STATE, p));
     verify(world, Op::VerifyAll, STATE, &["verify", "--all", "--data"]);

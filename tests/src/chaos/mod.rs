@@ -7,13 +7,14 @@
 //! - what was acknowledged is listed until somebody forgets it; what was forgotten stays forgotten; what is protected cannot be forgotten;
 //! - no command ends otherwise than the table in [`verdict`] allows, none hangs, none panics.
 //!
-//! And at the end ([`finish`]): nothing unreferenced stays.
+//! And at the end: enough happened for all that to mean something ([`minima`]); nothing unreferenced stays ([`finish`]).
 //!
 //! Needs no guest, no libvirt and no root.
 
 pub mod children;
 pub mod finish;
 pub mod image;
+pub mod minima;
 pub mod rng;
 pub mod truth;
 pub mod verdict;
@@ -82,6 +83,9 @@ pub fn run(setup: &Setup) -> Result<String> {
     let world = World::new(&setup.program, &dir, setup.length)?;
     let (kills, stops) = live(&world, &mut Rng::new(setup.seed));
     let chaos = start.elapsed();
+    if world.failures().is_empty() {
+        minima::lacking(&world.tally(), setup.length).into_iter().for_each(|what| world.fail(what));
+    }
     let quiet = if world.failures().is_empty() { finish::check(&world)? } else { finish::Quiet::default() };
     let mut report = format!("chaos: seed {}, {} s of chaos, {} s of checks\n", setup.seed, chaos.as_secs(), (start.elapsed() - chaos).as_secs());
     for ((op, what), count) in world.tally() {

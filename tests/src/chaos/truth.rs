@@ -135,6 +135,18 @@ impl Truth {
         ids.iter().find(|id| before.gone.contains(**id)).map(|id| format!("point {id} was forgotten and is listed"))
     }
 
+    /// Whether somebody began to forget this point; nobody did of one that the suite never heard of.
+    #[must_use]
+    pub fn may_be_gone(&self, id: &str) -> bool {
+        self.lock().points.get(id).is_some_and(|k| matches!(k.state, State::MayBeGone | State::Gone))
+    }
+
+    /// Whether no point of this name is certain.
+    #[must_use]
+    pub fn may_have_none(&self, name: &str) -> bool {
+        !self.lock().points.values().any(|k| k.name == name && matches!(k.state, State::There | State::Protected))
+    }
+
     /// Somebody will try to forget these points: whether a protection known to hold forbids it (then nothing changes).
     #[must_use]
     pub fn will_forget(&self, ids: &[&str]) -> bool {
@@ -215,7 +227,9 @@ mod tests {
         let before = truth.expect();
         assert!(truth.listed(&[point("a"), point("b")], &before).is_none());
         assert!(truth.listed(&[point("a")], &before).expect("b is missing").contains("point b"));
+        assert!(!truth.may_be_gone("a") && !truth.may_be_gone("b") && !truth.may_be_gone("nobody's"));
         assert!(!truth.will_forget(&["b"]));
+        assert!(truth.may_be_gone("b") && !truth.may_be_gone("a") && !truth.may_have_none("img0") && truth.may_have_none("img1"));
         assert!(truth.listed(&[point("a")], &before).is_none(), "it may be gone");
         assert!(truth.listed(&[point("a"), point("b")], &truth.expect()).is_none(), "or not");
         truth.forgot(&["b"]);

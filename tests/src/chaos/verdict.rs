@@ -45,6 +45,8 @@ pub struct Around {
     pub shut_out: bool,
     /// The cache in its state folder was damaged a short while ago.
     pub spoiled: bool,
+    /// A forget of what the command is about was begun, before it or while it ran: the truth knows of no certainty that it is there.
+    pub may_be_gone: bool,
 }
 
 /// The name under which a right end is counted; `Err` is what is wrong.
@@ -63,8 +65,9 @@ pub fn judge(op: Op, ended: &Ended, around: Around) -> Result<&'static str, &'st
         (Op::ForgetProtected, REFUSED) => Ok("refused, as it must be"),
         (Op::ForgetProtected, _) => Err("a protected point must be refused"),
         (_, DONE) => Ok("done"),
-        // What the command is about was forgotten before it looked, or before it could hold it.
-        (Op::Restore | Op::VerifyName | Op::Forget | Op::Prune | Op::Log | Op::Undo, NOT_FOUND) => Ok("not there"),
+        // What the command is about was forgotten before it looked, or before it could hold it. Nobody else's point is ever "not there".
+        (Op::Restore | Op::VerifyName | Op::Forget | Op::Prune | Op::Log | Op::Undo, NOT_FOUND) if around.may_be_gone => Ok("not there"),
+        (Op::Restore | Op::VerifyName | Op::Forget | Op::Prune | Op::Log | Op::Undo, NOT_FOUND) => Err("nobody forgot it, and it was not found"),
         // A protection that the suite lost sight of: its command was killed after it took effect.
         (Op::Forget, REFUSED) if says("is protected") => Ok("protected"),
         (Op::Prune, WARNINGS) if says("is protected") => Ok("protected"),
@@ -95,7 +98,13 @@ mod tests {
 
     #[test]
     fn only_right_ends_pass() {
-        let (alone, shut_out) = (Around::default(), Around { shut_out: true, spoiled: false });
+        let (alone, shut_out) = (Around::default(), Around { shut_out: true, ..Around::default() });
+        let forgotten = Around { may_be_gone: true, ..Around::default() };
+        for op in [Op::Restore, Op::VerifyName, Op::Forget, Op::Prune, Op::Log, Op::Undo] {
+            assert_eq!(judge(op, &ended(15, false, ""), forgotten), Ok("not there"));
+            assert!(judge(op, &ended(15, false, ""), alone).is_err() && judge(op, &ended(15, false, ""), shut_out).is_err(), "{op:?}: nobody forgot it");
+        }
+        assert!(judge(Op::Backup, &ended(15, false, ""), forgotten).is_err());
         assert_eq!(judge(Op::Backup, &ended(0, false, ""), alone), Ok("done"));
         assert_eq!(judge(Op::Backup, &ended(137, true, ""), alone), Ok("killed"));
         assert!(judge(Op::Backup, &ended(137, false, ""), alone).is_err(), "killed by another");

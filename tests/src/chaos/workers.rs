@@ -1,5 +1,6 @@
 //! Those who write, read, forget and collect, each in a thread of its own until the time is up.
 
+use super::children::Ended;
 use super::image::Image;
 use super::rng::Rng;
 use super::truth::{Listed, TAG_PREFIX};
@@ -69,7 +70,10 @@ pub fn read(world: &World, mut rng: Rng) {
             0..78 => restore(world, state, rng.pick(&points)),
             78..86 => verify(world, Op::VerifyAll, state, &["verify", "--all", "--data"]),
             86..94 => verify(world, Op::VerifyAll, state, &["verify", "--all"]),
-            _ => verify(world, Op::VerifyName, state, &["verify", &rng.pick(&points).name, "--data"]),
+            _ => {
+                let point = rng.pick(&points);
+                verify_about(world, Op::VerifyName, state, &["verify", &point.name, "--data"], || world.truth.may_be_gone(&point.id));
+            }
         }
     }
 }
@@ -78,7 +82,7 @@ pub fn read(world: &World, mut rng: Rng) {
 pub fn restore(world: &World, state: usize, point: &Listed) {
     let path = world.dir.join("restored").join(world.unique().to_string());
     let args = ["restore", &point.id, "--disk", &format!("disk0={}", path.display())];
-    let ended = world.run(Op::Restore, state, &args);
+    let ended = world.run_about(Op::Restore, state, &args, || world.truth.may_be_gone(&point.id));
     if let Some(ended) = ended.filter(|e| e.output.code() == DONE) {
         let differs = world.truth.image(&point.tag).and_then(|image| image.difference(&path));
         match differs {
@@ -95,7 +99,11 @@ pub fn restore(world: &World, state: usize, point: &Listed) {
 
 /// Verifies; everything must be good.
 pub fn verify(world: &World, op: Op, state: usize, args: &[&str]) {
-    let Some(ended) = world.run(op, state, args).filter(|e| e.output.code() == DONE) else { return };
+    verify_about(world, op, state, args, || false);
+}
+
+fn verify_about(world: &World, op: Op, state: usize, args: &[&str], may_be_gone: impl Fn() -> bool) {
+    let Some(ended) = world.run_about(op, state, args, may_be_gone).filter(|e| e.output.code() == DONE) else { return };
     let good = |point: &Value| point["good"] == true;
     match world.parse(&ended) {
         Ok(Value::Array(points)) if points.iter().all(good) => {}
@@ -123,9 +131,9 @@ pub fn forget(world: &World, mut rng: Rng) {
             0..30 => forget_points(world, state, &[&point.id]),
             30..40 => prune(world, state, &mut rng),
             40..55 => undo(world, state, &mut rng),
-            55..70 => log(world, state, &["tag", &point.id, "x-tagged"]),
-            70..75 => log(world, state, &["tag", &point.id, "--remove", "x-tagged"]),
-            75..80 => log(world, state, &["note", &point.id, "looked at"]),
+            55..70 => drop(log(world, state, &point.id, &["tag", &point.id, "x-tagged"])),
+            70..75 => drop(log(world, state, &point.id, &["tag", &point.id, "--remove", "x-tagged"])),
+            75..80 => drop(log(world, state, &point.id, &["note", &point.id, "looked at"])),
             80..90 => protect(world, state, point),
             _ => unprotect(world, state, point, &mut rng),
         }
@@ -134,17 +142,20 @@ pub fn forget(world: &World, mut rng: Rng) {
 
 /// A forget by id.
 pub fn forget_points(world: &World, state: usize, ids: &[&str]) {
+    // Only this thread forgets: what was certain before this try is there for it.
+    let may_be_gone = ids.iter().any(|id| world.truth.may_be_gone(id));
     let op = if world.truth.will_forget(ids) { Op::ForgetProtected } else { Op::Forget };
     let args = [&["forget", "--force"], ids].concat();
-    if world.run(op, state, &args).is_some_and(|e| e.output.code() == DONE) {
+    if world.run_about(op, state, &args, || may_be_gone).is_some_and(|e| e.output.code() == DONE) {
         world.truth.forgot(ids);
     }
 }
 
 fn prune(world: &World, state: usize, rng: &mut Rng) {
     let (name, keep) = (name_of(rng.index(WRITERS / 2)), rng.within(1, 8).to_string());
+    let may_have_none = world.truth.may_have_none(&name);
     world.truth.will_prune(&name);
-    let _ = world.run(Op::Prune, state, &["prune", &name, "--keep-last", &keep]);
+    let _ = world.run_about(Op::Prune, state, &["prune", &name, "--keep-last", &keep], || may_have_none);
     world.truth.pruned(&name);
 }
 
@@ -158,18 +169,19 @@ fn undo(world: &World, state: usize, rng: &mut Rng) {
         return;
     }
     let before = world.truth.expect();
-    let ended = world.run(Op::Undo, state, &["forget", "--undo", rng.pick::<String>(&ids)]);
+    // Its data may be collected at any time.
+    let ended = world.run_about(Op::Undo, state, &["forget", "--undo", rng.pick::<String>(&ids)], || true);
     if let Some(ended) = ended.filter(|e| e.output.code() == DONE) {
         world.committed(&ended, &before);
     }
 }
 
-fn log(world: &World, state: usize, args: &[&str]) {
-    let _ = world.run(Op::Log, state, args);
+fn log(world: &World, state: usize, id: &str, args: &[&str]) -> Option<Ended> {
+    world.run_about(Op::Log, state, args, || world.truth.may_be_gone(id))
 }
 
 fn protect(world: &World, state: usize, point: &Listed) {
-    if world.truth.held().len() < HELD_MAX && world.run(Op::Log, state, &["protect", &point.id]).is_some_and(|e| e.output.code() == DONE) {
+    if world.truth.held().len() < HELD_MAX && log(world, state, &point.id, &["protect", &point.id]).is_some_and(|e| e.output.code() == DONE) {
         world.truth.protected(&point.id);
     }
 }
@@ -182,7 +194,7 @@ fn unprotect(world: &World, state: usize, point: &Listed, rng: &mut Rng) {
         return forget_points(world, state, &[id]);
     }
     world.truth.will_unprotect(id);
-    log(world, state, &["unprotect", id]);
+    let _ = log(world, state, id, &["unprotect", id]);
 }
 
 /// Collects in all ways there are.

@@ -44,6 +44,7 @@ pub struct World {
     tally: Mutex<BTreeMap<(Op, String), u64>>,
     failures: Mutex<Vec<String>>,
     over: AtomicBool,
+    quiet: AtomicBool,
     until: Instant,
     next: AtomicU64,
 }
@@ -78,6 +79,7 @@ impl World {
             tally: Mutex::default(),
             failures: Mutex::default(),
             over: AtomicBool::new(false),
+            quiet: AtomicBool::new(false),
             until: Instant::now() + length,
             next: AtomicU64::new(0),
         })
@@ -160,8 +162,33 @@ impl World {
         work(path)
     }
 
-    /// Runs a command and judges its end; `None` where it was killed or where its end was wrong. With `--json` unless it restores.
+    /// From now on nobody kills, forgets behind somebody's back or spoils: every command must do what it was asked for.
+    pub fn be_quiet(&self) {
+        self.quiet.store(true, Ordering::SeqCst);
+    }
+
+    /// Runs a command and judges its end; `None` where it was killed or where its end was wrong. What it is about must be there.
     pub fn run(&self, op: Op, state: usize, args: &[&str]) -> Option<Ended> {
+        self.run_about(op, state, args, || false)
+    }
+
+    /// The same for a command about something that others may forget: `may_be_gone` is asked once it has ended. In a quiet store nothing is gone.
+    pub fn run_about(&self, op: Op, state: usize, args: &[&str], may_be_gone: impl Fn() -> bool) -> Option<Ended> {
+        let ended = self.run_once(op, state, args, &may_be_gone)?;
+        if !self.quiet.load(Ordering::SeqCst) || ended.output.code() == DONE {
+            return Some(ended);
+        }
+        // A cache that was spoiled a moment before the quiet ends one command; the next one must do.
+        let again = self.run_once(op, state, args, &may_be_gone)?;
+        if again.output.code() != DONE {
+            self.fail(format!("nobody disturbs it, and it is not done: {}", describe(&again)));
+            return None;
+        }
+        Some(again)
+    }
+
+    fn run_once(&self, op: Op, state: usize, args: &[&str], may_be_gone: &dyn Fn() -> bool) -> Option<Ended> {
+        let quiet = self.quiet.load(Ordering::SeqCst);
         let (folder, users) = &self.states[state];
         let user = users.read().unwrap_or_else(PoisonError::into_inner);
         let spoiled = user.is_some_and(|at| at.elapsed() < SPOILED);
@@ -184,7 +211,11 @@ impl World {
                 return None;
             }
         };
-        match judge(op, &ended, Around { shut_out, spoiled }) {
+        match judge(op, &ended, Around { shut_out, spoiled, may_be_gone: !quiet && may_be_gone() }) {
+            Ok("killed") if quiet => {
+                self.fail(format!("it was killed in a quiet store: {}", describe(&ended)));
+                None
+            }
             Ok(what) => {
                 self.count(op, what);
                 for ext in ["out", "err"] {

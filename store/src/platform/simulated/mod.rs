@@ -84,6 +84,8 @@ struct Process {
     /// Operations so far.
     operations: u64,
     faults: BTreeMap<u64, Fault>,
+    /// Faults that came up, placed or drawn.
+    faults_met: u64,
     rng: Rng,
 }
 
@@ -188,7 +190,7 @@ impl World {
         let mut s = self.lock();
         let number = s.processes.len();
         let (boot, seed) = (s.hosts[host].boot, s.rng.next_u64());
-        s.processes.push(Process { host, boot, ended: false, operations: 0, faults: BTreeMap::new(), rng: Rng::new(seed) });
+        s.processes.push(Process { host, boot, ended: false, operations: 0, faults: BTreeMap::new(), faults_met: 0, rng: Rng::new(seed) });
         Arc::new(SimulatedPlatform::new(self.clone(), number))
     }
 
@@ -202,6 +204,11 @@ impl World {
     /// Whether a fault that was placed has not come up yet.
     pub fn has_unused_faults(&self, process: &SimulatedPlatform) -> bool {
         !self.lock().processes[process.number()].faults.is_empty()
+    }
+
+    /// Faults that came up in a process so far.
+    pub fn faults_met(&self, process: &SimulatedPlatform) -> u64 {
+        self.lock().processes[process.number()].faults_met
     }
 
     /// Faults by the seed from now on.

@@ -102,6 +102,7 @@ impl SimulatedPlatform {
         let placed = p.faults.remove(&at);
         let rates = s.rates;
         let fault = placed.or_else(|| rates.draw(kind, &mut s.rng));
+        s.processes[self.number].faults_met += u64::from(fault.is_some());
         let tag = fault.as_ref().map_or("", Fault::tag);
         let line = format!("process {} op {at} {kind:?} {name} {tag}", self.number);
         s.note(line);
