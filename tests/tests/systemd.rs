@@ -186,6 +186,16 @@ lab_test!(the_daemon_comes_and_goes_and_a_backup_goes_on, Options::small(), |lab
     let done = wait_job(&machine, id, "the backup's end", over);
     assert_eq!((&done["state"], suite.points().len()), (&json!("done"), 2), "{done:#}");
     machine.wait_property(&unit, "LoadState", LIMIT, |state| state == "not-found").expect("its scope is gone");
+
+    // Neither the job nor its guard needs a scope: first none is given, then there is no program for it.
+    for (n, broken) in ["printf '#!/bin/sh\\nexit 1\\n' > /usr/bin/systemd-run", "rm /usr/bin/systemd-run"].into_iter().enumerate() {
+        machine.ok(&["sh", "-c", broken]).expect("broken");
+        let id = asked(&machine, &["--domain", "lab1", "--store", "main"]);
+        let done = wait_job(&machine, id, "the backup's end", over);
+        assert_eq!((&done["state"], suite.points().len()), (&json!("done"), 3 + n), "{broken}: {done:#}");
+        let log = machine.ok(&["cairn", "job", "log", &id.to_string()]).expect("its log");
+        assert!(log.contains("gives the guard no control group"), "{log}");
+    }
 });
 
 lab_test!(scopes_come_back_and_an_upgrade_costs_no_job, Options { guest: false, ..Options::small() }, |lab| {

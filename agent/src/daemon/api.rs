@@ -12,6 +12,7 @@ use super::{
 use crate::{
     failure::{BUSY, FAILED, Failure, NOT_FOUND, Outcome, REFUSED, USAGE},
     jobs::{JobId, State as JobState, Which},
+    points::check_name,
 };
 use axum::{
     Router,
@@ -211,6 +212,7 @@ struct ReconcileWanted {
 
 async fn reconcile(State(shared): Ctx, body: Body) -> Answer {
     let wanted: ReconcileWanted = read(body)?;
+    wanted.domain.as_deref().map_or(Ok(()), check_name)?;
     let begun = shared.of_watch(move |watch| watch.reconcile(wanted.domain.as_deref())).await?;
     Ok(answer(StatusCode::ACCEPTED, &begun))
 }

@@ -12,7 +12,10 @@ use crate::{
     watch::Wish,
 };
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 /// `POST /api/v1/backups`
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -121,6 +124,9 @@ impl<'a> Ordering<'a> {
     fn of_image(&self, image: &Path, wanted: &BackupWanted, who: &str) -> Outcome<Vec<Order>> {
         let name = wanted.name.as_deref().ok_or_else(|| Failure::usage("an image needs a name, which its point is listed under"))?;
         check_chosen_name(name)?;
+        if image.as_os_str().as_bytes().contains(&0) {
+            return Err(Failure::usage(format!("{:?}: no path has a zero byte in it", image.display().to_string())));
+        }
         if !image.is_absolute() {
             return Err(Failure::usage(format!("{}: the path of an image is absolute", image.display())));
         }

@@ -33,6 +33,8 @@ fn whatever_is_asked_wrongly_gets_an_object() {
         ("POST", "/api/v1/backups", "{\"image\": \"relative\", \"name\": \"x\"}", 400),
         ("POST", "/api/v1/backups", "{\"domain\": \"a\", \"store\": \"nosuch\"}", 404),
         ("POST", "/api/v1/reconcile", "{\"x\": 1}", 400),
+        ("POST", "/api/v1/reconcile", "{\"domain\": \"a\\u0000b\"}", 400),
+        ("POST", "/api/v1/backups", "{\"image\": \"/a\\u0000b\", \"name\": \"x\", \"store\": \"main\"}", 400),
         ("POST", "/api/v1/backups", &large, 413),
     ] {
         let (got, said) = served.ask(method, path, body);

@@ -43,29 +43,56 @@ fn failed(problem: impl std::fmt::Display) -> CaptureError {
 }
 
 impl GuardLink {
-    /// Starts the guard and waits until it watches. It inherits `lock` as its standard output, which it never writes to.
+    /// Starts the guard and waits until it watches. It inherits `lock` as its standard output, which it never writes to. A control group of its own is
+    /// a help, no need: where systemd does not give one the guard starts without.
     ///
     /// # Errors
     /// [`CaptureError::Guard`].
     pub fn start(command: &GuardCommand, config: &GuardConfig, lock: File) -> Result<Self, CaptureError> {
+        let scope = scope(config);
+        if !scope.is_empty() {
+            match Self::start_by(&scope, command, config, lock.try_clone().map_err(failed)?) {
+                Err(error) => {
+                    tracing::warn!(%error, "systemd-run gives the guard no control group of its own: it goes with the unit of this backup if that is stopped");
+                }
+                started => return started,
+            }
+        }
+        Self::start_by(&[], command, config, lock)
+    }
+
+    fn start_by(scope: &[OsString], command: &GuardCommand, config: &GuardConfig, lock: File) -> Result<Self, CaptureError> {
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         ours.set_read_timeout(Some(ANSWER_LIMIT)).map_err(failed)?;
         ours.set_write_timeout(Some(ANSWER_LIMIT)).map_err(failed)?;
-        let mut argv = scope(config).into_iter().chain(command.argv.iter().cloned());
+        let mut argv = scope.iter().chain(&command.argv);
         let program = argv.next().ok_or_else(|| failed("no guard command was configured"))?;
-        let child = Command::new(&program)
+        let child = Command::new(program)
             .args(argv)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(lock))
             .spawn()
             .map_err(|error| failed(format!("{}: {error}", program.display())))?;
         let mut link = Self { child: Mutex::new(child), socket: ours, stop: Arc::new(AtomicBool::new(false)), beats: None };
+        match link.begin(config) {
+            Ok(()) => Ok(link),
+            Err(error) => {
+                // One that came to life later would take this backup for dead. A child that is gone already is what is wanted.
+                let mut child = link.child.lock().unwrap_or_else(PoisonError::into_inner);
+                child.kill().and_then(|()| child.wait()).ok();
+                drop(child);
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(&mut self, config: &GuardConfig) -> Result<(), CaptureError> {
         let mut line = serde_json::to_vec(&GuardTask::Watch(config.clone())).map_err(failed)?;
         line.push(b'\n');
-        link.socket.write_all(&line).map_err(failed)?;
-        link.await_ready()?;
-        link.beats = Some(link.beat()?);
-        Ok(link)
+        self.socket.write_all(&line).map_err(failed)?;
+        self.await_ready()?;
+        self.beats = Some(self.beat()?);
+        Ok(())
     }
 
     /// Before every freeze: from now on the guard thaws if we do not. Returns when the guard has taken it in.
