@@ -68,7 +68,14 @@ const DISCARD_LIMIT: Duration = Duration::from_secs(90);
 
 /// Removes a run with all that is its own, by its supervisor if one lives.
 pub fn discard(folder: &RunFolder, record: &Record) -> Outcome<()> {
-    folder.set_wish(&Wish::Discard)?;
+    if let Err(f) = folder.set_wish(&Wish::Discard) {
+        if folder.exists() {
+            return Err(f);
+        }
+        // Its supervisor had an earlier wish of the same, and was faster.
+        wait_end(record);
+        return Ok(());
+    }
     let until = Instant::now() + DISCARD_LIMIT;
     loop {
         let gone = |result: Outcome<()>| match result {
