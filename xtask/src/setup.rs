@@ -119,10 +119,16 @@ pub fn install_packages(packages: &[&'static str]) -> Result<()> {
 fn install(missing: &[&Need]) -> Result<()> {
     let _guard = PolicyGuard::place()?;
     run_visibly(apt_env(Command::new("apt-get").arg("update")))?;
-    apt_install(missing)?;
-    // apt may have removed a package that was installed from elsewhere and broke the release's own (a newer qemu-utils beside the release's
-    // qemu-system-common): it is installed now as the release has it.
-    let removed: Vec<&Need> = NEEDS.iter().filter(|need| !is_there(need)).collect();
+    let mut wanted: Vec<String> = missing.iter().map(|need| need.package.to_owned()).collect();
+    if !resolves(&wanted) {
+        // A package from elsewhere may break the release's own (a newer qemu-utils beside the release's qemu-system-common).
+        let strangers = strangers();
+        say!("setup: apt cannot install these beside what came from elsewhere; put back to the release's version: {}", strangers.join(" "));
+        wanted.extend(strangers);
+    }
+    apt_install(&wanted)?;
+    // Or apt has removed such a package: it is installed now as the release has it.
+    let removed: Vec<String> = NEEDS.iter().filter(|need| !is_there(need)).map(|need| need.package.to_owned()).collect();
     if !removed.is_empty() {
         apt_install(&removed)?;
     }
@@ -132,9 +138,35 @@ fn install(missing: &[&Need]) -> Result<()> {
     }
 }
 
-fn apt_install(needs: &[&Need]) -> Result<()> {
+/// Whether apt finds a way to install these as they are, tried without doing it.
+fn resolves(packages: &[String]) -> bool {
+    let mut tried = Command::new("apt-get");
+    apt_env(tried.args(["install", "--simulate", "--quiet=2", "--no-install-recommends"]).args(packages));
+    run_ok(&mut tried, QUERY_LIMIT).is_ok()
+}
+
+/// What is needed, installed, and newer than all that apt's sources have: each as `PACKAGE=VERSION`, with the newest that they have.
+fn strangers() -> Vec<String> {
+    NEEDS.iter().filter_map(|need| stranger(need.package)).collect()
+}
+
+fn stranger(package: &str) -> Option<String> {
+    let mut query = Command::new("dpkg-query");
+    let here = run_ok(query.args(["--show", "--showformat", "${Version}", package]), QUERY_LIMIT).ok()?;
+    let table = run_ok(Command::new("apt-cache").args(["madison", package]), QUERY_LIMIT).ok()?;
+    let newest = newest(&table)?;
+    let newer = Command::new("dpkg").args(["--compare-versions", here.trim(), "gt", newest]).status();
+    newer.is_ok_and(|status| status.success()).then(|| format!("{package}={newest}"))
+}
+
+/// By the table of `apt-cache madison`: `package | version | source`, newest first.
+fn newest(table: &str) -> Option<&str> {
+    table.lines().find_map(|line| line.split('|').nth(1)).map(str::trim).filter(|version| !version.is_empty())
+}
+
+fn apt_install(packages: &[String]) -> Result<()> {
     let mut install = Command::new("apt-get");
-    apt_env(install.args(["install", "--yes", "--no-install-recommends"]).args(needs.iter().map(|need| need.package)));
+    apt_env(install.args(["install", "--yes", "--no-install-recommends", "--allow-downgrades"]).args(packages));
     run_visibly(&mut install).map_err(|e| Error::failed(format!("{}; see above, mend it and run `cargo xtask setup` again", e.report())))
 }
 
@@ -205,5 +237,21 @@ pub fn print_versions() {
     let kernels = fs::read_dir("/boot").into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     for kernel in kernels.filter(|name| name.starts_with("vmlinuz-")) {
         say!("  {:20} {kernel}", "guest kernel");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest;
+
+    #[test]
+    fn the_newest_version_that_sources_have_is_the_first() {
+        let table = "\
+ qemu-utils | 1:7.2+dfsg-7+deb12u18+b3 | http://deb.debian.org/debian bookworm/main amd64 Packages
+ qemu-utils | 1:7.2+dfsg-7+deb12u15 | http://deb.debian.org/debian-security bookworm-security/main amd64 Packages
+";
+        assert_eq!(newest(table), Some("1:7.2+dfsg-7+deb12u18+b3"));
+        assert_eq!(newest(""), None);
+        assert_eq!(newest("N: Unable to locate package x\n"), None);
     }
 }
