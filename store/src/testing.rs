@@ -1,6 +1,6 @@
 //! What unit tests of several modules need.
 
-use crate::{BlockSource, Extent};
+use crate::{BlockSource, Extent, PointInfo};
 use std::{io, ops::Range};
 
 /// A disk in memory, of which nothing is known to be zero.
@@ -17,5 +17,19 @@ impl BlockSource for Disk {
         let at = usize::try_from(offset).expect("fits");
         buf.copy_from_slice(&self.0[at..at + buf.len()]);
         Ok(())
+    }
+}
+
+/// A point of this name and time, of which nothing else is said.
+pub(crate) fn info(name: &str, time_unix_ms: u64) -> PointInfo {
+    PointInfo {
+        name: name.into(),
+        time_unix_ms,
+        quiesce: "none".into(),
+        tags: vec![],
+        warnings: vec![],
+        source: serde_json::json!({}),
+        parts: vec![],
+        cairn_version: "test".into(),
     }
 }

@@ -5,10 +5,10 @@ mod common;
 use cairn_store::{
     DiskJob, GcOptions, OpenOptions, Plan, Progress, Result, Store, StoreError,
     format::ObjectName,
-    platform::{Created, Deleting, Durability, LocalPlatform, Platform},
+    platform::{LocalPlatform, Platform},
     scrub::ScrubOptions,
 };
-use common::{Lab, Mem, backup, content, full, info, point, restore};
+use common::{Lab, Mem, backup, content, full, info, passes_on, point, restore};
 use std::{
     fs, io,
     ops::Range,
@@ -35,18 +35,8 @@ impl Disk {
 }
 
 impl Platform for Disk {
-    fn location(&self) -> String {
-        self.folder.location()
-    }
-    fn create(&self, name: &ObjectName, bytes: &[u8], durability: Durability) -> Result<Created> {
-        self.folder.create(name, bytes, durability)
-    }
-    fn cover(&self, name: &ObjectName) {
-        self.folder.cover(name);
-    }
-    fn barrier(&self) -> Result<()> {
-        self.folder.barrier()
-    }
+    passes_on!(folder: location create cover barrier size list list_dirs now_unix_ms monotonic_ms boot sleep_ms random process is_gone deleting);
+
     fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
         self.check(name, &(0..u64::MAX))?;
         self.folder.read(name, max)
@@ -54,39 +44,6 @@ impl Platform for Disk {
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
         self.check(name, &(offset..offset + len as u64))?;
         self.folder.read_at(name, offset, len)
-    }
-    fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
-        self.folder.size(name)
-    }
-    fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {
-        self.folder.list(dir)
-    }
-    fn list_dirs(&self, dir: &str) -> Result<Vec<String>> {
-        self.folder.list_dirs(dir)
-    }
-    fn now_unix_ms(&self) -> u64 {
-        self.folder.now_unix_ms()
-    }
-    fn monotonic_ms(&self) -> u64 {
-        self.folder.monotonic_ms()
-    }
-    fn boot(&self) -> String {
-        self.folder.boot()
-    }
-    fn sleep_ms(&self, ms: u64) {
-        self.folder.sleep_ms(ms);
-    }
-    fn random(&self, out: &mut [u8]) {
-        self.folder.random(out);
-    }
-    fn process(&self) -> String {
-        self.folder.process()
-    }
-    fn is_gone(&self, process: &str) -> bool {
-        self.folder.is_gone(process)
-    }
-    fn deleting(&self) -> Option<&dyn Deleting> {
-        self.folder.deleting()
     }
 }
 

@@ -7,7 +7,7 @@ use cairn_store::{
     format::ObjectName,
     platform::{Created, Deleting, Durability, LocalPlatform, Platform},
 };
-use common::{Lab, backup, content, full, info, point, restore};
+use common::{Lab, backup, content, full, info, passes_on, point, restore};
 use std::{
     io,
     ops::Range,
@@ -32,9 +32,8 @@ impl FullDisk {
 }
 
 impl Platform for FullDisk {
-    fn location(&self) -> String {
-        self.folder.location()
-    }
+    passes_on!(folder: location cover barrier read read_at size list list_dirs now_unix_ms monotonic_ms boot sleep_ms random process is_gone);
+
     fn create(&self, name: &ObjectName, bytes: &[u8], durability: Durability) -> Result<Created> {
         // As a file system does it: what has no room is no file.
         let taken = self.free.fetch_update(SeqCst, SeqCst, |free| free.checked_sub(bytes.len() as u64));
@@ -43,48 +42,6 @@ impl Platform for FullDisk {
             return Err(StoreError::Storage { op: "write", name: name.to_string(), source });
         }
         self.folder.create(name, bytes, durability)
-    }
-    fn cover(&self, name: &ObjectName) {
-        self.folder.cover(name);
-    }
-    fn barrier(&self) -> Result<()> {
-        self.folder.barrier()
-    }
-    fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
-        self.folder.read(name, max)
-    }
-    fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
-        self.folder.read_at(name, offset, len)
-    }
-    fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
-        self.folder.size(name)
-    }
-    fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {
-        self.folder.list(dir)
-    }
-    fn list_dirs(&self, dir: &str) -> Result<Vec<String>> {
-        self.folder.list_dirs(dir)
-    }
-    fn now_unix_ms(&self) -> u64 {
-        self.folder.now_unix_ms()
-    }
-    fn monotonic_ms(&self) -> u64 {
-        self.folder.monotonic_ms()
-    }
-    fn boot(&self) -> String {
-        self.folder.boot()
-    }
-    fn sleep_ms(&self, ms: u64) {
-        self.folder.sleep_ms(ms);
-    }
-    fn random(&self, out: &mut [u8]) {
-        self.folder.random(out);
-    }
-    fn process(&self) -> String {
-        self.folder.process()
-    }
-    fn is_gone(&self, process: &str) -> bool {
-        self.folder.is_gone(process)
     }
     fn deleting(&self) -> Option<&dyn Deleting> {
         Some(self)

@@ -5,9 +5,9 @@ mod common;
 use cairn_store::{
     AllPoints, Forgotten, OpenOptions, Point, Result, Store, StoreError, TakeBack,
     format::ObjectName,
-    platform::{Created, Deleting, Durability, LocalPlatform, Platform},
+    platform::{Created, Durability, LocalPlatform, Platform},
 };
-use common::{Lab, backup, content, full, point};
+use common::{Lab, backup, content, full, passes_on, point};
 use std::sync::{Arc, Mutex};
 
 /// What another host does at a certain moment.
@@ -29,30 +29,14 @@ impl Listed {
 }
 
 impl Platform for Listed {
-    fn location(&self) -> String {
-        self.inner.location()
-    }
+    passes_on!(inner: location cover barrier read read_at size now_unix_ms monotonic_ms boot sleep_ms random process is_gone deleting);
+
     fn create(&self, name: &ObjectName, bytes: &[u8], durability: Durability) -> Result<Created> {
         let other = self.before_create.lock().expect("lock").take();
         if let Some(other) = other {
             other();
         }
         self.inner.create(name, bytes, durability)
-    }
-    fn cover(&self, name: &ObjectName) {
-        self.inner.cover(name);
-    }
-    fn barrier(&self) -> Result<()> {
-        self.inner.barrier()
-    }
-    fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
-        self.inner.read(name, max)
-    }
-    fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
-        self.inner.read_at(name, offset, len)
-    }
-    fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
-        self.inner.size(name)
     }
     fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {
         self.lists.lock().expect("lock").push(dir.to_owned());
@@ -62,32 +46,8 @@ impl Platform for Listed {
         self.lists.lock().expect("lock").push(dir.to_owned());
         self.inner.list_dirs(dir)
     }
-    fn now_unix_ms(&self) -> u64 {
-        self.inner.now_unix_ms()
-    }
-    fn monotonic_ms(&self) -> u64 {
-        self.inner.monotonic_ms()
-    }
-    fn boot(&self) -> String {
-        self.inner.boot()
-    }
-    fn sleep_ms(&self, ms: u64) {
-        self.inner.sleep_ms(ms);
-    }
-    fn random(&self, out: &mut [u8]) {
-        self.inner.random(out);
-    }
-    fn process(&self) -> String {
-        self.inner.process()
-    }
-    fn is_gone(&self, process: &str) -> bool {
-        self.inner.is_gone(process)
-    }
     fn single_threaded(&self) -> bool {
         self.single_threaded
-    }
-    fn deleting(&self) -> Option<&dyn Deleting> {
-        self.inner.deleting()
     }
 }
 

@@ -5,9 +5,9 @@ mod common;
 use cairn_store::{
     BlockSource, OpenOptions, PointSource, ReadOptions, Result, Store,
     format::{ObjectName, register::DiskEntry},
-    platform::{Created, Deleting, Durability, LocalPlatform, Platform},
+    platform::{LocalPlatform, Platform},
 };
-use common::{Lab, backup, content, full};
+use common::{Lab, backup, content, full, passes_on};
 use std::{
     collections::HashSet,
     sync::{
@@ -28,59 +28,13 @@ struct Counted {
 }
 
 impl Platform for Counted {
-    fn location(&self) -> String {
-        self.inner.location()
-    }
-    fn create(&self, name: &ObjectName, bytes: &[u8], durability: Durability) -> Result<Created> {
-        self.inner.create(name, bytes, durability)
-    }
-    fn cover(&self, name: &ObjectName) {
-        self.inner.cover(name);
-    }
-    fn barrier(&self) -> Result<()> {
-        self.inner.barrier()
-    }
-    fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
-        self.inner.read(name, max)
-    }
+    passes_on!(inner: location create cover barrier read size list list_dirs now_unix_ms monotonic_ms boot sleep_ms random process is_gone deleting);
+
     fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         // A store that takes its time: threads meet at the same chunks.
         thread::sleep(Duration::from_micros(300));
         if self.broken.load(Ordering::Relaxed) { Ok(None) } else { self.inner.read_at(name, offset, len) }
-    }
-    fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
-        self.inner.size(name)
-    }
-    fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {
-        self.inner.list(dir)
-    }
-    fn list_dirs(&self, dir: &str) -> Result<Vec<String>> {
-        self.inner.list_dirs(dir)
-    }
-    fn now_unix_ms(&self) -> u64 {
-        self.inner.now_unix_ms()
-    }
-    fn monotonic_ms(&self) -> u64 {
-        self.inner.monotonic_ms()
-    }
-    fn boot(&self) -> String {
-        self.inner.boot()
-    }
-    fn sleep_ms(&self, ms: u64) {
-        self.inner.sleep_ms(ms);
-    }
-    fn random(&self, out: &mut [u8]) {
-        self.inner.random(out);
-    }
-    fn process(&self) -> String {
-        self.inner.process()
-    }
-    fn is_gone(&self, process: &str) -> bool {
-        self.inner.is_gone(process)
-    }
-    fn deleting(&self) -> Option<&dyn Deleting> {
-        self.inner.deleting()
     }
 }
 
@@ -247,4 +201,31 @@ fn extents_tell_zeros_to_the_block_and_prefetched_places_are_in_memory() {
         }
         assert!(bytes == bench.plain[at(place.start)..at(place.start) + len]);
     }
+}
+
+#[test]
+fn a_long_list_is_loaded_as_far_as_half_of_the_cache() {
+    let bench = bench();
+    let options = ReadOptions { cache_bytes: 24 << 20, ..ReadOptions::default() };
+    let source = PointSource::with_options(&bench.store, &bench.disk, options).expect("source");
+    // Far more places than wishes of readers are kept, none beside the next.
+    let places: Vec<u64> = (0..SIZE as u64 / 131_072).map(|n| n * 131_072).collect();
+    assert!(places.len() > 200, "{}", places.len());
+    source.prefetch(places.iter().map(|at| *at..*at + 4096));
+    let start = Instant::now();
+    let in_memory = |at: &u64| source.read_cached(*at, &mut [0; 4096]);
+    while !places.iter().all(in_memory) {
+        assert!(start.elapsed() < Duration::from_secs(30), "{} of {} places are loaded", places.iter().filter(|at| in_memory(at)).count(), places.len());
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(source.statistics().cached_bytes <= 24 << 20);
+    // A list longer than that is cut, and what it begins with stays.
+    let small = PointSource::with_options(&bench.store, &bench.disk, ReadOptions { cache_bytes: 8 << 20, ..ReadOptions::default() }).expect("source");
+    small.prefetch((0..32_u64).map(|n| n << 20..(n + 1) << 20));
+    let (start, mut bytes) = (Instant::now(), vec![0; 1 << 20]);
+    while !small.read_cached(0, &mut bytes) {
+        assert!(start.elapsed() < Duration::from_secs(30), "the first is loaded");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(bytes == bench.plain[..1 << 20]);
 }

@@ -31,6 +31,8 @@ impl GuestAgent for Lines<'_> {
         self.0.set(rest);
         Ok(line.to_owned())
     }
+
+    fn pause(&self, _time: Duration) {}
 }
 
 /// Lines as answers to a probe, to a status, to a thaw, and to a whole freeze; and as the record of the guest's hooks.

@@ -1,8 +1,8 @@
 //! Garbage collection without locks: docs/gc.md, whose labels (G1..G8) stand in the code.
 //!
-//! Order of one collection: rounds that others left open are closed -> a round -> old trash is purged -> frames of thinly used and of damaged packs are moved -> a second
-//! round if anything was moved -> records, index files, reports and trash that nothing needs any more are removed.
-//! Must not: delete a pack otherwise than by G8 of a decided round.
+//! Order of one collection: rounds that others left open are closed -> a round -> old trash is purged -> frames of thinly used and of damaged packs
+//! are moved -> a second round if anything was moved -> records, index files, reports and trash that nothing needs any more are removed. Must not:
+//! delete a pack otherwise than by G8 of a decided round.
 
 mod living;
 mod mark;

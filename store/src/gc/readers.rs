@@ -1,8 +1,11 @@
 //! A store on NFS in which this host may read and not write, wholly or in one folder: what only reads goes on, what decides refuses.
 
 use crate::{
-    DiskJob, FileTarget, GcOptions, InitOptions, OpenOptions, Plan, PointInfo, Profile, Progress, Store, StoreError, init, platform::LocalPlatform,
-    restore::OnDamage, testing::Disk, verify::Verifier,
+    DiskJob, FileTarget, GcOptions, InitOptions, OpenOptions, Plan, Profile, Progress, Store, StoreError, init,
+    platform::LocalPlatform,
+    restore::OnDamage,
+    testing::{Disk, info},
+    verify::Verifier,
 };
 use std::{
     fs,
@@ -58,17 +61,7 @@ fn open(dir: &Path) -> Store {
 fn save(store: &Store) -> crate::Result<()> {
     let content: Vec<u8> = (0..300_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let job = DiskJob { target: "vda".into(), source: Arc::new(Disk(content)), plan: Plan::Full { reason: "first".into() } };
-    let info = || PointInfo {
-        name: "a".into(),
-        time_unix_ms: 1,
-        quiesce: "none".into(),
-        tags: vec![],
-        warnings: vec![],
-        source: serde_json::Value::Null,
-        parts: vec![],
-        cairn_version: String::new(),
-    };
-    store.begin()?.backup(&[job], info, &Progress::default(), || Ok(())).map(drop)
+    store.begin()?.backup(&[job], || info("a", 1), &Progress::default(), || Ok(())).map(drop)
 }
 
 fn files(root: &Path) -> Vec<PathBuf> {

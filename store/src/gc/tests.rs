@@ -6,7 +6,13 @@ use super::{
     repack, round,
     rounds::Doomed,
 };
-use crate::{DiskJob, InitOptions, OpenOptions, Plan, PointInfo, Profile, Progress, Store, damage::Bad, init, point, session::Registered, testing::Disk};
+use crate::{
+    DiskJob, InitOptions, OpenOptions, Plan, Profile, Progress, Store,
+    damage::Bad,
+    init, point,
+    session::Registered,
+    testing::{Disk, info},
+};
 use cairn_store_format::{
     Location, ObjectName, PackId, SessionId,
     gc::{SessionKind, Spared},
@@ -30,17 +36,7 @@ fn twins(dir: &Path) -> (Store, [SessionId; 2]) {
     let sessions = ["one", "two"].map(|state| open(dir, state).begin().expect("begins"));
     let ids = sessions.map(|session| {
         let job = DiskJob { target: "vda".into(), source: Arc::new(Disk(content.clone())), plan: Plan::Full { reason: "first".into() } };
-        let info = || PointInfo {
-            name: "a".into(),
-            time_unix_ms: 1,
-            quiesce: "none".into(),
-            tags: vec![],
-            warnings: vec![],
-            source: serde_json::Value::Null,
-            parts: vec![],
-            cairn_version: String::new(),
-        };
-        session.backup(&[job], info, &Progress::default(), || Ok(())).expect("backs up").id
+        session.backup(&[job], || info("a", 1), &Progress::default(), || Ok(())).expect("backs up").id
     });
     (open(dir, "three"), ids)
 }

@@ -3,8 +3,8 @@
 //! Order: 1 `forget` in the point's log, by create-if-absent of the next number, after the entries before it were read · 2 the
 //! tombstone in `f/`. If we die after 1: listings and backups no longer show the point, collections still keep it until a repeated forget writes the
 //! tombstone, or a collection does. A tombstone that cannot be written is therefore no failure of the forget ([`Forgotten`]): who repeats it by a place
-//! in the list would take the next point. After 2: the next collection may take what only this point uses. A protect that comes first wins; one that comes later says that
-//! it came too late.
+//! in the list would take the next point. After 2: the next collection may take what only this point uses. A protect that comes first wins; one that
+//! comes later says that it came too late.
 
 use super::{
     Point, log_memory,
@@ -81,7 +81,8 @@ impl Store {
 
     /// Forgets many points, several at a time, each as [`Store::forget`] does and by objects of its own: what lies in the store after a crash is what
     /// single forgets leave. Their logs are listed once; who writes to one of them meanwhile takes the number that its forget would, and is seen: protected
-    /// by now it is refused, and so is what `stays` has a reason for. One result for each point that was begun with, in their order: what is refused keeps no other from going, after any other failure nothing more begins.
+    /// by now it is refused, and so is what `stays` has a reason for. One result for each point that was begun with, in their order: what is refused
+    /// keeps no other from going, after any other failure nothing more begins.
     pub fn forget_all(&self, points: &[&Point], min_age_ms: u64, force: bool, stays: Stays<'_>) -> Result<Vec<Result<Forgotten>>> {
         let store = &*self.inner;
         let written = log_memory::all_written(store);

@@ -161,8 +161,8 @@ pub struct TakeBack<'a> {
 }
 
 impl<'a> TakeBack<'a> {
-    /// For the points of a store, of which `live` are not forgotten. The trash, lists of moves and index files are looked through here, once for all points: each look lists whole folders of
-    /// the store, and of a thousand forgotten points a thousand packs are gone.
+    /// For the points of a store, of which `live` are not forgotten. The trash, lists of moves and index files are looked through here, once for all
+    /// points: each look lists whole folders of the store, and of a thousand forgotten points a thousand packs are gone.
     pub fn new(store: &'a Store, live: &'a [Point]) -> Result<Self> {
         let inner = &*store.inner;
         inner.refresh_relocations()?;

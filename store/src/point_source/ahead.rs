@@ -1,7 +1,7 @@
 //! What will be read soon: ranges that threads of the source load before they are asked for.
 //!
-//! Invariants: the queue is bounded and gives up its newest wishes, never a reader's time; a wish that fails is silent, for whoever needs the range
-//! meets the same failure and tells it; the threads end with the source.
+//! Invariants: the queue is bounded and gives up its newest wishes, never a reader's time; a list that was given beforehand comes after all wishes of readers;
+//! a wish that fails is silent, for whoever needs the range meets the same failure and tells it; the threads end with the source.
 
 use std::{
     collections::VecDeque,
@@ -29,6 +29,8 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct QueueState {
     wishes: VecDeque<Range<u64>>,
+    /// What nobody waits for: loaded while there are no wishes.
+    later: VecDeque<Range<u64>>,
     closed: bool,
     threads: Vec<JoinHandle<()>>,
 }
@@ -46,7 +48,21 @@ impl Queue {
         }
         let room = QUEUE_MAX.saturating_sub(state.wishes.len());
         state.wishes.extend(ranges.into_iter().take(room));
-        if state.threads.is_empty() && !state.wishes.is_empty() {
+        self.begin(state, start);
+    }
+
+    /// A list that is loaded in its order while there are no wishes; the caller bounds it.
+    pub(super) fn later(&self, ranges: impl IntoIterator<Item = Range<u64>>, start: impl FnOnce() -> Vec<JoinHandle<()>>) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        state.later.extend(ranges);
+        self.begin(state, start);
+    }
+
+    fn begin(&self, mut state: MutexGuard<'_, QueueState>, start: impl FnOnce() -> Vec<JoinHandle<()>>) {
+        if state.threads.is_empty() && !(state.wishes.is_empty() && state.later.is_empty()) {
             state.threads = start();
         }
         drop(state);
@@ -60,7 +76,7 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            if let Some(wish) = state.wishes.pop_front() {
+            if let Some(wish) = state.wishes.pop_front().or_else(|| state.later.pop_front()) {
                 return Some(wish);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -72,6 +88,7 @@ impl Queue {
         let mut state = self.lock();
         state.closed = true;
         state.wishes.clear();
+        state.later.clear();
         let threads = std::mem::take(&mut state.threads);
         drop(state);
         self.changed.notify_all();
@@ -150,6 +167,19 @@ mod tests {
             assert!(at < 4 * MIB || loaded >= (at + 65536 + 3 * MIB).min(size), "far enough ahead at {at}: {loaded}");
         }
         assert_eq!(loaded, size);
+    }
+
+    #[test]
+    fn a_list_given_beforehand_comes_after_the_wishes_and_is_not_cut() {
+        let queue = Queue::default();
+        queue.later((0..200).map(|n| n..n + 1), Vec::new);
+        queue.wish((1000..1100).map(|n| n..n + 1), Vec::new);
+        let all: Vec<u64> = (0..200 + QUEUE_MAX).map(|_| queue.next().expect("one more").start).collect();
+        assert!(all[..QUEUE_MAX].iter().copied().eq(1000..1000 + QUEUE_MAX as u64), "readers first");
+        assert!(all[QUEUE_MAX..].iter().copied().eq(0..200));
+        queue.later([0..1], Vec::new);
+        queue.close();
+        assert_eq!(queue.next(), None);
     }
 
     #[test]

@@ -125,6 +125,8 @@ pub struct PointSource {
     streams: Mutex<Streams>,
     window: u64,
     loaders: usize,
+    /// Most that is loaded of a list that is given beforehand.
+    prefetch_bytes: u64,
     touches: Option<Touches>,
 }
 
@@ -155,6 +157,7 @@ impl PointSource {
             reading: Arc::new(reading),
             streams: Mutex::default(),
             window: options.read_ahead_bytes.min(cache_bytes as u64 / 4),
+            prefetch_bytes: cache_bytes as u64 / 2,
             touches: options.record_touches.then(Touches::default),
         })
     }
@@ -197,14 +200,20 @@ impl PointSource {
         done
     }
 
-    /// Loads ranges in the background, in this order, as far as the queue has room.
+    /// Loads ranges in the background, in this order, while no reader wants anything; as much of them as half of the cache holds, since what is loaded
+    /// beyond that would push out what was loaded before it is read.
     pub fn prefetch(&self, ranges: impl IntoIterator<Item = Range<u64>>) {
         if self.loaders == 0 {
             return;
         }
-        let size = self.size_bytes();
-        let wishes = ranges.into_iter().flat_map(|range| pieces(range.start.min(size)..range.end.min(size)));
-        self.reading.queue.wish(wishes, || self.start_loaders());
+        let (size, mut room) = (self.size_bytes(), self.prefetch_bytes);
+        let bounded = ranges.into_iter().map(|range| range.start.min(size)..range.end.min(size)).take_while(|range| {
+            let fits = range.end.saturating_sub(range.start) <= room;
+            room = room.saturating_sub(range.end.saturating_sub(range.start));
+            fits
+        });
+        let list: Vec<Range<u64>> = bounded.flat_map(pieces).collect();
+        self.reading.queue.later(list, || self.start_loaders());
     }
 
     /// What was read first, in that order: chunks as ranges of the disk. Empty unless recording was asked for.

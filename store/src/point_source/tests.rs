@@ -2,12 +2,12 @@
 
 use super::PointSource;
 use crate::{
-    BlockSource, DiskJob, InitOptions, OpenOptions, Plan, PointInfo, Profile, Progress, Store,
+    BlockSource, DiskJob, InitOptions, OpenOptions, Plan, Profile, Progress, Store,
     crypto::Sealer,
     init,
     pack::{META_ZSTD_LEVEL, PackStream},
     resolve::decompressor,
-    testing::Disk,
+    testing::{Disk, info},
     tree::load_region,
 };
 use cairn_store_format::{
@@ -25,17 +25,7 @@ fn a_chunk_that_a_map_has_in_two_lengths_is_damage() {
     let store = Store::open(&root, OpenOptions { credential: None, state_dir: dir.path().join("state"), host: "host".into() }).expect("opens");
     let content: Vec<u8> = (0..1 << 20u32).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let job = DiskJob { target: "vda".into(), source: Arc::new(Disk(content)), plan: Plan::Full { reason: "first".into() } };
-    let info = || PointInfo {
-        name: "a".into(),
-        time_unix_ms: 1,
-        quiesce: "none".into(),
-        tags: vec![],
-        warnings: vec![],
-        source: serde_json::Value::Null,
-        parts: vec![],
-        cairn_version: String::new(),
-    };
-    let outcome = store.begin().expect("begins").backup(&[job], info, &Progress::default(), || Ok(())).expect("backs up");
+    let outcome = store.begin().expect("begins").backup(&[job], || info("a", 1), &Progress::default(), || Ok(())).expect("backs up");
     let mut disk = outcome.disks[0].entry.clone();
     let node = load_region(&store.inner, &mut decompressor(), &disk.root.expect("not zero")).expect("reads");
     let Run::Chunk(blocks, chunk) = node.0[0] else { panic!("the content begins with a chunk") };

@@ -1,8 +1,8 @@
 //! Scrub: reads what lies in the store and checks it, oldest-checked first; with or without keys.
 //!
 //! Without keys: checksums of all objects and frames, SHA-256 of packs that an index file names. With keys: every seal and every content id besides.
-//! Findings leave reports (with keys), so that the next backups and collections heal. A storage that is gone has no findings: the scrub ends. Which pack was checked when is kept in this host's cache: a
-//! scrub that was interrupted goes on with what was not looked at for longest.
+//! Findings leave reports (with keys), so that the next backups and collections heal. A storage that is gone has no findings: the scrub ends. Which
+//! pack was checked when is kept in this host's cache: a scrub that was interrupted goes on with what was not looked at for longest.
 
 mod objects;
 mod packs;

@@ -2,7 +2,7 @@
 //! `cargo test -p cairn-store --lib stats::scale -- --ignored --nocapture`
 
 use super::*;
-use crate::{BlockSource, DiskJob, Extent, InitOptions, OpenOptions, Plan, PointInfo, Profile, init};
+use crate::{BlockSource, DiskJob, Extent, InitOptions, OpenOptions, Plan, Profile, init, testing::info};
 use std::{io, ops::Range, sync::Arc, time::Instant};
 
 const GENERATIONS: u64 = 40;
@@ -70,17 +70,14 @@ fn forty_generations() {
         dirty.dedup();
         let plan = last.map_or(Plan::Full { reason: "first".into() }, |id| Plan::Incremental { base: (id, 0), dirty });
         let job = DiskJob { target: "vda".into(), source: Arc::new(Made { size_bytes, written: written.clone() }), plan };
-        let info = || PointInfo {
-            name: "big".into(),
-            time_unix_ms: 1_795_219_200_000 + generation,
-            quiesce: "none".into(),
-            tags: vec![],
-            warnings: vec![],
-            source: serde_json::json!({}),
-            parts: vec![],
-            cairn_version: "test".into(),
-        };
-        last = Some(open().begin().expect("begins").backup(&[job], info, &Progress::default(), || Ok(())).expect("backs up").id);
+        last = Some(
+            open()
+                .begin()
+                .expect("begins")
+                .backup(&[job], || info("big", 1_795_219_200_000 + generation), &Progress::default(), || Ok(()))
+                .expect("backs up")
+                .id,
+        );
     };
     let count = || open().statistics(&Progress::default()).expect("counts");
     (0..GENERATIONS).for_each(&mut backup);

@@ -2,7 +2,11 @@
 //! another host's.
 
 use super::*;
-use crate::{DiskJob, GcOptions, InitOptions, OpenOptions, Plan, PointInfo, Profile, init, resolve::decompressor, testing::Disk};
+use crate::{
+    DiskJob, GcOptions, InitOptions, OpenOptions, Plan, PointInfo, Profile, init,
+    resolve::decompressor,
+    testing::{Disk, info},
+};
 use cairn_store_format::{
     Location, ObjectName,
     manifest::Manifest,
@@ -123,14 +127,8 @@ impl World {
         };
         let job = DiskJob { target: "disk0".into(), source: Arc::new(Disk(disk.clone())), plan };
         let info = || PointInfo {
-            name: domain.clone(),
-            time_unix_ms: self.hosts[0].inner.platform.now_unix_ms(),
-            quiesce: "none".into(),
-            tags: vec![],
-            warnings: vec![],
-            source: serde_json::json!({}),
             parts: vec![crate::Part { name: "xml".into(), bytes: domain.clone().into_bytes(), secret: true }],
-            cairn_version: "test".into(),
+            ..info(&domain, self.hosts[0].inner.platform.now_unix_ms())
         };
         session.backup(&[job], info, &Progress::default(), || Ok(())).expect("backs up");
     }

@@ -1,6 +1,11 @@
 //! What the store's suites share: a store in a folder, a disk in memory, backups in one call.
 #![allow(dead_code, reason = "each suite uses its part")]
 
+#[allow(unused_macros, reason = "few suites have a platform of their own")]
+mod passes_on;
+#[allow(unused_imports, reason = "few suites have a platform of their own")]
+pub(crate) use passes_on::passes_on;
+
 use cairn_store::{
     BackupOutcome, BlockSource, BlockTarget, Credential, DiskJob, Extent, InitOptions, OpenOptions, Plan, Point, PointInfo, Profile, Progress, Result, Store,
     init,

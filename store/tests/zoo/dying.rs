@@ -3,6 +3,7 @@
 //!
 //! Must not: be used where durability is asked about; a process that dies here has lost nothing that it had written.
 
+use crate::common::passes_on;
 use cairn_store::{
     Result, StoreError,
     format::ObjectName,
@@ -49,54 +50,11 @@ impl Dying {
 }
 
 impl Platform for Dying {
-    fn location(&self) -> String {
-        self.inner.location()
-    }
+    passes_on!(inner: location cover barrier read read_at size list list_dirs now_unix_ms monotonic_ms boot sleep_ms random process is_gone);
+
     fn create(&self, name: &ObjectName, bytes: &[u8], durability: Durability) -> Result<Created> {
         self.alive(self.death == Death::BeforePardon && name.as_str().starts_with("gc/pardon-"), "write", name.as_str())?;
         self.inner.create(name, bytes, durability)
-    }
-    fn cover(&self, name: &ObjectName) {
-        self.inner.cover(name);
-    }
-    fn barrier(&self) -> Result<()> {
-        self.inner.barrier()
-    }
-    fn read(&self, name: &ObjectName, max: usize) -> Result<Option<Vec<u8>>> {
-        self.inner.read(name, max)
-    }
-    fn read_at(&self, name: &ObjectName, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
-        self.inner.read_at(name, offset, len)
-    }
-    fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
-        self.inner.size(name)
-    }
-    fn list(&self, dir: &str) -> Result<Vec<ObjectName>> {
-        self.inner.list(dir)
-    }
-    fn list_dirs(&self, dir: &str) -> Result<Vec<String>> {
-        self.inner.list_dirs(dir)
-    }
-    fn now_unix_ms(&self) -> u64 {
-        self.inner.now_unix_ms()
-    }
-    fn monotonic_ms(&self) -> u64 {
-        self.inner.monotonic_ms()
-    }
-    fn boot(&self) -> String {
-        self.inner.boot()
-    }
-    fn sleep_ms(&self, ms: u64) {
-        self.inner.sleep_ms(ms);
-    }
-    fn random(&self, out: &mut [u8]) {
-        self.inner.random(out);
-    }
-    fn process(&self) -> String {
-        self.inner.process()
-    }
-    fn is_gone(&self, process: &str) -> bool {
-        self.inner.is_gone(process)
     }
     fn single_threaded(&self) -> bool {
         true
