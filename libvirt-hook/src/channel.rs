@@ -6,9 +6,9 @@ use crate::event::{DecodeError, Event, RECORD_BYTES_MAX};
 use crate::place::{SOCKET, open_base};
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Sends a record to whoever listens in `base`.
 ///
@@ -27,6 +27,9 @@ pub fn send(base: &Path, record: &[u8]) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Inbox {
     socket: UnixDatagram,
+    path: PathBuf,
+    /// Device and inode of the file that hooks send to.
+    file: (u64, u64),
 }
 
 impl Inbox {
@@ -50,8 +53,15 @@ impl Inbox {
         // Not by the umask, which is that of all threads: a daemon makes files and starts programs meanwhile.
         fs::set_permissions(&new, Permissions::from_mode(0o600))?;
         socket.set_nonblocking(true)?;
+        let meta = fs::symlink_metadata(&new)?;
         fs::rename(&new, &path)?;
-        Ok(Self { socket })
+        Ok(Self { socket, path, file: (meta.dev(), meta.ino()) })
+    }
+
+    /// Whether hooks still find this socket: one whose file was taken away or replaced hears nothing more.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.file)
     }
 
     /// The socket, for whoever waits for many things at once; it does not block.
@@ -78,7 +88,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn records_arrive_and_a_full_socket_refuses() {
@@ -104,9 +114,12 @@ mod tests {
         drop(first);
         assert_eq!(send(dir.path(), b"x").expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused);
         let second = Inbox::bind(dir.path()).expect("bound");
+        assert!(second.is_in_place());
         send(dir.path(), b"x").expect("sent");
         assert!(second.next().expect("read").is_some());
         assert_eq!(fs::read_dir(dir.path()).expect("read").count(), 1, "nothing else is left");
+        fs::remove_file(dir.path().join(SOCKET)).expect("removed");
+        assert!(!second.is_in_place(), "nobody finds it any more");
     }
 
     #[test]

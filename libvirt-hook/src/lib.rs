@@ -7,6 +7,7 @@
 //! - [`spool`]: the folder, for records that nobody took
 //! - [`xml`], [`stdin`]: the domain's UUID out of what libvirt writes to the hook
 //! - [`report`]: all of it in order, what the program's child does
+//! - [`owner`]: that one process listens
 //! - [`mark`]: how a file is known to be a `cairn-hook`, and of which version
 //!
 //! Invariants:
@@ -20,6 +21,7 @@ pub mod channel;
 pub mod clock;
 pub mod event;
 pub mod mark;
+pub mod owner;
 pub mod place;
 pub mod report;
 pub mod spool;
