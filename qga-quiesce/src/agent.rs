@@ -1,5 +1,7 @@
 //! The door to a guest agent, and the reading of what it says.
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -43,6 +45,11 @@ pub trait GuestAgent {
     /// # Errors
     /// [`AgentFailure`].
     fn command(&self, json: &str, limit_s: u16) -> Result<String, AgentFailure>;
+
+    /// Waits before a command is tried again.
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 }
 
 /// Runs a command without arguments and reads its answer.

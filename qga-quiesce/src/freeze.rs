@@ -2,7 +2,9 @@
 //!
 //! Order (docs/capture.md): probe while thawed (a frozen agent answers almost nothing) · freeze · the caller's instant · status must be
 //! `frozen` · thaw must thaw more than 0 file systems. A freeze that ran into its limit may still complete later, so a thaw follows every
-//! attempt, whatever became of it.
+//! attempt that may have reached the agent, whatever became of it.
+//!
+//! Certain is a thaw that was answered, and that nothing was sent. An agent that goes away after that proves nothing: it leaves its guest frozen.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,8 @@ pub const THAW_HOOKS_LIMIT_MIN: Duration = Duration::from_secs(8);
 pub const THAW_HOOKS_LIMIT_MAX: Duration = Duration::from_secs(30);
 /// How often a thaw is tried before it is left to the guard.
 pub const THAW_ATTEMPTS_MAX: u32 = 3;
+/// Between two of them: an agent that is gone fails at once, and its guest may start it again in a moment.
+pub const THAW_PAUSE: Duration = Duration::from_millis(500);
 /// Agent command that freezes some file systems only.
 pub const FREEZE_LIST: &str = "guest-fsfreeze-freeze-list";
 
@@ -32,6 +36,8 @@ pub const FREEZE_LIST: &str = "guest-fsfreeze-freeze-list";
 pub struct Probe {
     /// Freeze, thaw and status are offered and enabled.
     pub can_freeze: bool,
+    /// The guest is frozen, by somebody else: its agent has freezing and nearly everything else disabled until it is thawed.
+    pub is_frozen: bool,
     /// Single file systems can be frozen.
     pub can_freeze_list: bool,
     /// Windows: the freeze goes through VSS, so applications are told.
@@ -100,8 +106,11 @@ pub fn probe(agent: &dyn GuestAgent) -> Result<Probe, AgentFailure> {
     mounted.truncate(FILESYSTEMS_MAX);
     let os: Os = if offers("guest-get-osinfo") { call(agent, "guest-get-osinfo", PROBE_LIMIT_S).unwrap_or_default() } else { Os::default() };
     let is_windows = os.id == "mswindows";
+    let can_freeze = ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status"].into_iter().all(offers);
     Ok(Probe {
-        can_freeze: ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status"].into_iter().all(offers),
+        can_freeze,
+        // An agent that does not tell has freezing disabled, whatever else.
+        is_frozen: !can_freeze && offers("guest-fsfreeze-status") && is_frozen(agent).unwrap_or(false),
         can_freeze_list: offers(FREEZE_LIST),
         is_windows,
         filesystems: mounted.iter().map(|m| Filesystem { mountpoint: shown(&m.mountpoint), device: shown(&m.name) }).collect(),
@@ -131,7 +140,8 @@ pub fn thaw(agent: &dyn GuestAgent) -> Result<u32, AgentFailure> {
 /// # Errors
 /// [`AgentFailure`]. The guest may be frozen, or become so later, all the same.
 pub fn freeze(agent: &dyn GuestAgent, scope: &Scope, limit: Duration) -> Result<u32, AgentFailure> {
-    let limit_s = u16::try_from(limit.as_secs().clamp(1, 60)).expect("clamped to 60");
+    // What people may ask for is less (FREEZE_LIMIT_S, checked where they ask); libvirt's own limit of 0 means "do not wait".
+    let limit_s = u16::try_from(limit.as_secs().max(1)).unwrap_or(u16::MAX);
     match scope {
         Scope::All => call(agent, "guest-fsfreeze-freeze", limit_s),
         Scope::Mounts(mounts) => call_with(agent, FREEZE_LIST, &serde_json::json!({ "mountpoints": mounts.there }), limit_s),
@@ -156,7 +166,10 @@ pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, scope: &Scope, limit: Du
     let attempt = freeze(agent, scope, limit);
     let value = instant();
     let frozen_after = attempt.is_ok() && is_frozen(agent).unwrap_or(false);
-    let (thawed, is_thawed, thaw_error) = thaw_surely(agent, limit.clamp(THAW_HOOKS_LIMIT_MIN, THAW_HOOKS_LIMIT_MAX));
+    let (thawed, is_thawed, thaw_error) = match &attempt {
+        Err(AgentFailure::Absent(_)) => (0, true, None),
+        _ => thaw_surely(agent, limit.clamp(THAW_HOOKS_LIMIT_MIN, THAW_HOOKS_LIMIT_MAX)),
+    };
     let freeze_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let proof = Proof { frozen_after, thawed };
     let shortfall = attempt.as_ref().ok().and_then(|count| scope.shortfall(thawed.min(*count)));
@@ -184,9 +197,11 @@ fn thaw_surely(agent: &dyn GuestAgent, first_limit: Duration) -> (u32, bool, Opt
     let mut first_error = None;
     for attempt in 0..THAW_ATTEMPTS_MAX {
         let limit_s = if attempt == 0 { u16::try_from(first_limit.as_secs()).unwrap_or(THAW_LIMIT_S) } else { THAW_LIMIT_S };
+        if attempt > 0 {
+            agent.pause(THAW_PAUSE);
+        }
         match call(agent, "guest-fsfreeze-thaw", limit_s) {
             Ok(count) => return (count, true, first_error),
-            Err(AgentFailure::Absent(text)) => return (0, true, Some(first_error.unwrap_or(AgentFailure::Absent(text)))),
             Err(error) => {
                 tracing::warn!(%error, "the guest does not thaw");
                 first_error.get_or_insert(error);
@@ -211,9 +226,11 @@ mod tests {
             assert!(json.contains(expected), "{json} instead of {expected}");
             reply.map(str::to_owned)
         }
+        fn pause(&self, _time: Duration) {}
     }
 
-    const PROBE: Probe = Probe { can_freeze: true, can_freeze_list: true, is_windows: false, filesystems: Vec::new(), hooks: Before::Unreadable };
+    const PROBE: Probe =
+        Probe { can_freeze: true, is_frozen: false, can_freeze_list: true, is_windows: false, filesystems: Vec::new(), hooks: Before::Unreadable };
 
     fn run(script: Vec<(&'static str, Result<&'static str, AgentFailure>)>) -> Frozen<u8> {
         run_of(&Scope::All, script)
@@ -224,6 +241,20 @@ mod tests {
         let result = frozen(&agent, &PROBE, scope, Duration::from_secs(1), || 7);
         assert!(agent.0.borrow().is_empty(), "commands left over");
         result
+    }
+
+    #[test]
+    fn a_guest_that_another_froze_is_told_from_one_that_cannot_be_frozen() {
+        let enabled = "{\"return\":{\"supported_commands\":[{\"name\":\"guest-fsfreeze-status\",\"enabled\":true},\
+            {\"name\":\"guest-fsfreeze-thaw\",\"enabled\":true},{\"name\":\"guest-fsfreeze-freeze\",\"enabled\":false}]}}";
+        let probed = |status| {
+            let agent = Scripted(RefCell::new([("guest-info", Ok(enabled)), ("freeze-status", status)].into()));
+            let found = probe(&agent).expect("an answer");
+            (found.can_freeze, found.is_frozen)
+        };
+        assert_eq!(probed(Ok("{\"return\":\"frozen\"}")), (false, true));
+        assert_eq!(probed(Ok("{\"return\":\"thawed\"}")), (false, false));
+        assert_eq!(probed(Err(AgentFailure::Silent("x".to_owned()))), (false, false));
     }
 
     #[test]
@@ -274,5 +305,24 @@ mod tests {
         let silent = || Err(AgentFailure::Silent("x".to_owned()));
         let stuck = run(vec![("freeze-freeze", silent()), ("freeze-thaw", silent()), ("freeze-thaw", silent()), ("freeze-thaw", silent())]);
         assert!(!stuck.is_thawed, "the guard must go on");
+    }
+
+    #[test]
+    fn an_agent_that_went_away_after_a_freeze_has_thawed_nothing() {
+        let absent = || Err(AgentFailure::Absent("x".to_owned()));
+        let gone = || vec![("freeze-thaw", absent()), ("freeze-thaw", absent()), ("freeze-thaw", absent())];
+        let answered = vec![("freeze-freeze", Ok("{\"return\":2}")), ("freeze-status", absent())];
+        let done = run(answered.into_iter().chain(gone()).collect());
+        assert_eq!((done.report.level, done.is_thawed), (QuiesceLevel::Crash, false), "it was frozen, and nobody thawed it");
+        assert!(done.report.reason.expect("a reason").starts_with("thaw: "));
+        for unknown in [AgentFailure::Silent("x".to_owned()), AgentFailure::Other("x".to_owned())] {
+            let sent = run(std::iter::once(("freeze-freeze", Err(unknown.clone()))).chain(gone()).collect());
+            assert!(!sent.is_thawed, "it may have come to the agent: {unknown}");
+        }
+        let back =
+            run(vec![("freeze-freeze", Ok("{\"return\":2}")), ("freeze-status", absent()), ("freeze-thaw", absent()), ("freeze-thaw", Ok("{\"return\":2}"))]);
+        assert_eq!((back.report.level, back.is_thawed), (QuiesceLevel::Crash, true), "started again, it thawed");
+        let before = run(vec![("freeze-freeze", absent())]);
+        assert_eq!((before.report.level, before.report.freeze_ms < 500, before.is_thawed), (QuiesceLevel::Crash, true, true), "nothing was sent");
     }
 }

@@ -1,9 +1,12 @@
 //! What the guard decides. No I/O and no clock of its own: events and times come in, verdicts go out; actions are a trait.
 //!
-//! Invariants: an announced freeze is thawed before anything else is done; a job that lives is not killed for a freeze that takes too long (a
-//! thawed guest is what matters, and the job's proof will fail by itself); the job is dead before anything of it is taken away, but where the scratch
-//! runs out: then it is killed and not waited for, since a process that waits in the kernel for its store does not end, and the guest's writes cannot
-//! wait; nothing is given up before [`CLEAN_UP_LIMIT`].
+//! Invariants
+//! - An announced freeze is thawed before anything else is done, for as long as a freeze may last. After that an agent that does not answer keeps nobody
+//!   from ending the backup: most likely the guest was never frozen, and it writes into a scratch that nobody else looks after.
+//! - A job that lives is not killed for a freeze that takes too long: a thawed guest is what matters, and the job's proof will fail by itself.
+//! - The job is dead before anything of it is taken away, but where the scratch runs out: then it is killed and not waited for, since a process that waits in
+//!   the kernel for its store does not end, and the guest's writes cannot wait.
+//! - Nothing is given up before [`CLEAN_UP_LIMIT`], and nothing is tried after it.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -20,6 +23,8 @@ pub const KILL_LIMIT: Duration = Duration::from_secs(10);
 pub const KILL_LIMIT_URGENT: Duration = Duration::from_millis(200);
 /// Pause between attempts.
 pub const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The same after a call that hung: libvirt goes on with it for up to 8 s, of which the guard waited for 3, and calls must not pile up in it.
+pub const HUNG_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the guard sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,9 +116,15 @@ impl Watch {
         self.next_thaw = None;
     }
 
-    /// A thaw was tried in vain and ended at `now`: what the job has said meanwhile is heard before the next one.
-    pub fn thaw_failed(&mut self, now: Instant) {
-        self.next_thaw = Some(now + RETRY_PAUSE);
+    /// A thaw was tried in vain and ended at `now`: what the job has said meanwhile is heard before the next one, which comes after `pause`.
+    pub fn thaw_failed(&mut self, now: Instant, pause: Duration) {
+        self.next_thaw = Some(now + pause);
+    }
+
+    /// A freeze was announced longer ago than one may last, and no thaw is certain.
+    #[must_use]
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        self.frozen_since.is_some_and(|since| now.duration_since(since) >= self.freeze_limit)
     }
 
     /// The point exists.
@@ -158,48 +169,73 @@ pub fn call_limit(freeze_limit: Duration) -> Duration {
 
 /// What the guard can do. Each call is bounded in time.
 pub trait Actions {
+    /// Now.
+    fn now(&self) -> Instant;
     /// Thaws the guest; true when it certainly is.
     fn thaw(&mut self) -> bool;
     /// Kills the job and waits for its end, so long; true when it has ended.
     fn kill_job(&mut self, limit: Duration) -> bool;
     /// Takes away job, exports, frozen copy, scratch, and the new bitmaps unless the point is committed; true when nothing is left.
     fn clean_up(&mut self, keep_bitmaps: bool) -> bool;
-    /// Waits.
-    fn pause(&mut self, duration: Duration);
+    /// Waits before the next attempt.
+    fn pause(&mut self);
 }
 
-/// Ends a backup: thaw · kill · thaw once more · clean up. False if something is left.
+/// How a backup was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing is left.
+    Clean,
+    /// Nothing is left, but no thaw is certain: let go of the domain and go on thawing.
+    NotThawed,
+    /// Something is left; the next start sweeps.
+    Left,
+}
+
+/// Ends a backup: thaw · kill · thaw once more · clean up.
 ///
-/// The second thaw: a freeze that the job had sent may have completed after the first.
+/// The second thaw: a freeze that the job had sent may have completed after the first. A scratch that runs out comes before it all but for one thaw: a guest
+/// that fills it is not frozen.
 ///
 /// Killed, a job runs nothing of its own any more, ended or not; what its last call still does in the store makes a point at most, whose bitmaps are gone:
 /// the next backup then goes on from the one before.
-pub fn end(watch: &Watch, reason: Reason, actions: &mut dyn Actions) -> bool {
-    if watch.may_be_frozen() {
+pub fn end(watch: &Watch, reason: Reason, actions: &mut dyn Actions) -> Ended {
+    let is_urgent = reason == Reason::ScratchFull;
+    if watch.may_be_frozen() && !is_urgent {
         actions.thaw();
     }
-    let is_urgent = reason == Reason::ScratchFull;
     let has_ended = actions.kill_job(if is_urgent { KILL_LIMIT_URGENT } else { KILL_LIMIT });
-    clean_up(watch, actions, has_ended || is_urgent)
+    if is_urgent {
+        let thawed = !watch.may_be_frozen() || (!watch.is_overdue(actions.now()) && actions.thaw());
+        if actions.clean_up(watch.is_committed()) {
+            return if thawed { Ended::Clean } else { Ended::NotThawed };
+        }
+        actions.pause();
+    }
+    clean_up(watch, actions, has_ended || is_urgent, is_urgent)
 }
 
-/// Goes on with the clean-up of a job that could not do it. False if something is left.
-pub fn take_over(watch: &Watch, actions: &mut dyn Actions) -> bool {
-    clean_up(watch, actions, true)
+/// Goes on with the clean-up of a job that could not do it.
+pub fn take_over(watch: &Watch, actions: &mut dyn Actions) -> Ended {
+    clean_up(watch, actions, true, false)
 }
 
-fn clean_up(watch: &Watch, actions: &mut dyn Actions, mut killed: bool) -> bool {
+/// `is_urgent`: whether or not the guest is thawed.
+fn clean_up(watch: &Watch, actions: &mut dyn Actions, mut killed: bool, is_urgent: bool) -> Ended {
     let mut thawed = !watch.may_be_frozen();
-    let attempts = CLEAN_UP_LIMIT.as_secs() / RETRY_PAUSE.as_secs();
-    for _ in 0..attempts {
+    let start = actions.now();
+    loop {
         thawed = thawed || actions.thaw();
         killed = killed || actions.kill_job(KILL_LIMIT);
-        if thawed && killed && actions.clean_up(watch.is_committed()) {
-            return true;
+        let may_clean = thawed || is_urgent || watch.is_overdue(actions.now());
+        if killed && may_clean && actions.clean_up(watch.is_committed()) {
+            return if thawed { Ended::Clean } else { Ended::NotThawed };
         }
-        actions.pause(RETRY_PAUSE);
+        if actions.now().duration_since(start) >= CLEAN_UP_LIMIT {
+            return Ended::Left;
+        }
+        actions.pause();
     }
-    false
 }
 
 #[cfg(test)]
@@ -229,7 +265,7 @@ mod tests {
         watch.on(Event::Freeze, start);
         assert_eq!(watch.on(Event::Beat, at(start, 6900)), Verdict::Watch);
         assert_eq!(watch.on(Event::Beat, at(start, 7000)), Verdict::Thaw);
-        watch.thaw_failed(at(start, 7000));
+        watch.thaw_failed(at(start, 7000), RETRY_PAUSE);
         assert_eq!(watch.on(Event::Tick, at(start, 7500)), Verdict::Watch);
         assert_eq!(watch.on(Event::Tick, at(start, 8000)), Verdict::Thaw, "again, until it is certain");
         assert_eq!(watch.on(Event::Dismissed, at(start, 8100)), Verdict::Linger);
@@ -243,80 +279,130 @@ mod tests {
         assert_eq!(thawed.on(Event::Tick, at(start, 8000)), Verdict::Watch);
     }
 
-    #[derive(Default)]
+    /// Every action takes a second, but for a kill at once.
     struct Log {
+        now: Instant,
         done: Vec<&'static str>,
         thaw_fails: u32,
         kill_fails: u32,
         clean_up_fails: u32,
     }
 
+    impl Log {
+        fn new(now: Instant) -> Self {
+            Self { now, done: Vec::new(), thaw_fails: 0, kill_fails: 0, clean_up_fails: 0 }
+        }
+
+        fn does(&mut self, what: &'static str) {
+            self.done.push(what);
+            self.now += Duration::from_secs(1);
+        }
+    }
+
     impl Actions for Log {
+        fn now(&self) -> Instant {
+            self.now
+        }
         fn thaw(&mut self) -> bool {
-            self.done.push("thaw");
+            self.does("thaw");
             self.thaw_fails = self.thaw_fails.saturating_sub(1);
             self.thaw_fails == 0
         }
         fn kill_job(&mut self, limit: Duration) -> bool {
-            self.done.push(if limit == KILL_LIMIT { "kill" } else { "kill at once" });
+            self.does(if limit == KILL_LIMIT { "kill" } else { "kill at once" });
             self.kill_fails = self.kill_fails.saturating_sub(1);
             self.kill_fails == 0
         }
         fn clean_up(&mut self, keep_bitmaps: bool) -> bool {
-            self.done.push(if keep_bitmaps { "clean, keep" } else { "clean" });
+            self.does(if keep_bitmaps { "clean, keep" } else { "clean" });
             self.clean_up_fails = self.clean_up_fails.saturating_sub(1);
             self.clean_up_fails == 0
         }
-        fn pause(&mut self, _duration: Duration) {}
+        fn pause(&mut self) {
+            self.now += RETRY_PAUSE;
+        }
+    }
+
+    /// A freeze was announced.
+    fn frozen(start: Instant) -> Watch {
+        let mut watch = Watch::new(start, Duration::from_secs(10));
+        watch.on(Event::Freeze, start);
+        watch
     }
 
     #[test]
     fn thaw_comes_first_and_clean_up_last() {
         let start = Instant::now();
-        let mut watch = Watch::new(start, Duration::from_secs(10));
-        watch.on(Event::Freeze, start);
-        let mut log = Log::default();
-        assert!(end(&watch, Reason::JobGone, &mut log));
+        let mut watch = frozen(start);
+        let mut log = Log::new(start);
+        assert_eq!(end(&watch, Reason::JobGone, &mut log), Ended::Clean);
         assert_eq!(log.done, ["thaw", "kill", "thaw", "clean"]);
         watch.on(Event::Thawed, start);
         watch.on(Event::Committed, start);
-        let mut log = Log { clean_up_fails: 2, ..Log::default() };
-        assert!(end(&watch, Reason::JobGone, &mut log));
+        let mut log = Log { clean_up_fails: 2, ..Log::new(start) };
+        assert_eq!(end(&watch, Reason::JobGone, &mut log), Ended::Clean);
         assert_eq!(log.done, ["kill", "clean, keep", "clean, keep"]);
     }
 
     #[test]
     fn a_scratch_that_runs_out_does_not_wait_for_a_job_that_hangs_in_its_store() {
-        let watch = Watch::new(Instant::now(), Duration::from_secs(10));
-        let mut log = Log { kill_fails: u32::MAX, ..Log::default() };
-        assert!(end(&watch, Reason::ScratchFull, &mut log));
+        let start = Instant::now();
+        let watch = Watch::new(start, Duration::from_secs(10));
+        let mut log = Log { kill_fails: u32::MAX, ..Log::new(start) };
+        assert_eq!(end(&watch, Reason::ScratchFull, &mut log), Ended::Clean);
         assert_eq!(log.done, ["kill at once", "clean"]);
-        let mut log = Log { kill_fails: 3, ..Log::default() };
-        assert!(end(&watch, Reason::Stalled, &mut log));
+        let mut log = Log { kill_fails: 3, ..Log::new(start) };
+        assert_eq!(end(&watch, Reason::Stalled, &mut log), Ended::Clean);
         assert_eq!(log.done, ["kill", "kill", "kill", "clean"]);
+    }
+
+    #[test]
+    fn a_scratch_that_runs_out_does_not_wait_for_an_agent_that_is_mute() {
+        let start = Instant::now();
+        let mute = || Log { thaw_fails: u32::MAX, ..Log::new(start) };
+        let mut log = mute();
+        assert_eq!(end(&frozen(start), Reason::ScratchFull, &mut log), Ended::NotThawed);
+        assert_eq!(log.done, ["kill at once", "thaw", "clean"]);
+        // The freeze was given up long ago, and the guest writes.
+        let mut log = Log { now: at(start, 3_600_000), ..mute() };
+        assert_eq!(end(&frozen(start), Reason::ScratchFull, &mut log), Ended::NotThawed);
+        assert_eq!(log.done, ["kill at once", "clean"]);
+        let mut log = Log { now: at(start, 3_600_000), clean_up_fails: 2, ..mute() };
+        assert_eq!(end(&frozen(start), Reason::ScratchFull, &mut log), Ended::NotThawed);
+        assert_eq!(log.done, ["kill at once", "clean", "thaw", "clean"]);
     }
 
     #[test]
     fn a_job_that_hands_over_is_not_killed() {
         let start = Instant::now();
-        let mut watch = Watch::new(start, Duration::from_secs(10));
-        watch.on(Event::Freeze, start);
+        let mut watch = frozen(start);
         assert_eq!(watch.on(Event::HandedOver, start), Verdict::TakeOver);
-        let mut log = Log { thaw_fails: 2, clean_up_fails: 2, ..Log::default() };
-        assert!(take_over(&watch, &mut log));
+        let mut log = Log { thaw_fails: 2, clean_up_fails: 2, ..Log::new(start) };
+        assert_eq!(take_over(&watch, &mut log), Ended::Clean);
         assert_eq!(log.done, ["thaw", "thaw", "clean", "clean"]);
     }
 
     #[test]
-    fn nothing_is_taken_away_from_a_frozen_guest() {
+    fn nothing_is_taken_away_from_a_guest_that_may_be_frozen_until_its_time_is_over() {
         let start = Instant::now();
-        let mut watch = Watch::new(start, Duration::from_secs(10));
-        watch.on(Event::Freeze, start);
-        let mut log = Log { thaw_fails: 4, ..Log::default() };
-        assert!(end(&watch, Reason::JobGone, &mut log));
+        let mut log = Log { thaw_fails: 4, ..Log::new(start) };
+        assert_eq!(end(&frozen(start), Reason::JobGone, &mut log), Ended::Clean);
         assert_eq!(log.done, ["thaw", "kill", "thaw", "thaw", "thaw", "clean"]);
-        let mut never = Log { thaw_fails: u32::MAX, ..Log::default() };
-        assert!(!end(&watch, Reason::Stalled, &mut never));
-        assert!(!never.done.contains(&"clean"));
+        let mut never = Log { thaw_fails: u32::MAX, ..Log::new(start) };
+        assert_eq!(end(&frozen(start), Reason::Stalled, &mut never), Ended::NotThawed);
+        assert_eq!(never.done.last(), Some(&"clean"));
+        let spent = never.now.duration_since(start);
+        assert!((Duration::from_secs(10)..Duration::from_secs(14)).contains(&spent), "{spent:?}: {:?}", never.done);
+    }
+
+    #[test]
+    fn nothing_is_tried_for_longer_than_the_limit() {
+        let start = Instant::now();
+        for reason in [Reason::JobGone, Reason::ScratchFull] {
+            let mut log = Log { thaw_fails: u32::MAX, clean_up_fails: u32::MAX, ..Log::new(start) };
+            assert_eq!(end(&frozen(start), reason, &mut log), Ended::Left);
+            let spent = log.now.duration_since(start);
+            assert!((CLEAN_UP_LIMIT..CLEAN_UP_LIMIT + Duration::from_secs(15)).contains(&spent), "{spent:?}");
+        }
     }
 }

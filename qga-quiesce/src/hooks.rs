@@ -206,7 +206,7 @@ mod tests {
 
     fn after(before: Before, text: Option<&str>) -> QuiesceReport {
         let agent = Reader::new(text);
-        let probe = Probe { can_freeze: true, can_freeze_list: true, is_windows: false, filesystems: Vec::new(), hooks: before };
+        let probe = Probe { can_freeze: true, is_frozen: false, can_freeze_list: true, is_windows: false, filesystems: Vec::new(), hooks: before };
         let report = QuiesceReport { level: QuiesceLevel::Filesystem, freeze_ms: 5, frozen_filesystems: 1, frozen_mounts: Vec::new(), reason: None };
         let raised = raised(&agent, &probe, report);
         assert_eq!(*agent.open.borrow(), 0, "what was opened is closed");
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn other_levels_stay_and_the_guest_is_not_asked() {
-        let probe = Probe { can_freeze: true, can_freeze_list: true, is_windows: true, filesystems: Vec::new(), hooks: Before::Number(7) };
+        let probe = Probe { can_freeze: true, is_frozen: false, can_freeze_list: true, is_windows: true, filesystems: Vec::new(), hooks: Before::Number(7) };
         for level in [QuiesceLevel::Crash, QuiesceLevel::Application] {
             let report = QuiesceReport { level, freeze_ms: 1, frozen_filesystems: 0, frozen_mounts: Vec::new(), reason: Some("as it was".to_owned()) };
             let agent = Reader::new(Some(GOOD));

@@ -1,6 +1,7 @@
 //! How quiet a guest was at the point in time.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -55,6 +56,11 @@ impl FromStr for QuiescePolicy {
 
 /// Longest a guest may be frozen. Windows VSS gives up after 10 s by itself.
 pub const FREEZE_LIMIT_DEFAULT: Duration = Duration::from_secs(10);
+/// What may be asked for instead, seconds. Below it nothing is left for the freeze itself, before the guard's thaw
+/// ([`crate::guard::THAW_RESERVE`]). Above it, with a thaw that waits for the guest's hooks, a Linux guest would come near the 120 s after which its kernel reports
+/// programs that wait for a disk as hung, or reboots, as some are told to.
+pub const FREEZE_LIMIT_S: RangeInclusive<u64> = 4..=60;
+const _: () = assert!(*FREEZE_LIMIT_S.start() > crate::guard::THAW_RESERVE.as_secs(), "a second for the freeze itself");
 
 /// What was reached, for the restore point.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -37,6 +37,12 @@ pub fn is_open(dir: &Path, uuid: &str) -> bool {
     path_of(dir, uuid).exists()
 }
 
+/// The same, by this process: a record that is there later may be another backup's.
+#[must_use]
+pub fn is_open_by(dir: &Path, uuid: &str, pid: u32) -> bool {
+    std::fs::read_to_string(path_of(dir, uuid)).is_ok_and(|text| text.trim() == pid.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,7 +52,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         assert!(!is_open(dir.path(), "u"));
         open(dir.path(), "u").expect("open");
-        assert!(is_open(dir.path(), "u"));
+        assert!(is_open(dir.path(), "u") && is_open_by(dir.path(), "u", std::process::id()) && !is_open_by(dir.path(), "u", 1));
         close(dir.path(), "u").expect("close");
         close(dir.path(), "u").expect("twice is once");
         assert!(!is_open(dir.path(), "u"));

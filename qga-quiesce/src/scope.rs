@@ -159,7 +159,7 @@ mod tests {
 
     fn probe(filesystems: &[(&str, &str)]) -> Probe {
         let filesystems = filesystems.iter().map(|&(m, d)| Filesystem { mountpoint: m.to_owned(), device: d.to_owned() }).collect();
-        Probe { can_freeze: true, can_freeze_list: true, is_windows: false, filesystems, hooks: Before::Unreadable }
+        Probe { can_freeze: true, is_frozen: false, can_freeze_list: true, is_windows: false, filesystems, hooks: Before::Unreadable }
     }
 
     #[test]

@@ -46,14 +46,16 @@ pub fn run(domain: &Domain, scratch_folder: &Path, remove: &dyn Fn(&str, &Bitmap
 }
 
 fn clean_qemu(domain: &Domain, remove: &dyn Fn(&str, &BitmapName) -> bool) -> Result<(), CaptureError> {
-    let steps: [&dyn Fn() -> Result<(), CaptureError>; 3] = [&|| remove_exports(domain), &|| end_job(domain), &|| remove_bitmaps(domain, remove)];
+    type Step<'a> = (&'a str, &'a dyn Fn() -> Result<(), CaptureError>);
+    let steps: [Step<'_>; 3] =
+        [("exports removed", &|| remove_exports(domain)), ("job ended", &|| end_job(domain)), ("bitmaps removed", &|| remove_bitmaps(domain, remove))];
     let mut first_error = None;
-    for step in steps {
+    for (done, step) in steps {
         if !domain.is_running()? {
             return Ok(());
         }
         match step() {
-            Ok(()) => {}
+            Ok(()) => tracing::debug!("step: {done}"),
             Err(CaptureError::Qmp(error)) if error.is_not_running() => return Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "clean-up");

@@ -184,6 +184,7 @@ impl LiveCapture {
     /// [`CaptureError`]; the domain is then as it was before.
     pub fn begin(domain: &Domain, options: &LiveOptions, catalog: &dyn PointCatalog) -> Result<Self, CaptureError> {
         let preflight = Preflight::run(domain, options, catalog)?;
+        tracing::debug!("step: pre-flight done");
         let mut capture = Self {
             domain: domain.clone(),
             name: preflight.name.clone(),
@@ -215,8 +216,11 @@ impl LiveCapture {
     fn take(&mut self, options: &LiveOptions, freezer: &Freezer, chosen: &[Chosen], socket: &std::path::Path) -> Result<(), CaptureError> {
         // Before step 2: from here on a job that dies leaves nothing, its new bitmaps included.
         self.guard = Some(self.start_guard(options)?);
+        tracing::debug!("step: guard started");
         self.add_bitmaps(chosen)?;
+        tracing::debug!("step: bitmaps added");
         self.instant(options, freezer, chosen, socket)?;
+        tracing::debug!("step: thawed");
         self.same_chains(chosen)?;
         if options.quiesce == QuiescePolicy::Require && self.quiesce.level == QuiesceLevel::Crash {
             let reason = self.quiesce.reason.clone().unwrap_or_default();
@@ -228,11 +232,13 @@ impl LiveCapture {
         self.runtime = Some(runtime);
         let address = Address::Unix(socket.to_owned());
         let plans = dirty::plans(&self.domain, self.names, chosen, &handle, &address)?;
+        let chosen_count = chosen.len();
         for (chosen, plan) in chosen.iter().zip(plans) {
             let target = cairn_nbd::ConnectOptions::new(address.clone(), chosen.disk.target.clone());
-            let reader = NbdDisk::connect(&handle, target, options.connections)?;
+            let reader = NbdDisk::connect(&handle, target, connections_each(chosen_count, options.connections))?;
             self.disks.push(chosen.captured(&self.name, self.names, plan, Arc::new(reader))?);
         }
+        tracing::debug!("step: disks open");
         Ok(())
     }
 
@@ -277,7 +283,7 @@ impl LiveCapture {
             Ok(freezer) => freezer,
             Err(reason) => {
                 self.quiesce = QuiesceReport::crash(reason);
-                return Ok(self.domain.backup_begin(&xml, flags)?);
+                return Ok(self.begin_job(&xml, flags)?);
             }
         };
         let guard = self.guard.as_ref().expect("the guard was started before the freeze");
@@ -286,7 +292,7 @@ impl LiveCapture {
         record::open(records, &uuid).map_err(record_failed)?;
         guard.freeze_begins()?;
         self.thawed = false;
-        let outcome = frozen(&self.domain, probe, scope, call_limit(options.freeze_limit), || self.domain.backup_begin(&xml, flags));
+        let outcome = frozen(&self.domain, probe, scope, call_limit(options.freeze_limit), || self.begin_job(&xml, flags));
         if outcome.is_thawed {
             record::close(records, &uuid).map_err(record_failed)?;
             guard.thawed()?;
@@ -294,6 +300,13 @@ impl LiveCapture {
         }
         self.quiesce = hooks::raised(&self.domain, probe, outcome.report);
         Ok(outcome.value?)
+    }
+
+    fn begin_job(&self, xml: &str, flags: u32) -> Result<(), ffi::LibvirtError> {
+        tracing::debug!("step: point in time");
+        self.domain.backup_begin(xml, flags)?;
+        tracing::debug!("step: job begun");
+        Ok(())
     }
 
     /// Between pre-flight and the job's begin nothing keeps others from a snapshot, a commit or another image; from the begin on libvirt does.
@@ -411,6 +424,14 @@ impl Drop for LiveCapture {
     }
 }
 
+/// QEMU's NBD server takes a hundred clients, and lets the next one wait without a word.
+pub(super) const CONNECTIONS_TOTAL_MAX: usize = 90;
+
+/// Many disks share what the server takes.
+fn connections_each(disk_count: usize, wanted: usize) -> usize {
+    (CONNECTIONS_TOTAL_MAX / disk_count.max(1)).clamp(1, wanted.max(1))
+}
+
 /// The job's description: our disks with scratch images of ours, all others out.
 fn backup_xml(chosen: &[Chosen], socket: &std::path::Path) -> String {
     let mut xml = String::from("<domainbackup mode='pull'>\n");
@@ -426,4 +447,18 @@ fn backup_xml(chosen: &[Chosen], socket: &std::path::Path) -> String {
 
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_disks_share_the_connections() {
+        for (disks, each) in [(1, 4), (2, 4), (22, 4), (23, 3), (30, 3), (90, 1), (200, 1)] {
+            assert_eq!(connections_each(disks, 4), each, "{disks} disks");
+        }
+        assert!((1..=CONNECTIONS_TOTAL_MAX).all(|disks| disks * connections_each(disks, 16) <= CONNECTIONS_TOTAL_MAX));
+        assert_eq!(connections_each(0, 0), 1);
+    }
 }

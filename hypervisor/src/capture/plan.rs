@@ -175,8 +175,8 @@ pub enum Base {
 /// A bitmap marks whatever was written since it began, so it tells what changed since any later instant as well: the base is the newest point that
 /// names it.
 ///
-/// Only the newest is asked. An older bitmap lies on an image that was read-only while a newer one began above it; libvirt merges into it what the commit
-/// of that overlay brings, of bitmaps that the overlay no longer had by then: nobody knows what it misses.
+/// Only the newest is asked. An older bitmap may lie on an image that was read-only while a newer one began above it, and whether it has all that a commit of
+/// that overlay wrote, which had it no longer, was not found out.
 pub fn decide(chain: &[ChainNode], store8: [u8; 4], catalog: &dyn PointCatalog, file_id: &dyn Fn(&str) -> Option<(u64, u64)>) -> Base {
     let mut newest: Option<(u64, Candidate)> = None;
     let mut reason = FullReason::NoBitmap;

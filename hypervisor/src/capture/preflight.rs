@@ -11,7 +11,7 @@ use cairn_quiesce::scope::{self, Scope};
 
 use super::cleanup;
 use super::error::CaptureError;
-use super::live::{CapturedDisk, LiveOptions, Names};
+use super::live::{CONNECTIONS_TOTAL_MAX, CapturedDisk, LiveOptions, Names};
 use super::lock::DomainLock;
 use super::look;
 use super::nbd_disk::NbdDisk;
@@ -103,6 +103,7 @@ impl Preflight {
         sweep::run(domain, options.store8, &folder_of(&options.scratch_dir, &uuid), catalog)?;
         no_foreign_job(domain, &name)?;
         let (disks, skipped) = select(&name, domain.disks()?, options.disks.as_deref())?;
+        refuse_too_many(&name, &disks)?;
         let socket = socket_path(domain, &name, &options.qemu_state_dir)?;
         let nodes = Nodes::query(domain)?;
         let mut chosen = Vec::new();
@@ -209,6 +210,13 @@ pub(super) fn select(domain: &str, disks: Vec<Disk>, wanted: Option<&[String]>) 
     Ok((chosen, skipped))
 }
 
+/// Each disk needs a connection of its own.
+fn refuse_too_many(domain: &str, disks: &[Disk]) -> Result<(), CaptureError> {
+    let Some(disk) = disks.get(CONNECTIONS_TOTAL_MAX) else { return Ok(()) };
+    let problem = format!("QEMU serves {CONNECTIONS_TOTAL_MAX} disks to a backup at a time, and there are {}; save some of them, by --disk", disks.len());
+    Err(CaptureError::Unsupported { domain: domain.to_owned(), disk: disk.target.clone(), problem })
+}
+
 /// The domain's private directory, which its security label may write: `domain-<id>-<name>`, the name cut by libvirt.
 fn socket_path(domain: &Domain, name: &str, state_dir: &Path) -> Result<PathBuf, CaptureError> {
     let id = domain.id().ok_or_else(|| CaptureError::NotRunning { domain: name.to_owned() })?;
@@ -235,6 +243,10 @@ fn ask_agent(domain: &Domain, name: &str, options: &LiveOptions) -> Result<Freez
             Ok(scope) => return Ok(Ok((probe, scope))),
             Err(reason) => reason,
         },
+        Ok(probe) if probe.is_frozen => format!(
+            "the guest is frozen already, by another program or an earlier backup, so its programs wait with every write; if that stays, \
+             `virsh domfsthaw {name}` thaws it"
+        ),
         Ok(_) => "the guest's agent has freezing disabled".to_owned(),
         Err(failure) => failure.to_string(),
     };

@@ -112,7 +112,7 @@ fn off(domain: &Domain, disk: &Disk, dry_run: bool) -> Vec<Tracking> {
     // No other format keeps bitmaps while nobody has it open; an image that is not there has none.
     let Some(path) = path.filter(|path| disk.format == "qcow2" && path.exists()) else { return Vec::new() };
     let images = match chain(&path, &disk.format, Look::Shared) {
-        Ok(images) => images,
+        Ok(chain) => chain.nodes,
         Err(error) => {
             let image = path.display().to_string();
             return vec![Tracking { disk: disk.target.clone(), image, bitmap: "?".to_owned(), gone: Err(error.to_string()) }];

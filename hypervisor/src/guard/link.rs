@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::config::{GuardConfig, GuardTask, message};
+use super::config::{FROZEN_REMEDY, GuardConfig, GuardTask, message};
 use crate::capture::CaptureError;
 
 /// How often the job says that it lives.
@@ -78,9 +78,8 @@ impl GuardLink {
             Ok(()) => Ok(link),
             Err(error) => {
                 // One that came to life later would take this backup for dead. A child that is gone already is what is wanted.
-                let mut child = link.child.lock().unwrap_or_else(PoisonError::into_inner);
+                let child = link.child.get_mut().unwrap_or_else(PoisonError::into_inner);
                 child.kill().and_then(|()| child.wait()).ok();
-                drop(child);
                 Err(error)
             }
         }
@@ -134,12 +133,14 @@ impl GuardLink {
         }
         self.stop_beats();
         if !thawed {
-            tracing::warn!("the guest's agent did not confirm that the guest is thawed; the guard goes on thawing for ten minutes");
-            // It answers once it has let go of the domain's lock.
-            if let Err(error) = self.await_ready() {
-                tracing::warn!(%error, "guard");
+            // It answers once it has let go of the domain's lock; one that has thawed the guest meanwhile just goes.
+            match self.await_ready() {
+                Ok(()) => {
+                    tracing::warn!("the guest's agent did not confirm that the guest is thawed; the guard goes on thawing for ten minutes. {FROZEN_REMEDY}");
+                    return;
+                }
+                Err(error) => tracing::debug!(%error, "the guard does not go on"),
             }
-            return;
         }
         let start = Instant::now();
         while !self.has_ended() {

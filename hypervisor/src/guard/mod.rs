@@ -4,12 +4,13 @@
 //! `cairn_quiesce::guard`'s; what it does is here.
 //!
 //! Invariants: own session, all signals blocked, holds the domain's lock until the job has ended; every call to libvirt runs in a child of its
-//! own with a time limit, because libvirt may hang.
+//! own with a time limit, because libvirt may hang; no word waits for whoever reads it.
 
 pub mod config;
 pub mod link;
 mod process;
 mod scratch_eye;
+mod words;
 
 pub use process::main;
 pub use scratch_eye::SCRATCH_PERCENT_MAX;

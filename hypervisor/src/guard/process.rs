@@ -6,34 +6,38 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cairn_quiesce::guard::{Actions, Event, Reason, Verdict, Watch, end, take_over};
+use cairn_quiesce::guard::{Actions, CLEAN_UP_LIMIT, Ended, Event, HUNG_PAUSE, RETRY_PAUSE, Reason, Verdict, Watch, call_limit, end, take_over};
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::{channel, freeze};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal, setsid};
 
-use super::config::{CONFIG_BYTES_MAX, GuardConfig, GuardTask, message};
+use super::config::{CONFIG_BYTES_MAX, FROZEN_REMEDY, GuardConfig, GuardTask, message};
 use super::scratch_eye::ScratchEye;
+use super::words::Words;
 use crate::capture::names::{BitmapName, Role};
 use crate::capture::{cleanup, scratch};
 use crate::host::{Host, HostError};
 
 /// How often scratch is looked at; the document says at least every 200 ms.
 const TICK: Duration = Duration::from_millis(150);
-/// Between two thaws of a guard that lingers: libvirt goes on with a call for 8 s after its caller was given up, and calls must not pile up in it.
+/// Between two thaws by a guard that lingers, after one that hung: libvirt goes on with a call for 8 s after its caller was given up, and calls must not
+/// pile up in it.
 const LINGER_PAUSE: Duration = Duration::from_secs(10);
+/// The same after one that failed by itself: an agent that went away may be back at any moment.
+const LINGER_PAUSE_SHORT: Duration = Duration::from_secs(2);
 /// A thaw through libvirt.
 const THAW_LIMIT: Duration = Duration::from_secs(3);
-/// A clean-up: end of the job, exports, bitmaps.
-const CLEAN_UP_LIMIT: Duration = Duration::from_secs(120);
+/// One clean-up: end of the job, exports, bitmaps.
+const CLEAN_UP_CHILD_LIMIT: Duration = Duration::from_secs(120);
 /// So many failures are an alarm even after a thaw that succeeded.
 const FAILED_THAWS_MAX: u32 = 3;
 const POLL: Duration = Duration::from_millis(20);
 
 const EXIT_DONE: u8 = 0;
 const EXIT_FAILED: u8 = 1;
-/// Of a child that found no libvirt at all: the guard, which is the same program, thaws past it then.
-const EXIT_NO_LIBVIRT: u8 = 3;
+/// How libvirt's library says that nobody listens at libvirt's socket. Everything else may come from a libvirt that lives: too many clients, no answer.
+const NOBODY_LISTENS: &str = "Failed to connect socket";
 
 /// Runs what standard input asks for (`cairn guard`); gives the exit code that the process must end with. Standard output is the domain's lock and is
 /// never written to.
@@ -84,8 +88,14 @@ struct Guard<'a> {
     /// The guest was thawed once; what is tried after that is for a freeze that came late.
     thawed_once: bool,
     failed_thaws: u32,
+    /// The last thaw did not even fail.
+    hung: bool,
+    /// When a freeze was announced.
+    frozen_at: Option<Instant>,
     /// The admin's program, which was started then.
     help: Option<std::process::Child>,
+    /// Where its words go.
+    words: Option<Words>,
 }
 
 fn watch(config: &GuardConfig) -> u8 {
@@ -97,24 +107,27 @@ fn watch(config: &GuardConfig) -> u8 {
     if let Err(error) = nix::sys::signal::SigSet::all().thread_block() {
         tracing::warn!(%error, "guard: signals could not be blocked");
     }
-    let mut guard = match Guard::open(config) {
+    let words = Words::begin();
+    let mut guard = match Guard::open(config, words) {
         Ok(guard) => guard,
         Err(problem) => {
             tracing::error!(%problem, "guard: cannot watch the backup");
             return EXIT_FAILED;
         }
     };
-    match guard.run() {
+    let code = match guard.run() {
         Ok(()) => EXIT_DONE,
         Err(problem) => {
             tracing::error!(%problem, domain = %config.domain, "guard: something is left of the backup; the next backup sweeps");
             EXIT_FAILED
         }
-    }
+    };
+    guard.fall_silent();
+    code
 }
 
 impl<'a> Guard<'a> {
-    fn open(config: &'a GuardConfig) -> Result<Self, String> {
+    fn open(config: &'a GuardConfig, words: Option<Words>) -> Result<Self, String> {
         let pid = i32::try_from(config.job_pid).ok().and_then(Pid::from_raw).ok_or("not a process id")?;
         let job = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| error.to_string())?;
         // While it is our parent, the number cannot have been reused.
@@ -122,7 +135,7 @@ impl<'a> Guard<'a> {
             return Err(format!("process {pid:?} is not the one that started this guard"));
         }
         let scratch = ScratchEye::new(&config.scratch_folder);
-        Ok(Self { config, job, scratch, alarmed: false, thawed_once: false, failed_thaws: 0, help: None })
+        Ok(Self { config, job, scratch, alarmed: false, thawed_once: false, failed_thaws: 0, hung: false, frozen_at: None, help: None, words })
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -133,6 +146,7 @@ impl<'a> Guard<'a> {
             let event = self.next_event(&input)?;
             let verdict = watch.on(event, Instant::now());
             if event == Event::Freeze {
+                self.frozen_at.get_or_insert_with(Instant::now);
                 answer(&input);
             }
             match verdict {
@@ -142,7 +156,7 @@ impl<'a> Guard<'a> {
                     if self.thaw() {
                         watch.thawed();
                     } else {
-                        watch.thaw_failed(Instant::now());
+                        watch.thaw_failed(Instant::now(), self.retry_pause());
                     }
                 }
                 Verdict::Linger => {
@@ -150,19 +164,45 @@ impl<'a> Guard<'a> {
                     return Ok(());
                 }
                 Verdict::TakeOver => {
-                    let_go_of_stderr();
+                    self.fall_silent();
                     answer(&input);
-                    return if take_over(&watch, self) { Ok(()) } else { Err("the backup could not clean up".to_owned()) };
+                    let ended = take_over(&watch, self);
+                    return self.over(ended, "the backup could not clean up", &input);
                 }
                 Verdict::End(reason) => {
                     tracing::warn!(%reason, domain = %self.config.domain, "guard: ending the backup");
                     if reason == Reason::ScratchFull {
                         self.scratch.tell();
                     }
-                    return if end(&watch, reason, self) { Ok(()) } else { Err(reason.to_string()) };
+                    let ended = end(&watch, reason, self);
+                    return self.over(ended, &reason.to_string(), &input);
                 }
             }
         }
+    }
+
+    /// Whoever reads the job's standard error waits for its end, and must not wait for a guard that goes on.
+    fn fall_silent(&mut self) {
+        match self.words.take() {
+            Some(words) => words.end(),
+            None => let_go_of_stderr(),
+        }
+    }
+
+    /// What is left when all that could be done was done.
+    fn over(&mut self, ended: Ended, why: &str, input: &std::fs::File) -> Result<(), String> {
+        match ended {
+            Ended::Clean => Ok(()),
+            Ended::NotThawed => {
+                self.linger(input);
+                Ok(())
+            }
+            Ended::Left => Err(why.to_owned()),
+        }
+    }
+
+    fn retry_pause(&self) -> Duration {
+        if self.hung { HUNG_PAUSE } else { RETRY_PAUSE }
     }
 
     /// The backup is over and its job may go, but the agent has not confirmed a thaw: a freeze that was sent may still complete. The lock is
@@ -172,22 +212,23 @@ impl<'a> Guard<'a> {
         if let Err(error) = null().and_then(|null| Ok(rustix::stdio::dup2_stdout(&null)?)) {
             tracing::error!(%error, "guard: the domain's lock is kept until the guest is thawed");
         }
-        let_go_of_stderr();
+        self.fall_silent();
         answer(input);
         let start = Instant::now();
-        while start.elapsed() < cairn_quiesce::guard::CLEAN_UP_LIMIT && record::is_open(Path::new(RECORD_DIR_DEFAULT), &self.config.domain) {
+        while start.elapsed() < CLEAN_UP_LIMIT && record::is_open_by(Path::new(RECORD_DIR_DEFAULT), &self.config.domain, self.config.job_pid) {
             if self.thaw() {
                 return;
             }
-            std::thread::sleep(LINGER_PAUSE);
+            std::thread::sleep(if self.hung { LINGER_PAUSE } else { LINGER_PAUSE_SHORT });
         }
     }
 
-    /// Once, and not for a second thaw that fails because libvirtd has just come back.
+    /// Once, at the limit, and not for a second thaw that fails because libvirtd has just come back.
     fn alarm(&mut self) {
-        let is_late = !self.thawed_once || self.failed_thaws >= FAILED_THAWS_MAX;
+        let limit = call_limit(Duration::from_millis(self.config.freeze_limit_ms));
+        let is_late = self.frozen_at.is_none_or(|at| at.elapsed() >= limit) && (!self.thawed_once || self.failed_thaws >= FAILED_THAWS_MAX);
         if is_late && !std::mem::replace(&mut self.alarmed, true) {
-            tracing::error!(domain = %self.config.domain, "guard: the guest may still be frozen; trying again until its agent answers");
+            tracing::error!(domain = %self.config.domain, "guard: the guest may still be frozen; trying again until its agent answers. {FROZEN_REMEDY}");
             self.call_for_help();
         }
     }
@@ -197,6 +238,9 @@ impl<'a> Guard<'a> {
         let Some(program) = &self.config.on_stuck_freeze else { return };
         let mut command = Command::new(program);
         command.arg(&self.config.domain).env("CAIRN_DOMAIN_UUID", &self.config.domain).env("CAIRN_URI", &self.config.uri);
+        if let Some(stderr) = self.words.as_ref().and_then(Words::stdio) {
+            command.stderr(stderr);
+        }
         match command.stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
             Ok(child) => self.help = Some(child),
             Err(error) => tracing::error!(%error, program = %program.display(), "guard: the program for a stuck freeze does not start"),
@@ -251,15 +295,16 @@ impl<'a> Guard<'a> {
 }
 
 impl Actions for Guard<'_> {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
     fn thaw(&mut self) -> bool {
         let code = Self::child(&GuardTask::Thaw(self.config.clone()), THAW_LIMIT);
-        let thawed = match code {
-            Some(0) => true,
-            Some(code) if code == i32::from(EXIT_NO_LIBVIRT) => thaw_past_libvirt(&self.config.agent_socket),
-            _ => false,
-        };
+        let thawed = code == Some(i32::from(EXIT_DONE));
+        self.hung = code.is_none();
         if thawed {
-            close_record(&self.config.domain);
+            close_record(self.config);
             self.thawed_once = true;
         } else {
             self.failed_thaws += 1;
@@ -281,11 +326,11 @@ impl Actions for Guard<'_> {
     }
 
     fn clean_up(&mut self, keep_bitmaps: bool) -> bool {
-        Self::child(&GuardTask::CleanUp { config: self.config.clone(), keep_bitmaps }, CLEAN_UP_LIMIT) == Some(0)
+        Self::child(&GuardTask::CleanUp { config: self.config.clone(), keep_bitmaps }, CLEAN_UP_CHILD_LIMIT) == Some(0)
     }
 
-    fn pause(&mut self, duration: Duration) {
-        std::thread::sleep(duration);
+    fn pause(&mut self) {
+        std::thread::sleep(self.retry_pause());
     }
 }
 
@@ -293,8 +338,7 @@ fn null() -> std::io::Result<std::fs::File> {
     std::fs::File::options().write(true).open("/dev/null")
 }
 
-/// Whoever reads the job's standard error waits for its end, and must not wait for a guard that goes on.
-fn let_go_of_stderr() {
+pub(super) fn let_go_of_stderr() {
     if let Err(error) = null().and_then(|null| Ok(rustix::stdio::dup2_stderr(&null)?)) {
         tracing::error!(%error, "guard: standard error is kept");
     }
@@ -319,8 +363,12 @@ fn event_of(byte: u8) -> Event {
     }
 }
 
-fn close_record(uuid: &str) {
-    if let Err(error) = record::close(Path::new(RECORD_DIR_DEFAULT), uuid) {
+/// Of this backup's freeze: the next one's is its own.
+fn close_record(config: &GuardConfig) {
+    let records = Path::new(RECORD_DIR_DEFAULT);
+    if record::is_open_by(records, &config.domain, config.job_pid)
+        && let Err(error) = record::close(records, &config.domain)
+    {
         tracing::warn!(%error, "guard: the record of the freeze stays");
     }
 }
@@ -332,19 +380,17 @@ fn thaw_past_libvirt(socket: &Path) -> bool {
     channel::thaw(socket).inspect_err(|error| tracing::error!(%error, "guard: thaw over the agent's channel")).unwrap_or(false)
 }
 
-fn domain_of(config: &GuardConfig) -> Result<Option<crate::domain::Domain>, u8> {
-    let host = Host::open(Some(&config.uri)).map_err(|error| {
-        tracing::error!(%error, "guard: no libvirt");
-        EXIT_NO_LIBVIRT
-    })?;
-    match host.domain(&config.domain) {
+fn domain_of(config: &GuardConfig) -> Result<Option<crate::domain::Domain>, HostError> {
+    match Host::open(Some(&config.uri))?.domain(&config.domain) {
         Ok(domain) if domain.is_running().unwrap_or(true) => Ok(Some(domain)),
         Ok(_) | Err(HostError::NoDomain { .. }) => Ok(None),
-        Err(error) => {
-            tracing::error!(%error, "guard: the domain cannot be looked up");
-            Err(EXIT_FAILED)
-        }
+        Err(error) => Err(error),
     }
+}
+
+/// A second connection to the agent's channel locks a living libvirt out of it for good.
+fn is_libvirt_gone(error: &HostError) -> bool {
+    matches!(error, HostError::Connect { source, .. } if source.message.contains(NOBODY_LISTENS))
 }
 
 fn thaw_child(config: &GuardConfig) -> u8 {
@@ -352,7 +398,11 @@ fn thaw_child(config: &GuardConfig) -> u8 {
         Ok(Some(domain)) => domain,
         // No guest, nothing frozen.
         Ok(None) => return EXIT_DONE,
-        Err(code) => return code,
+        Err(error) => {
+            let thawed = is_libvirt_gone(&error) && thaw_past_libvirt(&config.agent_socket);
+            tracing::error!(%error, thawed, "guard: no libvirt");
+            return if thawed { EXIT_DONE } else { EXIT_FAILED };
+        }
     };
     match freeze::thaw(&domain) {
         Ok(count) => {
@@ -388,7 +438,10 @@ fn clean_up_child(config: &GuardConfig, keep_bitmaps: bool) -> u8 {
         Ok(Some(domain)) if keep_bitmaps => finish_committed(config, &domain),
         Ok(Some(domain)) => cleanup::run(&domain, &config.scratch_folder, &|_, name| is_of_this_backup(config, name)),
         Ok(None) => scratch::remove(&config.scratch_folder),
-        Err(code) => return code,
+        Err(error) => {
+            tracing::error!(%error, "guard: the domain cannot be looked up");
+            return EXIT_FAILED;
+        }
     };
     match result {
         Ok(()) => EXIT_DONE,

@@ -54,24 +54,33 @@ pub enum Look {
     Shared,
 }
 
+/// What the headers of an image, and of those below it, say.
+#[derive(Debug)]
+pub struct Chain {
+    /// The images, top first; never empty.
+    pub nodes: Vec<ChainNode>,
+    /// An image that keeps its data in another file, and that file.
+    pub data_file: Option<(String, String)>,
+}
+
 /// The chain of an image of that format, top first. Names of nodes are the images' paths.
 ///
 /// # Errors
 /// [`ToolError`]: among them images that are not there, and a header that does not say of which format the next image is. QEMU would guess that
 /// from the content, which a guest may have written.
-pub fn chain(image: &Path, format: &str, look: Look) -> Result<Vec<ChainNode>, ToolError> {
+pub fn chain(image: &Path, format: &str, look: Look) -> Result<Chain, ToolError> {
     // A file name of JSON kind keeps a path with a colon a path.
     let name = serde_json::json!({"driver": format, "file": {"driver": protocol(image), "filename": image.display().to_string()}});
     let name = format!("json:{name}");
     let share: &[&str] = if look == Look::Shared { &["-U"] } else { &[] };
     let told = qemu_img(&[&["info", "--backing-chain", "--output=json"], share, &[&name]].concat(), image)?;
     let fail = |problem: String| ToolError::Failed { program: "qemu-img", image: image.to_owned(), problem: format!("info: {problem}") };
-    let mut nodes = parse(&told).map_err(fail)?;
-    if let Some(top) = nodes.first_mut() {
+    let mut chain = parse(&told).map_err(fail)?;
+    if let Some(top) = chain.nodes.first_mut() {
         top.name = image.display().to_string();
         top.filename.clone_from(&top.name);
     }
-    Ok(nodes)
+    Ok(chain)
 }
 
 /// Removes a dirty bitmap from a qcow2 image that nobody else has open for writing: QEMU's lock sees to that.
@@ -85,7 +94,7 @@ pub fn remove_bitmap(image: &Path, bitmap: &str) -> Result<(), ToolError> {
     qemu_img(&["bitmap", "--remove", &name, bitmap], image).map(drop)
 }
 
-fn parse(json: &[u8]) -> Result<Vec<ChainNode>, String> {
+fn parse(json: &[u8]) -> Result<Chain, String> {
     let all: Vec<Info> = serde_json::from_slice(json).map_err(|e| format!("its answer cannot be read: {e}"))?;
     if all.is_empty() {
         return Err("its answer is empty".into());
@@ -97,11 +106,9 @@ fn parse(json: &[u8]) -> Result<Vec<ChainNode>, String> {
                 i.filename
             ));
         }
-        if let Some(data) = i.specific.as_ref().and_then(|specific| specific.data.data_file.as_ref()) {
-            return Err(format!("{} keeps its data in another file ({data}), which is not supported while the domain is off", i.filename));
-        }
     }
-    Ok(all.into_iter().enumerate().map(|(depth, i)| node(i, depth)).collect())
+    let data_file = all.iter().find_map(|i| Some((i.filename.clone(), i.specific.as_ref()?.data.data_file.clone()?)));
+    Ok(Chain { nodes: all.into_iter().enumerate().map(|(depth, i)| node(i, depth)).collect(), data_file })
 }
 
 fn node(i: Info, depth: usize) -> ChainNode {
@@ -131,7 +138,8 @@ mod tests {
         let text = br#"[{"virtual-size": 1048576, "filename": "/i/top", "format": "qcow2", "format-specific": {"type": "qcow2", "data": {"compat": "1.1",
             "bitmaps": [{"flags": ["auto"], "name": "a", "granularity": 65536}, {"flags": ["in-use", "auto"], "name": "b", "granularity": 65536}]}}},
             {"virtual-size": 1048576, "filename": "/i/base", "format": "raw"}]"#;
-        let nodes = parse(text).expect("parses");
+        let Chain { nodes, data_file } = parse(text).expect("parses");
+        assert_eq!(data_file, None);
         assert_eq!((nodes.len(), nodes[0].size_bytes, nodes[1].driver.as_str(), nodes[1].read_only), (2, 1 << 20, "raw", true));
         let [a, b] = nodes[0].bitmaps.as_slice() else { panic!("{nodes:?}") };
         assert!(a.recording && !a.inconsistent && b.inconsistent);
@@ -139,6 +147,6 @@ mod tests {
         let guessed = br#"[{"virtual-size": 1048576, "filename": "/i/top", "format": "qcow2", "backing-filename": "b"}]"#;
         assert!(parse(guessed).expect_err("refused").contains("-F FORMAT"));
         let data = br#"[{"virtual-size": 1048576, "filename": "/i/top", "format": "qcow2", "format-specific": {"data": {"data-file": "/d"}}}]"#;
-        assert!(parse(data).expect_err("refused").contains("/d"));
+        assert_eq!(parse(data).expect("parses").data_file, Some(("/i/top".to_owned(), "/d".to_owned())));
     }
 }

@@ -19,7 +19,7 @@ use crate::capture::plan::{Base, CarrierRecord, DiskPlan, continued_from, decide
 use crate::capture::preflight::file_id;
 use crate::disks::{Disk, Source};
 use crate::domain::Domain;
-use crate::image_tools::chain::{Look, chain};
+use crate::image_tools::chain::{Chain, Look, chain};
 use crate::image_tools::daemon::{Access, Daemon, End, Layer, TARGET, layer_export};
 use crate::qmp::nodes::ChainNode;
 
@@ -166,15 +166,22 @@ impl Image {
 /// The chain of images, all of which can be read here.
 fn images(name: &str, disk: &Disk, path: &Path) -> Result<Vec<ChainNode>, CaptureError> {
     let bad = |path: &Path, problem: String| CaptureError::Image { domain: name.to_owned(), disk: disk.target.clone(), path: path.to_owned(), problem };
-    let chain = chain(path, &disk.format, Look::Shared).map_err(|error| bad(path, error.to_string()))?;
-    for node in &chain {
+    let unsupported = |what: String| {
+        let problem = format!("{what}, and is saved only while the domain runs; start it, or leave the disk out with --disk");
+        CaptureError::Unsupported { domain: name.to_owned(), disk: disk.target.clone(), problem }
+    };
+    let Chain { nodes, data_file } = chain(path, &disk.format, Look::Shared).map_err(|error| bad(path, error.to_string()))?;
+    if let Some((image, data)) = data_file {
+        return Err(unsupported(format!("its image {image} keeps its data in another file ({data})")));
+    }
+    for node in &nodes {
         let file = Path::new(&node.filename);
         if !FORMATS.contains(&node.driver.as_str()) {
-            return Err(bad(file, format!("it is of format {}, and is read only while the domain runs", node.driver)));
+            return Err(unsupported(format!("its image {} is of format {}", node.filename, node.driver)));
         }
         std::fs::metadata(file).map_err(|error| bad(file, error.to_string()))?;
     }
-    Ok(chain)
+    Ok(nodes)
 }
 
 fn plan(base: Base, mut dirty: Vec<Range<u64>>, size_bytes: u64) -> DiskPlan {
