@@ -8,6 +8,7 @@
 mod output;
 
 mod boot_proof;
+mod changed_list;
 mod cli;
 mod commands;
 mod config;

@@ -74,7 +74,7 @@ pub struct Backup {
     #[arg(long, value_name = "PATH,...", value_delimiter = ',')]
     pub freeze_mounts: Option<Vec<String>>,
     /// Longest time the guest may be frozen, seconds
-    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(cairn_quiesce::level::FREEZE_LIMIT_S))]
     pub freeze_limit: u64,
     /// Called once, with the domain's UUID, if the guest is not thawed within that time (libvirt hangs, its agent is silent)
     #[arg(long, value_name = "PROGRAM", env = "CAIRN_ON_STUCK_FREEZE")]
@@ -92,6 +92,7 @@ pub struct Backup {
 #[command(after_help = "Examples:
   cairn backup-image /var/lib/images/template.raw --name template
   cairn backup-image /dev/vg0/data-snap --name data --tag weekly
+  rbd diff --from-snap b1 pool/web@b2 --format json | cairn backup-image /dev/rbd0 --name web --changed - --since web@0192f3a1
 
 The source must not change while it is read: take a snapshot of a device that is in use.")]
 pub struct BackupImage {
@@ -100,6 +101,12 @@ pub struct BackupImage {
     /// Name that the point is listed under
     #[arg(long)]
     pub name: String,
+    /// List of what changed since the point of '--since', as 'rbd diff --format json' prints it; '-' is stdin. Only that is read
+    #[arg(long, value_name = "FILE", requires = "since")]
+    pub changed: Option<PathBuf>,
+    /// Point of this name that the list of '--changed' counts from
+    #[arg(long, value_name = "POINT", requires = "changed")]
+    pub since: Option<String>,
     /// Tag for the point; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,

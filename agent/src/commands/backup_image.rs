@@ -2,6 +2,7 @@
 
 use super::Done;
 use crate::{
+    changed_list,
     cli::{self, Common},
     context::{open_store, state_dir},
     failure::{Failure, NOT_FOUND, Outcome},
@@ -10,8 +11,12 @@ use crate::{
     points::{self, check_chosen_name, check_tags},
     retention::times,
 };
-use cairn_store::{BackupOutcome, BlockSource, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store, format::SessionId};
+use cairn_store::{
+    BackupOutcome, BlockSource, DiskJob, FileSource, Plan, Point, PointInfo, PointState, Progress, Session, Store,
+    format::{SessionId, register::DiskMode},
+};
 use std::{
+    ops::Range,
     os::unix::fs::MetadataExt,
     path::Path,
     sync::{
@@ -29,6 +34,8 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     check_tags(&o.tags)?;
     let store = open_store(common)?;
     let source = open_source(&o.source)?;
+    // Before the session: it may come from a command that takes its time.
+    let listed = o.changed.as_deref().map(changed_list::read).transpose()?;
     let odd = odd(&o.source, &source);
     // Other commands may look for it from another folder.
     let path = std::path::absolute(&o.source).unwrap_or_else(|_| o.source.clone());
@@ -40,7 +47,11 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     let session = store.begin()?;
     let clock = points::clock_warning(&session, &o.name, time_unix_ms);
     let tags = points::with_calendar_tags(&session, &o.name, time_unix_ms, &o.tags);
-    let job = DiskJob { target: TARGET.into(), source: Arc::new(source), plan: plan(&session, &store, &o.name)? };
+    let plan = match (listed, &o.since) {
+        (Some(dirty), Some(since)) => plan_listed(&session, &store, &o.name, since, dirty, &source)?,
+        _ => plan(&session, &store, &o.name)?,
+    };
+    let job = DiskJob { target: TARGET.into(), source: Arc::new(source), plan };
     let info = || PointInfo {
         name: o.name.clone(),
         time_unix_ms,
@@ -56,7 +67,8 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
     drop(bar);
     tell_waits(&progress);
     print_outcome(common, &store, &outcome)?;
-    let warnings: Vec<String> = changed(&o.source, before).into_iter().chain(clock).chain(odd).collect();
+    let unlisted = (o.changed.is_some()).then(|| disbelieved(&outcome)).flatten();
+    let warnings: Vec<String> = changed(&o.source, before).into_iter().chain(clock).chain(odd).chain(unlisted).collect();
     warnings.iter().for_each(|warning| say!("cairn: warning: {warning}"));
     Ok(if warnings.is_empty() { Done::Clean } else { Done::WithWarnings })
 }
@@ -121,6 +133,41 @@ fn plan(session: &Session, store: &Store, name: &str) -> Outcome<Plan> {
         Some(i) => Ok(Plan::Compare { reason: "an image has no dirty bitmap".into(), base: (p.id, i) }),
         None => Ok(Plan::Full { reason: "the newest point of this name is of a domain".into() }),
     }
+}
+
+/// What a list of changes says is read, unless it is found to be wrong.
+fn plan_listed(session: &Session, store: &Store, name: &str, since: &str, dirty: Vec<Range<u64>>, source: &FileSource) -> Outcome<Plan> {
+    let base = points::select(session.points(), since)?;
+    if base.summary.name != name {
+        let theirs = output::shown(&base.summary.name);
+        return Err(Failure::usage(format!(
+            "'--since {since}' is a point of {theirs}, and '--name {name}' another's: a list counts from a point of the same image"
+        )));
+    }
+    let compare = |reason: String| {
+        Ok(match plan(session, store, name)? {
+            Plan::Compare { base, .. } => Plan::Compare { reason, base },
+            other => other,
+        })
+    };
+    if base.state() == PointState::Damaged {
+        return compare(format!("the point {since}, since which the list of changes counts, is damaged"));
+    }
+    let disks = store.disks(base)?;
+    let Some(i) = disks.iter().position(|d| d.target == TARGET) else {
+        return Err(Failure::usage(format!("'--since {since}' is a point of a domain, and the list of changes is an image's")));
+    };
+    changed_list::check_fits(&dirty, &disks[i], source)?;
+    match changed_list::contradiction(store, &disks[i], source, &dirty)? {
+        None => Ok(Plan::Incremental { base: (base.id, i), dirty }),
+        Some(at) => compare(format!("the list of changes misses some: first seen at byte {at}; does it count from {since}?")),
+    }
+}
+
+/// Why a list of changes that was given was not gone by.
+fn disbelieved(outcome: &BackupOutcome) -> Option<String> {
+    let disk = outcome.disks.iter().map(|d| &d.entry).find(|d| d.mode != DiskMode::Incremental)?;
+    Some(format!("the image was read whole and the point is right, but the list of changes was of no use: {}", output::shown(&disk.reason)))
 }
 
 /// A point that was just committed. Somebody else may have forgotten it since: it was made all the same, and that is said.

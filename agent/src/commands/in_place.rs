@@ -12,7 +12,7 @@ use crate::{
     points,
     restore::{refuse_paths_in_use, refuse_store_folder},
 };
-use cairn_hypervisor::{Domain, Host, capture::lock::DomainLock, capture::lock::LOCK_DIR_DEFAULT, disks::Disk};
+use cairn_hypervisor::{Domain, Host, capture::lock::DomainLock, capture::lock::LOCK_DIR_DEFAULT, disks::Disk, image_tools::chain::Look};
 use cairn_store::{
     Pin, Point, Progress, Store,
     format::{SessionId, register::DiskEntry},
@@ -50,13 +50,32 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     let entries = store.disks(p)?;
     let manifest = store.manifest(p)?;
     let state_dir = state_dir(common)?;
+    let wanted = Wanted { store: &store, all: &all, unreadable: &unreadable, p, state_dir: &state_dir };
     let owner = match SavedDomain::of(&manifest) {
-        Some(saved) => of_domain(common, o, p, &entries, &saved)?,
+        Some(saved) => of_domain(common, o, &wanted, &entries, &saved)?,
         None => of_image(o, p, &entries, &manifest.source)?,
     };
-    let earlier = Record::read(&state_dir, &owner.key)?;
+    let (stopped, name) = (owner.stopped, output::shown(&owner.name));
+    // Whoever reads why it failed must not have to find out that the guest is off as well.
+    restore(common, o, &wanted, &owner)
+        .map_err(|f| if stopped { Failure { message: format!("{}; domain {name} was shut down for this, and is off", f.message), ..f } } else { f })
+}
+
+/// What the command is about.
+struct Wanted<'a> {
+    store: &'a Store,
+    all: &'a [Point],
+    unreadable: &'a [String],
+    p: &'a Point,
+    state_dir: &'a Path,
+}
+
+/// Brings the disks of what is off and locked to the point.
+fn restore(common: &Common, o: &cli::Restore, wanted: &Wanted<'_>, owner: &Owner) -> Outcome<Done> {
+    let Wanted { store, all, unreadable, p, state_dir } = *wanted;
+    let earlier = Record::read(state_dir, &owner.key)?;
     if let Some(earlier) = &earlier {
-        go_on(earlier, &owner, p)?;
+        go_on(earlier, owner, p)?;
     }
     let paths: Vec<&Path> = owner.disks.iter().map(|d| d.1.as_path()).collect();
     let location = store.location();
@@ -64,9 +83,9 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
     wait_until_free(&paths, common.connect.as_deref(), earlier.is_some())?;
     let mut work = Vec::new();
     for (entry, path, format) in &owner.disks {
-        work.push(Work::of(&store, &all, entry.clone(), path.clone(), *format)?);
+        work.push(Work::of(store, all, entry.clone(), path.clone(), *format, Look::Alone)?);
     }
-    let _base_pins = pin_bases(&store, &mut work);
+    let _base_pins = pin_bases(store, &mut work);
     let resizes = refuse_resize(o, &work)?;
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
@@ -80,17 +99,17 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         daemon: None,
     };
     if !o.in_place.dry_run {
-        record.write(&state_dir)?;
+        record.write(state_dir)?;
     }
     let bar = Bar::start(common, "restore", &progress);
     let mut run = Run {
-        store: &store,
-        points: &all,
+        store,
+        points: all,
         runtime: &runtime,
         progress: &progress,
         on_damage: if o.allow_damaged { OnDamage::WriteZeros } else { OnDamage::Stop },
         verify: o.in_place.verify,
-        record: if o.in_place.dry_run { None } else { Some((&state_dir, &mut record)) },
+        record: if o.in_place.dry_run { None } else { Some((state_dir, &mut record)) },
         touched: false,
     };
     let begin = Instant::now();
@@ -100,11 +119,11 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
             Ok(done) => reports.push(done),
             Err(f) if !run.touched => {
                 if earlier.is_none() && !o.in_place.dry_run {
-                    forget_record(&state_dir, &owner.key)?;
+                    forget_record(state_dir, &owner.key)?;
                 }
                 return Err(f);
             }
-            Err(f) => return Err(half_restored(&f, &owner, p)),
+            Err(f) => return Err(half_restored(&f, owner, p)),
         }
     }
     drop(bar);
@@ -135,7 +154,7 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         told.print();
     }
     owner.missing.iter().for_each(|m| say!("cairn: warning: {}", output::shown(m)));
-    for d in &unreadable {
+    for d in unreadable {
         say!("cairn: warning: {}; if the newest point is the one that cannot be read, this was an older one: {}", output::shown(d), p.id);
     }
     let damaged: Vec<_> = reports.iter().flat_map(|r| &r.done.damage).collect();
@@ -148,8 +167,9 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
 }
 
 /// The point's disks that the domain has at the same target, and the domain off and locked.
-fn of_domain(common: &Common, o: &cli::Restore, p: &Point, entries: &[DiskEntry], saved: &SavedDomain) -> Outcome<Owner> {
+fn of_domain(common: &Common, o: &cli::Restore, wanted: &Wanted<'_>, entries: &[DiskEntry], saved: &SavedDomain) -> Outcome<Owner> {
     use cairn_hypervisor::host::HostError;
+    let p = wanted.p;
     let host = Host::open(common.connect.as_deref())?;
     let domain = host.domain(&saved.uuid).map_err(|e| match e {
         HostError::NoDomain { .. } => Failure::not_found(format!(
@@ -162,7 +182,7 @@ fn of_domain(common: &Common, o: &cli::Restore, p: &Point, entries: &[DiskEntry]
     })?;
     let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
     let name = domain.name().map_err(|e| fail(&e))?;
-    refuse_run(&state_dir(common)?, &saved.uuid)?;
+    refuse_run(wanted.state_dir, &saved.uuid)?;
     if let Some(wrong) = o.disks.iter().find(|d| d.contains('=')) {
         return Err(Failure::usage(format!("--disk {wrong}: with --in-place a disk goes where the domain has it; write its target alone, as in --disk vda")));
     }
@@ -172,10 +192,24 @@ fn of_domain(common: &Common, o: &cli::Restore, p: &Point, entries: &[DiskEntry]
     }
     let off = Off { stop: o.in_place.stop, limit: Duration::from_secs(o.in_place.stop_limit), force: o.force, dry_run: o.in_place.dry_run };
     // What the definition says is looked at before anything is stopped, and what the stopped domain has is what counts.
-    choose(o, entries, &domain.disks().map_err(|e| fail(&e))?, &name)?;
+    let (disks, _) = choose(o, entries, &domain.disks().map_err(|e| fail(&e))?, &name)?;
+    if o.in_place.stop {
+        would_do(o, wanted, &disks)?;
+    }
     let (lock, stopped) = require_off(&domain, &name, &saved.uuid, off)?;
     let (disks, missing) = choose(o, entries, &domain.disks().map_err(|e| fail(&e))?, &name)?;
     Ok(Owner { key: saved.uuid.clone(), name, domain: Some(domain), stopped, disks, missing, _lock: lock })
+}
+
+/// Whether these disks could be restored: a guest is not shut down for a command that then refuses to write.
+fn would_do(o: &cli::Restore, wanted: &Wanted<'_>, disks: &[(DiskEntry, PathBuf, Format)]) -> Outcome<()> {
+    let location = wanted.store.location();
+    let mut work = Vec::new();
+    for (entry, path, format) in disks {
+        refuse_store_folder(Path::new(&location), path)?;
+        work.push(Work::of(wanted.store, wanted.all, entry.clone(), path.clone(), *format, Look::Shared)?);
+    }
+    refuse_resize(o, &work).map(drop)
 }
 
 /// The disks of a run lie over its point: written from outside they would be neither the one nor the other.

@@ -6,6 +6,7 @@ use super::{
     words,
 };
 use crate::cli::Quiesce;
+use cairn_quiesce::level::FREEZE_LIMIT_S;
 use serde_saphyr::{Location, Spanned};
 use std::{
     collections::BTreeSet,
@@ -19,10 +20,10 @@ use std::{
 const RECONCILE_EVERY_S: RangeInclusive<u64> = 5..=86_400;
 const JOBS_MAX: RangeInclusive<u64> = 1..=64;
 const CANCEL_LIMIT_S: RangeInclusive<u64> = 1..=3600;
-/// As `cairn backup --freeze-limit` has it.
-const FREEZE_LIMIT_S: RangeInclusive<u64> = 1..=600;
 /// The kernel's 107 (sun_path, less the final zero), less what the name has while the socket is made.
 pub const SOCKET_BYTES_MAX: usize = 96;
+/// The same for the folder of `.hook.sock.` and ten digits.
+const HOOK_DIR_BYTES_MAX: usize = 84;
 
 /// What is wrong, and where.
 pub type Wrong = (Location, String);
@@ -171,9 +172,21 @@ impl Check {
             cancel_limit,
             socket: self.absolute(raw.socket),
             state_dir: self.absolute(raw.state_dir),
+            hook_dir: self.hook_dir(raw.hook_dir),
             connect: raw.connect,
             on_stuck_freeze: self.program("on_stuck_freeze", raw.on_stuck_freeze),
         }
+    }
+
+    /// Its socket has the longest name that is made in it: `.hook.sock.PID`.
+    fn hook_dir(&mut self, dir: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
+        if let Some(dir) = dir.as_ref().filter(|d| bytes(&d.value) > HOOK_DIR_BYTES_MAX) {
+            self.wrong(
+                dir.referenced,
+                format!("a socket is made in hook_dir: its path has at most {HOOK_DIR_BYTES_MAX} bytes, this one has {}", bytes(&dir.value)),
+            );
+        }
+        self.absolute(dir)
     }
 
     fn program(&mut self, what: &str, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {

@@ -95,6 +95,8 @@ pub struct DaemonSettings {
     pub socket: Option<PathBuf>,
     /// Records of this host; none is the command line's default.
     pub state_dir: Option<PathBuf>,
+    /// Where libvirt's hook tells; none is the hook's own place.
+    pub hook_dir: Option<PathBuf>,
     /// libvirt's URI; none is libvirt's default.
     pub connect: Option<String>,
     /// Program for a guest that is not thawed in time; none is the environment's, if it has one.
@@ -109,6 +111,7 @@ impl Default for DaemonSettings {
             cancel_limit: Duration::from_secs(60),
             socket: None,
             state_dir: None,
+            hook_dir: None,
             connect: None,
             on_stuck_freeze: None,
         }

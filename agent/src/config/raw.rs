@@ -87,6 +87,8 @@ pub struct RawDaemon {
     #[serde(default)]
     pub state_dir: Option<Spanned<PathBuf>>,
     #[serde(default)]
+    pub hook_dir: Option<Spanned<PathBuf>>,
+    #[serde(default)]
     pub connect: Option<String>,
     #[serde(default)]
     pub on_stuck_freeze: Option<Spanned<PathBuf>>,

@@ -139,6 +139,8 @@ daemon:
   on_stuck_freeze: /bin/sh
 ";
 
+    const LONG_HOOK_DIR: &str = "hook_dir: /run/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+
     fn wrong(text: &str) -> ConfigErrors {
         parse(Path::new("/c"), text, Programs::There).expect_err("is refused")
     }
@@ -186,13 +188,17 @@ daemon:
             ("freeze: /bin/sh", "freeze: /nowhere/x", (13, 20), "No such file"),
             ("freeze: /bin/sh", "freeze: /etc/passwd", (13, 20), "executed"),
             ("freeze: /bin/sh", "freeze: /etc", (13, 20), "executed"),
-            ("freeze_limit: 5s", "freeze_limit: 1h", (8, 46), "600"),
+            ("freeze_limit: 5s", "freeze_limit: 1h", (8, 46), "whole seconds within 4 s and 60 s"),
+            ("freeze_limit: 5s", "freeze_limit: 3s", (8, 46), "whole seconds within 4 s and 60 s"),
+            ("freeze_limit: 5s", "freeze_limit: 61s", (8, 46), "60 s"),
             ("[/, /var/]", "[]", (8, 65), "no mount point is named"),
             ("[/, /var/]", "[var]", (8, 65), "write it from /"),
             ("level: require", "level: never", (8, 63), "leave one of them out"),
             ("tags: [gold]", "tags: [\"a\\nb\"]", (9, 11), "tag"),
             ("  main:", "  ma/in:", (2, 10), "cannot be the name"),
             ("daemon:\n", "stores:\n", (10, 1), "duplicate"),
+            ("jobs_max: 4", "hook_dir: run/x", (12, 13), "absolute"),
+            ("jobs_max: 4", LONG_HOOK_DIR, (12, 13), "at most 84 bytes"),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let e = wrong(&GOOD.replace(from, to));

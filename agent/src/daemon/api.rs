@@ -17,7 +17,10 @@ use crate::{
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, RawQuery, State, rejection::BytesRejection},
+    extract::{
+        DefaultBodyLimit, Path, RawQuery, State,
+        rejection::{BytesRejection, PathRejection},
+    },
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -92,6 +95,12 @@ impl IntoResponse for Wrong {
     }
 }
 
+/// What nobody can be asked with, in the words of an answer's body: its head never became a request.
+pub fn refusal(error: &str, remedy: &str) -> String {
+    let failure = Failure::usage(String::new());
+    json!({"error": error, "remedy": remedy, "wrong": null, "code": failure.code, "kind": failure.kind()}).to_string()
+}
+
 fn answer(status: StatusCode, value: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], value.to_string()).into_response()
 }
@@ -130,8 +139,12 @@ fn number<T: std::str::FromStr>(what: &str, text: &str) -> Outcome<T> {
     text.parse().map_err(|_| Failure::usage(format!("'{text}' is no {what}; write a number")))
 }
 
-fn job_id(text: &str) -> Outcome<JobId> {
-    number("number of a job", text)
+/// The number in a path; bytes that are no text are none.
+type Id = Result<Path<String>, PathRejection>;
+
+fn job_id(id: Id) -> Outcome<JobId> {
+    let Path(text) = id.map_err(|e| Failure::usage(format!("the path cannot be read: {}; write the number of a job in it", e.body_text())))?;
+    number("number of a job", &text)
 }
 
 async fn health(State(shared): Ctx) -> Answer {
@@ -153,16 +166,16 @@ async fn jobs(State(shared): Ctx, RawQuery(raw): RawQuery) -> Answer {
     ok(&shared.jobs_json(&jobs).await.into())
 }
 
-async fn job(State(shared): Ctx, Path(id): Path<String>) -> Answer {
-    let job = shared.jobs.get(job_id(&id)?).await?;
+async fn job(State(shared): Ctx, id: Id) -> Answer {
+    let job = shared.jobs.get(job_id(id)?).await?;
     ok(&shared.job_json(&job).await)
 }
 
-async fn log(State(shared): Ctx, Path(id): Path<String>, RawQuery(raw): RawQuery) -> Answer {
+async fn log(State(shared): Ctx, id: Id, RawQuery(raw): RawQuery) -> Answer {
     let asked = query(raw.as_deref(), &["offset"])?;
     let offset = asked.get("offset").map_or(Ok(0), |text| number("offset", text))?;
     // First how it stands, then what it said: whoever sees it over has all of it.
-    let job = shared.jobs.get(job_id(&id)?).await?;
+    let job = shared.jobs.get(job_id(id)?).await?;
     let folder = shared.jobs.folder(job.id);
     let piece = tokio::task::spawn_blocking(move || folder.read_log(offset, LOG_BYTES_MAX));
     let piece = tokio::time::timeout(crate::jobs::ANSWER_LIMIT, piece).await;
@@ -173,8 +186,8 @@ async fn log(State(shared): Ctx, Path(id): Path<String>, RawQuery(raw): RawQuery
     }))
 }
 
-async fn cancel(State(shared): Ctx, Path(id): Path<String>) -> Answer {
-    let job = shared.jobs.cancel(job_id(&id)?).await?;
+async fn cancel(State(shared): Ctx, id: Id) -> Answer {
+    let job = shared.jobs.cancel(job_id(id)?).await?;
     Ok(answer(StatusCode::ACCEPTED, &shared.job_json(&job).await))
 }
 

@@ -83,7 +83,10 @@ impl Client {
         match e.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::new(
                 FAILED,
-                format!("no daemon answers at {at}: start it with 'systemctl start cairn' or 'cairn daemon'; 'cairn backup DOMAIN' needs none"),
+                format!(
+                    "no daemon answers at {at}: start it with 'systemctl start cairn' or 'cairn daemon', or name the socket of one that listens elsewhere \
+                     (--socket PATH); 'cairn backup DOMAIN' needs none"
+                ),
             ),
             ErrorKind::WouldBlock => Failure::new(BUSY, format!("too many wait for the daemon at {at} already; try again, and see 'systemctl status cairn'")),
             ErrorKind::PermissionDenied => Failure::refused(format!("the daemon at {at} is for root only; use sudo")),

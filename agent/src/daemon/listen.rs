@@ -3,6 +3,7 @@
 //! Invariants
 //! - Our own is 0600 from its first moment: it is made beside its place and renamed.
 //! - One that somebody listens at is left alone, a dead one's is replaced. What systemd made, systemd removes.
+//! - Commands look where the configuration says: where systemd hands over a socket at another path, the daemon answers at both, and says so.
 
 use crate::{
     config::SOCKET_BYTES_MAX,
@@ -48,13 +49,50 @@ pub struct Listening {
     ours: Option<(PathBuf, u64, u64)>,
 }
 
-impl Listening {
-    /// The one that was handed over, else our own at `path`. To be called once, before there are threads: it sets the umask for a moment.
-    pub fn start(path: &Path) -> Outcome<Self> {
-        if let Some(listener) = handed_over()? {
-            listener.set_nonblocking(true).map_err(|e| Failure::new(FAILED, format!("the socket that was handed over: {e}")))?;
-            return Ok(Self { listener, ours: None });
+/// What is listened at, and what is wrong with it.
+#[derive(Debug)]
+pub struct Sockets {
+    /// At least one.
+    pub all: Vec<Listening>,
+    /// Why commands do not find the daemon where they look.
+    pub problem: Option<String>,
+}
+
+/// The socket that was handed over, and our own at `path` where that is another one. To be called once, before there are threads: it sets the umask for a
+/// moment.
+pub fn start(path: &Path) -> Outcome<Sockets> {
+    let Some(listener) = handed_over()? else { return Ok(Sockets { all: vec![Listening::own(path)?], problem: None }) };
+    listener.set_nonblocking(true).map_err(|e| Failure::new(FAILED, format!("the socket that was handed over: {e}")))?;
+    // An abstract one has no path.
+    let at = listener.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned)).unwrap_or_default();
+    let handed = Listening { listener, ours: None };
+    if is_same(&at, path) {
+        return Ok(Sockets { all: vec![handed], problem: None });
+    }
+    let (handed_at, wanted) = (at.display(), path.display());
+    let remedy = "let ListenStream= of cairn.socket ('systemctl edit cairn.socket') and daemon.socket of the configuration name the same path";
+    match Listening::own(path) {
+        Ok(own) => {
+            tracing::warn!("systemd listens at {handed_at}, and commands look at {wanted}: the daemon answers at both; {remedy}");
+            Ok(Sockets { all: vec![handed, own], problem: None })
         }
+        Err(f) => {
+            let problem = format!("systemd listens at {handed_at}, but commands look at {wanted}, where the daemon cannot answer ({}); {remedy}", f.message);
+            tracing::error!("{problem}");
+            Ok(Sockets { all: vec![handed], problem: Some(problem) })
+        }
+    }
+}
+
+/// Whether two paths lead to one socket, as `/var/run` and `/run` do.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let id = |path: &Path| fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()));
+    a == b || matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+impl Listening {
+    /// Our own at `path`.
+    fn own(path: &Path) -> Outcome<Self> {
         let bytes = path.as_os_str().len();
         if bytes > SOCKET_BYTES_MAX {
             return Err(Failure::usage(format!("{}: the path of a socket has at most {SOCKET_BYTES_MAX} bytes, this one has {bytes}", path.display())));

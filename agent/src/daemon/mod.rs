@@ -58,32 +58,36 @@ pub fn run(common: &Common, o: &Daemon) -> Outcome<Done> {
         _ => context::state_dir(common)?,
     };
     let state_dir = std::path::absolute(&state_dir).map_err(|e| Failure::usage(format!("{}: {e}", state_dir.display())))?;
-    let _lock = lock::take(&state_dir)?;
+    let lock = lock::take(&state_dir)?;
     let socket = o.place.socket.clone().or_else(|| config.daemon.socket.clone()).unwrap_or_else(socket_default);
     // Before there are threads: it sets the umask.
-    let (listener, remover) = Listening::start(&socket)?.parts();
-    let jobs = Jobs::start(&state_dir, state::limits(&config))?;
+    let listen::Sockets { all, problem } = listen::start(&socket)?;
+    let (listeners, removers): (Vec<_>, Vec<_>) = all.into_iter().map(Listening::parts).unzip();
+    let jobs = Jobs::start(&state_dir, state::limits(&config), move || lock.is_in_place())?;
     let places = Places { config: common.config.clone(), state_dir, connect: common.connect.clone() };
     let (wish, wishes) = tokio::sync::mpsc::channel(WISHES_MAX);
     let watch = watch::start(state::watch_settings(&config, &places), wish)?;
     if path.is_none() {
         tracing::warn!("there is no {}: no stores and no policies; points are made only where the store is named", crate::config::PATH_DEFAULT);
     }
-    let shared = Arc::new(Shared::new(places, config, jobs, watch));
+    let mut shared = Shared::new(places, config, jobs, watch);
+    shared.unreachable = problem;
+    let shared = Arc::new(shared);
     let runtime = crate::interrupt::runtime()?;
-    let result = runtime.block_on(serve_until_end(&shared, listener, wishes));
+    let result = runtime.block_on(serve_until_end(&shared, listeners, wishes));
     end(&shared, runtime);
-    drop(remover);
+    drop(removers);
     result.map(|()| Done::Clean)
 }
 
-async fn serve_until_end(shared: &Arc<Shared>, listener: std::os::unix::net::UnixListener, wishes: Receiver<Wish>) -> Outcome<()> {
+async fn serve_until_end(shared: &Arc<Shared>, listeners: Vec<std::os::unix::net::UnixListener>, wishes: Receiver<Wish>) -> Outcome<()> {
     let listen = |kind| signal(kind).map_err(|e| Failure::new(FAILED, format!("cannot listen to signals: {e}")));
     let mut hup = listen(SignalKind::hangup())?;
     let asked_to_end = end_signals()?;
-    let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| Failure::new(FAILED, format!("the socket: {e}")))?;
+    let listeners: std::io::Result<Vec<_>> = listeners.into_iter().map(tokio::net::UnixListener::from_std).collect();
+    let listeners = listeners.map_err(|e| Failure::new(FAILED, format!("the socket: {e}")))?;
     let (over, is_over) = tokio::sync::watch::channel(false);
-    let server = tokio::spawn(serve::serve(listener, api::router(shared.clone()), is_over));
+    let server = tokio::spawn(serve::serve(listeners, api::router(shared.clone()), is_over));
     tokio::spawn(grant(shared.clone(), wishes));
     tokio::spawn(tell(shared.clone()));
     let reloader = shared.clone();
@@ -95,13 +99,30 @@ async fn serve_until_end(shared: &Arc<Shared>, listener: std::os::unix::net::Uni
     });
     notify::ready();
     tracing::info!("cairn {} serves", env!("CARGO_PKG_VERSION"));
-    // A thread that is gone has no more to say.
-    let _ = asked_to_end.await;
+    let result = tokio::select! {
+        // A thread that is gone has no more to say.
+        _ = asked_to_end => Ok(()),
+        failure = homeless(shared) => Err(failure),
+    };
     notify::stopping();
     over.send_replace(true);
     // It may wait for a connection; the end does not.
     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
-    Ok(())
+    result
+}
+
+/// Until the state folder is not ours any more. A new daemon makes or takes the one that is there now; two that both begin jobs there must not be.
+async fn homeless(shared: &Shared) -> Failure {
+    while !shared.jobs.is_homeless() {
+        tokio::time::sleep(TICK / 5).await;
+    }
+    let at = shared.places.state_dir.display();
+    Failure::new(
+        FAILED,
+        format!(
+            "the state folder {at} was removed or replaced while the daemon worked with it; it ends, and jobs that run go on: start it again, it finds what is there then"
+        ),
+    )
 }
 
 /// A thread and a runtime of its own: whatever hangs in the daemon's, a signal ends it in time.
@@ -162,7 +183,10 @@ async fn tell(shared: Arc<Shared>) {
         }
         let line = match (shared.wrong(), shared.jobs.counts().await) {
             (Some(wrong), _) => format!("the configuration was not reloaded: {}", wrong.first().map_or("", String::as_str)),
-            (None, Ok(Counts { queued, running })) => format!("jobs: {running} running, {queued} waiting"),
+            (None, Ok(Counts { queued, running, problems })) => match problems.first() {
+                None => format!("jobs: {running} running, {queued} waiting"),
+                Some(problem) => format!("jobs: {running} running, {queued} waiting; {problem}"),
+            },
             (None, Err(f)) => f.message,
         };
         if told.as_ref() != Some(&line) {

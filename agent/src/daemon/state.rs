@@ -52,6 +52,8 @@ pub struct Shared {
     progress_readers: Arc<Semaphore>,
     /// What an event asks for cannot be queued.
     pub ungranted: AtomicBool,
+    /// Why commands do not find the daemon where they look.
+    pub unreachable: Option<String>,
 }
 
 /// What a reload did.
@@ -86,6 +88,7 @@ pub fn watch_settings(config: &Config, places: &Places) -> watch::Settings {
         connect: connect(config, places).map(str::to_owned),
         state_dir: places.state_dir.clone(),
         reconcile_every: config.daemon.reconcile_every,
+        hook_dir: config.daemon.hook_dir.clone().unwrap_or_else(|| cairn_hook::place::DIR_DEFAULT.into()),
         stores: config.stores.clone(),
     }
 }
@@ -112,6 +115,7 @@ impl Shared {
             wrong: Mutex::new(None),
             progress_readers: Arc::new(Semaphore::new(PROGRESS_READERS_MAX)),
             ungranted: AtomicBool::new(false),
+            unreachable: None,
         }
     }
 
@@ -163,7 +167,11 @@ impl Shared {
         self.watch.change(watch_settings(&new, &self.places));
         let old = std::mem::replace(&mut *self.config.write().unwrap_or_else(PoisonError::into_inner), Arc::new(new.clone()));
         *self.wrong.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let fixed = [("daemon.socket", old.daemon.socket == new.daemon.socket), ("daemon.state_dir", old.daemon.state_dir == new.daemon.state_dir)];
+        let fixed = [
+            ("daemon.socket", old.daemon.socket == new.daemon.socket),
+            ("daemon.state_dir", old.daemon.state_dir == new.daemon.state_dir),
+            ("daemon.hook_dir", old.daemon.hook_dir == new.daemon.hook_dir),
+        ];
         let restart_needed: Vec<&str> = fixed.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect();
         for name in &restart_needed {
             tracing::warn!("{name} counts from the daemon's next start on");
@@ -206,10 +214,14 @@ impl Shared {
         let ungranted = self.ungranted.load(std::sync::atomic::Ordering::Relaxed);
         let silent_ms = u64::try_from(self.jobs.silent_for().as_millis()).unwrap_or(u64::MAX);
         let mut reasons: Vec<String> = wrong.iter().flatten().map(|line| format!("the configuration was not reloaded: {line}")).collect();
-        reasons.extend(counts.as_ref().err().map(|f| f.message.clone()));
+        match &counts {
+            Ok(counts) => reasons.extend(counts.problems.iter().cloned()),
+            Err(f) => reasons.push(f.message.clone()),
+        }
         if ungranted {
             reasons.push("what an event asks for cannot be queued; see the daemon's log".into());
         }
+        reasons.extend(self.unreachable.clone());
         reasons.extend(self.watch.problems());
         json!({
             "status": if reasons.is_empty() { "ok" } else { "degraded" }, "reasons": reasons,

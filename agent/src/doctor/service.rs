@@ -107,8 +107,15 @@ fn of_health(health: &Value) -> Vec<Finding> {
     if let Some(problem) = text(&watch["look_problem"]) {
         out.push(Finding::warning(CHECK, format!("its last look at the domains: {problem}"), "'cairn reconcile' does one now and says what is in the way"));
     }
+    // What it complains of besides: reasons that have a finding of their own above have its text in them.
+    let known: Vec<String> = out.iter().filter_map(|f| f.found.split_once(": ")).map(|(_, problem)| problem.to_owned()).collect();
+    for reason in health["reasons"].as_array().into_iter().flatten().filter_map(&text) {
+        if !known.iter().any(|problem| reason.contains(problem.as_str())) {
+            out.push(Finding::told(CHECK, Status::Failed, &reason, "'journalctl -u cairn' says more"));
+        }
+    }
     if out.is_empty() && health["status"] != "ok" {
-        out.push(Finding::warning(CHECK, "it calls itself degraded", "'journalctl -u cairn' says why"));
+        out.push(Finding::warning(CHECK, "it calls itself degraded, and gives no reason", "'journalctl -u cairn' says why"));
     }
     let version = text(&health["version"]).unwrap_or_default();
     if version != env!("CARGO_PKG_VERSION") {
@@ -139,6 +146,13 @@ mod tests {
         let failed = found.iter().filter(|f| f.status == Status::Failed).count();
         assert_eq!((found.len(), failed), (5, 3), "{found:?}");
         assert!(found.iter().all(|f| f.remedy.is_some()));
+        let full = "the disk of the state folder /var/lib/cairn is full; free space there\u{1b}[2J";
+        let ill = json!({"status": "degraded", "version": env!("CARGO_PKG_VERSION"), "pid": 7, "reasons": [full, "libvirt has been away for 4 minutes: gone; x"],
+            "watch": {"libvirt_problem": "gone"}});
+        let found = of_health(&ill);
+        assert_eq!(found.len(), 2, "what is told of libvirt already is not told twice: {found:?}");
+        assert!(found[1].status == Status::Failed && found[1].found.ends_with("/var/lib/cairn is full"), "{found:?}");
+        assert!(found[1].remedy.as_deref().is_some_and(|remedy| remedy.starts_with("free space there") && !remedy.contains('\u{1b}')), "{found:?}");
         assert_eq!(of_health(&json!({"status": "degraded", "version": env!("CARGO_PKG_VERSION")}))[0].status, Status::Warning);
     }
 }

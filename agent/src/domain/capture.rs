@@ -98,8 +98,10 @@ pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOut
 /// One attempt; of a failure also whether the disks had not stayed as they were.
 fn attempt(r: &BackupRequest<'_>, mode: Mode, progress: &Progress) -> Result<(BackupOutcome, Vec<String>), (Failure, bool)> {
     let (session, facts, capture, time_unix_ms) = begin(r, mode).map_err(|failure| (failure, false))?;
+    tracing::debug!("step: reading begins");
     match store_capture(r, session, &capture, facts, time_unix_ms, progress) {
         Ok((outcome, mut warnings)) => {
+            tracing::debug!("step: committed");
             if let Err(e) = capture.finish_success() {
                 warnings
                     .push(format!("the point is good, but cleaning up after it failed ({}); its guard tries again, else the next backup does it", chain(&e)));

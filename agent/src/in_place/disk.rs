@@ -10,7 +10,7 @@ use crate::{
     failure::{DAMAGED, FAILED, Failure, INTERRUPTED, Outcome},
     restore::nbd_image::NbdImage,
 };
-use cairn_hypervisor::image_tools::{child::qemu_img, daemon::Layer};
+use cairn_hypervisor::image_tools::{chain::Look, child::qemu_img, daemon::Layer};
 use cairn_store::{
     BlockSource, BlockTarget, Point, Progress, Store, StoreError,
     format::register::DiskEntry,
@@ -81,14 +81,14 @@ pub struct DiskReport {
 
 impl Work {
     /// Looks at an image; nothing is opened for writing.
-    pub fn of(store: &Store, points: &[Point], entry: DiskEntry, path: PathBuf, format: Format) -> Outcome<Self> {
+    pub fn of(store: &Store, points: &[Point], entry: DiskEntry, path: PathBuf, format: Format, look: Look) -> Outcome<Self> {
         let meta = std::fs::metadata(&path).map_err(|e| Failure::not_found(format!("disk {}: cannot find {}: {e}", entry.target, path.display())))?;
         let is_device = meta.file_type().is_block_device();
         if !is_device && !meta.is_file() {
             return Err(Failure::refused(format!("{} is neither a file nor a block device; nothing was written", path.display())));
         }
         let (size_bytes, layers, way) = match format {
-            Format::Qcow2 => of_qcow2(store, points, &path)?,
+            Format::Qcow2 => of_qcow2(store, points, &path, look)?,
             Format::Raw => {
                 let source = raw::open_source(&path)?;
                 (BlockSource::size_bytes(&source), Vec::new(), Way::Compare { reason: "a raw image carries no dirty bitmap".into() })
@@ -140,10 +140,10 @@ fn raw_disk(run: &mut Run<'_>, work: &Work) -> Outcome<DiskReport> {
         update(run, work, &raw::open_source(&work.path)?, None, Candidates::All)?
     } else {
         let mut disk = raw::open(&work.path)?;
-        run.touched = true;
         if !work.is_device && work.size_bytes != work.entry.size_bytes {
             disk.resize(&work.path, work.entry.size_bytes)?;
         }
+        run.touched = true;
         update(run, work, &disk.source, Some(&disk.target), Candidates::All)?
     };
     Ok(DiskReport { candidate_bytes: work.end_bytes(), done, chain_kept: false, fallback: None, verified: false })
@@ -157,10 +157,12 @@ fn update(run: &Run<'_>, work: &Work, source: &dyn BlockSource, target: Option<&
 fn qcow2_disk(run: &mut Run<'_>, work: &Work) -> Outcome<DiskReport> {
     let writes = run.record.is_some();
     if writes && work.size_bytes != work.entry.size_bytes {
-        run.touched = true;
         let (image, size) = (work.path.display().to_string(), work.entry.size_bytes.to_string());
         let shrink: &[&str] = if work.size_bytes > work.entry.size_bytes { &["--shrink"] } else { &[] };
-        qemu_img(&[&["resize", "-q", "-f", "qcow2"], shrink, &[&image, &size]].concat(), &work.path)?;
+        // One that shrinks gives up what lies behind the new end before it can fail.
+        run.touched |= !shrink.is_empty();
+        qemu_img(&[&["resize", "-q", "-f", "qcow2"], shrink, &[&image, &size]].concat(), &work.path).map_err(resize_failed)?;
+        run.touched = true;
     }
     let image = NbdImage::open(&work.layers, writes, false, run.runtime)?;
     let done = qcow2_open(run, work, &image);
@@ -168,8 +170,15 @@ fn qcow2_disk(run: &mut Run<'_>, work: &Work) -> Outcome<DiskReport> {
     let closed = image.close();
     let mut report = done?;
     closed?;
-    report.chain_kept = writes && matches!(of_qcow2(run.store, run.points, &work.path)?.2, Way::Bitmap { .. });
+    report.chain_kept = writes && matches!(of_qcow2(run.store, run.points, &work.path, Look::Alone)?.2, Way::Bitmap { .. });
     Ok(report)
+}
+
+/// A bitmap that was in use when QEMU or its host died keeps an image from any other size.
+fn resize_failed(e: cairn_hypervisor::image_tools::ToolError) -> Failure {
+    let f = Failure::from(e);
+    let remedy = if f.message.contains("itmap") { "; 'cairn untrack DOMAIN' removes Cairn's dirty bitmaps, also inconsistent ones" } else { "" };
+    Failure { message: f.message + remedy, ..f }
 }
 
 fn qcow2_open(run: &mut Run<'_>, work: &Work, image: &NbdImage) -> Outcome<DiskReport> {

@@ -6,12 +6,12 @@
 
 use crate::{
     domain::PointsCatalog,
-    failure::{Failure, Outcome},
+    failure::{FAILED, Failure, Outcome},
 };
 use cairn_hypervisor::{
     capture::plan::{Base, decide},
     image_tools::{
-        chain::{Look, chain},
+        chain::{Chain, Look, chain},
         daemon::Layer,
     },
 };
@@ -41,9 +41,14 @@ pub enum Way {
 }
 
 /// A qcow2 image: its size, its chain with the bitmaps that count, and the way.
-pub fn of_qcow2(store: &Store, points: &[Point], image: &Path) -> Outcome<(u64, Vec<Layer>, Way)> {
-    let nodes =
-        chain(image, "qcow2", Look::Alone).map_err(|e| Failure { message: format!("{}; nothing was written", crate::domain::chain(&e)), ..e.into() })?;
+pub fn of_qcow2(store: &Store, points: &[Point], image: &Path, look: Look) -> Outcome<(u64, Vec<Layer>, Way)> {
+    let Chain { nodes, data_file } =
+        chain(image, "qcow2", look).map_err(|e| Failure { message: format!("{}; nothing was written", crate::domain::chain(&e)), ..e.into() })?;
+    if let Some((image, data)) = data_file {
+        let why =
+            format!("{image} keeps its data in another file ({data}), and is not restored in place; nothing was written. Restore to another image, by --disk");
+        return Err(Failure::new(FAILED, why));
+    }
     let id = store.id().0;
     let base = decide(&nodes, [id[0], id[1], id[2], id[3]], &PointsCatalog { store, points }, &file_id);
     let mut layers: Vec<Layer> = nodes.iter().map(|n| Layer { path: n.filename.clone().into(), format: n.driver.clone(), bitmap: None }).collect();

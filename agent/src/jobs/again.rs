@@ -1,15 +1,18 @@
-//! A job that met somebody at work (exit code 11) is tried again, if an event asked for it: nobody is there who would. Pure.
+//! A job that failed of something that may be over soon is tried again, if an event asked for it: nobody is there who would. Pure.
 //!
 //! Invariants
 //! - Bounded: so many tries, with a growing pause before each. Whoever is at work may take an hour; what takes longer is seen by the next event.
+//! - What stays as it is until somebody mends it (a wrong key, a refusal, a domain that is gone) is not tried again.
 //! - What a person asked for is not done behind their back: they were told, and decide.
 //! - What ended long ago is not tried again: a table that was begun anew takes in all that folders know.
 
 use super::record::{ASKED, Again, Job, State};
-use crate::failure::BUSY;
+use crate::failure::{BUSY, FAILED, INTERRUPTED, NO_STORE};
 
 /// Before the second try, the third, and so on: an hour in all.
 pub const PAUSES_MS: [u64; 7] = [30_000, 60_000, 120_000, 240_000, 480_000, 960_000, 1_920_000];
+/// Codes above this are of processes that a signal ended.
+const SIGNALS: i32 = 128;
 /// A job that ended longer ago is history.
 const FRESH_MS: u64 = 3600 * 1000;
 
@@ -26,15 +29,31 @@ pub enum Next {
 
 /// See the module.
 pub fn next(job: &Job, now_unix_ms: u64) -> Next {
-    let is_busy = job.state == State::Failed && job.code == Some(BUSY.into());
+    let may_be_over = job.state == State::Failed && may_be_over(job.code);
     let is_fresh = job.ended_unix_ms.is_some_and(|at| now_unix_ms.saturating_sub(at) < FRESH_MS);
-    if !is_busy || !is_fresh || job.cancel || job.order.trigger == ASKED {
+    if !may_be_over || !is_fresh || job.cancel || job.order.trigger == ASKED {
         return Next::Over;
     }
     let tries = job.tries();
     match usize::try_from(tries).ok().and_then(|n| PAUSES_MS.get(n - 1)) {
         Some(pause) => Next::Try(Again { of: job.id, tries: tries + 1, not_before_unix_ms: now_unix_ms.saturating_add(*pause) }),
         None => Next::GivenUp(tries),
+    }
+}
+
+/// Whether what it failed of may be over soon: somebody at work; a store that is not there, as when a server restarts; a process that could not be started,
+/// or was killed, as when memory is short; and all that has no code of its own: libvirt is away, a disk is full, a network is slow.
+fn may_be_over(code: Option<i32>) -> bool {
+    let is = |known: u8, code: i32| code == i32::from(known);
+    code.is_none_or(|code| [FAILED, NO_STORE, BUSY].iter().any(|known| is(*known, code)) || (code > SIGNALS && !is(INTERRUPTED, code)))
+}
+
+/// What was failed of, where the job itself gave no reason.
+pub fn reason(code: Option<i32>) -> &'static str {
+    match code {
+        Some(code) if code == i32::from(BUSY) => "somebody else was at work",
+        Some(code) if code == i32::from(NO_STORE) => "the store was not there",
+        _ => "it gave no reason",
     }
 }
 

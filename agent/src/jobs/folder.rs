@@ -9,19 +9,25 @@
 //! cancel         somebody wants it to end                              daemon
 //! result         the command's standard output                         the command
 //! log, log.1     its standard error, and the runner's words            the command, runner
-//! exit.json      how it ended                                          runner
+//! exit.room      place for how it ends, taken before it begins         daemon
+//! exit.json      how it ended: that place, filled and renamed          runner
 //! ```
 //!
 //! Invariants
-//! - The command of a folder is started at most once: `started` is made with O_EXCL, under the lock.
+//! - The command of a folder is started at most once: `started` is made with O_EXCL, by the runner, or by the daemon that gives up waiting for one; the
+//!   daemon takes its own away once that runner is gone.
 //! - The lock is of an open file description that the daemon takes and hands to the runner: there is no moment at which a job that may run has
 //!   no holder. So a free lock means that nothing runs, whatever process numbers say.
 //! - `exit.json` is written under the lock: who finds the lock free and no `exit.json` afterwards will never see one.
+//! - A job that begins has the place for `exit.json`, a `result` and the last of its `log` already: a disk that is full by then costs none of them.
 
-use super::record::{Begun, Exit, JobId, Ticket};
+use super::{
+    record::{Begun, Exit, JobId, Ticket},
+    room,
+};
 use crate::{
     failure::Outcome,
-    run::folder::{failed, read_json, sync_folder, write_json},
+    run::folder::{failed, read_json, sync_folder, try_write_json, write_json},
 };
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
@@ -36,6 +42,13 @@ use std::{
 const RESULT_BYTES_MAX: u64 = 1 << 20;
 /// Most of a log that is read for its last line.
 const TAIL_BYTES: u64 = 16 << 10;
+/// Place for `exit.json`: a message of 2000 characters, each written as six, and little else.
+const EXIT_BYTES: usize = 16 << 10;
+/// Place for a result, and for the log's beginning.
+const RESULT_BYTES: u64 = 64 << 10;
+const LOG_BYTES: u64 = 16 << 10;
+/// Longest message.
+const WORDS_CHARS_MAX: usize = 2000;
 /// Before the name of what is being removed.
 const GONE: &str = ".gone-";
 
@@ -116,15 +129,21 @@ impl JobFolder {
         self.path.join("result")
     }
 
-    /// Makes it with its order; one that is there is used again.
-    pub fn create(&self, ticket: &Ticket) -> Outcome<()> {
+    /// Makes it with its order, and with the place for all that its job will leave; one that is there is used again.
+    ///
+    /// # Errors
+    /// [`room::is_full`] tells those of a disk without room. Nothing may be started then.
+    pub fn create(&self, ticket: &Ticket) -> io::Result<()> {
         let parent = self.path.parent().unwrap_or(Path::new("/"));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(|e| failed("create", parent, &e))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         match fs::DirBuilder::new().mode(0o700).create(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", &self.path, &e)),
-            _ => sync_folder(parent)?,
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => File::open(parent)?.sync_all()?,
         }
-        write_json(&self.path.join("job.json"), ticket)
+        room::blanks(&self.path.join("exit.room"), EXIT_BYTES)?;
+        room::behind(&OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.result())?, RESULT_BYTES)?;
+        room::behind(&OpenOptions::new().append(true).create(true).mode(0o600).open(self.log())?, LOG_BYTES)?;
+        try_write_json(&self.path.join("job.json"), ticket)
     }
 
     /// What was ordered.
@@ -159,14 +178,26 @@ impl JobFolder {
         }
     }
 
+    /// Takes that back, for a runner that was ended before it started anything: nobody else may have the lock.
+    pub fn unclaim_start(&self) -> Outcome<()> {
+        let path = self.path.join("started");
+        fs::remove_file(&path).map_err(|e| failed("remove", &path, &e))?;
+        sync_folder(&self.path)
+    }
+
     /// Notes its process.
     pub fn set_begun(&self, begun: &Begun) -> Outcome<()> {
         write_json(&self.path.join("process.json"), begun)
     }
 
-    /// Notes its end.
+    /// Notes its end, in the place that it has for it. A folder of an older Cairn's has none.
     pub fn set_exit(&self, exit: &Exit) -> Outcome<()> {
-        write_json(&self.path.join("exit.json"), exit)
+        let (room, path) = (self.path.join("exit.room"), self.path.join("exit.json"));
+        let filled = serde_json::to_vec(exit).map_err(io::Error::from).and_then(|text| room::fill(&room, &text)).and_then(|()| fs::rename(&room, &path));
+        match filled {
+            Ok(()) => sync_folder(&self.path),
+            Err(_) => write_json(&path, exit),
+        }
     }
 
     /// Asks for its end.
@@ -220,11 +251,7 @@ impl JobFolder {
         file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
         let mut bytes = Vec::new();
         file.take(TAIL_BYTES).read_to_end(&mut bytes).ok()?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let line = text.lines().rev().find(|l| !l.trim().is_empty())?;
-        let object = serde_json::from_str::<Value>(line).ok();
-        let message = object.as_ref().and_then(|o| o["error"]["message"].as_str()).unwrap_or(line);
-        Some(message.chars().take(2000).collect())
+        last_words(&bytes)
     }
 
     /// A piece of the log, from an offset on.
@@ -262,6 +289,15 @@ impl JobFolder {
         }
         fs::remove_dir_all(&gone).map_err(|e| failed("remove", &gone, &e))
     }
+}
+
+/// The message of the error object that a program's words end with, or their last line.
+pub fn last_words(said: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(said);
+    let line = text.lines().rev().find(|l| !l.trim().is_empty())?;
+    let object = serde_json::from_str::<Value>(line).ok();
+    let message = object.as_ref().and_then(|o| o["error"]["message"].as_str()).unwrap_or(line);
+    Some(message.chars().take(WORDS_CHARS_MAX).collect())
 }
 
 #[cfg(test)]

@@ -6,6 +6,10 @@
 //! - A row says `running` before its runner is started. What a crash leaves in between is seen as such: nobody holds the lock, nothing was
 //!   started; so it waits again.
 //! - Rows change only here.
+//! - Nobody waits for another: a round comes however much is asked, a start that hangs ends in its time and holds up its own job alone, and what is to be
+//!   removed is removed in small portions.
+//! - Nothing begins, and nothing is written down, in a folder that is not ours any more.
+//! - Nothing begins on a disk that has no room for its end; what waits waits on, and says why.
 
 use super::{
     Counts, Limits, Which,
@@ -13,6 +17,7 @@ use super::{
     folder::{JobFolder, Seen},
     launch::{self, Started, Way},
     record::{Begun, Exit, Job, JobId, Order, State, Ticket, jobs_dir},
+    room,
     table::{self, Table},
 };
 use crate::{
@@ -20,10 +25,14 @@ use crate::{
     failure::{BUSY, FAILED, Failure, NOT_FOUND, Outcome},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     process::Child,
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -39,6 +48,15 @@ const KEEP_MAX: usize = 2000;
 const QUEUED_MAX: usize = 1000;
 /// How often a runner is started that does not come up.
 const TRIES_MAX: u32 = 3;
+/// How long one may take to come up: systemd answers within 25 s, or not at all.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// The same for one that is to be cancelled.
+const CANCELLED_START_LIMIT: Duration = Duration::from_secs(3);
+/// Folders that are removed in one round.
+const PRUNED_MAX: usize = 8;
+
+/// Before the next try to take room that was not there.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(5);
 
 type Reply<T> = oneshot::Sender<Outcome<T>>;
 
@@ -53,37 +71,58 @@ pub enum Ask {
     Stop,
 }
 
+/// Whether the state folder is this daemon's.
+pub struct Home {
+    /// Whether it is, as far as can be seen.
+    pub is_ours: Box<dyn Fn() -> bool + Send>,
+    /// It was seen not to be; it will not be again.
+    pub lost: Arc<AtomicBool>,
+}
+
 /// See the module.
 pub struct Keeper {
+    home: Home,
     state_dir: PathBuf,
     dir: PathBuf,
     table: Table,
     limits: Limits,
     way: Way,
-    /// Runners that are our children, to be waited for; those of an earlier daemon are not.
-    children: HashMap<JobId, Child>,
+    /// Runners that are our children, to be waited for, and since when; those of an earlier daemon are not.
+    children: HashMap<JobId, (Child, Instant)>,
+    /// Runners that were ended before they came up.
+    given_up: HashSet<JobId>,
     tries: HashMap<JobId, u32>,
     pruned: Option<Instant>,
     /// What was said last, so that it is not said five times a second.
     said: Option<String>,
+    /// Why nothing can begin, and until when that is so at least.
+    no_room: Option<String>,
+    no_room_until: Instant,
+    /// What failed in the last round.
+    trouble: Option<String>,
 }
 
 impl Keeper {
     /// Opens the table and takes in jobs that only folders know.
-    pub fn open(state_dir: &Path, limits: Limits) -> Outcome<Self> {
+    pub fn open(state_dir: &Path, limits: Limits, home: Home) -> Outcome<Self> {
         let dir = jobs_dir(state_dir);
         let (table, word) = table::open(&table::path(state_dir))?;
         word.into_iter().for_each(|word| tracing::warn!("{word}"));
         let mut keeper = Self {
+            home,
             state_dir: state_dir.to_owned(),
             dir,
             table,
             limits,
             way: Way::best(),
             children: HashMap::new(),
+            given_up: HashSet::new(),
             tries: HashMap::new(),
             pruned: None,
             said: None,
+            no_room: None,
+            no_room_until: Instant::now(),
+            trouble: None,
         };
         keeper.take_in()?;
         Ok(keeper)
@@ -97,12 +136,15 @@ impl Keeper {
             match asks.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(ask) => self.answer(ask),
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Err(f) = self.round() {
-                        self.complain(f.message);
-                    }
-                    next = Instant::now() + TICK;
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // However much is asked.
+            if Instant::now() >= next {
+                self.trouble = self.round().err().map(|f| f.message);
+                if let Some(trouble) = self.trouble.clone() {
+                    self.complain(trouble);
                 }
+                next = Instant::now() + TICK;
             }
         }
     }
@@ -128,7 +170,13 @@ impl Keeper {
 
     /// The table's answer. A table that turns out to be damaged is begun anew, once, with all that folders know.
     fn sql<T>(&mut self, mut question: impl FnMut(&mut Table) -> rusqlite::Result<T>) -> Outcome<T> {
-        let fail = |e: rusqlite::Error| Failure::new(FAILED, format!("the table of jobs: {e}"));
+        let at = self.state_dir.display().to_string();
+        let fail = |e: rusqlite::Error| match e.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => {
+                Failure::new(FAILED, format!("the table of jobs cannot be written: the disk of the state folder {at} is full; free space on its file system"))
+            }
+            _ => Failure::new(FAILED, format!("the table of jobs: {e}")),
+        };
         match question(&mut self.table) {
             Err(e) if table::is_damage(&e) => {
                 let path = table::path(&self.state_dir);
@@ -167,6 +215,7 @@ impl Keeper {
     }
 
     fn add(&mut self, orders: &[Order]) -> Outcome<Vec<Job>> {
+        self.is_home()?;
         let waiting = self.sql(|t| t.list(Which::In(State::Queued)))?;
         let same = |order: &Order| waiting.iter().find(|job| job.is_for(order));
         // What was asked for by hand is done; what an event asks for is done once for all that wait.
@@ -174,6 +223,9 @@ impl Keeper {
         let mut jobs: Vec<Job> = joined.into_iter().filter_map(same).cloned().collect();
         if waiting.len() + new.len() > QUEUED_MAX {
             return Err(Failure::new(BUSY, format!("{} jobs wait already; see 'cairn jobs', and 'cairn job cancel'", waiting.len())));
+        }
+        if !new.is_empty() {
+            self.room().map_err(|why| Failure::new(FAILED, why))?;
         }
         let new: Vec<Order> = new.into_iter().cloned().collect();
         for id in self.sql(|t| t.add(&new, now_unix_ms()))? {
@@ -188,7 +240,21 @@ impl Keeper {
     }
 
     fn counts(&mut self) -> Outcome<Counts> {
-        Ok(Counts { queued: self.sql(|t| t.count(State::Queued))?, running: self.sql(|t| t.count(State::Running))? })
+        let problems = self.no_room.iter().chain(&self.trouble).cloned().collect();
+        Ok(Counts { queued: self.sql(|t| t.count(State::Queued))?, running: self.sql(|t| t.count(State::Running))?, problems })
+    }
+
+    /// Whether jobs can begin; why not.
+    fn room(&mut self) -> Result<(), String> {
+        // What a job met holds for a moment: quotas show nowhere else.
+        if Instant::now() < self.no_room_until
+            && let Some(why) = &self.no_room
+        {
+            return Err(why.clone());
+        }
+        let checked = room::check(&self.state_dir);
+        self.no_room = checked.as_ref().err().cloned();
+        checked
     }
 
     fn cancel(&mut self, id: JobId) -> Outcome<Job> {
@@ -201,6 +267,11 @@ impl Keeper {
             State::Running => {
                 JobFolder::of(&self.dir, id).ask_cancel()?;
                 job.cancel = true;
+                // What counts is in the folder; a table that cannot be written (a full disk) only does not show it.
+                if let Err(f) = self.sql(|t| t.update(&job)) {
+                    self.complain(f.message);
+                }
+                return Ok(job);
             }
             over => return Err(Failure::refused(format!("job {id} is over already: {}", over.word()))),
         }
@@ -208,20 +279,37 @@ impl Keeper {
         Ok(job)
     }
 
+    /// Another daemon may have the folder by now, with its own idea of what runs.
+    fn is_home(&mut self) -> Outcome<()> {
+        if self.home.lost.load(Ordering::Relaxed) || !(self.home.is_ours)() {
+            self.home.lost.store(true, Ordering::Relaxed);
+            return Err(Failure::new(
+                FAILED,
+                format!(
+                    "the state folder {} was removed or replaced: nothing is begun any more, and the daemon ends; jobs that run go on",
+                    self.state_dir.display()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// What runs, what waits, what is outdated.
     fn round(&mut self) -> Outcome<()> {
-        self.children.retain(|_, child| matches!(child.try_wait(), Ok(None)));
+        self.is_home()?;
+        self.children.retain(|_, (child, _)| matches!(child.try_wait(), Ok(None)));
+        // One that cannot be looked at keeps no other from its turn.
+        let mut failed: Option<Failure> = None;
         for job in self.sql(|t| t.list(Which::In(State::Running)))? {
             if let Err(f) = self.look(job) {
-                self.complain(f.message);
+                failed.get_or_insert(f);
             }
         }
         self.start_waiting()?;
-        if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_EVERY) {
+        if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_EVERY) && self.prune()? {
             self.pruned = Some(Instant::now());
-            self.prune()?;
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// A job that runs as far as is known.
@@ -235,7 +323,15 @@ impl Keeper {
             false => Seen::NotStarted,
         };
         match seen {
-            Seen::Running(begun) => note(&mut job, begun),
+            Seen::Running(begun) => {
+                self.hurry(job.id, &folder)?;
+                note(&mut job, begun);
+            }
+            // It was we who said that it had started, so that nothing would.
+            Seen::Lost(_) if self.given_up.remove(&job.id) => {
+                folder.unclaim_start()?;
+                self.again(&mut job, &folder);
+            }
             Seen::Ended(begun, exit) => {
                 note(&mut job, begun);
                 end(&mut job, exit);
@@ -262,7 +358,22 @@ impl Keeper {
         Ok(())
     }
 
-    /// Another try of a job that met somebody at work, where an event asked for it; true if all is written down. The same that waits already is that try.
+    /// Ends a start that does not come to its end: systemd-run waits for a bus that does not answer, say. First its right to start the command is taken, so
+    /// that a runner that comes up at this very moment starts nothing.
+    fn hurry(&mut self, id: JobId, folder: &JobFolder) -> Outcome<()> {
+        let Some((child, since)) = self.children.get_mut(&id) else { return Ok(()) };
+        let limit = if folder.is_cancel_asked() { CANCELLED_START_LIMIT } else { START_LIMIT };
+        if self.given_up.contains(&id) || since.elapsed() < limit || !folder.claim_start()? {
+            return Ok(());
+        }
+        self.given_up.insert(id);
+        // One that has ended just now is as good.
+        let _ = child.kill();
+        self.complain(format!("the start of job {id} did not come to its end within {} s and was broken off", limit.as_secs()));
+        Ok(())
+    }
+
+    /// Another try of a job that failed of what may be over soon, where an event asked for it; true if all is written down. The same that waits already is that try.
     fn retry(&mut self, job: &mut Job) -> Outcome<bool> {
         let (now, id) = (now_unix_ms(), job.id);
         let next = match again::next(job, now) {
@@ -270,7 +381,7 @@ impl Keeper {
             Next::Try(_) if self.sql(|t| t.has_retry(id))? => return Ok(false),
             next => next,
         };
-        let said = job.message.take().unwrap_or_else(|| "somebody else was at work".into());
+        let said = job.message.take().unwrap_or_else(|| again::reason(job.code).into());
         match (next, self.waiting_for(&job.order)?) {
             (Next::Try(next), None) => {
                 let (of, at) = (again::PAUSES_MS.len() + 1, crate::output::rfc3339(next.not_before_unix_ms));
@@ -311,6 +422,10 @@ impl Keeper {
     }
 
     fn start_waiting(&mut self) -> Outcome<()> {
+        if let Err(why) = self.room() {
+            self.complain(why);
+            return Ok(());
+        }
         let mut running = self.sql(|t| t.list(Which::In(State::Running)))?;
         if running.len() >= self.limits.jobs_max {
             return Ok(());
@@ -322,6 +437,7 @@ impl Keeper {
             if !again::is_due(&job, now_unix_ms()) || running.iter().any(|other| other.concerns_same(&job.order)) {
                 continue;
             }
+            self.is_home()?;
             job.state = State::Running;
             self.sql(|t| t.update(&job))?;
             let tries = self.tries.entry(job.id).or_insert(0);
@@ -329,11 +445,20 @@ impl Keeper {
             let way = if *tries > 1 { Way::Plain } else { self.way };
             let ticket = Ticket { id: job.id, order: job.order.clone(), queued_unix_ms: job.queued_unix_ms, again: job.again.clone() };
             match launch::start(&self.dir, &ticket, way) {
-                Ok(Started::Yes(child)) => drop(self.children.insert(job.id, child)),
+                Ok(Started::Yes(child)) => drop(self.children.insert(job.id, (child, Instant::now()))),
                 Ok(Started::RunsAlready) => {}
                 Ok(Started::NoSystemdRun) => {
                     self.complain("systemd runs here, but there is no program systemd-run; from now on jobs are started as plain processes".into());
                     self.way = Way::Plain;
+                }
+                Ok(Started::NoRoom(why)) => {
+                    // No try of this job's: it waits until there is room. A row that cannot be changed back is seen for what it is by the next round.
+                    self.tries.entry(job.id).and_modify(|n| *n -= 1);
+                    let why = format!("{why}: no job begins until there is room; free space on that file system, and see its quotas");
+                    self.complain(why.clone());
+                    (self.no_room, self.no_room_until) = (Some(why), Instant::now() + NO_ROOM_PAUSE);
+                    job.state = State::Queued;
+                    return self.sql(|t| t.update(&job));
                 }
                 // The next round finds that nothing was started.
                 Err(f) => self.complain(f.message),
@@ -344,13 +469,15 @@ impl Keeper {
     }
 
     /// Folders first: a row without a folder is harmless, the other way round it would be taken in again.
-    fn prune(&mut self) -> Outcome<()> {
+    /// True if all is removed.
+    fn prune(&mut self) -> Outcome<bool> {
         let before = now_unix_ms().saturating_sub(KEEP_MS);
-        for id in self.sql(|t| t.outdated(before, KEEP_MAX))? {
-            JobFolder::of(&self.dir, id).remove()?;
-            self.sql(|t| t.remove(id))?;
+        let outdated = self.sql(|t| t.outdated(before, KEEP_MAX))?;
+        for id in outdated.iter().take(PRUNED_MAX) {
+            JobFolder::of(&self.dir, *id).remove()?;
+            self.sql(|t| t.remove(*id))?;
         }
-        Ok(())
+        Ok(outdated.len() <= PRUNED_MAX)
     }
 
     fn complain(&mut self, message: String) {
@@ -374,108 +501,5 @@ fn end(job: &mut Job, exit: Exit) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::jobs::record::{ASKED, Kind};
-
-    fn keeper(dir: &Path) -> Keeper {
-        // Nothing is started: what would be is this very test program.
-        Keeper::open(dir, Limits { jobs_max: 0 }).expect("opens")
-    }
-
-    fn order(trigger: &str) -> Order {
-        Order {
-            kind: Kind::Backup,
-            domain: "web".into(),
-            uuid: Some("u".into()),
-            store: "main".into(),
-            policies: vec!["p".into()],
-            trigger: trigger.into(),
-            why: "w".into(),
-            argv: vec!["backup".into()],
-            cancel_limit_ms: 1,
-        }
-    }
-
-    /// The job runs, and its runner writes down that it has ended.
-    fn end_with(keeper: &mut Keeper, id: JobId, code: i32, ended_unix_ms: u64) -> Job {
-        let mut job = keeper.get(id).expect("there");
-        job.state = State::Running;
-        keeper.table.update(&job).expect("writes");
-        let folder = JobFolder::of(&keeper.dir, id);
-        folder.create(&Ticket { id, order: job.order.clone(), queued_unix_ms: 1, again: job.again.clone() }).expect("creates");
-        assert!(folder.claim_start().expect("claims"));
-        folder.set_exit(&Exit { code, cancelled: false, ended_unix_ms, message: Some("busy".into()), point: None }).expect("writes");
-        keeper.round().expect("looks");
-        keeper.get(id).expect("there")
-    }
-
-    #[test]
-    fn an_events_job_that_meets_somebody_is_tried_again_so_often() {
-        let dir = tempfile::tempdir().expect("dir");
-        let mut keeper = keeper(dir.path());
-        let mut id = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
-        for (n, pause) in again::PAUSES_MS.iter().enumerate() {
-            let begin = now_unix_ms();
-            let job = end_with(&mut keeper, id, 11, begin);
-            let next = keeper.get(id + 1).expect("another try");
-            let said = job.message.expect("a message");
-            assert!(job.state == State::Failed && said.starts_with(&format!("busy; tried again as job {}, not before ", next.id)), "{said}");
-            let again = next.again.clone().expect("says what it follows");
-            assert_eq!((next.state, again.of, again.tries, &next.order), (State::Queued, id, u32::try_from(n).expect("few") + 2, &order("shutdown")));
-            let wait_ms = again.not_before_unix_ms - begin;
-            assert!(wait_ms >= *pause && wait_ms < *pause + 20_000, "{wait_ms} for {pause}");
-            assert!(!again::is_due(&next, now_unix_ms()) && again::is_due(&next, again.not_before_unix_ms));
-            assert!(again::is_due(&next, again.not_before_unix_ms - 3 * 1_920_000), "a clock that was set back by an hour and more");
-            id = next.id;
-        }
-        let last = end_with(&mut keeper, id, 11, now_unix_ms());
-        assert!(last.message.expect("a message").contains("this was try 8, and it is not tried again"));
-        assert_eq!(keeper.get(id + 1).expect_err("no more").code, NOT_FOUND);
-        // A table that is begun anew takes in what folders know, and tries nothing a second time.
-        drop(keeper);
-        for suffix in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(format!("{}{suffix}", table::path(dir.path()).display()));
-        }
-        let mut keeper = self::keeper(dir.path());
-        keeper.round().expect("looks");
-        assert_eq!((keeper.get(id).expect("there").tries(), keeper.counts().expect("counts")), (8, Counts::default()));
-    }
-
-    #[test]
-    fn nothing_else_is_tried_again() {
-        for (what, trigger, code, ended_unix_ms) in [
-            ("asked for by somebody", ASKED, 11, now_unix_ms()),
-            ("failed otherwise", "shutdown", 1, now_unix_ms()),
-            ("done", "shutdown", 0, now_unix_ms()),
-            ("long ago", "shutdown", 11, now_unix_ms() - 2 * 3600 * 1000),
-        ] {
-            let dir = tempfile::tempdir().expect("dir");
-            let mut keeper = keeper(dir.path());
-            let id = keeper.add(&[order(trigger)]).expect("adds")[0].id;
-            let job = end_with(&mut keeper, id, code, ended_unix_ms);
-            assert!(job.state.is_over() && job.message.as_deref() == Some("busy"), "{what}: {job:?}");
-            assert_eq!(keeper.counts().expect("counts"), Counts::default(), "{what}");
-        }
-    }
-
-    #[test]
-    fn a_new_event_and_another_try_are_one_job() {
-        let dir = tempfile::tempdir().expect("dir");
-        let mut keeper = keeper(dir.path());
-        let first = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
-        end_with(&mut keeper, first, 11, now_unix_ms());
-        assert_eq!(keeper.add(&[order("shutdown")]).expect("joins")[0].id, first + 1, "the other try waits already");
-        // And the other way round: the event came before the end.
-        let dir = tempfile::tempdir().expect("dir");
-        let mut keeper = self::keeper(dir.path());
-        let first = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
-        let mut job = keeper.get(first).expect("there");
-        job.state = State::Running;
-        keeper.table.update(&job).expect("writes");
-        let second = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
-        let job = end_with(&mut keeper, first, 11, now_unix_ms());
-        assert!(job.message.expect("a message").contains(&format!("job {second}, which waits, is for the same")));
-        assert_eq!(keeper.counts().expect("counts").queued, 1);
-    }
-}
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -3,11 +3,12 @@
 use super::{
     folder::JobFolder,
     record::{JobId, Ticket},
+    room,
 };
 use crate::{
     failure::{FAILED, Failure, Outcome},
     own,
-    run::launch::detach,
+    run::{folder::failed, launch::detach},
 };
 use std::{
     fs::File,
@@ -62,13 +63,18 @@ pub enum Started {
     RunsAlready,
     /// Nothing was started: this host has no program `systemd-run`.
     NoSystemdRun,
+    /// Nothing was started: there is no room for what it would leave; where.
+    NoRoom(String),
 }
 
-/// L1: the folder with its order · L2: its lock · L3: the runner, which has the lock from its first moment. A crash after any of them leaves what the next
+/// L1: the folder with its order, and place for its end · L2: its lock · L3: the runner, which has the lock from its first moment. A crash after any of them leaves what the next
 /// daemon does again or adopts.
 pub fn start(jobs_dir: &Path, ticket: &Ticket, way: Way) -> Outcome<Started> {
     let folder = JobFolder::of(jobs_dir, ticket.id);
-    folder.create(ticket)?;
+    if let Err(e) = folder.create(ticket) {
+        let failure = failed("prepare", folder.path(), &e);
+        return if room::is_full(&e) { Ok(Started::NoRoom(failure.message)) } else { Err(failure) };
+    }
     let Some(lock) = folder.try_lock()? else { return Ok(Started::RunsAlready) };
     runner(&folder, ticket.id, lock, way)
 }

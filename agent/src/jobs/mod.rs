@@ -2,7 +2,7 @@
 //!
 //! - [`record`]: what a job is; [`table`]: all of them, in SQLite; [`folder`]: one that was started, on disk
 //! - [`launch`], [`runner`]: the process that starts a job's command and writes down how it ended, daemon or not
-//! - [`again`]: what is tried once more, and when
+//! - [`again`]: what is tried once more, and when; [`room`]: place for their records
 //! - [`keeper`]: the thread that owns the table: what runs when, what became of it, what is forgotten
 //!
 //! Invariants
@@ -17,19 +17,21 @@ pub mod folder;
 mod keeper;
 pub mod launch;
 pub mod record;
+mod room;
 pub mod runner;
 mod table;
 
+pub use folder::last_words;
 pub use record::{Job, JobId, Kind, Order, State};
 pub use table::Which;
 
 use crate::failure::{BUSY, FAILED, Failure, Outcome};
-use keeper::{Ask, Keeper};
+use keeper::{Ask, Home, Keeper};
 use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -49,13 +51,15 @@ pub struct Limits {
     pub jobs_max: usize,
 }
 
-/// How many there are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How many there are, and what is in their way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Waiting.
     pub queued: usize,
     /// Running.
     pub running: usize,
+    /// Why none can begin, or what of them cannot be written down; each for as long as it is so.
+    pub problems: Vec<String>,
 }
 
 /// The keeper's other end.
@@ -65,20 +69,24 @@ pub struct Jobs {
     /// When the keeper last went round, ms after `born`.
     beat_ms: Arc<AtomicU64>,
     born: Instant,
+    homeless: Arc<AtomicBool>,
     dir: PathBuf,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Jobs {
     /// Opens the table, takes in what runs, and goes on with what waits.
-    pub fn start(state_dir: &Path, limits: Limits) -> Outcome<Self> {
-        let mut keeper = Keeper::open(state_dir, limits)?;
+    ///
+    /// `is_ours`: whether the state folder is still this daemon's; asked before anything is begun, and five times a second.
+    pub fn start(state_dir: &Path, limits: Limits, is_ours: impl Fn() -> bool + Send + 'static) -> Outcome<Self> {
+        let homeless = Arc::new(AtomicBool::new(false));
+        let mut keeper = Keeper::open(state_dir, limits, Home { is_ours: Box::new(is_ours), lost: homeless.clone() })?;
         let (asks, questions) = sync_channel(ASKS_MAX);
         let (beat_ms, born) = (Arc::new(AtomicU64::new(0)), Instant::now());
         let beat = beat_ms.clone();
         let run = move || keeper.run(&questions, || beat.store(u64::try_from(born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed));
         let thread = std::thread::Builder::new().name("jobs".into()).spawn(run).map_err(|e| Failure::new(FAILED, format!("cannot start a thread: {e}")))?;
-        Ok(Self { asks, beat_ms, born, dir: record::jobs_dir(state_dir), thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self { asks, beat_ms, born, homeless, dir: record::jobs_dir(state_dir), thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// Queues orders, all or none. One of a trigger that waits already is answered with the job that waits.
@@ -119,6 +127,11 @@ impl Jobs {
     /// How long ago the keeper went round.
     pub fn silent_for(&self) -> Duration {
         self.born.elapsed().saturating_sub(Duration::from_millis(self.beat_ms.load(Ordering::Relaxed)))
+    }
+
+    /// The state folder is not ours any more: nothing is begun, and the daemon is to end.
+    pub fn is_homeless(&self) -> bool {
+        self.homeless.load(Ordering::Relaxed)
     }
 
     /// Ends the keeper, not the jobs; false if it does not end within the limit.

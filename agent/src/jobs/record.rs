@@ -181,7 +181,7 @@ pub struct Job {
     pub again: Option<Again>,
 }
 
-/// Another try of a job that met somebody at work.
+/// Another try of a job that failed of what may be over soon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Again {
     /// The job before.

@@ -74,7 +74,8 @@ pub fn run(folder: &JobFolder) -> Outcome<()> {
     loop {
         match folder.set_exit(&exit) {
             Ok(()) => return Ok(()),
-            Err(f) if Instant::now() > until => return Err(f),
+            // Somebody removed the folder, and will not bring it back for us.
+            Err(f) if Instant::now() > until || !folder.path().is_dir() => return Err(f),
             Err(_) => std::thread::sleep(Duration::from_secs(1)),
         }
     }
@@ -84,7 +85,8 @@ pub fn run(folder: &JobFolder) -> Outcome<()> {
 /// nothing is started beside it.
 fn start(folder: &JobFolder, lock: &File, argv: &[String]) -> Result<Child, String> {
     let fail = |e: std::io::Error| format!("cannot start 'cairn {}': {e}", argv.join(" "));
-    let result = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(folder.result()).map_err(fail)?;
+    // Not cut: it is empty, and has the place that was taken for it.
+    let result = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(folder.result()).map_err(fail)?;
     let said = folder.open_log().map_err(|f| f.message)?;
     log::say(format!("cairn {}", argv.join(" ")));
     let mut command = Command::new("/proc/self/exe");

@@ -7,7 +7,10 @@
 //!
 //! Must not: decide what runs.
 
-use super::record::{Again, Job, JobId, Kind, Order, State, Ticket, names};
+use super::{
+    record::{Again, Job, JobId, Kind, Order, State, Ticket, names},
+    room,
+};
 use crate::failure::{FAILED, Failure, Outcome};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::{
@@ -21,6 +24,9 @@ use std::{
 const LAYOUT: i64 = 2;
 /// Nobody else writes; somebody who looks with `sqlite3` is waited for.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// The journal goes into the file after so many pages of 4 KiB, and has room for twice as much.
+const JOURNAL_PAGES: u64 = 64;
+const JOURNAL_BYTES: u64 = 2 * JOURNAL_PAGES * 4096;
 const SCHEMA: &str = "
     CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, domain TEXT NOT NULL, uuid TEXT, store TEXT NOT NULL, policy TEXT,
         cause TEXT NOT NULL, why TEXT NOT NULL, argv TEXT NOT NULL, cancel_limit_ms INTEGER NOT NULL, state TEXT NOT NULL, code INTEGER, pid INTEGER,
@@ -72,7 +78,11 @@ pub fn open(path: &Path) -> Outcome<(Table, Option<String>)> {
         Ok(table) => return Ok((table, None)),
         Err(Unusable::Newer(layout)) => format!("is of a newer Cairn (layout {layout})"),
         Err(Unusable::Sql(e)) if is_damage(&e) => format!("is damaged ({e})"),
-        Err(Unusable::Sql(e)) => return Err(Failure::new(FAILED, format!("cannot open {}: {e}", path.display()))),
+        Err(Unusable::Sql(e)) => {
+            // A disk without room shows as all sorts of errors of SQLite's.
+            let room = path.parent().and_then(|dir| room::check(dir).err()).map_or(String::new(), |why| format!("; {why}"));
+            return Err(Failure::new(FAILED, format!("cannot open {}: {e}{room}", path.display())));
+        }
     };
     let aside = set_aside(path)?;
     let word = format!("{} {why}; it was set aside as {}, and a new one is begun", path.display(), aside.display());
@@ -119,13 +129,22 @@ impl std::fmt::Display for Unusable {
     }
 }
 
+/// Place for the journal, which begins anew where it began: rows change on, for the ends of jobs, when the disk is full. One that has no place works as well
+/// on a disk that has.
+fn reserve_journal(path: &Path) {
+    let opened = fs::OpenOptions::new().write(true).open(format!("{}-wal", path.display()));
+    if let Err(e) = opened.and_then(|journal| room::behind(&journal, JOURNAL_BYTES)) {
+        tracing::debug!("no place was taken for the journal of {}: {e}", path.display());
+    }
+}
+
 impl Table {
     fn connect(path: &Path) -> Result<Self, Unusable> {
         // Arguments of commands are nobody else's business. An error shows when SQLite opens it.
         let _ = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
         let db = Connection::open(path)?;
         db.busy_timeout(BUSY_LIMIT)?;
-        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
+        db.execute_batch(&format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {JOURNAL_PAGES};"))?;
         let layout: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
         if layout > LAYOUT {
             return Err(Unusable::Newer(layout));
@@ -142,6 +161,7 @@ impl Table {
         if good != "ok" {
             return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(good)).into());
         }
+        reserve_journal(path);
         Ok(Self { db })
     }
 

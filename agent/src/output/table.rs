@@ -27,7 +27,7 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// `1.2 s`, `3:05 min`
+/// `1.2 s`, `3:05 min`, `1 h 30 min`, `1 d 4 h`
 pub fn duration(ms: u64) -> String {
     const MINUTE: u64 = 60_000;
     const HOUR: u64 = 60 * MINUTE;

@@ -337,26 +337,31 @@ fn make_dir(dir: &Path, mode: u32) -> Outcome<()> {
 
 /// Replaces a file whole and durably: 1 temporary file · 2 fsync · 3 rename · 4 fsync of the folder.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Outcome<()> {
+    try_write_json(path, value).map_err(|e| failed("write", path, &e))
+}
+
+/// The same for who has to know what kind of error it is.
+pub fn try_write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    let text = serde_json::to_vec_pretty(value).map_err(|e| Failure::new(FAILED, format!("{}: {e}", path.display())))?;
+    let text = serde_json::to_vec_pretty(value)?;
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().map_err(|e| {
+    write().inspect_err(|_| {
         // Ours alone.
         let _ = fs::remove_file(&temporary);
-        failed("write", path, &e)
     })?;
-    sync_folder(path.parent().unwrap_or(Path::new("/")))
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 /// `None` where there is no such file.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Outcome<Option<T>> {
     use std::io::Read;
-    let file = match File::open(path) {
+    // A pipe in its place must not be waited for.
+    let file = match OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed("read", path, &e)),

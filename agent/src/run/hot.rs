@@ -1,4 +1,4 @@
-//! What a guest reads first: a run of a point that has none yet writes the list, later runs of points of that name load it ahead of the guest.
+//! What a guest reads first: a run of a point that has none yet, or an old one, writes the list; later runs of points of that name load it ahead of the guest.
 //!
 //! A cache of this host, `<state folder>/hot/<name>-<target>.json`: may be missing, stale or wrong, and only costs time then. What is loaded by it is
 //! proven like everything else.
@@ -15,8 +15,10 @@ use std::{
 
 /// When the list is written, after the start of the server: a boot is over by then, and a longer one has got most of it.
 const SAVED_AFTER: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(150)];
-/// Places loaded ahead: at 64 KiB a chunk these are 256 MiB.
+/// Places in a list. The source loads as many as half of its cache holds: 32 MiB, at 64 KiB a chunk 512 of them.
 const PLACES_MAX: usize = 4096;
+/// What a guest reads first changes with its system: an older list is written anew.
+const AGE_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Where the list of a disk is.
 pub fn path(state_dir: &Path, point_name: &str, target: &str) -> PathBuf {
@@ -24,9 +26,10 @@ pub fn path(state_dir: &Path, point_name: &str, target: &str) -> PathBuf {
     state_dir.join("hot").join(format!("{safe}.json"))
 }
 
-/// The list, if there is one.
+/// The list, if there is one that is not old.
 pub fn read(path: &Path) -> Option<Vec<Range<u64>>> {
-    let list: Vec<(u64, u64)> = read_json(path).ok().flatten()?;
+    let is_old = fs::metadata(path).and_then(|m| m.modified()).is_ok_and(|at| at.elapsed().is_ok_and(|age| age > AGE_MAX));
+    let list: Vec<(u64, u64)> = read_json(path).ok().flatten().filter(|_| !is_old)?;
     Some(list.into_iter().filter(|(start, end)| start < end).take(PLACES_MAX).map(|(start, end)| start..end).collect())
 }
 
@@ -75,6 +78,9 @@ mod tests {
         fs::create_dir_all(dir.path().join("hot")).expect("folder");
         fs::write(&file, "[[0,4096],[9,3],[65536,131072]]").expect("writes");
         assert_eq!(read(&file), Some(vec![0..4096, 65536..131_072]));
+        let aged = fs::File::options().write(true).open(&file).expect("opens");
+        aged.set_modified(std::time::SystemTime::now() - AGE_MAX - Duration::from_secs(60)).expect("set");
+        assert_eq!(read(&file), None, "an old one is written anew");
         fs::write(&file, "nonsense").expect("writes");
         assert_eq!(read(&file), None);
     }

@@ -9,6 +9,7 @@ use super::{
     Settings,
     child::{self, Looking},
     due::{Due, Look},
+    failing::Failing,
     life::Sight,
     post::{Message, Post},
     reconcile::boot,
@@ -58,6 +59,10 @@ pub struct State {
     pub problem: Option<String>,
     /// A look is under way.
     pub looking: bool,
+    /// Looks that fail again and again.
+    pub failing: Failing,
+    /// Why nothing is remembered of domains, for as long as it is so.
+    pub forgetful: Option<String>,
 }
 
 /// Shared with the handle.
@@ -168,8 +173,11 @@ impl Core {
         if self.records.is_none() && Instant::now() >= self.records_at {
             self.records_at = Instant::now() + RECORDS_EVERY;
             match Records::open(&self.settings.state_dir) {
-                Ok(records) => self.records = Some(records),
-                Err(f) => tracing::warn!("{}", f.message),
+                Ok(records) => {
+                    self.records = Some(records);
+                    with(&self.shared, |s| s.forgetful = None);
+                }
+                Err(f) => self.forgets(f.message),
             }
         }
         self.records.as_mut()
@@ -179,11 +187,16 @@ impl Core {
         match work(self.records()?) {
             Ok(value) => Some(value),
             Err(f) => {
-                tracing::warn!("{}", f.message);
                 self.records = None;
+                self.forgets(f.message);
                 None
             }
         }
+    }
+
+    fn forgets(&self, why: String) {
+        tracing::warn!("{why}");
+        with(&self.shared, |s| s.forgetful = Some(why));
     }
 
     fn saw(&mut self, uuid: &str, name: &str, sight: &Sight, source: &'static str) {
@@ -269,6 +282,10 @@ impl Core {
     fn looked(&mut self, look: &Look, result: Result<Vec<Value>, String>) {
         self.looking = None;
         let now = Instant::now();
+        // One that was broken off since libvirt has gone is told as that.
+        if self.connected {
+            with(&self.shared, |s| s.failing.looked(&result, *look == Look::All));
+        }
         let problem = match result {
             Ok(reports) => {
                 for report in &reports {
@@ -282,6 +299,7 @@ impl Core {
                 None
             }
             Err(why) => {
+                tracing::warn!("{}", crate::output::shown(&why));
                 match look {
                     Look::All => self.due.all_later(now),
                     Look::Domains(uuids) => uuids.iter().for_each(|uuid| self.due.later(uuid, now)),

@@ -20,7 +20,8 @@ fn world() -> World {
     let dir = tempfile::tempdir().expect("folder");
     let (to, wishes) = mpsc::channel(2);
     let every = Duration::from_secs(300);
-    let settings = Settings { connect: None, state_dir: dir.path().to_owned(), reconcile_every: every, stores: BTreeMap::new() };
+    let settings =
+        Settings { connect: None, state_dir: dir.path().to_owned(), reconcile_every: every, hook_dir: dir.path().join("hook"), stores: BTreeMap::new() };
     let mut core = Core::new(settings, to, post::pair().0, Shared::default());
     assert_eq!(core.due.take(Instant::now()), Some(Look::All), "at the start");
     World { _dir: dir, core, wishes, stamp_ns: 1000 }

@@ -4,10 +4,11 @@
 //! - Nothing that comes is fatal: what is no record is counted, and all domains are looked at, because something did happen.
 //! - Bounded: records are taken in turns of limited length, and one that the watch has no room for stays in the spool, or is told as missed.
 //! - The socket is bound before the spool is drained, so nothing falls between them.
+//! - Both are taken by the owner of the folder alone: of two daemons one hears the hook, and the other says so.
 
 use super::post::{Message, Post};
 use crate::commands::now_unix_ms;
-use cairn_hook::{Event, channel::Inbox, spool::Spool};
+use cairn_hook::{Event, channel::Inbox, owner::Owner, spool::Spool};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use std::{
@@ -77,7 +78,7 @@ impl Shared {
 /// Listens in `base` until the watch ends. The thread ends by itself.
 pub fn start(base: &Path, post: Post) -> io::Result<Shared> {
     let shared = Shared::default();
-    let listener = Listener { base: base.to_owned(), post, shared: shared.clone(), inbox: None };
+    let listener = Listener { base: base.to_owned(), post, shared: shared.clone(), owner: None, inbox: None };
     std::thread::Builder::new().name("hook-inbox".into()).spawn(move || listener.run())?;
     Ok(shared)
 }
@@ -86,6 +87,7 @@ struct Listener {
     base: PathBuf,
     post: Post,
     shared: Shared,
+    owner: Option<Owner>,
     inbox: Option<Inbox>,
 }
 
@@ -93,16 +95,45 @@ impl Listener {
     fn run(mut self) {
         let (mut bind_at, mut drain_at) = (Instant::now(), Instant::now());
         while !self.post.has_ended() {
-            if self.inbox.is_none() && Instant::now() >= bind_at {
-                self.bind();
+            if Instant::now() >= bind_at {
+                self.own();
+                if self.owner.is_some() && self.inbox.is_none() {
+                    self.bind();
+                }
                 bind_at = Instant::now() + BIND_EVERY;
             }
-            if Instant::now() >= drain_at {
+            if self.owner.is_some() && Instant::now() >= drain_at {
                 self.drain();
                 drain_at = Instant::now() + DRAIN_EVERY;
             }
             self.wait();
             self.read();
+        }
+    }
+
+    /// Makes the folder ours, or gives up what is not in its place any more: somebody emptied `/run`, another daemon has it by then.
+    fn own(&mut self) {
+        if self.owner.as_ref().is_some_and(|owner| !owner.is_in_place()) {
+            (self.owner, self.inbox) = (None, None);
+            self.shared.with(|s| s.unread = None);
+        }
+        if self.inbox.as_ref().is_some_and(|inbox| !inbox.is_in_place()) {
+            self.inbox = None;
+        }
+        if self.owner.is_some() {
+            return;
+        }
+        let base = self.base.display();
+        match Owner::take(&self.base) {
+            Ok(owner) => {
+                self.owner = Some(owner);
+                self.shared.with(|s| s.deaf = None);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.problem(
+                DEAF,
+                format!("another daemon takes what libvirt's hook tells in {base} ({e}): this one hears nothing of it; end one of them, or give this one a daemon.hook_dir of its own"),
+            ),
+            Err(e) => self.problem(DEAF, format!("cannot listen to libvirt's hook in {base}: {e}")),
         }
     }
 
@@ -243,7 +274,7 @@ mod tests {
         std::fs::rename(&spool, dir.path().join("aside")).expect("moved");
         std::fs::write(&spool, b"").expect("written");
         let (post, messages) = post::pair();
-        let mut listener = Listener { base: base.clone(), post, shared: Shared::default(), inbox: None };
+        let mut listener = Listener { base: base.clone(), post, shared: Shared::default(), owner: None, inbox: None };
         listener.drain();
         let other = channel::Inbox::bind(&base).expect("somebody else listens");
         listener.bind();
@@ -261,6 +292,35 @@ mod tests {
     }
 
     #[test]
+    fn of_two_listeners_one_takes_all_and_the_other_says_so_until_it_is_its_turn() {
+        let dir = tempfile::tempdir().expect("folder");
+        let base = dir.path().join("cairn");
+        let listener = |post: &Post| Listener { base: base.clone(), post: post.clone(), shared: Shared::default(), owner: None, inbox: None };
+        let ((post, _messages), (other, _others)) = (post::pair(), post::pair());
+        let (mut first, mut second) = (listener(&post), listener(&other));
+        first.own();
+        first.bind();
+        second.own();
+        let told = second.shared.problems();
+        assert!(second.owner.is_none() && told.len() == 1 && told[0].contains("another daemon") && told[0].contains("daemon.hook_dir"), "{told:?}");
+        // Somebody empties the folder: who notices first has it.
+        std::fs::remove_dir_all(&base).expect("removed");
+        second.own();
+        second.bind();
+        assert!(second.owner.is_some() && second.inbox.is_some() && second.shared.problems().is_empty());
+        first.own();
+        assert!(first.owner.is_none() && first.inbox.is_none() && first.shared.problems().len() == 1);
+        drop(second);
+        first.own();
+        assert!(first.owner.is_some() && first.shared.problems().is_empty());
+        // A socket alone that goes is made anew.
+        first.bind();
+        std::fs::remove_file(base.join("hook.sock")).expect("removed");
+        first.own();
+        assert!(first.owner.is_some() && first.inbox.is_none());
+    }
+
+    #[test]
     fn a_watch_without_room_leaves_records_in_the_spool() {
         let dir = tempfile::tempdir().expect("folder");
         let base = dir.path().join("cairn");
@@ -268,7 +328,7 @@ mod tests {
         while post.offer(Message::Connected).is_ok() {}
         assert!(post.take_missed());
         put(&base, &event("kept"));
-        let mut listener = Listener { base: base.clone(), post: post.clone(), shared: Shared::default(), inbox: None };
+        let mut listener = Listener { base: base.clone(), post: post.clone(), shared: Shared::default(), owner: None, inbox: None };
         listener.drain();
         assert_eq!(std::fs::read_dir(base.join("hook-spool")).expect("spool").count(), 1);
         while messages.try_recv().is_ok() {}

@@ -1,7 +1,7 @@
 //! The watch: sees what happens to domains, keeps records of them, mends what it may, and asks for points (docs/watch.md).
 //!
 //! - [`inbox`]: what libvirt's hook tells; [`events`]: what libvirt tells; [`post`]: the queue between them and [`core`], the watch's own thread
-//! - [`due`]: when to look; [`child`]: a look's process; [`reconcile`]: the look itself; [`stores`]: what it asks of stores
+//! - [`due`]: when to look; [`child`]: a look's process; [`failing`]: what is told of looks that fail; [`reconcile`]: the look itself; [`stores`]: what it asks of stores
 //! - [`life`]: what an event means; [`records`]: what is remembered
 //!
 //! Invariants
@@ -13,6 +13,7 @@ mod child;
 mod core;
 mod due;
 mod events;
+mod failing;
 mod inbox;
 mod life;
 mod post;
@@ -27,6 +28,7 @@ use crate::{
     config::StoreEntry,
     failure::{BUSY, FAILED, Failure, Outcome},
 };
+use cairn_hook::place::DIR_DEFAULT;
 use post::{Message, Post};
 use records::Records;
 use serde_json::{Value, json};
@@ -52,6 +54,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Between two looks at all domains.
     pub reconcile_every: Duration,
+    /// Folder in which libvirt's hook tells; counts from the start on.
+    pub hook_dir: PathBuf,
     /// Stores by name, of which bitmaps may be.
     pub stores: BTreeMap<String, StoreEntry>,
 }
@@ -74,7 +78,7 @@ pub fn start(settings: Settings, wishes: Sender<Wish>) -> Outcome<WatchHandle> {
     let shared = core::Shared::default();
     core::with(&shared, |s| (s.lost, s.lost_at, s.since_unix_ms) = (Some("not connected yet".into()), Some(Instant::now()), crate::commands::now_unix_ms()));
     // The hook's word first: what it tells from now on is not lost, whatever else takes its time.
-    let inbox = inbox::start(Path::new(cairn_hook::place::DIR_DEFAULT), post.clone()).map_err(failed)?;
+    let inbox = inbox::start(&settings.hook_dir, post.clone()).map_err(failed)?;
     let uri = events::Uri::of(settings.connect.clone());
     events::start(uri.clone(), post.clone()).map_err(failed)?;
     let kept = Mutex::new(settings.clone());
@@ -131,16 +135,18 @@ impl WatchHandle {
             "stores": stores,
             "libvirt": if s.lost.is_none() { "connected" } else { "lost" }, "libvirt_problem": s.lost, "libvirt_since": time(Some(s.since_unix_ms)),
             "events": s.events, "missed": self.post.missed_count(), "hook": self.inbox.json(),
-            "looks": s.looks, "looking": s.looking, "looked_at_all": time(s.all_unix_ms), "look_problem": s.problem,
+            "looks": s.looks, "looking": s.looking, "looked_at_all": time(s.all_unix_ms), "look_problem": s.problem, "looks_failed": s.failing.in_a_row(),
         })
     }
 
     /// What keeps it from seeing domains, for people.
     pub fn problems(&self) -> Vec<String> {
         // The hook of the system's libvirt tells root alone.
-        let deaf = if nix::unistd::geteuid().is_root() { self.inbox.problems() } else { Vec::new() };
-        let away = core::with(&self.shared, |s| away(s, Instant::now()));
-        away.into_iter().chain(deaf).collect()
+        let is_wanted = nix::unistd::geteuid().is_root() || self.settings.lock().unwrap_or_else(PoisonError::into_inner).hook_dir != Path::new(DIR_DEFAULT);
+        let deaf = if is_wanted { self.inbox.problems() } else { Vec::new() };
+        let state = core::with(&self.shared, |s| s.clone());
+        let forgetful = state.forgetful.as_ref().map(|why| format!("nothing is remembered of domains: {why}"));
+        away(&state, Instant::now()).into_iter().chain(deaf).chain(state.failing.problems()).chain(forgetful).collect()
     }
 
     /// Ends it, within the limit or not at all.

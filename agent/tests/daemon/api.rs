@@ -11,13 +11,30 @@ use std::{
 fn whatever_is_asked_wrongly_gets_an_object() {
     let served = Served::started("");
     let long = format!("/api/v1/jobs?{}", "x".repeat(10_000));
+    let path = format!("/api/v1/jobs/{}", "9".repeat(10_000));
+    let (too_long, endless) = (format!("/api/v1/jobs/{}", "9".repeat(20_000)), format!("/api/v1/jobs/{}", "9".repeat(70_000)));
     let large = format!("{{\"domain\": \"{}\"}}", "x".repeat(70_000));
     for (method, path, body, status) in [
         ("GET", "/", "", 404),
         ("GET", "/api/v2/health", "", 404),
         ("POST", "/api/v1/health", "", 405),
         ("GET", "/api/v1/reload", "", 405),
+        ("PUT", "/api/v1/jobs", "", 405),
+        ("DELETE", "/api/v1/jobs/1", "", 405),
+        ("NONSENSE", "/api/v1/jobs", "", 405),
         ("GET", "/api/v1/jobs/x", "", 400),
+        ("GET", "/api/v1/jobs/%ff", "", 400),
+        ("GET", "/api/v1/jobs/%ff/log", "", 400),
+        ("POST", "/api/v1/jobs/%c3%28/cancel", "", 400),
+        ("GET", "/api/v1/jobs/%", "", 400),
+        ("GET", "/api/v1/%ff", "", 404),
+        ("GET", "/api/v1/jobs/99999999999999999999", "", 400),
+        ("GET", "/api/v1/jobs/1/2/3", "", 404),
+        ("GET", "/api/v1/jobs/", "", 404),
+        ("GET", &path, "", 400),
+        ("GET", &too_long, "", 431),
+        ("GET", &endless, "", 431),
+        ("GET", "no-path", "", 404),
         ("GET", "/api/v1/jobs/99", "", 404),
         ("GET", "/api/v1/jobs?state=asleep", "", 400),
         ("GET", "/api/v1/jobs?nonsense=1", "", 400),
@@ -40,6 +57,24 @@ fn whatever_is_asked_wrongly_gets_an_object() {
         let (got, said) = served.ask(method, path, body);
         assert_eq!(got, status, "{method} {path:.80} {body:.80}: {said}");
         assert!(said["error"].is_string() && said["code"].is_u64() && said["kind"].is_string(), "{method} {path:.80}: {said}");
+    }
+    // Whatever a body is called, it is read as JSON; and heads that are wrong in themselves.
+    for (request, status) in [
+        ("POST /api/v1/backups HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 1\r\n\r\n{", 400),
+        ("POST /api/v1/backups HTTP/1.1\r\nhost: x\r\ncontent-type: application/xml\r\ncontent-length: 4\r\n\r\n<a/>", 400),
+        ("POST /api/v1/backups HTTP/1.1\r\nhost: x\r\ncontent-type: \u{e4}\r\ncontent-length: 2\r\n\r\n{}", 400),
+        ("POST /api/v1/backups HTTP/1.1\r\nhost: x\r\ncontent-length: nonsense\r\n\r\n{}", 400),
+        ("POST /api/v1/backups HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400),
+        ("nonsense\r\n\r\n", 400),
+        ("GET /api/v1/jobs HTTP/9.9\r\n\r\n", 400),
+        ("GET /api/v1/jo bs HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        ("GET /api/v1/jobs/\u{7f}\u{1} HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        ("GET /api/v1/jobs HTTP/1.1\r\nhost: x\r\n", 408),
+    ] {
+        let (got, said) = served.raw(request);
+        assert_eq!(got, status, "{request:?}: {said}");
+        assert!(said["error"].is_string() && said["code"].is_u64() && said["kind"].is_string(), "{request:?}: {said}");
     }
     assert!(served.get("/api/v1/jobs").as_array().expect("a list").is_empty(), "nothing came of any of it");
     assert!(served.get("/api/v1/domains").is_array());

@@ -2,7 +2,7 @@
 
 use crate::{
     place::noise,
-    served::{LIMIT, Served, wait_for},
+    served::{LIMIT, Served, apart, wait_for},
 };
 use std::{
     fs,
@@ -161,4 +161,37 @@ fn a_package_that_was_upgraded_under_the_daemon_does_not_keep_jobs_from_starting
     let job = served.save("image", "data");
     served.wait_state(job, "done");
     assert_eq!(served.points("data").len(), 2);
+}
+
+#[test]
+fn a_start_that_hangs_holds_up_its_own_job_alone_and_not_for_ever() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut served = Served::new("daemon: { jobs_max: 3 }\n");
+    fs::write(served.place.path("image"), noise(200_000, 1)).expect("writes");
+    // A host with systemd, whose systemd-run does not come back for two of the jobs.
+    let bin = served.place.path("bin");
+    fs::create_dir(&bin).expect("makes");
+    let script = "#!/bin/sh\ncase \"$*\" in *unit=cairn-job-[12]-*) exec sleep 1000;; esac\nwhile [ \"$1\" != -- ]; do shift; done; shift; exec \"$@\"\n";
+    fs::write(bin.join("systemd-run"), script).expect("writes");
+    fs::set_permissions(bin.join("systemd-run"), fs::Permissions::from_mode(0o755)).expect("ours");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    served.start_by(|command| {
+        let mut command = apart(&command, "mount -t tmpfs -o mode=0755 tmpfs /run && mkdir -p /run/systemd/system");
+        command.env("PATH", path);
+        command
+    });
+    let began = Instant::now();
+    let (hung, cancelled) = (served.save("image", "hung"), served.save("image", "cancelled"));
+    // Others are started, listed, cancelled meanwhile.
+    let other = served.save("image", "other");
+    served.wait_state(other, "done");
+    assert_eq!((&served.job(hung)["state"], &served.job(cancelled)["state"]), (&"running".into(), &"running".into()));
+    served.run(&["job", "cancel", &cancelled.to_string()]).expect(0);
+    served.wait_state(cancelled, "cancelled");
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    // It is begun anew, as a plain process, and once.
+    served.wait_state(hung, "done");
+    assert!(began.elapsed() > Duration::from_secs(28), "systemd has its time: {:?}", began.elapsed());
+    assert_eq!((served.points("hung").len(), served.points("cancelled").len(), served.points("other").len()), (1, 0, 1));
+    assert!(served.log().contains("was broken off"), "{}", served.log());
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     place::ended,
-    served::{LIMIT, Served},
+    served::{LIMIT, Served, send, wait_for},
 };
 use std::{
     fs::{self, File},
@@ -13,6 +13,7 @@ use std::{
             net::{UnixDatagram, UnixListener, UnixStream},
         },
     },
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -120,20 +121,9 @@ fn a_socket_that_systemd_hands_over_is_used_and_left() {
     let listener = UnixListener::bind(served.socket()).expect("binds");
     let inode = |served: &Served| fs::metadata(served.socket()).expect("is there").ino();
     let before = inode(&served);
-    served.start_by(|command| {
-        // As systemd does it: the descriptor is 3, and the number is the process's own.
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 </dev/null"]).arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => shell.env(name, value),
-                None => shell.env_remove(name),
-            };
-        }
-        shell.stdin(OwnedFd::from(listener));
-        shell
-    });
+    served.start_by(|command| handed(&command, listener));
     assert_eq!(inode(&served), before, "no socket of its own");
+    assert_eq!(served.troubles(), [""; 0]);
     // A job hears nothing of it.
     let id = served.save("nothing", "x");
     served.wait_state(id, "failed");
@@ -176,11 +166,93 @@ fn without_a_daemon_commands_say_what_to_do_at_once() {
     let began = Instant::now();
     for args in [&["jobs"][..], &["job", "run", "--domain", "web"], &["job", "cancel", "1"], &["job", "log", "1", "--follow"], &["daemon", "--reload"]] {
         let failed = served.run(args).expect(1);
-        assert!(failed.err.contains("no daemon answers") && failed.err.contains("systemctl start cairn"), "{}", failed.err);
+        assert!(
+            failed.err.contains("no daemon answers") && failed.err.contains("systemctl start cairn") && failed.err.contains("--socket PATH"),
+            "{}",
+            failed.err
+        );
     }
     // Nor where a dead one left its socket.
     drop(UnixListener::bind(served.socket()).expect("binds"));
     let failed = served.run(&["jobs", "--json"]).expect(1);
     assert!(failed.err.contains("no daemon answers") && failed.err.starts_with("{\"error\""), "{}", failed.err);
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+/// The command as systemd starts it: the descriptor is 3, and the number is the process's own.
+fn handed(command: &Command, listener: UnixListener) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 </dev/null"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(OwnedFd::from(listener));
+    shell
+}
+
+#[test]
+fn a_socket_of_systemds_at_another_path_than_the_configurations_is_answered_at_both() {
+    let mut served = Served::new("");
+    let other = served.place.path("systemd.sock");
+    let listener = UnixListener::bind(&other).expect("binds");
+    served.start_by(|command| handed(&command, listener));
+    let at = |socket: &Path| served.run(&["jobs", "--json", "--socket", &socket.display().to_string()]).expect(0);
+    at(&served.socket());
+    at(&other);
+    let log = served.log();
+    assert!([&other, &served.socket()].iter().all(|path| log.contains(&path.display().to_string())) && log.contains("ListenStream="), "{log}");
+    assert_eq!(served.troubles(), [""; 0], "both are answered");
+    served.signal(15);
+    assert!(served.ended().success());
+    assert!(other.exists() && !served.socket().exists(), "each is removed by who made it");
+    // Where it cannot answer at both it answers where it can, and says so.
+    fs::remove_file(&other).expect("ours");
+    let listener = UnixListener::bind(&other).expect("binds");
+    fs::write(served.socket(), "mine").expect("writes");
+    let (wanted, mut command) = (served.socket(), served.command(&["daemon"]));
+    let mut child = handed(command.stdout(Stdio::null()).stderr(Stdio::null()), listener).spawn().expect("starts");
+    let mut health = serde_json::Value::Null;
+    wait_for("it answers", || {
+        let mut stream = UnixStream::connect(&other).expect("listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("sets");
+        std::io::Write::write_all(&mut stream, b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\n\r\n").expect("sends");
+        let text = std::io::read_to_string(stream).unwrap_or_default();
+        health = text.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or_default();
+        health["status"].is_string()
+    });
+    child.kill().expect("our own child");
+    child.wait().expect("ends");
+    let told = health["reasons"].to_string();
+    assert!(
+        health["status"] == "degraded" && told.contains(&wanted.display().to_string()) && told.contains("is no socket") && told.contains("ListenStream="),
+        "{health}"
+    );
+}
+
+#[test]
+fn a_daemon_whose_state_folder_is_taken_away_begins_nothing_more_and_ends() {
+    let mut served = Served::started("daemon: { jobs_max: 1 }\n");
+    fs::write(served.place.path("image"), crate::place::noise(200_000, 1)).expect("writes");
+    let slow = served.save_slowly("a", "slow");
+    served.wait_pid(slow);
+    served.save("image", "waits");
+    // Another daemon takes its place at once, and the turn of what waits comes at the same moment.
+    fs::rename(served.state(), served.place.path("aside")).expect("moved");
+    let other = served.place.path("other.sock").display().to_string();
+    let mut second = served.command(&["daemon", "--socket", &other]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    served.open_pipe("a");
+    let began = Instant::now();
+    let status = served.ended();
+    assert!(status.code() == Some(1) && began.elapsed() < Duration::from_secs(15), "{status:?} after {:?}", began.elapsed());
+    let log = served.log();
+    assert!(log.contains(&format!("the state folder {} was removed or replaced", served.state().display())), "{log}");
+    wait_for("the new one answers", || UnixStream::connect(&other).is_ok());
+    let jobs = served.run(&["jobs", "--all", "--json", "--socket", &other]).expect(0).json();
+    assert_eq!(jobs.as_array().expect("a list").len(), 0, "it knows nothing of the other's");
+    assert!(served.points("waits").is_empty(), "nobody began it");
+    send(second.id().cast_signed(), 15);
+    assert!(second.wait().expect("ends").success());
 }

@@ -2,9 +2,11 @@
 
 mod api;
 mod config;
+mod full;
 mod jobs;
 mod kills;
 mod life;
+mod looks;
 #[allow(dead_code, reason = "shared with the suite of the program")]
 #[path = "../program/place.rs"]
 mod place;

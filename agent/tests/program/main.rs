@@ -1,5 +1,6 @@
 //! The program as it is used: started with arguments, on real stores in real folders; exit codes, what it prints, what is there afterwards.
 
+mod changed_list;
 mod clocks;
 mod damage;
 mod doctor;

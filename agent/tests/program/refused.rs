@@ -51,3 +51,13 @@ fn a_point_without_its_name_is_told_so() {
     let refused = place.run(&["list", ""]).expect(2);
     assert!(refused.err.contains("NAME"), "{}", refused.err);
 }
+
+#[test]
+fn a_freeze_limit_that_is_none_is_refused_with_what_may_be_said() {
+    let place = Place::new();
+    for wrong in ["0", "3", "61", "600", "10s"] {
+        let refused = place.run(&["backup", "nothing", &format!("--freeze-limit={wrong}")]).expect(2);
+        assert!(refused.err.contains("--freeze-limit") && !refused.err.contains("libvirt"), "{wrong}: {}", refused.err);
+        assert!(wrong == "10s" || refused.err.contains("4..=60"), "{wrong}: {}", refused.err);
+    }
+}
