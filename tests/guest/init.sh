@@ -37,14 +37,17 @@ agent_port() {
   return 1
 }
 wait_for 30 agent_port
-# A second port, for a word from the host while the agent is not the real one. It is opened once and stays open:
+# A second port, for a word from the host while the agent is not the real one, or is frozen. It is opened once and stays open:
 # libvirt 9.0 cannot handle a port that opens or closes while a backup job runs (docs/lab.md).
 word_port=/dev/$(basename "$(dirname "$(grep -l org.cairn.lab.0 /sys/class/virtio-ports/*/name)")")
 (exec 3<> "$word_port"
 while true; do
   word=
   read -r word <&3
-  [ "$word" = leave ] && kill -9 "$(cat /run/instead.pid)" && echo gone >&3
+  case "$word" in
+    leave) kill -9 "$(cat /run/instead.pid)" && echo gone >&3 ;;
+    kill-agent) kill -9 "$(pidof qemu-ga)" && echo gone >&3 ;;
+  esac
   sleep 0.3
 done) 2>/dev/null &
 # As init it reaps; the agent is started again should it end. A suite may put another program in its place

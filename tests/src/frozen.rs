@@ -8,18 +8,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Where open freezes are recorded.
 pub const RECORDS: &str = "/run/cairn/frozen";
 /// A freeze takes a tenth of a second: not every attempt to stop a backup within it succeeds.
 const ATTEMPTS: usize = 48;
-/// From the record of a freeze to the stop, so many different times.
-const MOMENT: Duration = Duration::from_millis(12);
-const MOMENTS: usize = 12;
+/// A guest that has not written for so long may be frozen: then is the time to stop its backup. On a busy host it may just be slow, so the next attempt
+/// waits for longer, up to so many times this.
+const LULL: Duration = Duration::from_millis(20);
+const LULLS: usize = 5;
+/// From the record of a freeze to its lull.
+const LULL_LIMIT: Duration = Duration::from_secs(3);
 /// Writes of the guest come every few milliseconds; so long without one, it is frozen.
 const STILL: Duration = Duration::from_millis(700);
 const POLL: Duration = Duration::from_millis(2);
@@ -100,10 +103,28 @@ pub fn record_is_open() -> bool {
     fs::read_dir(RECORDS).is_ok_and(|mut records| records.next().is_some())
 }
 
+/// A program for `--on-stuck-freeze`, and the file in which it notes how it was called.
+///
+/// # Panics
+/// It cannot be written.
+#[must_use]
+pub fn alarm(suite: &Suite) -> (PathBuf, PathBuf) {
+    let (program, note) = (suite.path("alarm"), suite.path("alarm-was-called"));
+    fs::write(&program, format!("#!/bin/sh\necho \"$1 $CAIRN_URI\" >> {}\n", note.display())).expect("written");
+    crate::folder::set_mode(&program, 0o755).expect("executable");
+    (program, note)
+}
+
 /// Time of the guest's last write to an image, as its host's file system has it.
 fn last_write(image: &Path) -> (i64, i64) {
     let meta = fs::metadata(image).expect("an image of the guest's");
     (meta.mtime(), meta.mtime_nsec())
+}
+
+fn since_last_write(image: &Path) -> Duration {
+    let written = fs::metadata(image).and_then(|meta| meta.modified()).expect("an image of the guest's");
+    // A clock that was set back shows as a write just now.
+    SystemTime::now().duration_since(written).unwrap_or_default()
 }
 
 /// Whether the guest writes nothing to an image for a while.
@@ -132,7 +153,8 @@ pub fn wait_writes(image: &Path, what: &str, limit: Duration) {
 }
 
 /// The children of a process, of any of its threads, whose command line ends with this word.
-fn child_named(parent: Pid, word: &str) -> Option<Pid> {
+#[must_use]
+pub fn child_named(parent: Pid, word: &str) -> Option<Pid> {
     let tasks = fs::read_dir(format!("/proc/{parent}/task")).ok()?.flatten();
     let lists: Vec<String> = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
     let mut children = lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok());
@@ -153,7 +175,10 @@ pub fn frozen(suite: &Suite, image: &Path, start: impl Fn() -> Job) -> Frozen {
         }
         let since = Instant::now();
         // The freeze itself is a call that the agent gets a moment after the record; how long that is, and the freeze, depends on the host and its load.
-        sleep(MOMENT * u32::try_from(attempt % MOMENTS).expect("a few"));
+        let lull = LULL * u32::try_from(1 + attempt % LULLS).expect("a few");
+        while record_is_open() && since.elapsed() < LULL_LIMIT && since_last_write(image) < lull {
+            sleep(POLL);
+        }
         // One that is not ours may have ended just now.
         if !job.has_ended() && kill(job.pid(), Signal::SIGSTOP).is_ok() {
             if record_is_open() && stands_still(image) && suite.domain.freeze_status().is_ok_and(|status| status == "frozen") {

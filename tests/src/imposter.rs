@@ -5,6 +5,7 @@
 
 use crate::domain::Domain;
 use crate::error::{Error, Result};
+use crate::process::wait_for;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -15,6 +16,8 @@ use std::time::Duration;
 const PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
 /// The guest looks every third of a second, but may be slow.
 const LEAVE_LIMIT: Duration = Duration::from_secs(30);
+/// Until an agent that was ended is replaced, and libvirt knows.
+const HOOKED_LIMIT: Duration = Duration::from_secs(120);
 const WORD_PORT: &str = "org.cairn.lab.0";
 const BUFFER_BYTES: usize = 4096;
 /// More than libvirt takes for one reply (10 MiB).
@@ -24,7 +27,7 @@ const NESTING: usize = 20_000;
 const COMMAND_BYTES_MAX: usize = 1 << 20;
 
 /// All ways to misbehave.
-pub const MODES: [&str; 11] = [
+pub const MODES: [&str; 14] = [
     "mute",
     "mute-at-freeze",
     "liar",
@@ -36,7 +39,12 @@ pub const MODES: [&str; 11] = [
     "thaw-fails",
     "wrong-ids",
     "says-all-twice",
+    "leaves-at-freeze",
+    "leaves-after-freeze",
+    "leaves-at-thaw",
 ];
+/// So long one that leaves is away: longer than any one question to it may take, its freeze excepted.
+const GONE: Duration = Duration::from_secs(6);
 
 /// Puts an imposter in the agent's place for `time`; the real one is back afterwards.
 ///
@@ -63,20 +71,60 @@ pub fn without(domain: &Domain, command: &str, time: Duration) -> Result<()> {
     place(domain, &format!("exec timeout {} qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run -b {command}", time.as_secs()))
 }
 
+/// What becomes of the real agent once it ends: this command in its place, then it is started again.
+///
+/// # Errors
+/// The real agent does not answer.
+pub fn prepare(domain: &Domain, command: &str) -> Result<()> {
+    domain.sh(&format!("echo '{command}' > /run/agent.instead")).map(drop)
+}
+
+/// Kills the real agent (SIGKILL), frozen or not. The guest's root file system is in memory, so whoever does that needs no disk.
+///
+/// # Errors
+/// As [`leave`].
+pub fn kill_agent(domain: &Domain) -> Result<()> {
+    say(domain, "kill-agent")
+}
+
+/// Where [`hooked`]'s hook notes when it was called, and the guest when it was frozen: a word and the guest's uptime, a line each.
+pub const HOOK_LOG: &str = "/run/slow-hook.log";
+
+/// The real agent for `time`, with a hook (`qemu-ga --fsfreeze-hook`) that takes `delay` before each freeze.
+///
+/// # Errors
+/// The real agent does not answer.
+pub fn hooked(domain: &Domain, delay: Duration, time: Duration) -> Result<()> {
+    let hook = format!(
+        "note() {{ echo \"$1 $(cut -d\\  -f1 /proc/uptime)\" >> {HOOK_LOG}; }}\nnote \"$1\"\n[ \"$1\" = freeze ] || exit 0\n\
+         (while [ ! -e /run/qga.state.isfrozen ]; do sleep 0.02; done; note frozen) >/dev/null 2>&1 &\nsleep {}\nnote done\n",
+        delay.as_secs()
+    );
+    domain.sh(&format!("cat > /run/slow-hook <<'EOF'\n#!/bin/sh\n{hook}EOF\nchmod +x /run/slow-hook; rm -f {HOOK_LOG}"))?;
+    place(domain, &format!("exec timeout {} qemu-ga -m virtio-serial -p {PORT} -t /run -F/run/slow-hook", time.as_secs()))?;
+    // On a busy host the one before may answer for a while.
+    let is_it = || Ok(domain.sh("grep -q slow-hook /proc/$(pidof qemu-ga)/cmdline").ok().map(drop));
+    wait_for("the agent with its hook", HOOKED_LIMIT, Duration::from_millis(500), is_it)
+}
+
 /// Ends whatever stands in the agent's place, by a port of its own; the real agent comes back.
 ///
 /// # Errors
 /// The domain has no such port, or nobody listens at it.
 pub fn leave(domain: &Domain) -> Result<()> {
+    say(domain, "leave")
+}
+
+fn say(domain: &Domain, word: &str) -> Result<()> {
     let xml = domain.virsh_ok(&["dumpxml", domain.name()])?;
     let path = xml.split('\'').find(|word| word.starts_with('/') && word.ends_with(WORD_PORT));
     let path = path.ok_or_else(|| Error::answer(domain.name(), format!("has no port {WORD_PORT}")))?;
     let mut socket = UnixStream::connect(path).map_err(Error::io("connect to", path))?;
-    socket.write_all(b"leave\n").map_err(Error::io("write to", path))?;
+    socket.write_all(format!("{word}\n").as_bytes()).map_err(Error::io("write to", path))?;
     // The connection must last until the guest has read: what is under way when it ends is lost.
     socket.set_read_timeout(Some(LEAVE_LIMIT)).map_err(Error::io("set a time limit on", path))?;
     let mut said = [0; 5];
-    socket.read_exact(&mut said).map_err(Error::io("hear that the imposter is gone from", path))?;
+    socket.read_exact(&mut said).map_err(Error::io("hear that it is done from", path))?;
     if said != *b"gone\n" {
         return Err(Error::answer(WORD_PORT, format!("said {said:?}")));
     }
@@ -98,8 +146,10 @@ pub fn answer(port: &Path, mode: &str) -> Result<()> {
     if !MODES.contains(&mode) {
         return Err(Error::answer(mode, format!("is none of {MODES:?}")));
     }
-    let mut file = OpenOptions::new().read(true).write(true).open(port).map_err(Error::io("open", port))?;
+    let open = || OpenOptions::new().read(true).write(true).open(port).map_err(Error::io("open", port));
+    let mut file = open()?;
     let mut pending = Vec::new();
+    let mut has_left = false;
     loop {
         let mut buffer = [0; BUFFER_BYTES];
         let count = file.read(&mut buffer).map_err(Error::io("read", port))?;
@@ -111,12 +161,38 @@ pub fn answer(port: &Path, mode: &str) -> Result<()> {
         pending.extend_from_slice(&buffer[..count]);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
-            reply(&mut file, mode, &line).map_err(Error::io("write to", port))?;
+            has_left &= !asks(&line, "guest-fsfreeze-freeze");
+            let leaves = !has_left && leaves(mode, &line);
+            if !leaves || mode == "leaves-after-freeze" {
+                reply(&mut file, mode, &line).map_err(Error::io("write to", port))?;
+            }
+            if leaves {
+                // A second one could not have the port while the first has it.
+                drop(file);
+                std::thread::sleep(GONE);
+                file = open()?;
+                pending.clear();
+                has_left = true;
+            }
         }
         if pending.len() > COMMAND_BYTES_MAX {
             pending.clear();
         }
     }
+}
+
+/// Whether it closes its port at this command; once for each freeze, and it comes back.
+fn leaves(mode: &str, line: &[u8]) -> bool {
+    match mode {
+        "leaves-at-freeze" | "leaves-after-freeze" => asks(line, "guest-fsfreeze-freeze"),
+        "leaves-at-thaw" => asks(line, "guest-fsfreeze-thaw"),
+        _ => false,
+    }
+}
+
+fn asks(line: &[u8], command: &str) -> bool {
+    let quoted = format!("\"{command}\"");
+    line.windows(quoted.len()).any(|part| part == quoted.as_bytes())
 }
 
 fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
@@ -135,6 +211,9 @@ fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
         ("freezes-nothing", "guest-fsfreeze-freeze") => send(port, b"", &json!({ "return": 0 })),
         ("freezes-less-than-nothing", "guest-fsfreeze-freeze") => send(port, b"", &json!({ "return": -1 })),
         ("freezes-less-than-nothing", "guest-fsfreeze-thaw") => send(port, b"", &json!({ "return": i64::MIN })),
+        // Each would have its freeze believed, if it had not left.
+        ("leaves-at-freeze" | "leaves-after-freeze" | "leaves-at-thaw", "guest-fsfreeze-thaw") => send(port, b"", &json!({ "return": 2 })),
+        ("leaves-at-freeze" | "leaves-after-freeze" | "leaves-at-thaw", _) => send(port, b"", &json!({ "return": lie(name) })),
         ("thaw-fails", "guest-fsfreeze-thaw") => send(port, b"", &late_error()),
         ("says-all-twice", _) => {
             let reply = json!({ "return": lie(name) });

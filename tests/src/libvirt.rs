@@ -41,6 +41,18 @@ pub fn start(log: &Path) -> Result<String> {
     Ok(version)
 }
 
+/// `libvirt 9.0, QEMU 7.2`: what behaviour hangs on.
+///
+/// # Errors
+/// virsh's words.
+pub fn version() -> Result<String> {
+    let whole = summary(&run_ok(&mut virsh(&["version"]), CALL_LIMIT)?);
+    let short =
+        |word: &str| if word.starts_with(|c: char| c.is_ascii_digit()) { word.split('.').take(2).collect::<Vec<_>>().join(".") } else { word.to_owned() };
+    let comma = |word: &str| if word.ends_with(',') { "," } else { "" };
+    Ok(whole.split(' ').map(|word| short(word.trim_end_matches(',')) + comma(word)).collect::<Vec<_>>().join(" "))
+}
+
 /// Starts libvirtd in the background; suites that killed it start it again by this.
 ///
 /// # Errors

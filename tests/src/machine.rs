@@ -34,8 +34,8 @@ const UNITS: [&str; 2] = ["cairn.service", "cairn.socket"];
 /// Folders of the lab that the machine has as well, in their own places.
 const SHARED: [&str; 5] = ["/run/libvirt", "/run/cairn", "/var/lib/libvirt", "/var/lib/cairn", "/etc/cairn"];
 
-/// `$0` is the layer's folder, `$1` the control group below the root of them, the rest systemd-nspawn and its arguments. Whatever kinds of control groups the host
-/// has, the machine gets the unified ones.
+/// `$0` is the layer's folder, `$1` the control group below the root of them, the rest systemd-nspawn and its arguments. Whatever kinds of control
+/// groups the host has, the machine gets the unified ones.
 const ENTER: &str = r#"set -e
 layer=$0 group=$1; shift
 mount -t cgroup2 cgroup2 /sys/fs/cgroup

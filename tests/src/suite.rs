@@ -114,6 +114,26 @@ impl Suite {
         std::fs::remove_dir_all(&folder).expect("our own folder");
     }
 
+    /// Restores disks of a point as raw files and compares each with what `qemu-img convert` makes of its image: (target, image, format).
+    ///
+    /// # Panics
+    /// Any byte differs.
+    pub fn assert_disks(&self, id: &str, images: &[(&str, &Path, &str)]) {
+        let folder = self.path(&format!("disks-{id}"));
+        std::fs::create_dir_all(&folder).expect("folder");
+        let raw = |target: &str| folder.join(format!("{target}.raw"));
+        let disks: Vec<String> = images.iter().map(|(target, ..)| format!("{target}={}", raw(target).display())).collect();
+        let mut args = vec!["restore", id, "--format", "raw"];
+        args.extend(disks.iter().flat_map(|disk| ["--disk", disk]));
+        self.cairn.ok(&args).expect("restore");
+        for (target, image, format) in images {
+            let wanted = folder.join(format!("{target}.wanted"));
+            reference::raw_copy(image, format, &wanted).expect("reference");
+            assert_eq!(reference::difference(&wanted, &raw(target)).expect("readable"), None, "{target} of {id}");
+        }
+        std::fs::remove_dir_all(&folder).expect("our own folder");
+    }
+
     /// Restores a point that was taken under the writer; gives the writer's counts.
     ///
     /// # Panics

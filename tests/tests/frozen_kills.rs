@@ -4,15 +4,18 @@
 //! prints how long that was.
 
 use cairn_lab::daemon::Daemon;
-use cairn_lab::frozen::{self, Frozen, Job, stands_still, wait_writes};
-use cairn_lab::suite::{Suite, quiesce};
-use cairn_lab::{Options, lab_test, libvirt, process};
+use cairn_lab::frozen::{self, Frozen, Job, alarm, stands_still, wait_writes};
+use cairn_lab::suite::{Suite, assert_refused, quiesce};
+use cairn_lab::{Options, cairn, lab_test, libvirt, process};
+use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
@@ -91,6 +94,18 @@ lab_test!(job_and_guard, Options::small(), |lab| {
     kill(guard, Signal::SIGCONT).expect("it waits for us");
     ends(case, &suite, "guard stopped", SLACK);
 
+    // The guard is not gone, so nobody else may work on the domain; it thaws as soon as it goes on.
+    let mut case = stopped();
+    case.guard(Signal::SIGSTOP);
+    case.job(Signal::SIGKILL);
+    case.job.wait("the killed backup", SLACK);
+    assert!(stands_still(&image()), "nobody is there to thaw it");
+    let refused = suite.cairn.run(&["backup", "lab1"]).expect("it ends");
+    assert_refused(&refused, cairn::BUSY, "lab1");
+    kill(case.guard, Signal::SIGCONT).expect("it waits for us");
+    wait_writes(&image(), "job killed, guard stopped and continued", SLACK);
+    ends(case, &suite, "job killed, guard stopped and continued", SLACK);
+
     let mut case = stopped();
     case.guard(Signal::SIGKILL);
     case.job(Signal::SIGKILL);
@@ -102,17 +117,29 @@ lab_test!(job_and_guard, Options::small(), |lab| {
     all_is_well(&suite);
 });
 
+// Standard error is a pipe that is full, and nobody reads it: neither a thaw nor an alarm waits for a word.
+lab_test!(nobody_reads_what_the_guard_says, Options::small(), |lab| {
+    let suite = begun(&lab);
+    let (_reader, writer) = std::io::pipe().expect("a pipe");
+    let case = frozen(&suite, || {
+        let mut command = backup(&suite);
+        command.stderr(writer.try_clone().expect("a descriptor"));
+        command
+    });
+    // By a description of its own, so that the others' writes still wait.
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut filler = fs::File::options().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).expect("the same pipe");
+    for piece in [&[b'x'; 4096][..], b"x"] {
+        while filler.write(piece).is_ok() {}
+    }
+    case.job(Signal::SIGKILL);
+    ends(case, &suite, "job killed, nobody reads", SLACK);
+    all_is_well(&suite);
+});
+
 fn libvirtd() -> Pid {
     let text = fs::read_to_string(libvirt::PID_FILE).expect("the lab's libvirtd has a pid file");
     Pid::from_raw(text.trim().parse().expect("a process id"))
-}
-
-/// A program that notes how it was called.
-fn alarm(suite: &Suite) -> (PathBuf, PathBuf) {
-    let (program, note) = (suite.path("alarm"), suite.path("alarm-was-called"));
-    fs::write(&program, format!("#!/bin/sh\necho \"$1 $CAIRN_URI\" >> {}\n", note.display())).expect("written");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
-    (program, note)
 }
 
 lab_test!(libvirtd_gone_or_hung, Options::small(), |lab| {
@@ -169,18 +196,21 @@ fn last_state(daemon: &Daemon) -> String {
     job["state"].as_str().expect("a state").to_owned()
 }
 
+/// A backup as a job of the daemon's, stopped with its guest frozen.
+fn daemon_job_stopped(suite: &Suite, daemon: &Daemon) -> Frozen {
+    frozen::frozen(suite, &image(), || {
+        let id = daemon.back_up(&json!({"domain": "lab1", "store": "main"})).expect("asked")[0]["id"].clone();
+        let job = daemon.wait_job(&id, "its process", LIMIT, |job| job["pid"].is_i64() || job["code"].is_i64()).expect("it starts");
+        let pid = job["pid"].as_i64().unwrap_or_else(|| panic!("it ended before it froze: {job:#}"));
+        Job::Other(Pid::from_raw(i32::try_from(pid).expect("process ids are small")))
+    })
+}
+
 lab_test!(job_of_a_daemon, Options::small(), |lab| {
     let suite = begun(&lab);
     let (program, note) = alarm(&suite);
     let mut daemon = Daemon::start(&lab, &config(&suite, &program)).expect("the daemon");
-    let stopped = |daemon: &Daemon| {
-        frozen::frozen(&suite, &image(), || {
-            let id = daemon.back_up(&json!({"domain": "lab1", "store": "main"})).expect("asked")[0]["id"].clone();
-            let job = daemon.wait_job(&id, "its process", LIMIT, |job| job["pid"].is_i64() || job["code"].is_i64()).expect("it starts");
-            let pid = job["pid"].as_i64().unwrap_or_else(|| panic!("it ended before it froze: {job:#}"));
-            Job::Other(Pid::from_raw(i32::try_from(pid).expect("process ids are small")))
-        })
-    };
+    let stopped = |daemon: &Daemon| daemon_job_stopped(&suite, daemon);
 
     // The job goes on without it.
     let case = stopped(&daemon);
@@ -247,7 +277,8 @@ impl MemoryGroup {
             mount(Some("cgroup2"), at, Some("cgroup2"), flags, None::<&str>).expect("control groups can be mounted");
             fs::write(at.join("cgroup.subtree_control"), "+memory").expect("the memory controller");
         }
-        let folder = at.join(format!("cairn-lab-{}", std::process::id()));
+        // The controller is the host's, for all labs; process ids are each lab's own.
+        let folder = at.join(format!("cairn-lab{}", at.to_string_lossy().replace('/', "-")));
         fs::create_dir(&folder).expect("a group of our own");
         Self { folder, is_v2 }
     }
@@ -329,5 +360,47 @@ lab_test!(guard_out_of_memory, Options::small(), |lab| {
     assert!(stands_still(&image()), "nobody is there to thaw it");
     case.job(Signal::SIGCONT);
     ends(case, &suite, "guard out of memory", SLACK);
+    all_is_well(&suite);
+});
+
+/// Until the kernel has killed something in the group; `poke` makes it want memory.
+fn wait_kill(group: &MemoryGroup, poke: impl Fn()) {
+    let killed = || {
+        poke();
+        Ok((group.kills() > 0).then_some(()))
+    };
+    process::wait_for("a kill for want of memory", LIMIT, Duration::from_millis(20), killed).expect("something is killed");
+}
+
+// Each in a control group of its own, as under systemd; the guest is frozen and its backup stopped.
+lab_test!(daemons_out_of_memory, Options::small(), |lab| {
+    let suite = begun(&lab);
+    let (program, note) = alarm(&suite);
+    let mut daemon = Daemon::start(&lab, &config(&suite, &program)).expect("the daemon");
+
+    let group = MemoryGroup::new(&suite.path("cgroup-daemon"));
+    let case = daemon_job_stopped(&suite, &daemon);
+    group.take_in(Pid::from_raw(i32::try_from(daemon.pid()).expect("process ids are small")));
+    group.squeeze();
+    // One that was killed gives no answer.
+    wait_kill(&group, || drop(daemon.health()));
+    case.job(Signal::SIGCONT);
+    ends(case, &suite, "daemon out of memory", SLACK);
+    daemon.kill().expect("a zombie of ours");
+    daemon.start_again().expect("the daemon");
+    assert_eq!(last_state(&daemon), "done", "its job went on");
+
+    let group = MemoryGroup::new(&suite.path("cgroup-libvirtd"));
+    let case = frozen(&suite, || backup(&suite));
+    group.take_in(libvirtd());
+    group.squeeze();
+    wait_kill(&group, || drop(suite.domain.state()));
+    wait_writes(&image(), "libvirtd out of memory, job stopped", LIMIT);
+    println!("libvirtd out of memory, job stopped: writes again {:.1} s after the freeze", case.since.elapsed().as_secs_f64());
+    libvirt::launch(&lab.folder().join("libvirtd.log")).expect("libvirtd");
+    process::wait_for("libvirtd", Duration::from_secs(60), Duration::from_millis(100), || Ok(suite.domain.state().ok())).expect("it answers");
+    ends(case, &suite, "libvirtd out of memory, job stopped", SLACK);
+    assert!(!note.exists(), "no freeze was stuck");
+    drop(daemon);
     all_is_well(&suite);
 });

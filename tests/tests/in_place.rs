@@ -134,6 +134,10 @@ lab_test!(refused_while_the_disks_are_not_ours, Options::small(), |lab| {
     assert!(start.elapsed() < Duration::from_secs(30));
     assert_eq!(suite.domain.state().expect("state"), "running");
     suite.domain.sh("echo still here > /mnt/a/alive && sync").expect("the guest writes");
+    // What would be refused at the end is refused before anybody is shut down.
+    suite.domain.virsh_ok(&["blockresize", "lab1", "vdb", "112M"]).expect("blockresize");
+    assert_refused(&run(&["--disk", "vdb", "--stop"]), REFUSED, "shrinks");
+    assert_eq!(suite.domain.state().expect("state"), "running");
     // One disk alone.
     let did = suite.cairn.json(&["restore", &first.id, "--in-place", "--disk", "vdb", "--stop", "--stop-limit", "2", "--force"]).expect("restore");
     assert!(did["stopped"] == true && did["disks"].as_array().is_some_and(|d| d.len() == 1), "{did}");

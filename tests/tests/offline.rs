@@ -1,6 +1,7 @@
 //! Domains that are off: every byte of their images, increments that go on, and nobody who is kept from starting them.
 
 use cairn_lab::cairn::{BUSY, NOT_FOUND, REFUSED, WARNINGS};
+use cairn_lab::loops::Loop;
 use cairn_lab::suite::{Kept, Suite, assert_refused, mode, quiesce};
 use cairn_lab::{Cairn, Options, cairn, lab, lab_test, process, reference};
 use nix::sys::signal::{Signal, kill};
@@ -344,40 +345,6 @@ lab_test!(an_image_that_changes_while_it_is_read_makes_no_point, Options::small(
     off_backup(&suite, "after", 0);
 });
 
-/// A loop device over a file, detached at the end.
-struct Loop(String);
-
-impl Loop {
-    fn over(file: &Path) -> Self {
-        let path = process::run_ok(Command::new("losetup").args(["--find", "--show"]).arg(file), TOOL_LIMIT).expect("a loop device");
-        Self(path.trim().to_owned())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        // At the end of a test that may have failed: nobody to tell.
-        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
-    }
-}
-
-/// Restores disks as raw files and compares each with what `qemu-img convert` makes of its image.
-fn assert_disks(suite: &Suite, id: &str, images: &[(&str, &Path, &str)]) {
-    let folder = suite.path(&format!("disks-{id}"));
-    std::fs::create_dir_all(&folder).expect("folder");
-    let raw = |target: &str| folder.join(format!("{target}.raw"));
-    let disks: Vec<String> = images.iter().map(|(target, ..)| format!("{target}={}", raw(target).display())).collect();
-    let mut args = vec!["restore", id, "--format", "raw"];
-    args.extend(disks.iter().flat_map(|disk| ["--disk", disk]));
-    suite.cairn.ok(&args).expect("restore");
-    for (target, image, format) in images {
-        let wanted = folder.join(format!("{target}.wanted"));
-        reference::raw_copy(image, format, &wanted).expect("reference");
-        assert_eq!(reference::difference(&wanted, &raw(target)).expect("readable"), None, "{target} of {id}");
-    }
-    std::fs::remove_dir_all(&folder).expect("our own folder");
-}
-
 lab_test!(every_kind_of_disk_is_read_or_named, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let pool = Path::new("/var/lib/libvirt/images");
@@ -393,8 +360,8 @@ lab_test!(every_kind_of_disk_is_read_or_named, Options::small(), |lab| {
     create(&["-f", "raw", &text(&device), "32M"]);
     create(&["-f", "qcow2", &text(&volume), "16M"]);
     qemu_io(&volume, "qcow2", "write -P 0x34 0 1M");
-    let held = Loop::over(&device);
-    let node = PathBuf::from(&held.0);
+    let held = Loop::over(&device).expect("a loop device");
+    let node = PathBuf::from(&held.path());
     qemu_io(&node, "raw", "write -P 0x35 5M 2M");
     suite.domain.virsh_ok(&["pool-refresh", "default"]).expect("the pool sees its volume");
     let disk = |kind: &str, format: &str, source: &str, target: &str| {
@@ -405,7 +372,7 @@ lab_test!(every_kind_of_disk_is_read_or_named, Options::small(), |lab| {
          <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk></devices></domain>",
         disk("file", "qcow2", &format!("file='{}'", text(&top)), "vda"),
         disk("file", "raw", &format!("file='{}'", text(&raw)), "vdb"),
-        disk("block", "raw", &format!("dev='{}'", held.0), "vdc"),
+        disk("block", "raw", &format!("dev='{}'", held.path()), "vdc"),
         disk("volume", "qcow2", "pool='default' volume='volume.qcow2'", "vdd"),
     );
     let file = suite.path("off2.xml");
@@ -420,7 +387,7 @@ lab_test!(every_kind_of_disk_is_read_or_named, Options::small(), |lab| {
     let first = suite.cairn.points("off2").expect("points").remove(0);
     let point = suite.point(&first);
     assert_eq!((quiesce(&point).as_str(), point["source"]["skipped"][0]["target"].as_str()), ("crash", Some("sda")), "{point}");
-    assert_disks(&suite, &first, &all);
+    suite.assert_disks(&first, &all);
 
     // Written to: the device beside its domain, the volume; the others stay and are not read again.
     qemu_io(&node, "raw", "write -P 0x36 6M 4k");
@@ -430,7 +397,7 @@ lab_test!(every_kind_of_disk_is_read_or_named, Options::small(), |lab| {
     assert_eq!(modes, ["incremental", "incremental", "compare", "compare"], "{second}");
     assert_eq!((number(&second, "vda", "read"), number(&second, "vdb", "read")), (0, 0), "{second}");
     assert!(number(&second, "vdc", "changed") > 0 && number(&second, "vdc", "changed") <= MIB, "{second}");
-    assert_disks(&suite, second["id"].as_str().expect("an id"), &all);
+    suite.assert_disks(second["id"].as_str().expect("an id"), &all);
 
     // Somebody has one of them: named, whoever it is.
     let running = images()[1].clone();

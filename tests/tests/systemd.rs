@@ -1,11 +1,14 @@
 //! The units under a real systemd: started, reloaded, restarted, killed, hung; each job is in a scope of its own and outlives all of that. The machine of
 //! [`cairn_lab::machine`] has systemd as process 1; libvirt and its guest are the lab's.
 
+use cairn_lab::frozen::{self, Job};
 use cairn_lab::machine::Machine;
 use cairn_lab::process::wait_for;
 use cairn_lab::suite::Suite;
 use cairn_lab::{Options, lab_test};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -198,6 +201,45 @@ lab_test!(the_daemon_comes_and_goes_and_a_backup_goes_on, Options::small(), |lab
     }
 });
 
+/// The command of a backup job, as the lab's process namespace has it.
+fn backup_process() -> Option<Pid> {
+    let all = fs::read_dir("/proc").expect("processes").flatten();
+    let mut pids = all.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
+    let is = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split('\0').skip(1).take(2).eq(["backup", "--json"]));
+    pids.find(is).map(Pid::from_raw)
+}
+
+// A job's scope is killed whole with its guest frozen: the guard is in another one, and thaws.
+lab_test!(a_guard_outlives_the_scope_of_its_job, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let [_, image] = cairn_lab::lab::disks().map(|disk| disk.path);
+    let (store, key) = (suite.cairn.store().display(), suite.cairn.key().display());
+    let machine = Machine::boot(&lab, &format!("stores:\n  main: {{ url: {store}, key_file: {key} }}\n")).expect("a machine with systemd");
+    machine.ok(&["systemctl", "enable", "--now", SERVICE]).expect("started");
+    suite.domain.writer_start(0).expect("writer");
+    let last = Cell::new(0);
+    let case = frozen::frozen(&suite, &image, || {
+        if last.get() != 0 {
+            wait_job(&machine, last.get(), "the end of the one before", over);
+        }
+        last.set(asked(&machine, &["--domain", "lab1", "--store", "main"]));
+        wait_job(&machine, last.get(), "its process", |job| job["pid"].is_i64() || over(job));
+        // Known here by another number than in the machine.
+        let pid = wait_for("the backup's process", LIMIT, POLL / 50, || Ok(backup_process())).expect("it runs");
+        Job::Other(pid)
+    });
+    let number = job(&machine, last.get())["pid"].as_i64().expect("it runs");
+    let unit = group(&machine, number).rsplit('/').next().expect("a unit").to_owned();
+    assert!(unit.starts_with("cairn-job-"), "{unit}");
+    let guards = machine.ok(&["systemctl", "list-units", "--plain", "--no-legend", "cairn-guard-*.scope"]).expect("systemd answers");
+    assert_eq!(guards.lines().count(), 1, "the guard has a scope of its own: {guards}");
+    machine.ok(&["systemctl", "kill", "--signal=KILL", &unit]).expect("killed");
+    case.ends(&suite, &image, "the job's scope killed", Duration::from_secs(5));
+    assert_eq!(wait_job(&machine, last.get(), "its end", over)["state"], "lost", "its runner was killed as well");
+    let gone = || Ok(machine.ok(&["systemctl", "list-units", "--plain", "--no-legend", "cairn-guard-*.scope"])?.trim().is_empty().then_some(()));
+    wait_for("the end of the guard's scope", LIMIT, POLL, gone).expect("nothing is left");
+});
+
 lab_test!(scopes_come_back_and_an_upgrade_costs_no_job, Options { guest: false, ..Options::small() }, |lab| {
     let suite = Suite::new(&lab);
     let (store, key) = (suite.cairn.store().display(), suite.cairn.key().display());
@@ -289,5 +331,39 @@ lab_test!(the_playground_installs_programs_and_units, Options { guest: false, ..
     }
     assert_ne!(daemons[0], daemons[1], "the newer program runs");
     assert_eq!(fs::read_to_string(CONFIG).expect("a configuration").matches("# mine").count(), 2, "it is left alone");
+    assert_eq!(machine.json(&["hook", "status"]).expect("a hook")["installed"], json!(true));
+});
+
+// The steps of docs/daemon.md, word for word, but for the places of what was built, of the store, and the domain's name.
+lab_test!(the_steps_of_the_documentation_lead_to_a_first_point, Options::small(), |lab| {
+    let machine = Machine::boot(&lab, "").expect("a machine with systemd");
+    // As it is before anything was installed.
+    machine.ok(&["sh", "-c", "rm -r /etc/systemd/system/cairn.* /usr/bin/cairn; systemctl daemon-reload"]).expect("bare");
+    fs::remove_file(CONFIG).expect("removed");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("docs/daemon.md")).expect("the page");
+    let steps = page.split_once("```sh\n").and_then(|(_, rest)| rest.split_once("\n```")).expect("the steps").0;
+    let (checkout, store) = (lab.dir().join("checkout"), lab.dir().join("backup"));
+    for (from, to) in [
+        (lab.cairn().expect("a program"), "target/release/cairn"),
+        (lab.hook().expect("libvirt's hook"), "target/x86_64-unknown-linux-gnu/hook/cairn-hook"),
+        (root.join("packaging/systemd/cairn.service"), "packaging/systemd/cairn.service"),
+        (root.join("packaging/systemd/cairn.socket"), "packaging/systemd/cairn.socket"),
+    ] {
+        let to = checkout.join(to);
+        fs::create_dir_all(to.parent().expect("a folder")).expect("made");
+        fs::copy(from, to).expect("copied");
+    }
+    assert!(steps.contains("web1") && steps.matches("/srv/backup").count() == 2, "{steps}");
+    let steps = steps.replace("web1", "lab1").replace("/srv/backup", &store.display().to_string());
+    let done = machine.run(&["sh", "-e", "-c", &format!("cd {}\n{steps}", checkout.display())]).expect("runs");
+    assert_eq!(done.code(), 0, "{}\n{}\n{}", done.text(), done.err_text(), machine.journal());
+    let job = job(&machine, 1);
+    assert_eq!((&job["state"], &job["policies"]), (&json!("done"), &json!(["all"])), "{job:#}");
+    let listed = machine.json(&["list", "--store", "main"]).expect("listed");
+    assert_eq!(listed[0]["id"], job["point"], "{listed:#}");
+    for unit in [SERVICE, "cairn.socket"] {
+        assert_eq!(machine.property(unit, "UnitFileState").expect("a state"), "enabled", "{unit}");
+    }
     assert_eq!(machine.json(&["hook", "status"]).expect("a hook")["installed"], json!(true));
 });

@@ -44,8 +44,8 @@ const PACKAGES: [&str; 25] = [
 ];
 /// Where roots are kept; removed by hand, at any time when none is in use.
 const CACHE: &str = "/var/tmp/cairn-roots";
-/// `$0` is the root, `$1` the workspace, `$2` the target folder, the rest what is to be run. The machine's own name is in the root's file of hosts, so that nothing
-/// in it asks a name server for that.
+/// `$0` is the root, `$1` the workspace, `$2` the target folder, the rest what is to be run. The machine's own name is in the root's file of hosts,
+/// so that nothing in it asks a name server for that.
 const ENTER: &str = r#"set -e
 root=$0 workspace=$1 target=$2; shift 2
 mount --bind "$root" "$root"

@@ -1,0 +1,140 @@
+//! The guest's agent ends while the guest is frozen: that thaws nothing. The guard goes on until an agent has confirmed it, and says so meanwhile.
+//!
+//! The real agent is killed in the guest, whose root file system is in memory. By the guest's own view: its writer syncs without a pause, so the image of
+//! vdb stands still exactly while it is frozen.
+
+use cairn_lab::frozen::{self, Frozen, Job, alarm, record_is_open, stands_still, wait_writes};
+use cairn_lab::suite::{CLEAN_LIMIT, Suite, assert_refused, quiesce};
+use cairn_lab::{Options, cairn, imposter, lab_test, libvirt, process};
+use nix::sys::signal::Signal;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+/// The guard begins to thaw so long before the limit, and gives no alarm earlier.
+const THAW_RESERVE: Duration = Duration::from_secs(3);
+/// For a host that is busy with other things.
+const SLACK: Duration = Duration::from_secs(5);
+const ALARM_LIMIT: Duration = FREEZE_LIMIT.saturating_add(SLACK);
+/// How long the agent is away that comes back by itself.
+const AWAY: Duration = Duration::from_secs(10);
+/// libvirt waits for half a minute at each port that opens or closes while a backup's job runs (docs/capture.md).
+const HEARD_LIMIT: Duration = Duration::from_secs(90);
+/// A backup whose agent is gone takes no longer.
+const BACKUP_LIMIT: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(50);
+
+fn image() -> PathBuf {
+    let [_, vdb] = cairn_lab::lab::disks().map(|disk| disk.path);
+    vdb
+}
+
+/// A backup that was stopped with its guest frozen, whose agent was killed then and does `instead` before it is started again; the backup goes on. And the
+/// number of points before it.
+fn agent_killed(suite: &Suite, instead: &str, alarm: &Path, said: &Path) -> (Frozen, usize) {
+    suite.domain.writer_start(0).expect("writer");
+    suite.cairn.ok(&["backup", "lab1"]).expect("first backup");
+    imposter::prepare(&suite.domain, instead).expect("the agent answers");
+    let case = frozen::frozen(suite, &image(), || {
+        let mut command = suite.cairn.command(&["backup", "lab1", "--freeze-limit", &FREEZE_LIMIT.as_secs().to_string(), "--on-stuck-freeze"]);
+        Job::start(command.arg(alarm).stderr(File::create(said).expect("our own file")))
+    });
+    imposter::kill_agent(&suite.domain).expect("killed");
+    let before = suite.points().len();
+    case.job(Signal::SIGCONT);
+    (case, before)
+}
+
+/// Until the record of the freeze is closed, which must not be before the guest writes again.
+fn closed_when_thawed(case: &Frozen, what: &str, limit: Duration) {
+    while record_is_open() {
+        assert!(case.since.elapsed() < limit, "{what}: the record is still open");
+        std::thread::sleep(POLL);
+    }
+    println!("{what}: record closed {:.1} s after the freeze", case.since.elapsed().as_secs_f64());
+    wait_writes(&image(), what, Duration::from_secs(2));
+}
+
+fn sleep_until(case: &Frozen, after: Duration) {
+    std::thread::sleep(after.saturating_sub(case.since.elapsed()));
+}
+
+fn all_is_well(suite: &Suite) {
+    suite.assert_left_alone(HEARD_LIMIT);
+    suite.domain.writer_stop().expect("the writer ran all the time");
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    let points = suite.points();
+    assert_eq!(quiesce(&suite.point(points.last().expect("a point"))), "filesystem");
+    for id in &points {
+        suite.assert_one_moment(id);
+    }
+}
+
+lab_test!(killed_and_started_again, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let (program, note) = alarm(&suite);
+    let said = suite.path("said");
+    let (mut case, before) = agent_killed(&suite, &format!("exec sleep {}", AWAY.as_secs()), &program, &said);
+    assert!(stands_still(&image()) && record_is_open(), "an agent that is gone has thawed nothing");
+    process::wait_for("the alarm", ALARM_LIMIT, POLL, || Ok(note.exists().then_some(()))).expect("the admin's program was called");
+    sleep_until(&case, AWAY + SLACK);
+    case.job.wait("the backup", BACKUP_LIMIT);
+    println!("the backup ended {:.1} s after the freeze", case.since.elapsed().as_secs_f64());
+    if record_is_open() {
+        // libvirt has lost the agent; this is what the alarm's words say that helps.
+        assert!(stands_still(&image()), "the record is of a guest that is frozen");
+        println!("the agent is back, and libvirt does not know");
+        libvirt::restart(&lab.folder().join("libvirtd.log"), Signal::SIGTERM).expect("libvirtd");
+    }
+    closed_when_thawed(&case, "agent killed, back after 10 s", case.since.elapsed() + HEARD_LIMIT);
+    let points = suite.points();
+    assert_eq!(points.len(), before + 1, "a point, with --quiesce prefer");
+    assert_eq!(quiesce(&suite.point(&points[before])), "crash", "no thaw proved the freeze");
+    all_is_well(&suite);
+});
+
+lab_test!(killed_and_gone, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    let (program, note) = alarm(&suite);
+    let said = suite.path("said");
+    let (mut case, before) = agent_killed(&suite, "exec sleep 900", &program, &said);
+    let called = || Ok(fs::read_to_string(&note).ok().filter(|text| text.ends_with('\n')));
+    let called = process::wait_for("the alarm", ALARM_LIMIT, POLL, called).expect("the admin's program was called");
+    let after = case.since.elapsed();
+    println!("agent killed: alarm {:.1} s after the freeze", after.as_secs_f64());
+    assert!(after >= FREEZE_LIMIT - THAW_RESERVE, "it might have come back within the limit");
+    let uuid = suite.domain.virsh_ok(&["domuuid", "lab1"]).expect("uuid");
+    assert_eq!(called.split_whitespace().next(), Some(uuid.trim()));
+    case.job.wait("the backup", BACKUP_LIMIT);
+    println!("the backup ended {:.1} s after the freeze", case.since.elapsed().as_secs_f64());
+    let words = fs::read_to_string(&said).expect("what the backup said");
+    assert!(words.contains("systemctl restart qemu-guest-agent"), "it says what helps: {words}");
+    assert!(stands_still(&image()) && record_is_open(), "nobody has thawed it, so the record stays");
+    let points = suite.points();
+    assert_eq!(points.len(), before + 1, "a point, with --quiesce prefer");
+    assert_eq!(quiesce(&suite.point(&points[before])), "crash");
+
+    // Whoever comes next cannot thaw it either, and does not believe that it is thawed.
+    let begin = Instant::now();
+    let output = suite.cairn.run(&["backup", "lab1"]).expect("it ends");
+    assert_eq!(output.code(), cairn::WARNINGS, "{}", output.err_text());
+    let refused = suite.cairn.run(&["backup", "lab1", "--quiesce", "require"]).expect("it ends");
+    assert_refused(&refused, cairn::REFUSED, "agent");
+    assert!(begin.elapsed() < BACKUP_LIMIT, "{:?}", begin.elapsed());
+    assert!(stands_still(&image()) && record_is_open(), "still");
+    assert_eq!(quiesce(&suite.point(suite.points().last().expect("a point"))), "crash");
+
+    imposter::leave(&suite.domain).expect("the agent is started again");
+    std::thread::sleep(SLACK);
+    if record_is_open() {
+        println!("the agent is back, and libvirt does not know");
+        imposter::kill_agent(&suite.domain).expect("killed; it is started again at once, and no backup runs");
+    }
+    let back = Instant::now();
+    closed_when_thawed(&case, "agent back", case.since.elapsed() + HEARD_LIMIT);
+    println!("thawed {:.1} s after the agent was restarted", back.elapsed().as_secs_f64());
+    suite.assert_left_alone(CLEAN_LIMIT);
+    assert_eq!(fs::read_to_string(&note).expect("there"), called, "one alarm for one freeze");
+    all_is_well(&suite);
+});

@@ -1,0 +1,255 @@
+//! What each disk gets: every kind of disk of a running domain, and what may happen to one between two points.
+//!
+//! The domains here have no system in them: what a guest would write is written through its devices by QEMU's monitor, so that any bus will do.
+
+use cairn_lab::hollow::{Hollow, Kind};
+use cairn_lab::loops::Loop;
+use cairn_lab::suite::{Suite, mode};
+use cairn_lab::{Options, cairn, lab_test, libvirt, process};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const TOOL_LIMIT: Duration = Duration::from_secs(60);
+const NO_GUEST: fn() -> Options = || Options { guest: false, ..Options::small() };
+
+fn modes(point: &Value) -> Vec<(String, String)> {
+    let disks = point["disks"].as_array().expect("disks");
+    disks.iter().map(|d| cairn::text(d, "target").expect("target")).map(|target| (target.clone(), mode(point, &target))).collect()
+}
+
+/// A point, every disk of which restores to what its image has now, and the modes of its disks in one line.
+fn saved(suite: &Suite, machine: &Hollow) -> (String, String) {
+    machine.flush();
+    let output = suite.cairn.run(&["backup", machine.name(), "--quiesce", "never", "--json"]).expect("it ends");
+    assert!([cairn::DONE, cairn::WARNINGS].contains(&output.code()), "{}", output.err_text());
+    let point: Value = serde_json::from_str(&output.text()).expect("a point");
+    let id = point["id"].as_str().expect("an id").to_owned();
+    let images = machine.images();
+    let compared: Vec<(&str, &Path, &str)> = images.iter().map(|(target, path, format)| (target.as_str(), path.as_path(), format.as_str())).collect();
+    suite.assert_disks(&id, &compared);
+    for (target, mode) in modes(&point) {
+        let reason = cairn::disk(&point, &target).expect("disk")["reason"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(mode == "incremental", reason.is_empty(), "{target} is {mode} because '{reason}'");
+    }
+    let line = modes(&point).iter().map(|(target, mode)| format!("{target} {mode}")).collect::<Vec<_>>().join(", ");
+    println!("{}: {line}", machine.name());
+    (id, line)
+}
+
+/// Every kind of disk, by its target.
+fn every_kind(machine: &mut Hollow) -> ([Loop; 2], Vec<(&'static str, &'static str)>) {
+    let loops = ["device.img", "device2.img"].map(|name| Loop::over(&machine.create(Kind::Raw, name)).expect("a loop device"));
+    let make = ["create", "-q", "-f", "qcow2", loops[1].path(), "8M"];
+    process::run_ok(Command::new("qemu-img").args(make), TOOL_LIMIT).expect("qcow2 on a device");
+    machine.add("vda", Kind::Qcow2, "v3.qcow2");
+    machine.add("vdb", Kind::Qcow2Version2, "v2.qcow2");
+    machine.add("vdc", Kind::Overlay, "top.qcow2");
+    machine.add("vdd", Kind::Raw, "plain.raw");
+    machine.add_device("vde", "raw", loops[0].path());
+    machine.add_device("vdf", "qcow2", loops[1].path());
+    machine.add("vdg", Kind::DataFile, "data-file.qcow2");
+    machine.add_volume("vdh", "volume.qcow2");
+    machine.add("vdi", Kind::Qcow2, "odd 'name' \"of\" & <an> image, ü.qcow2");
+    machine.add_with_iothread("vdm", "thread-1.qcow2", 1);
+    machine.add_with_iothread("vdn", "thread-2.qcow2", 2);
+    machine.add("sda", Kind::Qcow2, "scsi.qcow2");
+    machine.add_sata("sdb", Kind::Raw, "sata.raw");
+    let told = vec![
+        ("vda", "qcow2, virtio-blk"),
+        ("vdb", "qcow2 of version 2 (`compat=0.10`)"),
+        ("vdc", "qcow2 over a backing image"),
+        ("vdd", "raw file"),
+        ("vde", "raw, on a block device"),
+        ("vdf", "qcow2, on a block device"),
+        ("vdg", "qcow2 with a data file of its own"),
+        ("vdh", "volume of a pool"),
+        ("vdi", "image with spaces, quotes, `<`, `&` and `ü` in its name"),
+        ("vdm", "qcow2 with an I/O thread of its own"),
+        ("vdn", "qcow2 with another I/O thread"),
+        ("sda", "qcow2, virtio-scsi"),
+        ("sdb", "raw, SATA"),
+    ];
+    (loops, told)
+}
+
+/// The modes of `line` as cells by target.
+fn cell(line: &str, target: &str) -> String {
+    let of = line.split(", ").find_map(|part| part.strip_prefix(target)?.strip_prefix(' '));
+    of.unwrap_or_else(|| panic!("no {target} in {line}")).to_owned()
+}
+
+/// A disk of a domain that is off, alone: its mode, or that it is refused.
+fn off(suite: &Suite, machine: &Hollow, target: &str) -> String {
+    let output = suite.cairn.run(&["backup", machine.name(), "--disk", target, "--json"]).expect("it ends");
+    if output.code() == cairn::FAILED {
+        return "refused".to_owned();
+    }
+    assert!([cairn::DONE, cairn::WARNINGS].contains(&output.code()), "{target}: {}", output.err_text());
+    let point: Value = serde_json::from_str(&output.text()).expect("a point");
+    let images = machine.images();
+    let (_, path, format) = images.iter().find(|(t, ..)| t == target).expect("one of its disks");
+    suite.assert_disks(point["id"].as_str().expect("an id"), &[(target, path, format)]);
+    mode(&point, target)
+}
+
+/// The table of this version in docs/modes.md is what was measured; `CAIRN_MODES=write` makes it so.
+fn assert_documented(version: &str, table: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/modes.md");
+    let text = fs::read_to_string(&path).expect("docs/modes.md");
+    let heading = format!("### {version}\n");
+    let Some((before, rest)) = text.split_once(&heading) else {
+        println!("docs/modes.md says nothing of {version}; measured:\n{table}");
+        return;
+    };
+    let end = rest.find("\n#").map_or(rest.len(), |at| at + 1);
+    if std::env::var("CAIRN_MODES").is_ok_and(|word| word == "write") {
+        let after = &rest[end..];
+        let gap = if after.is_empty() { "" } else { "\n" };
+        fs::write(&path, format!("{before}{heading}\n{table}{gap}{after}")).expect("written");
+        return;
+    }
+    assert_eq!(rest[..end].trim(), table.trim(), "docs/modes.md is to say of {version}:\n{table}");
+}
+
+lab_test!(every_kind_of_disk_is_as_docs_modes_says, NO_GUEST(), |lab| {
+    let suite = Suite::new(&lab);
+    let mut machine = Hollow::new("kinds");
+    let (_loops, told) = every_kind(&mut machine);
+    // What is not saved, and said so.
+    machine.add_with("vdj", Kind::Raw, "shared.raw", "<shareable/>");
+    machine.add_with("vdk", Kind::Raw, "fixed.raw", "<readonly/>");
+    machine.add_with("vdl", Kind::Qcow2, "gone-after.qcow2", "<transient/>");
+    machine.define_and_start();
+
+    machine.write_all(1);
+    let (first, line) = saved(&suite, &machine);
+    assert_eq!(line.matches("full").count(), told.len(), "{line}");
+    let skipped = suite.point(&first)["source"]["skipped"].to_string();
+    for target in ["vdj", "vdk", "vdl"] {
+        assert!(skipped.contains(target), "{target} is left out without a word: {skipped}");
+    }
+
+    machine.write_all(2);
+    let (_, running) = saved(&suite, &machine);
+    machine.stop();
+    machine.start();
+    machine.write_all(3);
+    let (_, restarted) = saved(&suite, &machine);
+    machine.write_all(4);
+    let (_, again) = saved(&suite, &machine);
+    assert_eq!(again.matches("incremental").count(), told.len(), "whatever a disk got, the next point goes on from it: {again}");
+    machine.kill();
+    machine.start();
+    machine.write_all(5);
+    let (_, killed) = saved(&suite, &machine);
+    machine.write_all(6);
+    machine.flush();
+    machine.stop();
+
+    let mut table = "| disk | it runs on | after a stop and a start | after the end of QEMU by SIGKILL | it is off |\n|---|---|---|---|---|\n".to_owned();
+    for (target, what) in told {
+        let modes = [cell(&running, target), cell(&restarted, target), cell(&killed, target), off(&suite, &machine, target)];
+        table += &format!("| {what} | {} |\n", modes.join(" | "));
+    }
+    println!("{table}");
+    let said = suite.cairn.ok(&["untrack", machine.name()]).expect("of domains that are off, too");
+    for target in ["vda", "vdf", "vdg", "vdh", "vdi", "sda"] {
+        assert!(said.contains(target), "{target} had a bitmap in its image: {said}");
+    }
+    assert_documented(&libvirt::version().expect("a version"), &table);
+});
+
+lab_test!(disks_that_come_and_go, NO_GUEST(), |lab| {
+    let suite = Suite::new(&lab);
+    let mut machine = Hollow::new("rows");
+    for (target, kind) in [("sda", Kind::Qcow2), ("sdb", Kind::Qcow2), ("sdc", Kind::Qcow2), ("sdd", Kind::Raw), ("sde", Kind::Qcow2)] {
+        machine.add(target, kind, &format!("{target}.img"));
+    }
+    machine.define_and_start();
+    machine.write_all(1);
+    let _ = saved(&suite, &machine);
+
+    // One removed, one new, one replaced by another image.
+    let removed = machine.detach("sdd");
+    machine.attach("sdf", Kind::Qcow2, "new.qcow2");
+    let moved = machine.detach("sde");
+    machine.attach("sde", Kind::Qcow2, "other.qcow2");
+    machine.write_all(2);
+    let (_, line) = saved(&suite, &machine);
+    assert_eq!(line, "sda incremental, sdb incremental, sdc incremental, sde compare, sdf full", "the new and the replaced one alone are read whole");
+
+    // The one that was taken away goes on in another domain, under another name. A raw one does not: its bitmap was in QEMU's memory.
+    let mut other = Hollow::new("other");
+    other.define_and_start();
+    other.attach_image("sda", &moved, "qcow2");
+    other.attach_image("sdb", &removed, "raw");
+    other.write_all(3);
+    let (_, line) = saved(&suite, &other);
+    assert_eq!(line, "sda incremental, sdb full", "a disk is continued wherever it went");
+
+    // Two that change places.
+    machine.stop();
+    machine.swap("sda", "sdb");
+    machine.define_and_start();
+    machine.write_all(4);
+    let (_, line) = saved(&suite, &machine);
+    assert!(line.starts_with("sda incremental, sdb incremental, sdc incremental, "), "{line}");
+
+    // A copy of a tracked image has the bitmap as well, and is its own disk from then on.
+    machine.stop();
+    let copy = machine.copy_image("sda", "copy.qcow2");
+    machine.start();
+    other.attach_image("sdc", &copy, "qcow2");
+    machine.write("sda", 5);
+    other.write("sdc", 6);
+    let _ = saved(&suite, &other);
+    let _ = saved(&suite, &machine);
+    machine.write("sda", 7);
+    other.write("sdc", 8);
+    let (_, line) = saved(&suite, &other);
+    assert!(line.contains("sdc incremental"), "{line}");
+    let (_, line) = saved(&suite, &machine);
+    assert!(line.contains("sda incremental"), "{line}");
+
+    // Moved to another image while it runs.
+    machine.block_copy("sdc", "copied.qcow2");
+    machine.write_all(9);
+    let (_, line) = saved(&suite, &machine);
+    assert!(line.contains("sdc compare"), "a copied image has no bitmap: {line}");
+
+    // The point that all go on from is forgotten.
+    machine.write_all(10);
+    let (id, line) = saved(&suite, &machine);
+    assert!(!line.contains("compare"), "{line}");
+    suite.cairn.ok(&["forget", &id, "--force"]).expect("forgotten");
+    machine.write_all(11);
+    let (_, line) = saved(&suite, &machine);
+    assert!(!line.contains("incremental"), "nothing goes on from a point that is forgotten: {line}");
+    machine.write_all(12);
+    let (_, line) = saved(&suite, &machine);
+    assert!(!line.contains("compare"), "{line}");
+    suite.cairn.ok(&["verify", "--all", "--data"]).expect("verify");
+});
+
+lab_test!(thirty_disks, NO_GUEST(), |lab| {
+    let suite = Suite::new(&lab);
+    let mut machine = Hollow::new("thirty");
+    for number in 0..30_u8 {
+        // sda to sdz, then sdaa.
+        let last = char::from(b'a' + number % 26);
+        let target = if number < 26 { format!("sd{last}") } else { format!("sda{last}") };
+        machine.add(&target, if number % 2 == 0 { Kind::Qcow2 } else { Kind::Raw }, &format!("{target}.img"));
+    }
+    machine.define_and_start();
+    machine.write_all(1);
+    let begin = Instant::now();
+    let (_, line) = saved(&suite, &machine);
+    assert_eq!(line.matches("full").count(), 30, "{line}");
+    println!("first: {:.1} s with its comparison", begin.elapsed().as_secs_f64());
+    machine.write_all(2);
+    let (_, line) = saved(&suite, &machine);
+    assert_eq!(line.matches("incremental").count(), 30, "{line}");
+});
