@@ -19,7 +19,7 @@ pub const STEPS: [&str; 11] = [
     "bitmaps added",
     "point in time",
     "job begun",
-    "thawed",
+    "freeze over",
     "disks open",
     "reading begins",
     COMMITTED,

@@ -153,6 +153,20 @@ impl Suite {
         counts
     }
 
+    /// Under the writer until now: the next backup is as good as any, and no point is of two moments.
+    ///
+    /// # Panics
+    /// Not so.
+    pub fn assert_goes_on(&self) {
+        self.domain.writer_stop().expect("the writer ran all the time");
+        self.cairn.ok(&["backup", "lab1"]).expect("backup");
+        let points = self.points();
+        assert_eq!(quiesce(&self.point(points.last().expect("a point"))), "filesystem");
+        for id in &points {
+            self.assert_one_moment(id);
+        }
+    }
+
     /// The guest runs, is thawed and can write; QEMU carries nothing of ours but trackers; no scratch is left.
     ///
     /// # Panics

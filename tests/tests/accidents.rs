@@ -3,7 +3,7 @@
 //! Whatever happens: the guest runs on (unless QEMU itself ended) and is not frozen beyond the limit, fifteen seconds later nothing is left, the next
 //! point is right, and it is incremental wherever QEMU lived on.
 //!
-//! The cases are made from the three lists below. All of them take half an hour on two cores, so a run takes every sixth; `CAIRN_ACCIDENTS=all` takes
+//! The cases are made from the three lists below. All of them take 25 minutes, so a run takes every sixth; `CAIRN_ACCIDENTS=all` takes
 //! all, and `CAIRN_ACCIDENTS=3` those of another sixth.
 
 use cairn_lab::frozen::{child_named, record_is_open};

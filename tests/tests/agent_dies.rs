@@ -62,13 +62,7 @@ fn sleep_until(case: &Frozen, after: Duration) {
 
 fn all_is_well(suite: &Suite) {
     suite.assert_left_alone(HEARD_LIMIT);
-    suite.domain.writer_stop().expect("the writer ran all the time");
-    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
-    let points = suite.points();
-    assert_eq!(quiesce(&suite.point(points.last().expect("a point"))), "filesystem");
-    for id in &points {
-        suite.assert_one_moment(id);
-    }
+    suite.assert_goes_on();
 }
 
 lab_test!(killed_and_started_again, Options::small(), |lab| {

@@ -5,7 +5,7 @@
 
 use cairn_lab::daemon::Daemon;
 use cairn_lab::frozen::{self, Frozen, Job, alarm, stands_still, wait_writes};
-use cairn_lab::suite::{Suite, assert_refused, quiesce};
+use cairn_lab::suite::{Suite, assert_refused};
 use cairn_lab::{Options, cairn, lab_test, libvirt, process};
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
@@ -51,17 +51,6 @@ fn begun(lab: &cairn_lab::Lab) -> Suite {
     suite.domain.writer_start(0).expect("writer");
     suite.cairn.ok(&["backup", "lab1"]).expect("first backup");
     suite
-}
-
-/// The next backup is as good as any, and no point is of two moments.
-fn all_is_well(suite: &Suite) {
-    suite.domain.writer_stop().expect("the writer ran all the time");
-    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
-    let points = suite.points();
-    assert_eq!(quiesce(&suite.point(points.last().expect("a point"))), "filesystem");
-    for id in &points {
-        suite.assert_one_moment(id);
-    }
 }
 
 lab_test!(job_and_guard, Options::small(), |lab| {
@@ -114,7 +103,7 @@ lab_test!(job_and_guard, Options::small(), |lab| {
     suite.cairn.ok(&["backup", "lab1"]).expect("the next backup thaws and goes on");
     ends(case, &suite, "job and guard killed, then a backup", SLACK);
 
-    all_is_well(&suite);
+    suite.assert_goes_on();
 });
 
 // Standard error is a pipe that is full, and nobody reads it: neither a thaw nor an alarm waits for a word.
@@ -134,7 +123,7 @@ lab_test!(nobody_reads_what_the_guard_says, Options::small(), |lab| {
     }
     case.job(Signal::SIGKILL);
     ends(case, &suite, "job killed, nobody reads", SLACK);
-    all_is_well(&suite);
+    suite.assert_goes_on();
 });
 
 fn libvirtd() -> Pid {
@@ -180,7 +169,7 @@ lab_test!(libvirtd_gone_or_hung, Options::small(), |lab| {
     assert_eq!(called, format!("{} qemu:///system\n", uuid.trim()), "once, with the domain");
     ends(case, &suite, "libvirtd hung", LIMIT);
 
-    all_is_well(&suite);
+    suite.assert_goes_on();
 });
 
 fn config(suite: &Suite, alarm: &Path) -> String {
@@ -252,7 +241,7 @@ lab_test!(job_of_a_daemon, Options::small(), |lab| {
     assert_eq!(called.split_whitespace().next(), Some(uuid.trim()), "with the domain");
     ends(case, &suite, "libvirtd hung under the daemon's job", LIMIT);
     drop(daemon);
-    all_is_well(&suite);
+    suite.assert_goes_on();
 });
 
 fn parent(pid: Pid) -> Pid {
@@ -345,7 +334,7 @@ lab_test!(out_of_memory, Options::small(), |lab| {
         kills = group.kills();
     }
     println!("{kills} processes killed for want of memory");
-    all_is_well(&suite);
+    suite.assert_goes_on();
 });
 
 // The guard alone, as where systemd gave it a scope of its own: the job thaws by itself, and the next backup finds nothing in its way.
@@ -360,7 +349,7 @@ lab_test!(guard_out_of_memory, Options::small(), |lab| {
     assert!(stands_still(&image()), "nobody is there to thaw it");
     case.job(Signal::SIGCONT);
     ends(case, &suite, "guard out of memory", SLACK);
-    all_is_well(&suite);
+    suite.assert_goes_on();
 });
 
 /// Until the kernel has killed something in the group; `poke` makes it want memory.
@@ -402,5 +391,5 @@ lab_test!(daemons_out_of_memory, Options::small(), |lab| {
     ends(case, &suite, "libvirtd out of memory, job stopped", SLACK);
     assert!(!note.exists(), "no freeze was stuck");
     drop(daemon);
-    all_is_well(&suite);
+    suite.assert_goes_on();
 });

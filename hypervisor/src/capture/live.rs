@@ -220,7 +220,7 @@ impl LiveCapture {
         self.add_bitmaps(chosen)?;
         tracing::debug!("step: bitmaps added");
         self.instant(options, freezer, chosen, socket)?;
-        tracing::debug!("step: thawed");
+        tracing::debug!("step: freeze over");
         self.same_chains(chosen)?;
         if options.quiesce == QuiescePolicy::Require && self.quiesce.level == QuiesceLevel::Crash {
             let reason = self.quiesce.reason.clone().unwrap_or_default();
@@ -232,10 +232,10 @@ impl LiveCapture {
         self.runtime = Some(runtime);
         let address = Address::Unix(socket.to_owned());
         let plans = dirty::plans(&self.domain, self.names, chosen, &handle, &address)?;
-        let chosen_count = chosen.len();
+        let connections = connections_each(chosen.len(), options.connections);
         for (chosen, plan) in chosen.iter().zip(plans) {
             let target = cairn_nbd::ConnectOptions::new(address.clone(), chosen.disk.target.clone());
-            let reader = NbdDisk::connect(&handle, target, connections_each(chosen_count, options.connections))?;
+            let reader = NbdDisk::connect(&handle, target, connections)?;
             self.disks.push(chosen.captured(&self.name, self.names, plan, Arc::new(reader))?);
         }
         tracing::debug!("step: disks open");

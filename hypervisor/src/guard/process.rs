@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_s
 
 use super::config::{CONFIG_BYTES_MAX, FROZEN_REMEDY, GuardConfig, GuardTask, message};
 use super::scratch_eye::ScratchEye;
-use super::words::Words;
+use super::words::{Words, let_go_of_stderr, null};
 use crate::capture::names::{BitmapName, Role};
 use crate::capture::{cleanup, scratch};
 use crate::host::{Host, HostError};
@@ -107,14 +107,14 @@ fn watch(config: &GuardConfig) -> u8 {
     if let Err(error) = nix::sys::signal::SigSet::all().thread_block() {
         tracing::warn!(%error, "guard: signals could not be blocked");
     }
-    let words = Words::begin();
-    let mut guard = match Guard::open(config, words) {
+    let mut guard = match Guard::open(config) {
         Ok(guard) => guard,
         Err(problem) => {
             tracing::error!(%problem, "guard: cannot watch the backup");
             return EXIT_FAILED;
         }
     };
+    guard.words = Words::begin();
     let code = match guard.run() {
         Ok(()) => EXIT_DONE,
         Err(problem) => {
@@ -127,7 +127,7 @@ fn watch(config: &GuardConfig) -> u8 {
 }
 
 impl<'a> Guard<'a> {
-    fn open(config: &'a GuardConfig, words: Option<Words>) -> Result<Self, String> {
+    fn open(config: &'a GuardConfig) -> Result<Self, String> {
         let pid = i32::try_from(config.job_pid).ok().and_then(Pid::from_raw).ok_or("not a process id")?;
         let job = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| error.to_string())?;
         // While it is our parent, the number cannot have been reused.
@@ -135,7 +135,7 @@ impl<'a> Guard<'a> {
             return Err(format!("process {pid:?} is not the one that started this guard"));
         }
         let scratch = ScratchEye::new(&config.scratch_folder);
-        Ok(Self { config, job, scratch, alarmed: false, thawed_once: false, failed_thaws: 0, hung: false, frozen_at: None, help: None, words })
+        Ok(Self { config, job, scratch, alarmed: false, thawed_once: false, failed_thaws: 0, hung: false, frozen_at: None, help: None, words: None })
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -331,16 +331,6 @@ impl Actions for Guard<'_> {
 
     fn pause(&mut self) {
         std::thread::sleep(self.retry_pause());
-    }
-}
-
-fn null() -> std::io::Result<std::fs::File> {
-    std::fs::File::options().write(true).open("/dev/null")
-}
-
-pub(super) fn let_go_of_stderr() {
-    if let Err(error) = null().and_then(|null| Ok(rustix::stdio::dup2_stderr(&null)?)) {
-        tracing::error!(%error, "guard: standard error is kept");
     }
 }
 

@@ -52,8 +52,19 @@ impl Words {
 
     /// The last words are handed on, if they are taken in time. To be called at the end: nothing is heard of what is said after it.
     pub(super) fn end(self) {
-        super::process::let_go_of_stderr();
+        let_go_of_stderr();
         // In vain where a child still has the pipe, or the reader hangs.
         let _ = self.over.recv_timeout(LAST_WORDS_LIMIT);
+    }
+}
+
+pub(super) fn null() -> std::io::Result<std::fs::File> {
+    std::fs::File::options().write(true).open("/dev/null")
+}
+
+/// Whoever reads it waits for its end.
+pub(super) fn let_go_of_stderr() {
+    if let Err(error) = null().and_then(|null| Ok(rustix::stdio::dup2_stderr(&null)?)) {
+        tracing::error!(%error, "guard: standard error is kept");
     }
 }
