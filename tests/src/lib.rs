@@ -33,6 +33,7 @@ pub mod init;
 pub mod initramfs;
 pub mod journal;
 pub mod lab;
+pub mod latency;
 pub mod libvirt;
 pub mod loops;
 pub mod machine;

@@ -5,13 +5,15 @@
 use crate::error::{Error, Result};
 use crate::imposter;
 use crate::journal::{self, RECORD_BYTES};
+use crate::latency;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "usage: lab-guest __lab-guest write JOURNAL_A JOURNAL_B PAUSE_MS | noise FILE OFFSET_BYTES LENGTH_BYTES SEED | imposter PORT MODE";
+const USAGE: &str = "usage: lab-guest __lab-guest write JOURNAL_A JOURNAL_B PAUSE_MS | noise FILE OFFSET_BYTES LENGTH_BYTES SEED | imposter PORT MODE | \
+                     latency FILE REPORT";
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Plays the helper's part; the arguments after its name.
@@ -21,6 +23,7 @@ pub fn main(args: &[String]) -> ExitCode {
     let result = match args.as_slice() {
         ["write", a, b, pause_ms] => number(pause_ms).and_then(|pause| write(Path::new(a), Path::new(b), Duration::from_millis(pause))),
         ["noise", file, offset, length, seed] => number(offset).and_then(|offset| noise(Path::new(file), offset, number(length)?, number(seed)?)),
+        ["latency", file, report] => latency::measure(Path::new(file), Path::new(report)),
         ["imposter", port, mode] => imposter::answer(Path::new(port), mode),
         _ => Err(Error::answer("lab-guest", USAGE)),
     };

@@ -3,9 +3,11 @@
 //! Invariants: figures come only from commands that ended with 0 and restores that were compared with their image; a missed budget is told,
 //! not an error; nothing is left behind but the images.
 
+mod capture;
 mod churn;
 mod disk;
 mod images;
+mod lab;
 mod lone;
 mod machine;
 mod measure;
@@ -22,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::say::say;
 use crate::{setup, workspace};
 use images::Images;
-use options::{Options, USAGE};
+use options::{Options, Part, USAGE};
 use report::{Report, budget_table};
 use runner::Runner;
 use std::fs;
@@ -45,8 +47,13 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
     let kinds = wanted(&options)?;
     let packages: Vec<&'static str> = kinds.iter().filter_map(|k| k.package()).collect();
     setup::install_packages(&packages)?;
-    if options.recovery {
-        setup::install_packages(&recovery::PACKAGES)?;
+    match options.part {
+        Part::Store => {}
+        Part::Recovery => setup::install_packages(&recovery::PACKAGES)?,
+        Part::Capture => {
+            setup::install_packages(&capture::PACKAGES)?;
+            return capture::bench(&options).map(|()| ExitCode::SUCCESS);
+        }
     }
     let failed = |e: std::io::Error| Error::failed(format!("{}: {e}; name another folder with --dir", options.dir.display()));
     fs::create_dir_all(&options.dir).map_err(failed)?;
@@ -58,7 +65,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
     }
     check_room(&base, options.bytes)?;
     let dir = base.join(format!("run-{}", std::process::id()));
-    let result = if options.recovery { recovery::bench(&options, &images, &dir) } else { bench(&options, &kinds, &images, &dir) };
+    let result = if options.part == Part::Recovery { recovery::bench(&options, &images, &dir) } else { bench(&options, &kinds, &images, &dir) };
     // The result matters more; what stays is named.
     if let Err(e) = fs::remove_dir_all(&dir)
         && e.kind() != std::io::ErrorKind::NotFound

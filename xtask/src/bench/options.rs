@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Shown for `--help` and wrong lines.
 pub const USAGE: &str = "\
-usage: cargo xtask bench [recovery] [OPTIONS]
+usage: cargo xtask bench [recovery|capture] [OPTIONS]
 
 First backup, day 2, day 3, clone, separate install, restore, verify, forget: Cairn beside `floor` (the least work for
 the format), restic and borg (Debian's, installed if missing) and rustic (if it is on PATH), on images made of this
@@ -16,13 +16,16 @@ budget is no failure. As root it begins every step with a cold page cache. Needs
 recovery: a whole restore beside restic, qemu-img and cp; reads over NBD beside qemu-nbd and nbdkit; boots from a point,
 restores in place and a disk of 1 TiB in the lab.
 
+capture: backups of a domain whose guest writes, beside virtnbdbackup (Debian's, installed if missing) on the same domain:
+full and increments, and what the guest's own writes take meanwhile. Medians of three rounds or --repeat.
+
   --size SIZE      size of the disks, such as 8G or 1536M (default 8G, at least 1G)
   --quick          the same as --size 1G
   --only LIST      only these of cairn,floor,restic,rustic,borg
   --repeat N       so many times, and show the medians (default 1)
   --dir DIR        images and stores lie below DIR; images stay for the next run (default /var/tmp/cairn-bench)
   --images         make the images and stop
-  --write          write docs/benchmarks.md, or docs/recovery-figures.md
+  --write          write docs/benchmarks.md, docs/recovery-figures.md or docs/capture-figures.md
 ";
 const SIZE_MIN: u64 = 1 << 30;
 const SIZE_MAX: u64 = 64 << 30;
@@ -43,20 +46,32 @@ pub struct Options {
     pub images_only: bool,
     /// Write the page.
     pub write: bool,
-    /// Figures of recoveries instead.
-    pub recovery: bool,
+    /// What is measured.
+    pub part: Part,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Backups of images, restores, a store's care.
+    Store,
+    /// What a recovery waits for.
+    Recovery,
+    /// Backups of a running domain.
+    Capture,
 }
 
 impl Options {
     /// From the arguments after `bench`.
     pub fn parse(args: &[String]) -> Result<Self> {
-        let mut out =
-            Self { bytes: 8 << 30, only: Vec::new(), repeat: 1, dir: "/var/tmp/cairn-bench".into(), images_only: false, write: false, recovery: false };
+        let dir = PathBuf::from("/var/tmp/cairn-bench");
+        let mut out = Self { bytes: 8 << 30, only: Vec::new(), repeat: 0, dir, images_only: false, write: false, part: Part::Store };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| Error::Usage(format!("{arg} needs a value\n\n{USAGE}")));
             match arg.as_str() {
-                "recovery" => out.recovery = true,
+                "recovery" => out.part = Part::Recovery,
+                "capture" => out.part = Part::Capture,
                 "--size" => out.bytes = size(value()?)?,
                 "--quick" => out.bytes = SIZE_MIN,
                 "--only" => out.only = value()?.split(',').map(kind).collect::<Result<_>>()?,
@@ -66,6 +81,9 @@ impl Options {
                 "--write" => out.write = true,
                 _ => return Err(Error::Usage(format!("unknown option {arg:?}\n\n{USAGE}"))),
             }
+        }
+        if out.repeat == 0 {
+            out.repeat = if out.part == Part::Capture { 3 } else { 1 };
         }
         Ok(out)
     }
@@ -107,7 +125,11 @@ mod tests {
         assert_eq!((o.bytes, o.repeat, o.write), (1536 << 20, 3, true));
         assert_eq!(o.only, [Kind::Cairn, Kind::Floor]);
         assert_eq!(parsed("--quick").expect("valid").bytes, 1 << 30);
-        assert!(parsed("recovery --quick").expect("valid").recovery && !o.recovery);
+        let part = |line: &str| parsed(line).map(|o| (o.part, o.repeat)).expect("valid");
+        assert_eq!(part("recovery --quick"), (Part::Recovery, 1));
+        assert_eq!(part("capture"), (Part::Capture, 3));
+        assert_eq!(part("--repeat 2 capture"), (Part::Capture, 2));
+        assert_eq!(o.part, Part::Store);
     }
 
     #[test]

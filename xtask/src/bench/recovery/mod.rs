@@ -3,7 +3,6 @@
 //!
 //! Invariants: every reader reads the same places in the same order; what was restored is compared; each figure begins with a cold page cache.
 
-mod lab;
 mod reads;
 mod restores;
 
@@ -11,10 +10,10 @@ use super::images::{Image, Images};
 use super::measure::load;
 use super::options::Options;
 use super::tools::{Kind, Tool};
-use super::{machine, measure};
+use super::{lab, machine, measure};
 use crate::error::{Error, Result};
 use crate::say::say;
-use crate::workspace;
+use crate::{setup, workspace};
 use cairn_lab::process::run_ok;
 use std::fmt::Write as _;
 use std::fs;
@@ -24,6 +23,11 @@ use std::time::Duration;
 pub const PACKAGES: [&str; 4] = ["restic", "nbdkit", "libnbd-bin", "fio"];
 const PAGE: &str = "docs/recovery-figures.md";
 const SAVE_LIMIT: Duration = Duration::from_secs(1800);
+const PARTS: [lab::Part<'_>; 3] = [
+    lab::Part { suite: "run_boot", test: "a_run_boots_as_fast_as_a_local_guest", told: &[], heads: &["first output"] },
+    lab::Part { suite: "in_place", test: "one_percent_changed_is_little_to_write", told: &[("CAIRN_FIGURES_MIB", "8192,5120")], heads: &["full:"] },
+    lab::Part { suite: "terabyte", test: "a_sparse_terabyte_takes_seconds", told: &[], heads: &["1 TiB"] },
+];
 const HEAD: &str = "\
 # Figures of recoveries
 
@@ -43,19 +47,34 @@ pub fn bench(options: &Options, images: &Images, dir: &Path) -> Result<()> {
         text.push_str("- page cache: NOT emptied before each figure (needs root)\n");
     }
     let source = images.path(Image::Day3);
-    let (ours, restic) = (Tool::new(Kind::Cairn, &cairn, dir)?, Tool::new(Kind::Restic, Path::new("restic"), dir)?);
-    for tool in [&ours, &restic] {
+    let mut tools = vec![Tool::new(Kind::Cairn, &cairn, dir)?, Tool::new(Kind::Restic, Path::new("restic"), dir)?];
+    if setup::on_path("rustic") {
+        tools.push(Tool::new(Kind::Rustic, Path::new("rustic"), dir)?);
+    } else {
+        text.push_str("- rustic: not on PATH, and Debian has no package of it; `cargo install rustic-rs --locked`\n");
+    }
+    for tool in &tools {
         run_ok(&mut tool.save(Image::Day3, &source), SAVE_LIMIT)?;
     }
-    text.push_str(&told(&restores::table(&[&ours, &restic], &source, dir, options.repeat)?));
-    text.push_str(&told(&reads::table(&ours, &source, dir)?));
-    text.push_str(&told(&lab::lines(&cairn)?));
+    text.push_str(&told(&restores::table(&tools, &source, dir, options.repeat)?));
+    text.push_str(&told(&reads::table(&tools[0], &source, dir)?));
+    text.push_str(&told(&suites(&cairn)?));
     if options.write {
         let path = workspace::root().join(PAGE);
         fs::write(&path, text).map_err(|e| Error::failed(format!("cannot write {}: {e}", path.display())))?;
         say!("bench: wrote {PAGE}");
     }
     Ok(())
+}
+
+fn suites(cairn: &Path) -> Result<String> {
+    let mut out = String::from("## In the lab\n\nA guest without hardware virtualization, release program. From the suites of the same names.\n\n");
+    for part in &PARTS {
+        for line in lab::lines(part, cairn)? {
+            let _ = writeln!(out, "- {}: {line}", part.suite);
+        }
+    }
+    Ok(out)
 }
 
 fn told(part: &str) -> String {

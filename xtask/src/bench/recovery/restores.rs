@@ -17,7 +17,7 @@ struct Way<'a> {
 }
 
 /// Medians of `repeat` restores by each, in turns.
-pub fn table(tools: &[&Tool], source: &Path, dir: &Path, repeat: usize) -> Result<String> {
+pub fn table(tools: &[Tool], source: &Path, dir: &Path, repeat: usize) -> Result<String> {
     let mut ways: Vec<Way<'_>> = tools.iter().map(|t| Way { name: t.kind.name(), tool: Some(t), program: &[] }).collect();
     ways.push(Way { name: "qemu-img convert", tool: None, program: &["qemu-img", "convert", "-f", "raw", "-O", "raw"] });
     ways.push(Way { name: "cp --sparse=always", tool: None, program: &["cp", "--sparse=always"] });
