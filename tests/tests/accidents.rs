@@ -3,8 +3,8 @@
 //! Whatever happens: the guest runs on (unless QEMU itself ended) and is not frozen beyond the limit, fifteen seconds later nothing is left, the next
 //! point is right, and it is incremental wherever QEMU lived on.
 //!
-//! The cases are made from the three lists below. All of them take 25 minutes, so a run takes every sixth; `CAIRN_ACCIDENTS=all` takes
-//! all, and `CAIRN_ACCIDENTS=3` those of another sixth.
+//! The cases are made from the three lists below. All of them take 25 minutes, so a run takes every twelfth, and every third of
+//! what an admin may do; `CAIRN_ACCIDENTS=all` takes all, and `CAIRN_ACCIDENTS=3` those of another share.
 
 use cairn_lab::frozen::{child_named, record_is_open};
 use cairn_lab::steps::{FREEZE_LIMIT_S, Held, Holder, STEPS};
@@ -20,7 +20,9 @@ const SIGNALS: [Signal; 3] = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGTERM]
 /// How long a stopped process stays so.
 const STOP: Duration = Duration::from_secs(5);
 /// One of so many cases is tried where nothing is said.
-const SHARE: usize = 6;
+const SHARE: usize = 12;
+/// The same of what an admin may do.
+const SHARE_OF_ORDERS: usize = 3;
 
 /// A host that is busy with other things takes a moment for everything.
 const SLACK: Duration = Duration::from_secs(5);
@@ -120,17 +122,20 @@ impl Accident {
     }
 }
 
-/// The cases of one process that are to be tried.
-fn chosen(victim: Victim) -> Vec<Accident> {
-    let has_guard = |step: &&str| victim != Victim::Guard || *step != STEPS[0];
-    let all = STEPS.into_iter().filter(has_guard).flat_map(|step| SIGNALS.map(|signal| Accident { step, victim, signal }));
+/// What is to be tried of all, in `shares` shares.
+fn chosen<T>(all: impl Iterator<Item = T>, shares: usize) -> Vec<T> {
     let asked = std::env::var("CAIRN_ACCIDENTS").unwrap_or_else(|_| "0".to_owned());
     if asked == "all" {
         return all.collect();
     }
     let share: usize = asked.parse().expect("CAIRN_ACCIDENTS is 'all' or a number");
     // Of each step and each signal some: rows of the table are of three.
-    all.enumerate().filter(|(number, _)| (number + number / SHARE) % SHARE == share % SHARE).map(|(_, accident)| accident).collect()
+    all.enumerate().filter(|(number, _)| (number + number / shares) % shares == share % shares).map(|(_, one)| one).collect()
+}
+
+fn accidents_to(victim: Victim) -> impl Iterator<Item = Accident> {
+    let has_guard = move |step: &&str| victim != Victim::Guard || *step != STEPS[0];
+    STEPS.into_iter().filter(has_guard).flat_map(move |step| SIGNALS.map(|signal| Accident { step, victim, signal }))
 }
 
 fn churn(suite: &Suite, number: usize) {
@@ -142,7 +147,7 @@ fn all_of(victim: Victim, lab: &cairn_lab::Lab) {
     let suite = Suite::new(lab);
     let holder = Holder::new(&suite);
     let first = suite.quiet_backup("first");
-    let accidents = chosen(victim);
+    let accidents = chosen(accidents_to(victim), SHARE);
     assert!(!accidents.is_empty(), "nothing to try");
     for (number, accident) in accidents.iter().enumerate() {
         churn(&suite, number);
@@ -186,7 +191,7 @@ lab_test!(by_the_admin, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let holder = Holder::new(&suite);
     let first = suite.quiet_backup("first");
-    for (number, order) in ORDERS.iter().enumerate() {
+    for (number, order) in chosen(ORDERS.iter(), SHARE_OF_ORDERS).into_iter().enumerate() {
         churn(&suite, number);
         let what = order.args.join(" ");
         let mut held = holder.hold(&suite, "reading begins");

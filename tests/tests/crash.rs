@@ -1,6 +1,6 @@
 //! The program killed or stopped at any moment: the guest goes on, nothing is left, nothing is lost.
 //!
-//! The moments come from a seed that is printed; `CAIRN_SEED` repeats a run.
+//! The moments come from a seed that is printed; `CAIRN_SEED` repeats a run. `CAIRN_KILLS` is how many kills there are.
 
 use cairn_lab::suite::{CLEAN_LIMIT, Kept, Suite, mode};
 use cairn_lab::{Options, cairn, lab_test, process, traces};
@@ -9,12 +9,16 @@ use nix::unistd::Pid;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-const KILLS: u32 = 20;
+const KILLS: u32 = 10;
 const STOPS: u32 = 5;
 /// virsh suspend answers at once; a QEMU that hangs in a reply never does.
 const SUSPEND_LIMIT: Duration = Duration::from_secs(10);
 /// The guard sees a stalled job after some heartbeats of two seconds, then cleans up.
 const STALL_LIMIT: Duration = Duration::from_secs(40);
+
+fn kills() -> u32 {
+    std::env::var("CAIRN_KILLS").map_or(KILLS, |text| text.parse().expect("CAIRN_KILLS: a number"))
+}
 
 struct Random(u64);
 
@@ -61,7 +65,7 @@ fn assert_explained(suite: &Suite, kept: &Kept) {
     }
 }
 
-lab_test!(killed_at_twenty_random_moments, Options::small(), |lab| {
+lab_test!(killed_at_random_moments, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let mut random = Random::new();
     let mut kept = vec![suite.quiet_backup("first")];
@@ -70,7 +74,7 @@ lab_test!(killed_at_twenty_random_moments, Options::small(), |lab| {
     kept.push(suite.quiet_backup("second"));
     // Somewhat longer than a backup, so that the moments after the commit are among them.
     let span = begin_incremental.elapsed();
-    for number in 1..=KILLS {
+    for number in 1..=kills() {
         churn(&suite, number);
         let moment = random.within(span);
         let mut child = start(&suite, &["backup", "lab1"]);

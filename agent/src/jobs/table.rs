@@ -140,8 +140,9 @@ fn reserve_journal(path: &Path) {
 
 impl Table {
     fn connect(path: &Path) -> Result<Self, Unusable> {
-        // Arguments of commands are nobody else's business. An error shows when SQLite opens it.
-        let _ = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        // Arguments of commands are nobody else's business. An error shows when SQLite opens it. One that is there is not opened besides SQLite: closing it
+        // would give up the locks of this process's connections.
+        let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let db = Connection::open(path)?;
         db.busy_timeout(BUSY_LIMIT)?;
         db.execute_batch(&format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {JOURNAL_PAGES};"))?;

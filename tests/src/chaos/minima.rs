@@ -32,7 +32,7 @@ pub fn lacking(tally: &BTreeMap<(Op, String), u64>, length: Duration) -> Vec<Str
     let mut out = Vec::new();
     for minimum in &MINIMA {
         let seen: u64 = tally.iter().filter(|((op, end), _)| (minimum.counts)(*op, end)).map(|(_, n)| n).sum();
-        let wanted = minimum.in_ten_minutes * length.as_secs() / 600;
+        let wanted = (minimum.in_ten_minutes * length.as_secs()).div_ceil(600);
         if seen < wanted {
             out.push(format!(
                 "too little happened to prove anything: {seen} {} in {} s of chaos, at least {wanted} are wanted (give it more of the machine, or more time)",

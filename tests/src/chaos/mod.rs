@@ -33,8 +33,8 @@ use world::{WRITERS, World};
 pub const SECONDS_VARIABLE: &str = "CAIRN_CHAOS_SECONDS";
 /// Environment variable with the seed.
 pub const SEED_VARIABLE: &str = "CAIRN_CHAOS_SEED";
-/// What the gates run.
-pub const SECONDS_DEFAULT: u64 = 600;
+/// What the gates run; ten minutes and more are for a change of the store.
+pub const SECONDS_DEFAULT: u64 = 240;
 /// Threads that read.
 const READERS: usize = 2;
 /// Threads that collect.
