@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const RUN: &str = "lab1-run";
 const AGENT_S: &str = "180";
-const KILLS: u64 = 8;
+const KILLS: u64 = 4;
 /// From a kill to a guest that answers and writes again.
 const BACK_LIMIT: Duration = Duration::from_secs(90);
 const KEEP_LIMIT: Duration = Duration::from_secs(240);

@@ -23,10 +23,14 @@ use std::{
 
 const ALL: ScrubOptions = ScrubOptions { percent: 100, rate_bytes_max: None };
 
-/// Runs all cases; everything that was wrong.
+/// Of the cases of one list, one of so many is run, unless CAIRN_DAMAGE_FULL is set. An object's regions stand beside each other in it.
+const SAMPLE: usize = 2;
+
+/// Runs them; everything that was wrong.
 pub fn run(zoo: &Zoo, cases: Vec<Case>) -> Vec<String> {
     let mut problems = Vec::new();
-    for case in cases {
+    let sample = if std::env::var_os("CAIRN_DAMAGE_FULL").is_some() { 1 } else { SAMPLE };
+    for case in cases.into_iter().step_by(sample) {
         let found = catch_unwind(AssertUnwindSafe(|| Trial::of(zoo, &case))).unwrap_or_else(|_| vec!["it panics".into()]);
         let sealed = if zoo.encrypted { "encrypted" } else { "plain" };
         problems.extend(found.into_iter().map(|p| format!("{sealed}, {}\n      {p}", case.label)));
