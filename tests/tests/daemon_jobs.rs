@@ -1,8 +1,10 @@
 //! The daemon's jobs of real domains: one point of one event however many policies want it, domains by UUID, other tries, and how well the daemon says it is.
 
 use cairn_lab::daemon::Daemon;
+use cairn_lab::process::wait_for;
 use cairn_lab::suite::Suite;
 use cairn_lab::{Options, lab_test, libvirt};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -57,6 +59,16 @@ fn wait_reason(daemon: &Daemon, word: Option<&str>, limit: Duration) -> Value {
     }
 }
 
+/// Puts one into the other's place and back, with no moment at which there is none: the daemon would make what it misses.
+fn exchange(a: &Path, b: &Path) {
+    renameat2(AT_FDCWD, a, AT_FDCWD, b, RenameFlags::RENAME_EXCHANGE).expect("both are there");
+}
+
+/// A point came of it. On a busy machine it may carry a warning: its guest was slow to freeze.
+fn is_saved(job: &Value) -> bool {
+    ["done", "warnings"].iter().any(|state| job["state"] == *state)
+}
+
 fn over(job: &Value) -> bool {
     !["queued", "running"].iter().any(|state| job["state"] == *state)
 }
@@ -72,8 +84,10 @@ lab_test!(one_point_of_one_event_and_another_try, Options::small(), |lab| {
     daemon.wait_record(&uuid, "it was seen", LIMIT, |r| r["state"] == "running" && !r["looked"].is_null()).expect("seen");
     wait_reason(&daemon, None, LIMIT);
     for name in RECORDS {
+        // A look has seen the domain; the daemon opens its records once that has ended, and keeps them open.
         let path = Path::new("/var/lib/cairn").join(name);
-        assert_eq!(fs::metadata(&path).expect("it is open").mode() & 0o777, 0o600, "{name}");
+        let meta = wait_for(name, LIMIT, POLL / 10, || Ok(fs::metadata(&path).ok())).expect("the daemon has them open");
+        assert_eq!(meta.mode() & 0o777, 0o600, "{name}");
     }
 
     // By UUID, with the policies that take its name; one job for both.
@@ -81,7 +95,7 @@ lab_test!(one_point_of_one_event_and_another_try, Options::small(), |lab| {
     assert!(jobs.len() == 1 && jobs[0]["domain"] == "lab1" && jobs[0]["uuid"] == uuid.as_str(), "{jobs:#?}");
     assert_eq!((&jobs[0]["policies"], &jobs[0]["policy"]), (&json!(["first", "second"]), &json!("first")));
     let job = daemon.wait_job(&jobs[0]["id"], "done", LIMIT, over).expect("it ends");
-    assert_eq!(job["state"], "done", "{job:#}");
+    assert!(is_saved(&job), "{job:#}");
     let points = suite.points();
     assert_eq!(points, [text(&job, "point")]);
     let tags = suite.point(&points[0])["tags"].clone();
@@ -91,13 +105,11 @@ lab_test!(one_point_of_one_event_and_another_try, Options::small(), |lab| {
 
     // The hook's spool is no folder any more, and then it is.
     let (spool, aside) = (Path::new(HOOK_DIR).join("hook-spool"), Path::new(HOOK_DIR).join("aside"));
-    let had_spool = fs::rename(&spool, &aside).is_ok();
-    fs::write(&spool, b"").expect("written");
+    fs::write(&aside, b"").expect("written");
+    exchange(&aside, &spool);
     wait_reason(&daemon, Some("spool of libvirt's hook"), LIMIT);
-    fs::remove_file(&spool).expect("removed");
-    if had_spool {
-        fs::rename(&aside, &spool).expect("moved back");
-    }
+    exchange(&aside, &spool);
+    fs::remove_file(&aside).expect("removed");
     wait_reason(&daemon, None, LIMIT);
 
     // Somebody else is at work: who asked is told, and decides.
@@ -108,11 +120,11 @@ lab_test!(one_point_of_one_event_and_another_try, Options::small(), |lab| {
 
     // What an event asks for is tried again, as one job for both policies.
     let before = daemon.jobs().expect("jobs").len();
-    suite.domain.sh("(sleep 1; poweroff -f) </dev/null >/dev/null 2>&1 &").expect("the guest goes down");
     let first = json!(asked["id"].as_i64().expect("a number") + 1);
     let begin = Instant::now();
+    suite.domain.powers_off();
     while daemon.jobs().expect("jobs").len() == before {
-        assert!(begin.elapsed() < LIMIT, "the shutdown makes a job");
+        assert!(begin.elapsed() < LIMIT, "the shutdown makes a job: {:?}, {}", suite.domain.state(), daemon.said());
         std::thread::sleep(POLL);
     }
     let first = daemon.wait_job(&first, "failed", LIMIT, over).expect("it ends");
@@ -124,7 +136,7 @@ lab_test!(one_point_of_one_event_and_another_try, Options::small(), |lab| {
     assert!(text(&first, "message").contains(&format!("tried again as job {}", second["id"])) && second["not_before"].is_string(), "{first:#}");
     drop(lock);
     let second = daemon.wait_job(&second["id"], "done", PAUSE + LIMIT, over).expect("it ends");
-    assert_eq!(second["state"], "done", "{second:#}");
+    assert!(is_saved(&second), "{second:#}");
     assert!(begin.elapsed() >= PAUSE, "not before its time");
     assert_eq!(suite.points(), [points[0].as_str(), text(&second, "point")], "one point of one shutdown");
     println!("the second try was done {:.0} s after the shutdown", begin.elapsed().as_secs_f64());

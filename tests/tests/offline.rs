@@ -32,7 +32,7 @@ fn churn(suite: &Suite, number: u32) {
 /// The guest ends by itself, as one that is shut down does.
 fn shut_down(suite: &Suite) {
     suite.domain.read_only(true).expect("read-only");
-    suite.domain.sh("(sleep 1; poweroff -f) </dev/null >/dev/null 2>&1 &").expect("the guest goes down");
+    suite.domain.powers_off();
     wait_off(suite);
 }
 

@@ -1,7 +1,7 @@
 //! The daemon's socket: handed over by systemd (sd_listen_fds(3)), or our own.
 //!
 //! Invariants
-//! - Our own is 0600 from its first moment: it is made beside its place and renamed.
+//! - Our own is 0600 from its first moment: it is made in a folder that is closed to others, beside its place, and renamed.
 //! - One that somebody listens at is left alone, a dead one's is replaced. What systemd made, systemd removes.
 //! - Commands look where the configuration says: where systemd hands over a socket at another path, the daemon answers at both, and says so.
 
@@ -12,19 +12,16 @@ use crate::{
 };
 use nix::{
     errno::Errno,
-    sys::{
-        socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt},
-        stat::{Mode, umask},
-    },
+    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt},
     unistd::geteuid,
 };
 use std::{
     fs,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::{
-            fs::{DirBuilderExt, MetadataExt},
+            fs::{DirBuilderExt, MetadataExt, PermissionsExt},
             net::UnixListener,
         },
     },
@@ -33,6 +30,8 @@ use std::{
 
 /// Root's.
 const SYSTEM_SOCKET: &str = "/run/cairn/api.sock";
+/// A socket that is not in its place yet; the path with it is two bytes longer than that of the folder.
+const APART: &str = "s";
 
 /// Where a daemon of this user listens unless told otherwise.
 pub fn socket_default() -> PathBuf {
@@ -58,8 +57,7 @@ pub struct Sockets {
     pub problem: Option<String>,
 }
 
-/// The socket that was handed over, and our own at `path` where that is another one. To be called once, before there are threads: it sets the umask for a
-/// moment.
+/// The socket that was handed over, and our own at `path` where that is another one. To be called once.
 pub fn start(path: &Path) -> Outcome<Sockets> {
     let Some(listener) = handed_over()? else { return Ok(Sockets { all: vec![Listening::own(path)?], problem: None }) };
     listener.set_nonblocking(true).map_err(|e| Failure::new(FAILED, format!("the socket that was handed over: {e}")))?;
@@ -78,7 +76,6 @@ pub fn start(path: &Path) -> Outcome<Sockets> {
         }
         Err(f) => {
             let problem = format!("systemd listens at {handed_at}, but commands look at {wanted}, where the daemon cannot answer ({}); {remedy}", f.message);
-            tracing::error!("{problem}");
             Ok(Sockets { all: vec![handed], problem: Some(problem) })
         }
     }
@@ -92,7 +89,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
 
 impl Listening {
     /// Our own at `path`.
-    fn own(path: &Path) -> Outcome<Self> {
+    pub fn own(path: &Path) -> Outcome<Self> {
         let bytes = path.as_os_str().len();
         if bytes > SOCKET_BYTES_MAX {
             return Err(Failure::usage(format!("{}: the path of a socket has at most {SOCKET_BYTES_MAX} bytes, this one has {bytes}", path.display())));
@@ -106,20 +103,41 @@ impl Listening {
             return Err(Failure::refused(format!("{} is there and is no socket; remove it, or give another --socket", path.display())));
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
-        match fs::remove_file(&new) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("remove", &new, &e)),
-            _ => {}
-        }
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let bound = UnixListener::bind(&new);
-        umask(before);
+        let apart = path.with_file_name(format!(".{name}.{}", std::process::id()));
+        remove_apart(&apart).map_err(|e| failed("remove", &apart, &e))?;
+        let bound = bind_apart(&apart, path);
+        // What stays is removed by the next process of this number.
+        let _ = remove_apart(&apart);
         let listener = bound.map_err(|e| failed("listen at", path, &e))?;
-        listener.set_nonblocking(true).map_err(|e| failed("listen at", path, &e))?;
-        fs::rename(&new, path).map_err(|e| failed("listen at", path, &e))?;
         let meta = fs::symlink_metadata(path).map_err(|e| failed("look at", path, &e))?;
         Ok(Self { listener, ours: Some((path.to_owned(), meta.dev(), meta.ino())) })
     }
+}
+
+/// A socket that nobody has seen before it is in its place, with the mode that it is to have.
+fn bind_apart(apart: &Path, path: &Path) -> io::Result<UnixListener> {
+    fs::DirBuilder::new().mode(0o700).create(apart)?;
+    let new = apart.join(APART);
+    let listener = UnixListener::bind(&new)?;
+    listener.set_nonblocking(true)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&new, path)?;
+    Ok(listener)
+}
+
+/// A folder that one was made in.
+fn remove_apart(apart: &Path) -> io::Result<()> {
+    let is_there = |result: io::Result<()>| match result {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    is_there(fs::remove_file(apart.join(APART)))?;
+    is_there(fs::remove_dir(apart))
+}
+
+/// Device and inode of what is at a path.
+pub fn id_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Whether anybody listens, without waiting for one that does not answer any more.

@@ -1,6 +1,6 @@
 //! `cairn daemon`: one a host. Owns the jobs, starts the watch, answers the API (docs/daemon.md).
 //!
-//! - [`lock`]: there is one; [`listen`]: its socket; [`notify`]: what systemd hears
+//! - [`lock`]: there is one; [`listen`]: its socket; [`door`]: that it stays; [`notify`]: what systemd hears
 //! - [`state`]: configuration, jobs and watch, shared; [`orders`]: from what is wanted to jobs
 //! - [`serve`], [`api`]: the API; [`client`]: the command line's end of it
 //!
@@ -11,6 +11,7 @@
 
 mod api;
 pub mod client;
+mod door;
 mod listen;
 mod lock;
 mod notify;
@@ -29,6 +30,7 @@ use crate::{
 use listen::{Listening, socket_default};
 use state::{Places, Shared};
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -60,8 +62,8 @@ pub fn run(common: &Common, o: &Daemon) -> Outcome<Done> {
     let state_dir = std::path::absolute(&state_dir).map_err(|e| Failure::usage(format!("{}: {e}", state_dir.display())))?;
     let lock = lock::take(&state_dir)?;
     let socket = o.place.socket.clone().or_else(|| config.daemon.socket.clone()).unwrap_or_else(socket_default);
-    // Before there are threads: it sets the umask.
     let listen::Sockets { all, problem } = listen::start(&socket)?;
+    let found = if problem.is_none() { listen::id_of(&socket) } else { None };
     let (listeners, removers): (Vec<_>, Vec<_>) = all.into_iter().map(Listening::parts).unzip();
     let jobs = Jobs::start(&state_dir, state::limits(&config), move || lock.is_in_place())?;
     let places = Places { config: common.config.clone(), state_dir, connect: common.connect.clone() };
@@ -70,23 +72,29 @@ pub fn run(common: &Common, o: &Daemon) -> Outcome<Done> {
     if path.is_none() {
         tracing::warn!("there is no {}: no stores and no policies; points are made only where the store is named", crate::config::PATH_DEFAULT);
     }
-    let mut shared = Shared::new(places, config, jobs, watch);
-    shared.unreachable = problem;
-    let shared = Arc::new(shared);
+    let shared = Arc::new(Shared::new(places, config, jobs, watch));
+    problem.into_iter().for_each(|why| shared.set_unreachable(why));
     let runtime = crate::interrupt::runtime()?;
-    let result = runtime.block_on(serve_until_end(&shared, listeners, wishes));
+    let result = runtime.block_on(serve_until_end(&shared, listeners, (socket, found), wishes));
     end(&shared, runtime);
     drop(removers);
     result.map(|()| Done::Clean)
 }
 
-async fn serve_until_end(shared: &Arc<Shared>, listeners: Vec<std::os::unix::net::UnixListener>, wishes: Receiver<Wish>) -> Outcome<()> {
+/// `door`: where commands look, and what is there by device and inode.
+async fn serve_until_end(
+    shared: &Arc<Shared>,
+    listeners: Vec<std::os::unix::net::UnixListener>,
+    door: (PathBuf, Option<(u64, u64)>),
+    wishes: Receiver<Wish>,
+) -> Outcome<()> {
     let listen = |kind| signal(kind).map_err(|e| Failure::new(FAILED, format!("cannot listen to signals: {e}")));
     let mut hup = listen(SignalKind::hangup())?;
     let asked_to_end = end_signals()?;
     let listeners: std::io::Result<Vec<_>> = listeners.into_iter().map(tokio::net::UnixListener::from_std).collect();
     let listeners = listeners.map_err(|e| Failure::new(FAILED, format!("the socket: {e}")))?;
     let (over, is_over) = tokio::sync::watch::channel(false);
+    let door = tokio::spawn(door::keep(shared.clone(), door.0, door.1, api::router(shared.clone()), is_over.clone()));
     let server = tokio::spawn(serve::serve(listeners, api::router(shared.clone()), is_over));
     tokio::spawn(grant(shared.clone(), wishes));
     tokio::spawn(tell(shared.clone()));
@@ -108,6 +116,7 @@ async fn serve_until_end(shared: &Arc<Shared>, listeners: Vec<std::os::unix::net
     over.send_replace(true);
     // It may wait for a connection; the end does not.
     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), door).await;
     result
 }
 

@@ -53,7 +53,7 @@ pub struct Shared {
     /// What an event asks for cannot be queued.
     pub ungranted: AtomicBool,
     /// Why commands do not find the daemon where they look.
-    pub unreachable: Option<String>,
+    unreachable: Mutex<Option<String>>,
 }
 
 /// What a reload did.
@@ -115,8 +115,21 @@ impl Shared {
             wrong: Mutex::new(None),
             progress_readers: Arc::new(Semaphore::new(PROGRESS_READERS_MAX)),
             ungranted: AtomicBool::new(false),
-            unreachable: None,
+            unreachable: Mutex::new(None),
         }
+    }
+
+    /// Commands do not find the daemon where they look; said once. The first reason stays: it is the one that names the remedy.
+    pub fn set_unreachable(&self, why: String) {
+        self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| {
+            tracing::error!("{why}");
+            why
+        });
+    }
+
+    /// They do.
+    pub fn unset_unreachable(&self) {
+        *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The configuration of this moment.
@@ -221,7 +234,7 @@ impl Shared {
         if ungranted {
             reasons.push("what an event asks for cannot be queued; see the daemon's log".into());
         }
-        reasons.extend(self.unreachable.clone());
+        reasons.extend(self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).clone());
         reasons.extend(self.watch.problems());
         json!({
             "status": if reasons.is_empty() { "ok" } else { "degraded" }, "reasons": reasons,

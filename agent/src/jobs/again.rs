@@ -1,4 +1,4 @@
-//! A job that failed of something that may be over soon is tried again, if an event asked for it: nobody is there who would. Pure.
+//! A job that failed of something that may be over soon, or was lost, is tried again, if an event asked for it: nobody is there who would. Pure.
 //!
 //! Invariants
 //! - Bounded: so many tries, with a growing pause before each. Whoever is at work may take an hour; what takes longer is seen by the next event.
@@ -29,7 +29,12 @@ pub enum Next {
 
 /// See the module.
 pub fn next(job: &Job, now_unix_ms: u64) -> Next {
-    let may_be_over = job.state == State::Failed && may_be_over(job.code);
+    let may_be_over = match job.state {
+        State::Failed => may_be_over(job.code),
+        // The host went down, or its runner was killed: that is over.
+        State::Lost => true,
+        _ => false,
+    };
     let is_fresh = job.ended_unix_ms.is_some_and(|at| now_unix_ms.saturating_sub(at) < FRESH_MS);
     if !may_be_over || !is_fresh || job.cancel || job.order.trigger == ASKED {
         return Next::Over;

@@ -46,6 +46,9 @@ const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
 const KEEP_MAX: usize = 2000;
 /// More jobs that wait are no plan, but a loop.
 const QUEUED_MAX: usize = 1000;
+/// For how long health tells of a job that was lost, unless one was done since; how many are named.
+const LOST_MS: u64 = 24 * 3600 * 1000;
+const LOST_MAX: usize = 4;
 /// How often a runner is started that does not come up.
 const TRIES_MAX: u32 = 3;
 /// How long one may take to come up: systemd answers within 25 s, or not at all.
@@ -240,7 +243,9 @@ impl Keeper {
     }
 
     fn counts(&mut self) -> Outcome<Counts> {
-        let problems = self.no_room.iter().chain(&self.trouble).cloned().collect();
+        let since = now_unix_ms().saturating_sub(LOST_MS);
+        let lost = self.sql(|t| t.lost(since, LOST_MAX))?;
+        let problems = self.no_room.iter().chain(&self.trouble).cloned().chain(lost.iter().map(Job::lost_words)).collect();
         Ok(Counts { queued: self.sql(|t| t.count(State::Queued))?, running: self.sql(|t| t.count(State::Running))?, problems })
     }
 

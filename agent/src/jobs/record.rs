@@ -209,6 +209,15 @@ impl Job {
         self.concerns_same(order) && self.order.store == order.store && self.order.policies == order.policies
     }
 
+    /// For health, of one that was lost.
+    pub fn lost_words(&self) -> String {
+        let (id, kind, domain, store) = (self.id, self.order.kind.word(), crate::output::shown(&self.order.domain), crate::output::shown(&self.order.store));
+        format!(
+            "job {id} ({kind} of {domain} to {store}) was lost: its processes are gone, and nothing has saved that since; 'cairn job log {id}' has its last words, \
+             'cairn job run' makes another"
+        )
+    }
+
     /// As the API has it; progress and the log's path are its folder's.
     pub fn json(&self, log: &std::path::Path, progress: Option<&Value>) -> Value {
         let time = |ms: Option<u64>| ms.map_or(Value::Null, crate::output::rfc3339);

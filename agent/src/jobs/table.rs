@@ -222,6 +222,16 @@ impl Table {
         statement.query_map([value], read)?.collect()
     }
 
+    /// Jobs that were lost since a time, of which nothing later has come to a good end: newest first, at most this many.
+    pub fn lost(&self, since_unix_ms: u64, max: usize) -> rusqlite::Result<Vec<Job>> {
+        let mut statement = self.db.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM jobs WHERE state = 'lost' AND ended_unix_ms >= ?1 AND NOT EXISTS (SELECT 1 FROM jobs AS later WHERE later.id > jobs.id
+                AND later.kind = jobs.kind AND later.domain = jobs.domain AND later.store = jobs.store AND later.state IN ('done', 'warnings'))
+                ORDER BY id DESC LIMIT ?2"
+        ))?;
+        statement.query_map(params![to_sql(since_unix_ms), i64::try_from(max).unwrap_or(i64::MAX)], read)?.collect()
+    }
+
     /// How many are in a state.
     pub fn count(&self, state: State) -> rusqlite::Result<usize> {
         let n: i64 = self.db.query_row("SELECT count(*) FROM jobs WHERE state = ?1", [state.word()], |r| r.get(0))?;
@@ -376,6 +386,26 @@ mod tests {
         assert_eq!((table.count(State::Done).expect("counts"), table.count(State::Lost).expect("counts")), (1, 0));
         assert_eq!(table.get(1).expect("reads").expect("there").order, order("a"));
         assert_eq!(table.get(9).expect("reads"), None);
+    }
+
+    #[test]
+    fn a_lost_job_is_told_until_a_later_one_has_done_its_work() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut table = opened(&dir);
+        table.add(&[order("a"), order("b"), order("a"), order("a")], 5).expect("adds");
+        let ends = |table: &Table, id: JobId, state: State, at: u64| {
+            let mut job = table.get(id).expect("reads").expect("there");
+            (job.state, job.ended_unix_ms) = (state, Some(at));
+            table.update(&job).expect("writes");
+        };
+        let lost = |table: &Table, since, max| table.lost(since, max).expect("asks").into_iter().map(|j| j.id).collect::<Vec<_>>();
+        ends(&table, 1, State::Lost, 100);
+        ends(&table, 2, State::Lost, 200);
+        assert_eq!((lost(&table, 100, 9), lost(&table, 101, 9), lost(&table, 0, 1)), (vec![2, 1], vec![2], vec![2]));
+        ends(&table, 3, State::Failed, 300);
+        assert_eq!(lost(&table, 0, 9), [2, 1], "what failed has done nothing");
+        ends(&table, 4, State::Warnings, 400);
+        assert_eq!(lost(&table, 0, 9), [2], "the other domain's is still owed");
     }
 
     #[test]

@@ -67,6 +67,9 @@ fn a_job_whose_runner_is_killed_is_lost_and_ends() {
     let job = served.wait_state(id, "lost");
     assert!(job["code"].is_null() && job["message"].as_str().expect("a message").contains("nobody wrote down"), "{job}");
     wait_for("its command does not outlive it", || fs::metadata(format!("/proc/{pid}")).is_err());
+    // What is owed is told.
+    let told = served.troubles();
+    assert!(told.len() == 1 && told[0].contains(&format!("job {id} ")) && told[0].contains("cairn job run"), "{told:?}");
 }
 
 #[test]

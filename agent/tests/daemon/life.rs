@@ -161,6 +161,32 @@ fn the_socket_is_for_its_owner_and_a_dead_one_is_replaced() {
 }
 
 #[test]
+fn a_socket_that_is_removed_is_made_anew_and_what_is_anothers_is_left() {
+    let mut served = Served::started("");
+    for _ in 0..2 {
+        fs::remove_file(served.socket()).expect("there");
+        wait_for("it listens anew", || UnixStream::connect(served.socket()).is_ok());
+        assert_eq!(fs::metadata(served.socket()).expect("is there").mode() & 0o777, 0o600);
+        assert_eq!((served.get("/api/v1/health")["pid"].as_i64(), served.troubles()), (Some(served.pid().into()), Vec::new()));
+    }
+    let left = fs::read_dir(served.socket().parent().expect("a folder"))
+        .expect("reads")
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with(".api.sock"));
+    assert_eq!(left.count(), 0, "nothing stays beside it");
+    fs::remove_file(served.socket()).expect("there");
+    fs::write(served.socket(), "mine").expect("writes");
+    wait_for("it says why nobody finds it", || served.log().contains("is there and is no socket"));
+    assert_eq!(fs::read_to_string(served.socket()).expect("reads"), "mine");
+    fs::remove_file(served.socket()).expect("ours");
+    wait_for("it listens anew", || UnixStream::connect(served.socket()).is_ok());
+    assert_eq!(served.troubles(), [""; 0]);
+    served.signal(15);
+    assert!(served.ended().success());
+    assert!(!served.socket().exists(), "its own, and it takes it away");
+}
+
+#[test]
 fn without_a_daemon_commands_say_what_to_do_at_once() {
     let served = Served::new("");
     let began = Instant::now();
