@@ -24,6 +24,9 @@ pub enum RestoreXmlError {
     /// A restored disk that the XML does not have.
     #[error("the saved XML has no disk {0}")]
     NoDisk(String),
+    /// Another size was asked for, and it is not one number.
+    #[error("its memory is divided among NUMA nodes or can be extended (<numa>, <maxMemory>), so --memory has no one number to change; leave --memory away")]
+    DividedMemory,
     /// No randomness.
     #[error("no random numbers for a new identity")]
     Random(#[from] std::io::Error),

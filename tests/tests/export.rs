@@ -1,6 +1,7 @@
 //! Points of images: handed out whole, compared with each other, and brought back in place. Clients are those that people have.
 
 use cairn_lab::cairn::{Cairn, DONE, NOT_FOUND, REFUSED, USAGE, WARNINGS};
+use cairn_lab::loops::Loop;
 use cairn_lab::suite::assert_refused;
 use cairn_lab::{Lab, Options, lab_test, process, reference};
 use std::fs::File;
@@ -74,7 +75,7 @@ struct Served {
 
 fn serve(cairn: &Cairn, args: &[&str]) -> Served {
     let mut command = cairn.command(&[&["export"], args, &["--json"]].concat());
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("starts");
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let mut text = String::new();
     let mut lines = BufReader::new(child.stdout.take().expect("piped"));
     // One object; it is written as a whole before the first client is served.
@@ -86,11 +87,15 @@ fn serve(cairn: &Cairn, args: &[&str]) -> Served {
 }
 
 impl Served {
-    fn stop(mut self) {
+    /// Ends it; gives what it said besides.
+    fn stop(mut self) -> String {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("small"));
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("our own child");
         let status = process::wait_limit(&mut self.child, "export", LIMIT).expect("it ends");
         assert_eq!(process::exit_code(status), DONE, "the end that was asked for is a good one");
+        let mut said = String::new();
+        self.child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+        said
     }
 }
 
@@ -140,12 +145,81 @@ lab_test!(files_streams_and_nbd_hold_the_point, no_guest(), |lab| {
     println!("{map}");
     assert!(map.contains("data") && map.contains("zero"), "{map}");
     assert!(tool(Command::new("nbdinfo").arg(&served.uri)).contains("is_read_only: true"));
-    served.stop();
+    assert!(!served.stop().contains("plain text"), "a socket is for root and its owner alone");
     assert!(!socket.exists(), "it leaves no socket");
     let served = serve(&p.cairn, &[&p.ids[0], "--nbd", "tcp://127.0.0.1:0"]);
     tool(Command::new("qemu-img").args(["compare", "-f", "raw", "-F", "raw"]).arg(&p.references[0]).arg(&served.uri));
-    served.stop();
+    let said = served.stop();
+    assert!(said.contains("plain text") && said.contains("--tls-cert"), "{said}");
+    over_tls(&p, &lab.dir());
     assert_refused(&p.cairn.run(&["export", &p.ids[0], "--nbd", "tcp://0.0.0.0:0"]).expect("it ends"), USAGE, "TLS");
+});
+
+/// An authority with a server and a client, named as NBD programs expect them.
+fn authority(dir: &Path) {
+    std::fs::create_dir_all(dir).expect("folder");
+    let openssl = |args: &str| tool(Command::new("openssl").args(args.split_whitespace()).current_dir(dir));
+    let new = "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("{new} -x509 -days 2 -subj /CN=authority -keyout ca-key.pem -out ca-cert.pem"));
+    for (who, more) in [("server", "subjectAltName=DNS:localhost,IP:127.0.0.1"), ("client", "extendedKeyUsage=clientAuth")] {
+        std::fs::write(dir.join("ext"), format!("basicConstraints=CA:FALSE\n{more}\n")).expect("written");
+        openssl(&format!("{new} -subj /CN={who} -keyout {who}-key.pem -out request.pem"));
+        let signed = "-CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile ext";
+        openssl(&format!("x509 -req -in request.pem {signed} -out {who}-cert.pem"));
+    }
+}
+
+/// On any address with TLS, for clients with a certificate alone.
+fn over_tls(p: &Points, dir: &Path) {
+    let certificates = dir.join("certificates");
+    authority(&certificates);
+    let file = |name: &str| certificates.join(name).to_string_lossy().into_owned();
+    let (certificate, key, ca) = (file("server-cert.pem"), file("server-key.pem"), file("ca-cert.pem"));
+    let tls = ["--tls-cert", &certificate, "--tls-key", &key, "--tls-ca", &ca];
+    let served = serve(&p.cairn, &[&[p.ids[1].as_str(), "--nbd", "tcp://0.0.0.0:0"][..], &tls].concat());
+    println!("{}", served.uri);
+    let uri = served.uri.replace("0.0.0.0", "localhost");
+    let copied = dir.join("copied-by-tls.raw");
+    tool(Command::new("nbdcopy").arg(format!("{uri}?tls-certificates={}", certificates.display())).arg(&copied));
+    assert_eq!(reference::difference(&p.references[1], &copied).expect("readable"), None);
+    for stranger in [uri.clone(), uri.replace("nbds:", "nbd:")] {
+        let output = process::run(Command::new("nbdinfo").arg(&stranger), LIMIT).expect("it ends");
+        assert!(!output.status.success(), "{stranger} was served: {}", output.text());
+    }
+    assert!(!served.stop().contains("plain text"));
+}
+
+fn as_disk0(path: &Path) -> String {
+    format!("disk0={}", path.display())
+}
+
+lab_test!(a_device_comes_back_in_place, no_guest(), |lab| {
+    let p = points(&lab);
+    let file = lab.dir().join("device");
+    let tail = noise(200, 8 * MIB);
+    copy(&p.references[1], &file);
+    File::options().write(true).open(&file).and_then(|f| f.write_all_at(&tail, SIZE)).expect("a longer one");
+    let device = Loop::over(&file).expect("a loop device");
+    let disk = as_disk0(Path::new(device.path()));
+    let restore = ["restore", &p.ids[0], "--in-place", "--disk", &disk];
+    assert_refused(&p.cairn.run(&restore).expect("it ends"), REFUSED, "the rest of the device becomes zero");
+    assert_eq!(std::fs::read(&file).expect("reads").split_off(usize::try_from(SIZE).expect("small")), tail, "nothing was written");
+    let told = p.cairn.json(&[&restore[..], &["--force", "--verify"]].concat()).expect("restore in place");
+    println!("{told}");
+    // Two MiB that changed or became data again; of the rest only what was not zero.
+    assert_eq!((&told["disks"][0]["written"], &told["disks"][0]["verified"]), (&(2 * MIB).into(), &true.into()));
+    drop(device);
+    let now = std::fs::read(&file).expect("reads");
+    let (disk, rest) = now.split_at(usize::try_from(SIZE).expect("small"));
+    assert!(disk == std::fs::read(&p.references[0]).expect("reads"), "the device is not the point");
+    assert!(rest.len() == tail.len() && rest.iter().all(|byte| *byte == 0), "the rest is not zero");
+
+    File::options().write(true).open(&file).and_then(|f| f.set_len(SIZE - MIB)).expect("a shorter one");
+    let device = Loop::over(&file).expect("a loop device");
+    let disk = as_disk0(Path::new(device.path()));
+    let output = p.cairn.run(&["restore", &p.ids[0], "--in-place", "--disk", &disk, "--force"]).expect("it ends");
+    assert_refused(&output, REFUSED, "make it larger first");
+    drop(device);
 });
 
 lab_test!(differences_are_told_and_images_come_back_in_place, no_guest(), |lab| {

@@ -4,7 +4,7 @@ use cairn_lab::runs::{self, Part};
 use cairn_lab::suite::{self, Suite};
 use cairn_lab::{Domain, Options, cairn, lab_test, libvirt, process, reference};
 use serde_json::Value;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,25 @@ fn assert_nothing_left() {
     assert!(done.is_ok(), "left of the run: {:#?}", runs::left_over());
 }
 
+/// The original's serial port writes to a file; what its copy says on the same port goes to a pty.
+fn assert_console_is_its_own(suite: &Suite, copy: &Domain) {
+    let log = || std::fs::read_to_string(cairn_lab::console::LOG).expect("the console's log");
+    suite.domain.sh("echo words of the original > /dev/ttyS0").expect("says");
+    process::wait_for("the original's words", END_LIMIT, Duration::from_millis(100), || Ok(log().contains("words of the original").then_some(())))
+        .expect("said");
+    let pty = copy.virsh_ok(&["ttyconsole", RUN]).expect("a pty");
+    let mut reader = std::fs::File::options().read(true).write(true).custom_flags(nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK).open(pty.trim()).expect("opens");
+    let mut said = Vec::new();
+    // QEMU looks once a second whether anybody listens.
+    let heard = || {
+        copy.sh("echo words of the copy > /dev/ttyS0")?;
+        let _ = std::io::Read::read_to_end(&mut reader, &mut said);
+        Ok(String::from_utf8_lossy(&said).contains("words of the copy").then_some(()))
+    };
+    process::wait_for("the copy's words", END_LIMIT, Duration::from_millis(300), heard).expect("on its own console");
+    assert!(!log().contains("words of the copy"), "it wrote into the original's file");
+}
+
 lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let before = runs::content_sum(&suite.domain).expect("sum");
@@ -39,6 +58,7 @@ lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::sma
     let of = |name: &str, query: &str| copy.virsh_ok(&[query, name]).expect(query);
     assert_ne!(of("lab1", "domuuid"), of(RUN, "domuuid"));
     assert_eq!(of(RUN, "domiflist").trim(), "", "no network unless asked for");
+    assert_console_is_its_own(&suite, &copy);
     // Its sockets are for QEMU's user alone.
     for entry in std::fs::read_dir(runs::SOCKETS).expect("sockets").flatten() {
         let mode = |name: &str| entry.path().join(name).metadata().expect("a socket").mode() & 0o777;

@@ -1,11 +1,10 @@
 //! How fast a guest boots from a backup, beside the same guest on its own images.
 
 use cairn_lab::suite::Suite;
-use cairn_lab::{Domain, Options, lab_test, process};
+use cairn_lab::{Options, lab_test, process};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const RUN: &str = "lab1-run";
 const BACK_LIMIT: Duration = Duration::from_secs(120);
 
 // From the command to the guest's first words and to its agent, beside the same guest on its own images, one after the other.
@@ -23,7 +22,7 @@ lab_test!(a_run_boots_as_fast_as_a_local_guest, Options { data_mib: 72, ..Option
     suite.domain.start(BACK_LIMIT).expect("start");
     suite.cairn.ok(&["backup", "lab1"]).expect("backup");
     let log = Path::new(cairn_lab::console::LOG);
-    let boot = |name: &str, start: &mut dyn FnMut()| {
+    let boot = |start: &mut dyn FnMut()| {
         std::fs::File::options().write(true).open(log).and_then(|file| file.set_len(0)).expect("the console's log");
         // Neither finds the other's images in memory.
         process::run_ok(std::process::Command::new("sh").args(["-c", "sync; echo 3 > /proc/sys/vm/drop_caches"]), BACK_LIMIT).expect("caches");
@@ -32,20 +31,21 @@ lab_test!(a_run_boots_as_fast_as_a_local_guest, Options { data_mib: 72, ..Option
         process::wait_for("first output", BACK_LIMIT, Duration::from_millis(5), || Ok((std::fs::metadata(log).expect("log").len() > 0).then_some(())))
             .expect("output");
         let output = begin.elapsed();
-        Domain::new(name).wait_agent(BACK_LIMIT).expect("agent");
+        suite.domain.wait_agent(BACK_LIMIT).expect("agent");
         (output, begin.elapsed())
     };
-    let off = |name: &str| drop(Domain::new(name).virsh_ok(&["destroy", name]).expect("destroy"));
+    let virsh = |args: &[&str]| drop(suite.domain.virsh_ok(args).expect("virsh"));
     let (mut local, mut run) = (Vec::new(), Vec::new());
-    off("lab1");
+    virsh(&["destroy", "lab1"]);
     for _ in 0..2 {
-        local.push(boot("lab1", &mut || {
-            suite.domain.virsh_ok(&["define", &talking.to_string_lossy()]).expect("define");
-            suite.domain.virsh_ok(&["start", "lab1"]).expect("start");
+        local.push(boot(&mut || {
+            virsh(&["define", &talking.to_string_lossy()]);
+            virsh(&["start", "lab1"]);
         }));
-        off("lab1");
-        run.push(boot(RUN, &mut || drop(suite.cairn.ok(&["run", "lab1@latest"]).expect("run"))));
-        suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
+        virsh(&["destroy", "lab1"]);
+        virsh(&["undefine", "lab1"]);
+        run.push(boot(&mut || drop(suite.cairn.ok(&["run", "lab1@latest", "--keep-identity"]).expect("run"))));
+        suite.cairn.ok(&["discard", "lab1", "--force"]).expect("discard");
     }
     let best = |times: &[(Duration, Duration)]| (times.iter().map(|t| t.0).min().expect("two"), times.iter().map(|t| t.1).min().expect("two"));
     let ((local_output, local_agent), (run_output, run_agent)) = (best(&local), best(&run));

@@ -172,6 +172,9 @@ fn serve(
     } else if !common.quiet {
         out!("{}: {} of {} {} at {uri} until Ctrl-C", output::shown(&entry.target), output::bytes(entry.size_bytes), output::shown(&p.summary.name), p.id);
     }
+    if at.is_some() && o.tls_cert.is_none() && !common.quiet {
+        say!("cairn: this is plain text without a password: every user and program of this host can read the disk, and nobody else (--tls-cert is for others)");
+    }
     wait_for_end(runtime, progress)?;
     runtime.block_on(server.stop());
     Ok(())

@@ -28,6 +28,7 @@ use cairn_hypervisor::{
     Domain, Host,
     host::{HostError, LIBVIRT_NBD_RECONNECT},
     restore_map::Mapping,
+    restore_xml::RestoreXmlError,
     run::{Built, Network, RunXml, driver, isolate::isolate, xml},
     state_files::Role,
 };
@@ -176,11 +177,14 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         network,
         memory_kib: o.memory_bytes.map(|bytes| bytes / 1024),
     };
-    let broken = |e: &dyn std::error::Error| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(e)));
-    let mut built = wanted.build(&origin.xml).map_err(|e| broken(&e))?;
+    let broken = |e: RestoreXmlError| match e {
+        RestoreXmlError::DividedMemory => Failure::refused(format!("'{}': {e}; nothing was made", output::shown(&origin.saved.name))),
+        _ => Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))),
+    };
+    let mut built = wanted.build(&origin.xml).map_err(broken)?;
     if o.proof.is_some() {
         let targets: Vec<String> = disks.iter().map(|d| d.target.clone()).collect();
-        let isolated = isolate(&built.xml, &targets).map_err(|e| broken(&e))?;
+        let isolated = isolate(&built.xml, &targets).map_err(broken)?;
         built.left_out.extend(isolated.left_out);
         built.left_out.sort();
         built.left_out.dedup();

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - Devices stay by a list of what is harmless; whatever is not on it, or of a kind that only later libvirts know, is left out and named.
-//! - Consoles are read by who started it: each is a pty. Screens are there and listen nowhere.
+//! - Consoles are read by who started it: each is a pty ([`super::console`]). Screens are there and listen nowhere.
 //! - No argument of QEMU's by hand, no metadata: nothing that selects domains by it takes the copy for its original.
 //! - A guest that crashed stays as it is, to be looked at.
 //!
@@ -10,13 +10,12 @@
 
 use roxmltree::{Document, Node};
 
+use super::console::{as_pty, is_libvirts, own};
 use crate::restore_xml::{Edits, RestoreXmlError, apply};
 use crate::state_files::child;
 
 /// Devices that stay as they are.
 const HARMLESS: [&str; 8] = ["emulator", "controller", "memballoon", "watchdog", "panic", "iommu", "hub", "nvram"];
-/// Parts of a console that belong to the guest's side of it.
-const CONSOLE_KEPT: [&str; 4] = ["target", "address", "alias", "acpi"];
 /// What it left out is nothing that anybody would miss in a guest that nobody uses.
 const UNMENTIONED: [&str; 6] = ["interface", "sound", "audio", "redirdev", "redirfilter", "graphics"];
 
@@ -85,12 +84,9 @@ fn fate(device: Node<'_, '_>, disks: &[String], xml: &str) -> Fate {
     match kind {
         _ if HARMLESS.contains(&kind) => Fate::Stays,
         "disk" => disk(device, disks),
-        "serial" | "console" => {
-            let kept: String = device.children().filter(|c| CONSOLE_KEPT.contains(&c.tag_name().name())).map(|c| &xml[c.range()]).collect();
-            Fate::Becomes(format!("<{kind} type='pty'>{kept}</{kind}>"))
-        }
+        "serial" | "console" => Fate::Becomes(as_pty(device, xml)),
         // Sockets of libvirt's own, in the domain's private folder.
-        "channel" => stays(device.attribute("type") == Some("unix") && child(device, "source").is_none()),
+        "channel" if device.attribute("type") == Some("unix") && is_libvirts(device) => own(device, xml).map_or(Fate::Stays, Fate::Becomes),
         "graphics" => match device.attribute("type") {
             Some(kind @ ("vnc" | "spice")) => Fate::Becomes(format!("<graphics type='{kind}'><listen type='none'/></graphics>")),
             _ => Fate::Goes,

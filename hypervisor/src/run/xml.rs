@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - A copy cannot act as its original: unless its identity is to be kept it has its own name, UUID and MAC addresses, and nothing of the host
-//!   that two domains cannot share (passed-through devices, shared folders and memory, fixed console ports).
+//!   that two domains cannot share (passed-through devices, shared folders and memory, fixed console ports); what its guest says on consoles and
+//!   channels goes to none of the original's files, sockets and devices ([`console`]).
 //! - A read that fails stops the guest's processors; it never reaches the guest (`error_policy`, `rerror_policy`).
 //! - The saved text stays as it is elsewhere: edits are spliced in, as [`crate::restore_xml`] does.
 //!
@@ -10,6 +11,7 @@
 
 use roxmltree::{Document, Node};
 
+use super::console;
 use crate::restore_xml::{Edits, NewDisk, RestoreXmlError, Rewrite, apply, escape, rewrite, sibling_path, text_range};
 use crate::state_files::child;
 
@@ -86,7 +88,7 @@ impl RunXml {
         if self.keep_identity {
             nvram = self.rename_only(root, nvram, &mut edits)?;
         }
-        self.memory(root, &mut edits);
+        self.memory(root, &mut edits)?;
         for device in child(root, "devices").into_iter().flat_map(|devices| devices.children()).filter(Node::is_element) {
             match device.tag_name().name() {
                 "disk" => self.disk(device, &first.xml, &mut edits),
@@ -96,6 +98,7 @@ impl RunXml {
                     left_out.push(kind.to_owned());
                     edits.push((device.range(), String::new()));
                 }
+                _ if !self.keep_identity => edits.extend(console::own(device, &first.xml).map(|own| (device.range(), own))),
                 _ => {}
             }
         }
@@ -117,11 +120,16 @@ impl RunXml {
         Ok(Some(new))
     }
 
-    fn memory(&self, root: Node<'_, '_>, edits: &mut Edits) {
-        let Some(kib) = self.memory_kib else { return };
+    /// libvirt makes `<memory>` the sum of the NUMA nodes, whatever it says: another number would be dropped without a word.
+    fn memory(&self, root: Node<'_, '_>, edits: &mut Edits) -> Result<(), RestoreXmlError> {
+        let Some(kib) = self.memory_kib else { return Ok(()) };
+        if child(root, "cpu").is_some_and(|cpu| child(cpu, "numa").is_some()) || child(root, "maxMemory").is_some() {
+            return Err(RestoreXmlError::DividedMemory);
+        }
         for name in ["memory", "currentMemory"] {
             edits.extend(child(root, name).map(|node| (node.range(), format!("<{name} unit='KiB'>{kib}</{name}>"))));
         }
+        Ok(())
     }
 
     fn disk(&self, node: Node<'_, '_>, text: &str, edits: &mut Edits) {
@@ -159,6 +167,9 @@ fn is_of_the_host(device: Node<'_, '_>) -> bool {
         // A file's content, of which no point has a copy.
         "memory" => matches!(device.attribute("model"), Some("nvdimm" | "virtio-pmem")),
         "input" => matches!(device.attribute("type"), Some("evdev" | "passthrough")),
+        // Somebody's at the other end of a socket; spicevmc goes through the copy's own screen.
+        "redirdev" | "smartcard" => device.attribute("type").is_some_and(|kind| kind != "spicevmc"),
+        "rng" => child(device, "backend").is_some_and(|b| b.attribute("model") == Some("egd")),
         "tpm" => child(device, "backend").is_some_and(|b| b.attribute("type") == Some("passthrough")),
         _ => false,
     }
@@ -284,6 +295,13 @@ mod tests {
         <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='tap7'/><model type='virtio'/></interface>\
         <disk type='file' device='disk'><source file='/i/shared.raw'/><target dev='vdx'/><shareable/></disk><vsock><cid auto='no' address='3'/></vsock>\
         <memory model='nvdimm'><source><path>/i/nv</path></source></memory><input type='evdev'/><input type='tablet'/>\
+        <redirdev bus='usb' type='tcp'><source mode='connect' host='h' service='4'/></redirdev><redirdev bus='usb' type='spicevmc'/>\
+        <serial type='file'><source path='/log/web.txt' append='on'/><target port='0'/></serial>\
+        <serial type='tcp'><source mode='bind' host='127.0.0.1' service='4555'/><target port='1'/></serial>\
+        <console type='file'><source path='/log/web.txt' append='on'/><target type='serial' port='0'/></console>\
+        <parallel type='dev'><source path='/dev/parport0'/><target port='0'/></parallel>\
+        <channel type='unix'><source mode='connect' path='/run/web.sock'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
+        <channel type='pipe'><source path='/srv/web.pipe'/><target type='virtio' name='own.0'/></channel>\
         <hostdev mode='subsystem' type='usb'/><filesystem type='mount'/><graphics type='vnc' port='5901' autoport='no'/></devices></domain>";
 
     fn run(keep_identity: bool, network: Network) -> RunXml {
@@ -309,8 +327,14 @@ mod tests {
         assert!(xml.contains(">web-run<") && xml.contains(">4096<") && xml.contains("iothread='1'") && xml.contains("cache='none'"), "{xml}");
         assert!(xml.contains("rerror_policy='stop'") && xml.contains("/i/cd.iso") && knows_reconnect(xml).expect("XML"));
         assert_eq!(built.nvram.as_deref(), Some("/n/web-run_VARS.fd"));
-        assert_eq!(built.left_out, ["vsock", "memory", "input", "hostdev", "filesystem"]);
+        assert_eq!(built.left_out, ["vsock", "memory", "input", "redirdev", "hostdev", "filesystem"]);
         assert!(xml.contains("tablet"));
+        for shared in ["/log/web.txt", "4555", "parport0", "/run/web.sock", "web.pipe"] {
+            assert!(SAVED.contains(shared) && !xml.contains(shared), "{shared} in {xml}");
+        }
+        let ptys = ["serial", "serial", "console", "parallel", "channel"].map(|kind| format!("<{kind} type='pty'>"));
+        assert!(ptys.iter().all(|pty| xml.contains(pty)) && xml.matches("type='pty'").count() == ptys.len(), "{xml}");
+        assert!(xml.contains("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"), "libvirt's own socket: {xml}");
         assert_eq!(built.uuid, uuid_of(xml).expect("a uuid"));
         assert_eq!(disk_now(xml, "vda").expect("XML"), Some(DiskNow { path: Some("/i/it's.qcow2".into()), has_backing: true }));
         assert_eq!(disk_now(xml, "vdz").expect("XML"), None);
@@ -328,8 +352,21 @@ mod tests {
     fn a_kept_identity_is_the_machine_itself() {
         let built = run(true, Network::Same).build(SAVED).expect("builds");
         let has = |text: &str| built.xml.contains(text);
+        assert!(has("/log/web.txt") && has("4555") && has("parport0") && has("/run/web.sock"), "it speaks where it always did: {}", built.xml);
         assert!(has("11111111-1111") && has("00:00:01") && has("tap7") && has("hostdev") && has("5901") && has(">web-run<"), "{}", built.xml);
         assert_eq!((built.nvram.as_deref(), built.uuid.as_str()), (Some("/n/web-run_VARS.fd"), "11111111-1111-4111-8111-111111111111"));
+    }
+
+    #[test]
+    fn memory_that_is_divided_is_not_changed() {
+        let numa = "<cpu><numa><cell id='0' cpus='0' memory='512' unit='KiB'/><cell id='1' cpus='1' memory='512' unit='KiB'/></numa></cpu><devices>";
+        for divided in [SAVED.replacen("<devices>", numa, 1), SAVED.replacen("<memory unit", "<maxMemory slots='2' unit='KiB'>4096</maxMemory><memory unit", 1)]
+        {
+            let refused = run(false, Network::None).build(&divided).expect_err("libvirt would drop the number");
+            assert!(matches!(refused, RestoreXmlError::DividedMemory) && refused.to_string().contains("--memory"), "{refused}");
+            let saved = RunXml { memory_kib: None, ..run(false, Network::None) }.build(&divided).expect("as it was saved").xml;
+            assert!(saved.contains(">1024<") || saved.contains("'512'"), "{saved}");
+        }
     }
 
     #[test]
