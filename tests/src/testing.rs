@@ -77,8 +77,8 @@ fn cairn(test: &std::path::Path) -> Option<String> {
     if let Ok(path) = std::env::var(crate::lab::CAIRN_VARIABLE) {
         return Some(path);
     }
-    // target/debug/deps/NAME-HASH -> target/release/cairn
-    let path = test.ancestors().nth(3)?.join("release/cairn");
+    // target/debug/deps/NAME-HASH -> target/debug/cairn
+    let path = test.ancestors().nth(2)?.join("cairn");
     path.is_file().then(|| path.to_string_lossy().into_owned())
 }
 

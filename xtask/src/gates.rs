@@ -14,7 +14,7 @@ const USAGE: &str = "\
 usage: cargo xtask test [-- ARGUMENTS...]
        cargo xtask test --root RELEASE [-- SUITES...]
 
-Runs setup, formatting, lints, tidy, licences, documentation, the release build and all tests. ARGUMENTS go to
+Runs setup, formatting, lints, tidy, licences, documentation, the hook's build and all tests. ARGUMENTS go to
 the test runner (cargo-nextest where it is installed, else cargo test).
 
 With --root the suites of the lab, or those that are named, run with libvirt and QEMU of another Debian release, in a root
@@ -88,14 +88,14 @@ fn all(report: &mut Report, extra: &[String]) -> Result<()> {
         command.env("RUSTDOCFLAGS", "-D warnings");
         visibly(command)
     })?;
-    let (mut program, mut hook) = (None, None);
-    report.gate("release", || {
-        program = workspace::cairn(true)?;
+    let mut hook = None;
+    report.gate("hook", || {
         hook = workspace::hook(true)?;
         Ok(String::new())
     })?;
     let hook = hook.ok_or_else(|| Error::failed("cargo built no cairn-hook"))?;
-    let program = program.ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
+    // Built with the tests.
+    let program = workspace::cairn_path()?;
     let mut summary = Vec::new();
     report.gate("tests", || {
         let mut command = runner(extra)?;

@@ -12,11 +12,11 @@ usage: cargo xtask lab [OPTIONS] -- COMMAND...
 
 Runs COMMAND in a private namespace with a libvirt of its own and the running domain lab1, ends with its exit
 code, and leaves nothing behind. COMMAND finds LIBVIRT_DEFAULT_URI, LAB_DIR (a folder QEMU's user may write),
-CAIRN (the release binary) and CAIRN_HOOK (libvirt's hook) in its environment. 70: the lab did not come up.
+CAIRN (the debug build) and CAIRN_HOOK (libvirt's hook) in its environment. 70: the lab did not come up.
 
   --no-guest      do not start lab1
   --debian        start the Debian guest deb1 as well; its image is made on first use, in some minutes
-  --no-build      do not build the release binary first
+  --no-build      do not build the program first
   --quiet         no progress lines
   --base DIR      make the lab below DIR (default: CAIRN_LAB_BASE, else /var/tmp)
   --vda MIB       size of vda, qcow2, mounted at /mnt/a (default 512)

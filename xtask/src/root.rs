@@ -75,7 +75,7 @@ pub fn suites(release: &str, wanted: &[String]) -> Result<(Vec<String>, bool)> {
         return Err(Error::Usage(format!("--root {release:?}: give the name of a Debian release, for instance trixie")));
     }
     let root = ready(release)?;
-    let program = workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
+    let program = workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no target/debug/cairn"))?;
     let hook = workspace::hook(true)?.ok_or_else(|| Error::failed("cargo built no cairn-hook"))?;
     let built = executables()?;
     if let Some(name) = wanted.iter().find(|name| !built.iter().any(|(suite, _)| suite == *name)) {

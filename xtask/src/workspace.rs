@@ -1,4 +1,4 @@
-//! Where things are: the workspace's root, its target folder, cargo, the release binary.
+//! Where things are: the workspace's root, its target folder, cargo, the programs.
 
 use crate::error::{Error, Result};
 use cairn_lab::process::{command_line, exit_code};
@@ -32,21 +32,41 @@ pub fn run_visibly(command: &mut Command) -> Result<()> {
     if status.success() { Ok(()) } else { Err(Error::failed(format!("`{line}` failed with exit code {}", exit_code(status)))) }
 }
 
-/// The release binary, built first unless `CAIRN` names another. `None` with `build` off and none built.
+/// The program that suites and the demo try: `CAIRN`, or the debug build, whose arithmetic is checked and which is there in half the time. Where it will
+/// be, built or not.
+pub fn cairn_path() -> Result<PathBuf> {
+    match std::env::var_os(cairn_lab::lab::CAIRN_VARIABLE).map(PathBuf::from) {
+        Some(path) => path.canonicalize().map_err(|e| Error::failed(format!("CAIRN={}: {e}; unset it to build the program", path.display()))),
+        None => Ok(target()?.join("debug/cairn")),
+    }
+}
+
+/// The same, built first unless `CAIRN` names another. `None` with `build` off and none built.
 pub fn cairn(build: bool) -> Result<Option<PathBuf>> {
-    if let Some(path) = std::env::var_os(cairn_lab::lab::CAIRN_VARIABLE).map(PathBuf::from) {
-        let path = path.canonicalize().map_err(|e| Error::failed(format!("CAIRN={}: {e}; unset it to build the program", path.display())))?;
-        return Ok(Some(path));
+    let path = cairn_path()?;
+    if build && std::env::var_os(cairn_lab::lab::CAIRN_VARIABLE).is_none() {
+        built(&["build", "--locked", "-p", "cairn"])?;
     }
-    if build {
-        let start = Instant::now();
-        run_visibly(&mut cargo(&["build", "--release", "-p", "cairn"])?)?;
-        if start.elapsed().as_secs() > 2 {
-            eprintln!("xtask: built the release binary in {} s", start.elapsed().as_secs());
-        }
-    }
-    let path = target()?.join("release/cairn");
     Ok(path.is_file().then_some(path))
+}
+
+/// The program as it is released, for figures: built first unless `CAIRN` names another.
+pub fn released() -> Result<PathBuf> {
+    if std::env::var_os(cairn_lab::lab::CAIRN_VARIABLE).is_some() {
+        return cairn_path();
+    }
+    built(&["build", "--locked", "--release", "-p", "cairn"])?;
+    let path = target()?.join("release/cairn");
+    if path.is_file() { Ok(path) } else { Err(Error::failed("cargo built no target/release/cairn")) }
+}
+
+fn built(args: &[&str]) -> Result<()> {
+    let start = Instant::now();
+    run_visibly(&mut cargo(args)?)?;
+    if start.elapsed().as_secs() > 2 {
+        eprintln!("xtask: built the program in {} s", start.elapsed().as_secs());
+    }
+    Ok(())
 }
 
 /// libvirt's hook as it is shipped, one file without libraries, built first unless `CAIRN_HOOK` names another. `None` with `build` off and none built.

@@ -25,7 +25,7 @@ const TABLE: &str = "| what | by | s | median us | p99 us | longest us |\n|---|-
 
 /// Runs the suite with large disks.
 pub fn bench(options: &Options) -> Result<()> {
-    let cairn = workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
+    let cairn = workspace::released()?;
     let disk_mib = options.bytes >> 20;
     let sizes = format!("{disk_mib},{}", disk_mib / 2);
     let rounds = options.repeat.to_string();

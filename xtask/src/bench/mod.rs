@@ -76,7 +76,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
 }
 
 fn bench(options: &Options, kinds: &[Kind], images: &Images, dir: &Path) -> Result<()> {
-    let cairn = workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
+    let cairn = workspace::released()?;
     let floor = example("floor")?;
     let programs: Vec<(Kind, PathBuf)> = kinds.iter().map(|k| (*k, program(*k, &cairn, &floor))).collect();
     let records = Runner { images, programs: &programs, dir }.run(options.repeat)?;

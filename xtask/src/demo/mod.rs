@@ -41,7 +41,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
     };
     setup::install_missing()?;
     setup::print_versions();
-    let cairn = workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
+    let cairn = workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no target/debug/cairn"))?;
     let own = std::env::current_exe().map_err(|e| Error::failed(format!("cannot find xtask's own path: {e}")))?;
     let mut command = vec![own.to_string_lossy().into_owned(), INSIDE.to_owned()];
     command.extend(keep.then(|| KEEP.to_owned()));

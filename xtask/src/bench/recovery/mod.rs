@@ -38,7 +38,7 @@ Written by `cargo xtask bench recovery --write`; do not edit. Other machines giv
 pub fn bench(options: &Options, images: &Images, dir: &Path) -> Result<()> {
     let failed = |e: std::io::Error| Error::failed(format!("{}: {e}", dir.display()));
     fs::create_dir_all(dir).map_err(failed)?;
-    let cairn = workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no target/release/cairn"))?;
+    let cairn = workspace::released()?;
     let mut text = format!("{HEAD}\n- load of the last minute at the start: {}\n", load());
     for (what, value) in machine::facts(&options.dir) {
         let _ = writeln!(text, "- {what}: {value}");
