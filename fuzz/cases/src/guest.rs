@@ -59,7 +59,7 @@ pub fn guest_agent(data: &[u8]) -> bool {
             let chosen = choose(&probe, &["/".to_owned(), "/mnt/a".to_owned()]);
             chosen.as_ref().err().into_iter().for_each(|reason| check_text(reason, SCOPE_BYTES_MAX));
             // What is left of the lines answers the freeze.
-            let done = frozen(&agent, &probe, &chosen.unwrap_or(Scope::All), Duration::from_secs(1), || ());
+            let done = frozen(&agent, &probe, &chosen.unwrap_or(Scope::All), Duration::from_secs(1), |_| ());
             done.report.reason.iter().for_each(|reason| check_text(reason, SCOPE_BYTES_MAX));
         }
         Err(failure) => check_text(&failure.to_string(), FAILURE_BYTES_MAX),
