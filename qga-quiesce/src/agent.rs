@@ -19,6 +19,9 @@ pub enum AgentFailure {
     /// No agent is configured or connected.
     #[error("the guest has no running agent ({0}); install qemu-guest-agent in it, or use --quiesce never")]
     Absent(String),
+    /// It closed its port, or never opened it. libvirt that missed its return says the same.
+    #[error("the guest's agent is away ({0})")]
+    Away(String),
     /// It did not answer in time.
     #[error("the guest's agent does not answer ({0})")]
     Silent(String),

@@ -2,7 +2,7 @@
 //! libvirt queues behind it and can lock it out of the agent.
 //!
 //! 0xFF resets the agent's parser; `guest-sync-delimited` throws away what the agent still had to say to another; then thaw and status. All
-//! of it within [`CHANNEL_LIMIT`].
+//! of it within [`CHANNEL_LIMIT`], whatever comes: of what the guest says no more is kept than one reply.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -40,10 +40,15 @@ struct Channel {
 /// # Errors
 /// [`ChannelError`].
 pub fn thaw(socket: &Path) -> Result<bool, ChannelError> {
-    let deadline = Instant::now() + CHANNEL_LIMIT;
-    let stream = UnixStream::connect(socket)?;
-    stream.set_write_timeout(Some(CHANNEL_LIMIT))?;
-    let mut channel = Channel { stream, deadline };
+    converse(UnixStream::connect(socket)?)
+}
+
+/// The same over a connection that is there.
+///
+/// # Errors
+/// [`ChannelError`].
+pub fn converse(stream: UnixStream) -> Result<bool, ChannelError> {
+    let mut channel = Channel { stream, deadline: Instant::now() + CHANNEL_LIMIT };
     channel.synchronize()?;
     let _: u32 = read_reply("guest-fsfreeze-thaw", &channel.ask("guest-fsfreeze-thaw")?)?;
     let status: String = read_reply("guest-fsfreeze-status", &channel.ask("guest-fsfreeze-status")?)?;
@@ -52,10 +57,9 @@ pub fn thaw(socket: &Path) -> Result<bool, ChannelError> {
 
 impl Channel {
     fn synchronize(&mut self) -> Result<(), ChannelError> {
-        // Any number that an earlier reply in the pipe is unlikely to hold.
-        let id = u64::from(std::process::id()) << 20 | 0xca1;
-        self.stream.write_all(&[0xff])?;
-        self.stream.write_all(format!("{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{id}}}}}\n").as_bytes())?;
+        let id = sync_id();
+        self.send(&[0xff])?;
+        self.send(format!("{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{id}}}}}\n").as_bytes())?;
         // The agent puts 0xFF in front of its answer: everything before it belongs to somebody else.
         while self.byte()? != 0xff {}
         let answered: u64 = read_reply("guest-sync-delimited", &self.line()?)?;
@@ -63,8 +67,18 @@ impl Channel {
     }
 
     fn ask(&mut self, command: &str) -> Result<String, ChannelError> {
-        self.stream.write_all(format!("{{\"execute\":\"{command}\"}}\n").as_bytes())?;
+        self.send(format!("{{\"execute\":\"{command}\"}}\n").as_bytes())?;
         self.line()
+    }
+
+    /// An agent that reads nothing has a full pipe before it.
+    fn send(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write_all(bytes).map_err(late)
+    }
+
+    fn left(&self) -> Result<Duration, ChannelError> {
+        self.deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()).ok_or(ChannelError::Silent)
     }
 
     fn line(&mut self) -> Result<String, ChannelError> {
@@ -82,15 +96,24 @@ impl Channel {
 
     /// A byte a call: replies are a few dozen bytes, and nothing after the newline may be swallowed.
     fn byte(&mut self) -> Result<u8, ChannelError> {
-        let left = self.deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()).ok_or(ChannelError::Silent)?;
-        self.stream.set_read_timeout(Some(left))?;
+        self.stream.set_read_timeout(Some(self.left()?))?;
         let mut byte = [0];
-        match self.stream.read_exact(&mut byte) {
-            Ok(()) => Ok(byte[0]),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => Err(ChannelError::Silent),
-            Err(error) => Err(error.into()),
-        }
+        self.stream.read_exact(&mut byte).map_err(late)?;
+        Ok(byte[0])
     }
+}
+
+fn late(error: std::io::Error) -> ChannelError {
+    match error.kind() {
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => ChannelError::Silent,
+        _ => error.into(),
+    }
+}
+
+/// Any number that an earlier reply in the pipe is unlikely to hold; one a process.
+#[must_use]
+pub fn sync_id() -> u64 {
+    u64::from(std::process::id()) << 20 | 0xca1
 }
 
 #[cfg(test)]
@@ -127,6 +150,57 @@ mod tests {
         let thread = agent(dir.path(), vec!["{\"return\":2}\n", "{\"return\":\"thawed\"}\n"]);
         assert!(thaw(&dir.path().join("s")).expect("thaw"));
         thread.join().expect("agent");
+    }
+
+    /// Says the same again and again, for as long as it is heard.
+    fn endless(first: Vec<u8>, piece: &'static [u8]) -> UnixStream {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        std::thread::spawn(move || {
+            let mut lot = first;
+            while theirs.write_all(&lot).is_ok() {
+                lot = piece.repeat(1000);
+            }
+        });
+        ours
+    }
+
+    /// Most memory that this process ever had, KiB.
+    fn peak_kib() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").expect("a process has one");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+        peak.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    #[test]
+    fn an_agent_that_talks_without_an_end_costs_neither_time_nor_memory() {
+        let synced = || [b"\xff".as_slice(), format!("{{\"return\":{}}}\n", sync_id()).as_bytes()].concat();
+        let before = peak_kib();
+        for (what, first, piece) in [
+            ("never the sign of an answer", Vec::new(), b"xxxxxxxxxx".as_slice()),
+            ("signs and nothing else", Vec::new(), b"\xff"),
+            ("a reply without an end", synced(), b"xxxxxxxxxx"),
+            ("replies without an end", synced(), b"{}\n"),
+        ] {
+            let start = Instant::now();
+            let error = converse(endless(first, piece)).expect_err(what);
+            assert!(start.elapsed() < CHANNEL_LIMIT + Duration::from_millis(500), "{what}: {:?}", start.elapsed());
+            assert!(error.to_string().len() < 1000, "{what}: {error}");
+        }
+        // Twice the longest reply, and what the test itself needs.
+        let more = peak_kib() - before;
+        assert!(more < 16 << 10, "{more} KiB");
+    }
+
+    #[test]
+    fn an_agent_that_reads_nothing_ends_in_time() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("set");
+        while (&ours).write(&[b'x'; 4096]).is_ok() {}
+        ours.set_nonblocking(false).expect("set");
+        let start = Instant::now();
+        assert!(matches!(converse(ours), Err(ChannelError::Silent)));
+        assert!(start.elapsed() < CHANNEL_LIMIT + Duration::from_millis(500), "{:?}", start.elapsed());
+        drop(theirs);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! attempt that may have reached the agent, whatever became of it.
 //!
 //! Certain is a thaw that was answered, and that nothing was sent. An agent that goes away after that proves nothing: it leaves its guest frozen.
+//! The job's own thaw comes after libvirt's answer to its freeze, so no freeze comes after it; the guard's may come before ([`crate::late`]).
 
 use std::time::{Duration, Instant};
 
@@ -158,18 +159,23 @@ pub struct Frozen<T> {
     pub report: QuiesceReport,
     /// The guest said that it is thawed. If not, the guard must go on trying.
     pub is_thawed: bool,
+    /// It was frozen, or may be, and its agent cannot be reached: the backup is to end, so that libvirt hears of the agent's return (docs/adr/0023).
+    pub is_stuck: bool,
 }
 
-/// See [`Frozen`]. `limit` bounds the freeze call itself; the guard bounds everything.
-pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, scope: &Scope, limit: Duration, instant: impl FnOnce() -> T) -> Frozen<T> {
+/// See [`Frozen`]. `limit` bounds the freeze call itself; the guard bounds everything. `instant` is told whether libvirt has answered the freeze, whatever it said.
+pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, scope: &Scope, limit: Duration, instant: impl FnOnce(bool) -> T) -> Frozen<T> {
     let start = Instant::now();
     let attempt = freeze(agent, scope, limit);
-    let value = instant();
+    // Anything else may be a connection that was lost, with the freeze on its way.
+    let value = instant(!matches!(attempt, Err(AgentFailure::Other(_))));
     let frozen_after = attempt.is_ok() && is_frozen(agent).unwrap_or(false);
-    let (thawed, is_thawed, thaw_error) = match &attempt {
-        Err(AgentFailure::Absent(_)) => (0, true, None),
+    let (answer, thaw_error) = match &attempt {
+        Err(AgentFailure::Absent(_)) => (Ok(0), None),
         _ => thaw_surely(agent, limit.clamp(THAW_HOOKS_LIMIT_MIN, THAW_HOOKS_LIMIT_MAX)),
     };
+    let is_stuck = answer.as_ref().is_err_and(|last| is_stuck(attempt.is_ok(), last));
+    let (thawed, is_thawed) = (*answer.as_ref().unwrap_or(&0), answer.is_ok());
     let freeze_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let proof = Proof { frozen_after, thawed };
     let shortfall = attempt.as_ref().ok().and_then(|count| scope.shortfall(thawed.min(*count)));
@@ -189,26 +195,40 @@ pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, scope: &Scope, limit: Du
         true if probe.is_windows => QuiesceLevel::Application,
         true => QuiesceLevel::Filesystem,
     };
-    Frozen { value, report: QuiesceReport { level, freeze_ms, frozen_filesystems: thawed, frozen_mounts, reason }, is_thawed }
+    Frozen { value, report: QuiesceReport { level, freeze_ms, frozen_filesystems: thawed, frozen_mounts, reason }, is_thawed, is_stuck }
 }
 
-/// Thaws, a few times if need be: (file systems thawed by the first call that was answered, certainly thawed, the first error).
-fn thaw_surely(agent: &dyn GuestAgent, first_limit: Duration) -> (u32, bool, Option<AgentFailure>) {
+/// Of a guest that no thaw is certain of. An agent that answers, if only with an error, is there to be asked again. One that says nothing and never
+/// answered the freeze has most likely frozen nothing, and libvirt has it. All others leave a guest frozen behind them, if it was.
+fn is_stuck(froze: bool, last: &AgentFailure) -> bool {
+    match last {
+        AgentFailure::Refused(_) | AgentFailure::Nonsense { .. } => false,
+        AgentFailure::Away(_) => true,
+        AgentFailure::Silent(_) | AgentFailure::Absent(_) | AgentFailure::Other(_) => froze,
+    }
+}
+
+/// Thaws, a few times if need be: file systems thawed by the first call that was answered, or the last error; and the first one.
+fn thaw_surely(agent: &dyn GuestAgent, first_limit: Duration) -> (Result<u32, AgentFailure>, Option<AgentFailure>) {
     let mut first_error = None;
-    for attempt in 0..THAW_ATTEMPTS_MAX {
+    let mut attempt = 0;
+    loop {
         let limit_s = if attempt == 0 { u16::try_from(first_limit.as_secs()).unwrap_or(THAW_LIMIT_S) } else { THAW_LIMIT_S };
         if attempt > 0 {
             agent.pause(THAW_PAUSE);
         }
         match call(agent, "guest-fsfreeze-thaw", limit_s) {
-            Ok(count) => return (count, true, first_error),
+            Ok(count) => return (Ok(count), first_error),
             Err(error) => {
                 tracing::warn!(%error, "the guest does not thaw");
-                first_error.get_or_insert(error);
+                first_error.get_or_insert_with(|| error.clone());
+                attempt += 1;
+                if attempt == THAW_ATTEMPTS_MAX {
+                    return (Err(error), first_error);
+                }
             }
         }
     }
-    (0, false, first_error)
 }
 
 #[cfg(test)]
@@ -238,7 +258,7 @@ mod tests {
 
     fn run_of(scope: &Scope, script: Vec<(&'static str, Result<&'static str, AgentFailure>)>) -> Frozen<u8> {
         let agent = Scripted(RefCell::new(script.into()));
-        let result = frozen(&agent, &PROBE, scope, Duration::from_secs(1), || 7);
+        let result = frozen(&agent, &PROBE, scope, Duration::from_secs(1), |_| 7);
         assert!(agent.0.borrow().is_empty(), "commands left over");
         result
     }
@@ -304,7 +324,35 @@ mod tests {
         assert_eq!((late.report.level, late.is_thawed), (QuiesceLevel::Crash, true));
         let silent = || Err(AgentFailure::Silent("x".to_owned()));
         let stuck = run(vec![("freeze-freeze", silent()), ("freeze-thaw", silent()), ("freeze-thaw", silent()), ("freeze-thaw", silent())]);
-        assert!(!stuck.is_thawed, "the guard must go on");
+        assert!(!stuck.is_thawed && !stuck.is_stuck, "the guard must go on, and the backup may: nothing says that it was ever frozen");
+    }
+
+    #[test]
+    fn a_backup_of_a_guest_that_stays_frozen_does_not_go_on() {
+        let away = || Err(AgentFailure::Away("x".to_owned()));
+        let silent = || Err(AgentFailure::Silent("x".to_owned()));
+        let refused = || Err(AgentFailure::Refused("x".to_owned()));
+        let thaws = |last: [Result<&'static str, AgentFailure>; 3]| last.map(|reply| ("freeze-thaw", reply));
+        let froze = |last| run([("freeze-freeze", Ok("{\"return\":2}")), ("freeze-status", away())].into_iter().chain(thaws(last)).collect());
+        assert!(froze([away(), away(), away()]).is_stuck && froze([silent(), silent(), silent()]).is_stuck, "it is frozen, and nobody can be asked");
+        assert!(!froze([away(), away(), refused()]).is_stuck, "its agent answers");
+        let back = froze([away(), silent(), Ok("{\"return\":2}")]);
+        assert!(back.is_thawed && !back.is_stuck);
+        let sent = |last| run(std::iter::once(("freeze-freeze", silent())).chain(thaws(last)).collect());
+        assert!(sent([silent(), silent(), away()]).is_stuck, "it went away with the freeze in its hands, perhaps");
+        assert!(!sent([away(), silent(), silent()]).is_stuck, "most likely it was mute all the time");
+    }
+
+    #[test]
+    fn whoever_waits_is_told_whether_the_freeze_was_answered() {
+        let told = |reply: Result<&'static str, AgentFailure>, rest: Vec<(&'static str, Result<&'static str, AgentFailure>)>| {
+            let agent = Scripted(RefCell::new(std::iter::once(("freeze-freeze", reply)).chain(rest).collect()));
+            frozen(&agent, &PROBE, &Scope::All, Duration::from_secs(1), |answered| answered).value
+        };
+        let thaw = || ("freeze-thaw", Ok("{\"return\":0}"));
+        assert!(told(Ok("{\"return\":2}"), vec![("freeze-status", Ok("{\"return\":\"frozen\"}")), thaw()]));
+        assert!(told(Err(AgentFailure::Silent("x".to_owned())), vec![thaw()]));
+        assert!(!told(Err(AgentFailure::Other("the connection was lost".to_owned())), vec![thaw()]), "it may be on its way");
     }
 
     #[test]

@@ -6,10 +6,13 @@
 //! - A job that lives is not killed for a freeze that takes too long: a thawed guest is what matters, and the job's proof will fail by itself.
 //! - The job is dead before anything of it is taken away, but where the scratch runs out: then it is killed and not waited for, since a process that waits in
 //!   the kernel for its store does not end, and the guest's writes cannot wait.
+//! - What a thaw is worth is [`crate::late`]'s: of a guest that is thawed for now the clean-up goes on, and so does the watch.
 //! - Nothing is given up before [`CLEAN_UP_LIMIT`], and nothing is tried after it.
 
 use std::fmt;
 use std::time::{Duration, Instant};
+
+use crate::late::Thaw;
 
 /// A job that has not said anything for so long is stopped or hung. Three missed beats.
 pub const STALL_LIMIT: Duration = Duration::from_secs(6);
@@ -33,6 +36,8 @@ pub enum Event {
     Beat,
     /// The job is about to freeze the guest.
     Freeze,
+    /// libvirt has answered its freeze.
+    FreezeAnswered,
     /// The guest is thawed for certain.
     Thawed,
     /// The point is committed: its bitmaps must stay.
@@ -116,7 +121,7 @@ impl Watch {
         self.next_thaw = None;
     }
 
-    /// A thaw was tried in vain and ended at `now`: what the job has said meanwhile is heard before the next one, which comes after `pause`.
+    /// A thaw that is not certain ended at `now`: what the job has said meanwhile is heard before the next one, which comes after `pause`.
     pub fn thaw_failed(&mut self, now: Instant, pause: Duration) {
         self.next_thaw = Some(now + pause);
     }
@@ -149,7 +154,7 @@ impl Watch {
                 self.frozen_since.get_or_insert(now);
             }
             Event::Thawed => self.thawed(),
-            Event::Tick => {}
+            Event::FreezeAnswered | Event::Tick => {}
         }
         if now.duration_since(self.last_beat) >= STALL_LIMIT {
             return Verdict::End(Reason::Stalled);
@@ -171,8 +176,8 @@ pub fn call_limit(freeze_limit: Duration) -> Duration {
 pub trait Actions {
     /// Now.
     fn now(&self) -> Instant;
-    /// Thaws the guest; true when it certainly is.
-    fn thaw(&mut self) -> bool;
+    /// Thaws the guest.
+    fn thaw(&mut self) -> Thaw;
     /// Kills the job and waits for its end, so long; true when it has ended.
     fn kill_job(&mut self, limit: Duration) -> bool;
     /// Takes away job, exports, frozen copy, scratch, and the new bitmaps unless the point is committed; true when nothing is left.
@@ -206,7 +211,7 @@ pub fn end(watch: &Watch, reason: Reason, actions: &mut dyn Actions) -> Ended {
     }
     let has_ended = actions.kill_job(if is_urgent { KILL_LIMIT_URGENT } else { KILL_LIMIT });
     if is_urgent {
-        let thawed = !watch.may_be_frozen() || (!watch.is_overdue(actions.now()) && actions.thaw());
+        let thawed = !watch.may_be_frozen() || (!watch.is_overdue(actions.now()) && actions.thaw() == Thaw::Certain);
         if actions.clean_up(watch.is_committed()) {
             return if thawed { Ended::Clean } else { Ended::NotThawed };
         }
@@ -222,14 +227,17 @@ pub fn take_over(watch: &Watch, actions: &mut dyn Actions) -> Ended {
 
 /// `is_urgent`: whether or not the guest is thawed.
 fn clean_up(watch: &Watch, actions: &mut dyn Actions, mut killed: bool, is_urgent: bool) -> Ended {
-    let mut thawed = !watch.may_be_frozen();
+    let mut thaw = if watch.may_be_frozen() { Thaw::Failed } else { Thaw::Certain };
     let start = actions.now();
     loop {
-        thawed = thawed || actions.thaw();
+        if thaw != Thaw::Certain {
+            thaw = actions.thaw();
+        }
         killed = killed || actions.kill_job(KILL_LIMIT);
-        let may_clean = thawed || is_urgent || watch.is_overdue(actions.now());
+        // A guest that is not frozen now loses nothing by it.
+        let may_clean = thaw != Thaw::Failed || is_urgent || watch.is_overdue(actions.now());
         if killed && may_clean && actions.clean_up(watch.is_committed()) {
-            return if thawed { Ended::Clean } else { Ended::NotThawed };
+            return if thaw == Thaw::Certain { Ended::Clean } else { Ended::NotThawed };
         }
         if actions.now().duration_since(start) >= CLEAN_UP_LIMIT {
             return Ended::Left;
@@ -284,13 +292,15 @@ mod tests {
         now: Instant,
         done: Vec<&'static str>,
         thaw_fails: u32,
+        /// Of a thaw that does not fail.
+        thaws: Thaw,
         kill_fails: u32,
         clean_up_fails: u32,
     }
 
     impl Log {
         fn new(now: Instant) -> Self {
-            Self { now, done: Vec::new(), thaw_fails: 0, kill_fails: 0, clean_up_fails: 0 }
+            Self { now, done: Vec::new(), thaw_fails: 0, thaws: Thaw::Certain, kill_fails: 0, clean_up_fails: 0 }
         }
 
         fn does(&mut self, what: &'static str) {
@@ -303,10 +313,10 @@ mod tests {
         fn now(&self) -> Instant {
             self.now
         }
-        fn thaw(&mut self) -> bool {
+        fn thaw(&mut self) -> Thaw {
             self.does("thaw");
             self.thaw_fails = self.thaw_fails.saturating_sub(1);
-            self.thaw_fails == 0
+            if self.thaw_fails == 0 { self.thaws } else { Thaw::Failed }
         }
         fn kill_job(&mut self, limit: Duration) -> bool {
             self.does(if limit == KILL_LIMIT { "kill" } else { "kill at once" });
@@ -393,6 +403,20 @@ mod tests {
         assert_eq!(never.done.last(), Some(&"clean"));
         let spent = never.now.duration_since(start);
         assert!((Duration::from_secs(10)..Duration::from_secs(14)).contains(&spent), "{spent:?}: {:?}", never.done);
+    }
+
+    #[test]
+    fn a_guest_that_is_thawed_for_now_is_cleaned_up_after_and_watched_on() {
+        let start = Instant::now();
+        for reason in [Reason::JobGone, Reason::ScratchFull] {
+            let mut log = Log { thaws: Thaw::ForNow, ..Log::new(start) };
+            assert_eq!(end(&frozen(start), reason, &mut log), Ended::NotThawed, "the freeze of a dead job may still come");
+            assert_eq!(log.done.last(), Some(&"clean"));
+            assert!(log.now.duration_since(start) < Duration::from_secs(5), "{:?}", log.done);
+        }
+        let mut log = Log { thaws: Thaw::ForNow, ..Log::new(start) };
+        assert_eq!(take_over(&frozen(start), &mut log), Ended::NotThawed);
+        assert_eq!(log.done, ["thaw", "clean"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod channel;
 pub mod freeze;
 pub mod guard;
 pub mod hooks;
+pub mod late;
 pub mod level;
 pub mod record;
 pub mod scope;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Folder unless told otherwise.
 pub const RECORD_DIR_DEFAULT: &str = "/run/cairn/frozen";
@@ -43,6 +44,12 @@ pub fn is_open_by(dir: &Path, uuid: &str, pid: u32) -> bool {
     std::fs::read_to_string(path_of(dir, uuid)).is_ok_and(|text| text.trim() == pid.to_string())
 }
 
+/// How long ago a freeze was recorded; none where none is, or where the clock was set back since.
+#[must_use]
+pub fn age(dir: &Path, uuid: &str) -> Option<Duration> {
+    std::fs::metadata(path_of(dir, uuid)).and_then(|meta| meta.modified()).ok()?.elapsed().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +60,7 @@ mod tests {
         assert!(!is_open(dir.path(), "u"));
         open(dir.path(), "u").expect("open");
         assert!(is_open(dir.path(), "u") && is_open_by(dir.path(), "u", std::process::id()) && !is_open_by(dir.path(), "u", 1));
+        assert!(age(dir.path(), "u").is_some_and(|age| age < Duration::from_secs(3600)) && age(dir.path(), "other").is_none());
         close(dir.path(), "u").expect("close");
         close(dir.path(), "u").expect("twice is once");
         assert!(!is_open(dir.path(), "u"));

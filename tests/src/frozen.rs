@@ -9,7 +9,8 @@ use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,6 +29,8 @@ const STILL: Duration = Duration::from_millis(700);
 const POLL: Duration = Duration::from_millis(2);
 /// Until a backup that was started records its freeze, or has ended.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// A freeze that is watched is over by then, or its test is.
+const WATCH_LIMIT: Duration = Duration::from_secs(900);
 /// Before an attempt, the guest writes again within this time.
 const WRITES_LIMIT: Duration = Duration::from_secs(15);
 
@@ -68,19 +71,20 @@ impl Job {
         }
     }
 
-    /// Waits for its end.
+    /// Waits for its end; how a child of ours ended.
     ///
     /// # Panics
     /// It does not end within `limit`.
-    pub fn wait(&mut self, what: &str, limit: Duration) {
+    pub fn wait(&mut self, what: &str, limit: Duration) -> Option<ExitStatus> {
         match self {
-            Self::Child(child) => drop(process::wait_limit(child, what, limit).expect("the backup ends")),
+            Self::Child(child) => Some(process::wait_limit(child, what, limit).expect("the backup ends")),
             Self::Other(_) => {
                 let begin = Instant::now();
                 while !self.has_ended() {
                     assert!(begin.elapsed() < limit, "{what}: the backup does not end");
                     sleep(POLL * 10);
                 }
+                None
             }
         }
     }
@@ -93,8 +97,14 @@ pub struct Frozen {
     pub job: Job,
     /// Its guard.
     pub guard: Pid,
-    /// When its freeze was recorded.
+    /// When the guest wrote last.
     pub since: Instant,
+    /// The same by the clock of its image's host.
+    begun: SystemTime,
+    /// When it wrote again, as soon as it did.
+    thawed: Arc<OnceLock<SystemTime>>,
+    /// When somebody did something to it that a limit counts from.
+    acted: SystemTime,
 }
 
 /// Whether any freeze is recorded.
@@ -121,10 +131,33 @@ fn last_write(image: &Path) -> (i64, i64) {
     (meta.mtime(), meta.mtime_nsec())
 }
 
+fn written(image: &Path) -> SystemTime {
+    fs::metadata(image).and_then(|meta| meta.modified()).expect("an image of the guest's")
+}
+
 fn since_last_write(image: &Path) -> Duration {
-    let written = fs::metadata(image).and_then(|meta| meta.modified()).expect("an image of the guest's");
     // A clock that was set back shows as a write just now.
-    SystemTime::now().duration_since(written).unwrap_or_default()
+    SystemTime::now().duration_since(written(image)).unwrap_or_default()
+}
+
+/// Notes the first write after `begun`, however long whoever asks for it is at other things.
+fn note_thaw(image: PathBuf, begun: SystemTime) -> Arc<OnceLock<SystemTime>> {
+    let thawed = Arc::new(OnceLock::new());
+    let noted = Arc::clone(&thawed);
+    std::thread::spawn(move || {
+        let start = Instant::now();
+        while start.elapsed() < WATCH_LIMIT {
+            // It goes with its lab.
+            let Ok(now) = fs::metadata(&image).and_then(|meta| meta.modified()) else { return };
+            if now != begun {
+                // Nobody else sets it.
+                let _ = noted.set(now);
+                return;
+            }
+            sleep(POLL);
+        }
+    });
+    thawed
 }
 
 /// Whether the guest writes nothing to an image for a while.
@@ -152,6 +185,14 @@ pub fn wait_writes(image: &Path, what: &str, limit: Duration) {
     }
 }
 
+/// Whether a process has ended, be it that nobody has waited for it yet.
+#[must_use]
+pub fn has_died(pid: Pid) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // Its name, in brackets, may have anything in it.
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
 /// The children of a process, of any of its threads, whose command line ends with this word.
 #[must_use]
 pub fn child_named(parent: Pid, word: &str) -> Option<Pid> {
@@ -173,17 +214,19 @@ pub fn frozen(suite: &Suite, image: &Path, start: impl Fn() -> Job) -> Frozen {
         while !record_is_open() && !job.has_ended() && begin.elapsed() < START_LIMIT {
             sleep(POLL);
         }
-        let since = Instant::now();
+        let recorded = Instant::now();
         // The freeze itself is a call that the agent gets a moment after the record; how long that is, and the freeze, depends on the host and its load.
         let lull = LULL * u32::try_from(1 + attempt % LULLS).expect("a few");
-        while record_is_open() && since.elapsed() < LULL_LIMIT && since_last_write(image) < lull {
+        while record_is_open() && recorded.elapsed() < LULL_LIMIT && since_last_write(image) < lull {
             sleep(POLL);
         }
         // One that is not ours may have ended just now.
         if !job.has_ended() && kill(job.pid(), Signal::SIGSTOP).is_ok() {
             if record_is_open() && stands_still(image) && suite.domain.freeze_status().is_ok_and(|status| status == "frozen") {
                 let guard = child_named(job.pid(), "guard").expect("a guard");
-                return Frozen { job, guard, since };
+                let begun = written(image);
+                let since = Instant::now() - begun.elapsed().unwrap_or_default();
+                return Frozen { job, guard, since, begun, thawed: note_thaw(image.to_owned(), begun), acted: begun };
             }
             // Likewise: its guard may have ended it.
             let _ = kill(job.pid(), Signal::SIGCONT);
@@ -194,31 +237,57 @@ pub fn frozen(suite: &Suite, image: &Path, start: impl Fn() -> Job) -> Frozen {
 }
 
 impl Frozen {
-    /// Signals the backup.
+    /// Signals the backup; limits count from now on.
     ///
     /// # Panics
     /// It is gone.
-    pub fn job(&self, signal: Signal) {
+    pub fn job(&mut self, signal: Signal) {
         kill(self.job.pid(), signal).expect("the backup is there");
+        self.acted();
     }
 
-    /// Signals its guard.
+    /// Signals its guard; limits count from now on.
     ///
     /// # Panics
     /// It is gone.
-    pub fn guard(&self, signal: Signal) {
+    pub fn guard(&mut self, signal: Signal) {
         kill(self.guard, signal).expect("the guard is there");
+        self.acted();
     }
 
-    /// The guest writes to `image` again, in time, and everything is cleaned up.
+    /// Somebody else was signalled; limits count from now on.
+    pub fn acted(&mut self) {
+        self.acted = SystemTime::now();
+    }
+
+    /// Until the guest writes again; how long it did not, by the times of its own writes. The limit is of that: from its last write before the freeze, or from
+    /// what was done since, to its first one after it.
+    ///
+    /// # Panics
+    /// It takes longer.
+    pub fn thaws(&self, what: &str, limit: Duration) -> Duration {
+        let thawed = loop {
+            if let Some(thawed) = self.thawed.get() {
+                break *thawed;
+            }
+            assert!(self.acted.elapsed().unwrap_or_default() < limit + STILL, "{what}: the guest is still frozen after {limit:?}");
+            sleep(POLL);
+        };
+        let since = |from: SystemTime| thawed.duration_since(from).unwrap_or_default();
+        println!("{what}: the guest wrote nothing for {:.1} s", since(self.begun).as_secs_f64());
+        assert!(since(self.acted) <= limit, "{what}: frozen for {:?}, the limit is {limit:?}", since(self.acted));
+        since(self.begun)
+    }
+
+    /// The guest writes again, in time, and everything is cleaned up; how its job ended, if it was a child of ours.
     ///
     /// # Panics
     /// Not so.
-    pub fn ends(mut self, suite: &Suite, image: &Path, what: &str, limit: Duration) {
-        wait_writes(image, what, limit);
-        println!("{what}: frozen for {:.1} s", self.since.elapsed().as_secs_f64());
-        self.job.wait(what, START_LIMIT);
+    pub fn ends(mut self, suite: &Suite, what: &str, limit: Duration) -> Option<ExitStatus> {
+        self.thaws(what, limit);
+        let ended = self.job.wait(what, START_LIMIT);
         suite.assert_left_alone(CLEAN_LIMIT);
         assert!(!record_is_open(), "{what}: the record of the freeze stays");
+        ended
     }
 }

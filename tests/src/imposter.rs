@@ -20,8 +20,8 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(30);
 const HOOKED_LIMIT: Duration = Duration::from_secs(120);
 const WORD_PORT: &str = "org.cairn.lab.0";
 const BUFFER_BYTES: usize = 4096;
-/// More than libvirt takes for one reply (10 MiB).
-const FLOOD_BYTES: usize = 16 << 20;
+/// Far more than libvirt takes for one reply (10 MiB).
+const FLOOD_BYTES: usize = 1 << 30;
 const NESTING: usize = 20_000;
 /// A command that does not end is no command.
 const COMMAND_BYTES_MAX: usize = 1 << 20;

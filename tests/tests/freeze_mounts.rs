@@ -65,7 +65,7 @@ lab_test!(one_of_two_file_systems, Options::small(), |lab| {
     assert_eq!((level.as_str(), &said["frozen_filesystems"], &said["frozen_mounts"]), ("filesystem", &json!(2), &json!(["/mnt/a", "/mnt/b"])), "{said}");
 
     // In the middle of the freeze: one stands still, the other is written to.
-    let case = frozen(&suite, &vda, || Job::start(&mut suite.cairn.command(&["backup", "lab1", "--freeze-mounts", "/mnt/a/"])));
+    let mut case = frozen(&suite, &vda, || Job::start(&mut suite.cairn.command(&["backup", "lab1", "--freeze-mounts", "/mnt/a/"])));
     let begin = Instant::now();
     for _ in 0..3 {
         wait_writes(&vdb, "the file system that is not frozen", WRITES_LIMIT);
@@ -73,7 +73,7 @@ lab_test!(one_of_two_file_systems, Options::small(), |lab| {
     assert!(stands_still(&vda), "the one that is frozen");
     println!("/mnt/b was written to while /mnt/a stood still, for {:.1} s", begin.elapsed().as_secs_f64());
     case.job(Signal::SIGCONT);
-    case.ends(&suite, &vda, "one of two file systems", THAW_LIMIT);
+    case.ends(&suite, "one of two file systems", THAW_LIMIT);
     let (level, said) = newest(&suite);
     assert_eq!((level.as_str(), &said["frozen_filesystems"], &said["frozen_mounts"]), ("filesystem", &json!(1), &json!(["/mnt/a"])), "{said}");
     assert_eq!(settled(&suite), [true, false], "and the point's disks say the same");

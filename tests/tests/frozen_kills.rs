@@ -1,10 +1,10 @@
 //! Whoever dies or hangs while the guest is frozen: it is thawed within the limit, or the alarm goes off and it is thawed as soon as it can be.
 //!
-//! The guest's own view counts: its writer syncs without a pause, so the image of vdb stands still exactly while the guest is frozen. Each case
-//! prints how long that was.
+//! The guest's own view counts: its writer syncs without a pause, so the image of vdb stands still exactly while the guest is frozen. Limits are of the time from its
+//! last write before the freeze to its first one after it, and each case prints it.
 
 use cairn_lab::daemon::Daemon;
-use cairn_lab::frozen::{self, Frozen, Job, alarm, stands_still, wait_writes};
+use cairn_lab::frozen::{self, Frozen, Job, alarm, has_died, stands_still};
 use cairn_lab::suite::{Suite, assert_refused};
 use cairn_lab::{Options, cairn, lab_test, libvirt, process};
 use nix::fcntl::OFlag;
@@ -16,8 +16,9 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ fn frozen(suite: &Suite, command: impl Fn() -> Command) -> Frozen {
     frozen::frozen(suite, &image(), || Job::start(&mut command()))
 }
 
-fn ends(case: Frozen, suite: &Suite, what: &str, limit: Duration) {
-    case.ends(suite, &image(), what, limit);
+fn ends(case: Frozen, suite: &Suite, what: &str, limit: Duration) -> Option<ExitStatus> {
+    case.ends(suite, what, limit)
 }
 
 fn backup(suite: &Suite) -> Command {
@@ -57,30 +58,29 @@ lab_test!(job_and_guard, Options::small(), |lab| {
     let suite = begun(&lab);
     let stopped = || frozen(&suite, || backup(&suite));
 
-    let case = stopped();
+    let mut case = stopped();
     case.job(Signal::SIGKILL);
     ends(case, &suite, "job killed", SLACK);
 
     // The stop is what frozen() did.
     ends(stopped(), &suite, "job stopped", LIMIT);
 
-    let case = stopped();
+    let mut case = stopped();
     case.job(Signal::SIGTERM);
     case.job(Signal::SIGCONT);
     ends(case, &suite, "job asked to end", SLACK);
 
-    let case = stopped();
+    let mut case = stopped();
     case.guard(Signal::SIGKILL);
     case.job(Signal::SIGCONT);
     ends(case, &suite, "guard killed", SLACK);
 
-    let case = stopped();
-    let guard = case.guard;
+    let mut case = stopped();
     case.guard(Signal::SIGSTOP);
     case.job(Signal::SIGCONT);
-    wait_writes(&image(), "guard stopped", SLACK);
+    case.thaws("guard stopped", SLACK);
     sleep(Duration::from_secs(2));
-    kill(guard, Signal::SIGCONT).expect("it waits for us");
+    case.guard(Signal::SIGCONT);
     ends(case, &suite, "guard stopped", SLACK);
 
     // The guard is not gone, so nobody else may work on the domain; it thaws as soon as it goes on.
@@ -91,8 +91,7 @@ lab_test!(job_and_guard, Options::small(), |lab| {
     assert!(stands_still(&image()), "nobody is there to thaw it");
     let refused = suite.cairn.run(&["backup", "lab1"]).expect("it ends");
     assert_refused(&refused, cairn::BUSY, "lab1");
-    kill(case.guard, Signal::SIGCONT).expect("it waits for us");
-    wait_writes(&image(), "job killed, guard stopped and continued", SLACK);
+    case.guard(Signal::SIGCONT);
     ends(case, &suite, "job killed, guard stopped and continued", SLACK);
 
     let mut case = stopped();
@@ -101,7 +100,7 @@ lab_test!(job_and_guard, Options::small(), |lab| {
     case.job.wait("the killed backup", SLACK);
     assert!(stands_still(&image()), "nobody is there to thaw it");
     suite.cairn.ok(&["backup", "lab1"]).expect("the next backup thaws and goes on");
-    ends(case, &suite, "job and guard killed, then a backup", SLACK);
+    ends(case, &suite, "job and guard killed, then a backup", LIMIT);
 
     suite.assert_goes_on();
 });
@@ -110,7 +109,7 @@ lab_test!(job_and_guard, Options::small(), |lab| {
 lab_test!(nobody_reads_what_the_guard_says, Options::small(), |lab| {
     let suite = begun(&lab);
     let (_reader, writer) = std::io::pipe().expect("a pipe");
-    let case = frozen(&suite, || {
+    let mut case = frozen(&suite, || {
         let mut command = backup(&suite);
         command.stderr(writer.try_clone().expect("a descriptor"));
         command
@@ -145,25 +144,25 @@ lab_test!(libvirtd_gone_or_hung, Options::small(), |lab| {
     };
 
     for (what, goes_on) in [("libvirtd killed", true), ("libvirtd killed, job stopped", false)] {
-        let case = frozen(&suite, command);
+        let mut case = frozen(&suite, command);
         kill(libvirtd(), Signal::SIGKILL).expect("the lab's own");
         if goes_on {
             case.job(Signal::SIGCONT);
         }
-        wait_writes(&image(), what, LIMIT);
-        println!("{what}: writes again {:.1} s after the freeze", case.since.elapsed().as_secs_f64());
+        case.thaws(what, LIMIT);
         restart();
-        ends(case, &suite, what, SLACK);
+        ends(case, &suite, what, LIMIT);
     }
     assert!(!note.exists(), "no freeze was stuck");
 
     // Nothing can thaw it now but libvirtd: a second connection to the agent's channel would shut libvirtd out for good.
-    let case = frozen(&suite, command);
+    let mut case = frozen(&suite, command);
     kill(libvirtd(), Signal::SIGSTOP).expect("the lab's own");
     let called = process::wait_for("the alarm", LIMIT, Duration::from_millis(100), || Ok(fs::read_to_string(&note).ok().filter(|text| text.ends_with('\n'))));
     println!("libvirtd hung: alarm {:.1} s after the freeze", case.since.elapsed().as_secs_f64());
     assert!(stands_still(&image()), "it is still frozen");
     kill(libvirtd(), Signal::SIGCONT).expect("the lab's own");
+    case.acted();
     let called = called.expect("the admin's program was called");
     let uuid = suite.domain.virsh_ok(&["domuuid", "lab1"]).expect("uuid");
     assert_eq!(called, format!("{} qemu:///system\n", uuid.trim()), "once, with the domain");
@@ -202,7 +201,7 @@ lab_test!(job_of_a_daemon, Options::small(), |lab| {
     let stopped = |daemon: &Daemon| daemon_job_stopped(&suite, daemon);
 
     // The job goes on without it.
-    let case = stopped(&daemon);
+    let mut case = stopped(&daemon);
     daemon.kill().expect("it was there");
     case.job(Signal::SIGCONT);
     ends(case, &suite, "daemon killed", SLACK);
@@ -222,7 +221,7 @@ lab_test!(job_of_a_daemon, Options::small(), |lab| {
     kill(pid, Signal::SIGCONT).expect("our own child");
     assert_eq!(last_state(&daemon), "failed");
 
-    let case = stopped(&daemon);
+    let mut case = stopped(&daemon);
     daemon.kill().expect("it was there");
     kill(parent(case.job.pid()), Signal::SIGKILL).expect("the job's runner");
     case.job(Signal::SIGCONT);
@@ -232,10 +231,11 @@ lab_test!(job_of_a_daemon, Options::small(), |lab| {
     assert!(!note.exists(), "no freeze was stuck");
 
     // What the configuration names is called for its jobs.
-    let case = stopped(&daemon);
+    let mut case = stopped(&daemon);
     kill(libvirtd(), Signal::SIGSTOP).expect("the lab's own");
     let called = process::wait_for("the alarm", LIMIT, Duration::from_millis(100), || Ok(fs::read_to_string(&note).ok().filter(|text| text.ends_with('\n'))));
     kill(libvirtd(), Signal::SIGCONT).expect("the lab's own");
+    case.acted();
     let called = called.expect("the admin's program was called");
     let uuid = suite.domain.virsh_ok(&["domuuid", "lab1"]).expect("uuid");
     assert_eq!(called.split_whitespace().next(), Some(uuid.trim()), "with the domain");
@@ -292,6 +292,7 @@ impl MemoryGroup {
         fs::write(self.folder.join("cgroup.procs"), pid.to_string()).expect("the process is there");
     }
 
+    /// How many of its processes the kernel has killed for want of memory.
     fn kills(&self) -> u64 {
         let file = if self.is_v2 { "memory.events" } else { "memory.oom_control" };
         let text = fs::read_to_string(self.folder.join(file)).expect(file);
@@ -327,13 +328,17 @@ lab_test!(out_of_memory, Options::small(), |lab| {
             command.envs(cairn.get_envs().filter_map(|(key, value)| value.map(|value| (key, value))));
             command
         };
-        let case = frozen(&suite, command);
+        let mut case = frozen(&suite, command);
+        let guard = case.guard;
         group.squeeze();
         case.job(Signal::SIGCONT);
-        ends(case, &suite, "out of memory", LIMIT);
+        let ended = ends(case, &suite, "out of memory", LIMIT).expect("our child");
         kills = group.kills();
+        let job_died = ended.signal() == Some(Signal::SIGKILL as i32);
+        println!("{kills} processes killed for want of memory; the backup: {ended}, its guard died: {}", has_died(guard));
+        // A guard that lives kills no job that beats; one that was killed leaves it to end by itself.
+        assert!(kills == 0 || job_died || ended.code() != Some(cairn::DONE), "the kernel's victim is neither the backup nor its guard: {ended}");
     }
-    println!("{kills} processes killed for want of memory");
     suite.assert_goes_on();
 });
 
@@ -341,11 +346,12 @@ lab_test!(out_of_memory, Options::small(), |lab| {
 lab_test!(guard_out_of_memory, Options::small(), |lab| {
     let suite = begun(&lab);
     let group = MemoryGroup::new(&suite.path("cgroup"));
-    let case = frozen(&suite, || backup(&suite));
+    let mut case = frozen(&suite, || backup(&suite));
     group.take_in(case.guard);
     group.squeeze();
     let killed = || Ok((group.kills() > 0).then_some(()));
-    process::wait_for("a kill for want of memory", SLACK, Duration::from_millis(20), killed).expect("the guard is killed");
+    process::wait_for("a kill for want of memory", SLACK, Duration::from_millis(20), killed).expect("something is killed");
+    dies(case.guard, "the guard");
     assert!(stands_still(&image()), "nobody is there to thaw it");
     case.job(Signal::SIGCONT);
     ends(case, &suite, "guard out of memory", SLACK);
@@ -361,6 +367,12 @@ fn wait_kill(group: &MemoryGroup, poke: impl Fn()) {
     process::wait_for("a kill for want of memory", LIMIT, Duration::from_millis(20), killed).expect("something is killed");
 }
 
+/// The kernel has killed something in the group of this process, of which nobody else would: it, and not one that it started.
+fn dies(pid: Pid, what: &str) {
+    let died = || Ok(has_died(pid).then_some(()));
+    process::wait_for(&format!("the end of {what}"), SLACK, Duration::from_millis(20), died).expect("it is the victim");
+}
+
 // Each in a control group of its own, as under systemd; the guest is frozen and its backup stopped.
 lab_test!(daemons_out_of_memory, Options::small(), |lab| {
     let suite = begun(&lab);
@@ -368,11 +380,12 @@ lab_test!(daemons_out_of_memory, Options::small(), |lab| {
     let mut daemon = Daemon::start(&lab, &config(&suite, &program)).expect("the daemon");
 
     let group = MemoryGroup::new(&suite.path("cgroup-daemon"));
-    let case = daemon_job_stopped(&suite, &daemon);
+    let mut case = daemon_job_stopped(&suite, &daemon);
     group.take_in(Pid::from_raw(i32::try_from(daemon.pid()).expect("process ids are small")));
     group.squeeze();
     // One that was killed gives no answer.
     wait_kill(&group, || drop(daemon.health()));
+    dies(Pid::from_raw(i32::try_from(daemon.pid()).expect("process ids are small")), "the daemon");
     case.job(Signal::SIGCONT);
     ends(case, &suite, "daemon out of memory", SLACK);
     daemon.kill().expect("a zombie of ours");
@@ -380,15 +393,17 @@ lab_test!(daemons_out_of_memory, Options::small(), |lab| {
     assert_eq!(last_state(&daemon), "done", "its job went on");
 
     let group = MemoryGroup::new(&suite.path("cgroup-libvirtd"));
-    let case = frozen(&suite, || backup(&suite));
-    group.take_in(libvirtd());
+    let mut case = frozen(&suite, || backup(&suite));
+    let pid = libvirtd();
+    group.take_in(pid);
     group.squeeze();
     wait_kill(&group, || drop(suite.domain.state()));
-    wait_writes(&image(), "libvirtd out of memory, job stopped", LIMIT);
-    println!("libvirtd out of memory, job stopped: writes again {:.1} s after the freeze", case.since.elapsed().as_secs_f64());
+    dies(pid, "libvirtd");
+    case.acted();
+    case.thaws("libvirtd out of memory, job stopped", LIMIT);
     libvirt::launch(&lab.folder().join("libvirtd.log")).expect("libvirtd");
     process::wait_for("libvirtd", Duration::from_secs(60), Duration::from_millis(100), || Ok(suite.domain.state().ok())).expect("it answers");
-    ends(case, &suite, "libvirtd out of memory, job stopped", SLACK);
+    ends(case, &suite, "libvirtd out of memory, job stopped", LIMIT);
     assert!(!note.exists(), "no freeze was stuck");
     drop(daemon);
     suite.assert_goes_on();

@@ -2,7 +2,8 @@
 
 use cairn_lab::steps::{FREEZE_LIMIT_S, Holder};
 use cairn_lab::suite::{CLEAN_LIMIT, Suite, TRACKERS_MAX, assert_refused, quiesce};
-use cairn_lab::{Options, cairn, frozen, imposter, lab_test, process, traces};
+use cairn_lab::{Options, cairn, frozen, imposter, lab_test, libvirt, process, traces};
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use std::time::{Duration, Instant};
 
@@ -83,8 +84,34 @@ bad_agent_test!(a_mute_agent, "mute");
 bad_agent_test!(an_agent_that_is_silent_when_asked_to_freeze, "mute-at-freeze");
 bad_agent_test!(an_agent_that_lies_about_the_freeze, "liar");
 bad_agent_test!(an_agent_that_talks_garbage, "garbage");
-bad_agent_test!(an_agent_that_floods, "flood");
 bad_agent_test!(an_agent_with_odd_types, "types");
+
+/// Most memory that libvirtd ever had, MiB.
+fn libvirtd_mib() -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", libvirt::daemon().expect("it has a pid file"))).expect("it lives");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
+}
+
+/// Most memory that any program had that this test has started and waited for, MiB.
+fn programs_mib() -> i64 {
+    getrusage(UsageWho::RUSAGE_CHILDREN).expect("our own").max_rss() >> 10
+}
+
+// A reply of a gigabyte: whoever reads it stops long before its end, and has not kept it.
+lab_test!(an_agent_that_floods, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.domain.writer_start(5).expect("writer");
+    let before = (libvirtd_mib(), programs_mib());
+    imposter::install(&suite.domain, "flood", AWAY).expect("imposter");
+    backup_without_agent(&suite, "flood", BACKUP_LIMIT);
+    refused_without_agent(&suite, "flood");
+    let after = (libvirtd_mib(), programs_mib());
+    println!("most memory, MiB: libvirtd {} before, {} after; programs of ours {} before, {} after", before.0, after.0, before.1, after.1);
+    // libvirt takes 10 MiB, in a buffer that it doubles; the program reads one at most.
+    assert!(after.0 - before.0 < 128 && after.1 < 512, "{before:?} {after:?}");
+    the_imposter_leaves(&suite);
+});
 
 lab_test!(agents_that_answer_wrongly, Options::small(), |lab| {
     let suite = Suite::new(&lab);
@@ -100,6 +127,27 @@ lab_test!(agents_that_answer_wrongly, Options::small(), |lab| {
     all_is_well(&suite);
 });
 
+/// The backup of a guest whose agent leaves with a freeze in its hands ends at once. Once the guard has thawed the guest there is a second attempt, without a
+/// freeze; where libvirt has lost the agent (docs/capture.md) there is no point. Why it was not thawed.
+fn ended_for_a_thaw(suite: &Suite, name: &str) -> String {
+    let (before, begin) = (suite.points(), Instant::now());
+    let output = suite.cairn.run(&["backup", "lab1"]).expect("it ends");
+    let said = output.err_text();
+    assert!(begin.elapsed() < LEAVING_LIMIT, "{name}: it took {:.0} s", begin.elapsed().as_secs_f64());
+    println!("{name}: exit code {} after {:.0} s: {said}", output.code(), begin.elapsed().as_secs_f64());
+    let points = suite.points();
+    if output.code() == cairn::WARNINGS {
+        assert!(said.contains("backed up anew without a freeze"), "{name}: {said}");
+        let point = suite.point(points.last().expect("a point"));
+        assert_eq!((quiesce(&point).as_str(), points.len()), ("crash", before.len() + 1), "{name}");
+        return point["source"]["quiesce"]["reason"].as_str().unwrap_or_default().to_owned();
+    }
+    assert_refused(&output, cairn::FAILED, "did not say that it is thawed");
+    assert_eq!(points, before, "{name}: no point");
+    let reason = said.split_once("is thawed (").expect("a reason").1;
+    reason.to_owned()
+}
+
 // Its port closes in the middle and opens again, which libvirt may not notice before the backup's job is over (docs/capture.md). Had it stayed, its freeze would
 // have been believed; nobody is told that it was thawed before it is.
 macro_rules! leaving_agent_test {
@@ -108,9 +156,7 @@ macro_rules! leaving_agent_test {
             let suite = Suite::new(&lab);
             suite.domain.writer_start(5).expect("writer");
             imposter::install(&suite.domain, $mode, AWAY).expect("imposter");
-            backup_without_agent(&suite, $mode, LEAVING_LIMIT);
-            let point = suite.point(suite.points().last().expect("a point"));
-            let reason = point["source"]["quiesce"]["reason"].as_str().unwrap_or_default();
+            let reason = ended_for_a_thaw(&suite, $mode);
             println!("{}: {reason}", $mode);
             assert!($steps.iter().any(|step: &&str| reason.starts_with(step)), "it did not leave then: {reason}");
             refused_without_agent(&suite, $mode);
@@ -207,6 +253,42 @@ lab_test!(a_freeze_that_completes_late, Options::small(), |lab| {
     suite.assert_left_alone(LATE_LIMIT);
     froze_late(&suite, "require");
     assert!(!frozen::record_is_open(), "the record of the freeze stays");
+    the_imposter_leaves(&suite);
+});
+
+/// So long another program's command holds the agent up: longer than the guard's thaws are waited for.
+const HELD_UP_S: u64 = 16;
+
+// libvirt lets one command of a domain through at a time. The freeze waits behind another program's, its backup is killed, and libvirt sends it all the same: by
+// then thaws wait beside it, and which goes first is chance (docs/capture.md): the guard goes on until none can come any more.
+lab_test!(a_freeze_that_is_sent_after_its_backup_was_killed, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.domain.writer_start(5).expect("writer");
+    imposter::hooked(&suite.domain, Duration::ZERO, AWAY).expect("the agent, which notes its freezes");
+    let mut held = Holder::new(&suite).hold(&suite, "bitmaps added");
+    // The other's command is a thaw, whose hook takes its time, once.
+    let slow = format!("[ \"$1\" = thaw ] && rm /run/held-up 2>/dev/null && sleep {HELD_UP_S} && exit 0");
+    suite.domain.sh(&format!("sed -i '1a {slow}' /run/slow-hook && touch /run/held-up")).expect("a hook that is slow");
+    let begin = Instant::now();
+    let thaw = r#"{"execute": "guest-fsfreeze-thaw"}"#;
+    let mut other = libvirt::virsh(&["qemu-agent-command", "lab1", "--timeout", "60", thaw]).spawn().expect("virsh");
+    std::thread::sleep(Duration::from_secs(1));
+    held.goes_on();
+    let open = || Ok(frozen::record_is_open().then_some(()));
+    process::wait_for("the record of the freeze", CLOSE_LIMIT, Duration::from_millis(20), open).expect("it is about to freeze");
+    println!("it asks for its freeze {:.1} s after the other's command", begin.elapsed().as_secs_f64());
+    std::thread::sleep(Duration::from_secs(1));
+    kill(held.pid(), Signal::SIGKILL).expect("it waits for its freeze");
+    held.ends("the killed backup");
+    let waited = begin.elapsed();
+    assert!(other.try_wait().expect("our child").is_none(), "the other's command was over within {waited:?}: the freeze did not wait");
+    assert!(process::wait_limit(&mut other, "the other's command", CLOSE_LIMIT).expect("it ends").success());
+    suite.assert_left_alone(LATE_LIMIT);
+    let notes = notes(&suite);
+    println!("freezes and thaws, by the guest's clock: {notes:?}; the record is {}", if frozen::record_is_open() { "open" } else { "closed" });
+    let last = |word: &str| notes.iter().filter(|(noted, _)| noted == word).map(|(_, at)| *at).fold(f64::NAN, f64::max);
+    assert!(last("frozen") < last("thaw"), "it came after all, and was thawed: {notes:?}");
+    assert!(last("thaw") - last("frozen") < THAW_LIMIT.as_secs_f64(), "frozen for too long: {notes:?}");
     the_imposter_leaves(&suite);
 });
 

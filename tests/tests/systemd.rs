@@ -218,7 +218,7 @@ lab_test!(a_guard_outlives_the_scope_of_its_job, Options::small(), |lab| {
     machine.ok(&["systemctl", "enable", "--now", SERVICE]).expect("started");
     suite.domain.writer_start(0).expect("writer");
     let last = Cell::new(0);
-    let case = frozen::frozen(&suite, &image, || {
+    let mut case = frozen::frozen(&suite, &image, || {
         if last.get() != 0 {
             wait_job(&machine, last.get(), "the end of the one before", over);
         }
@@ -234,7 +234,8 @@ lab_test!(a_guard_outlives_the_scope_of_its_job, Options::small(), |lab| {
     let guards = machine.ok(&["systemctl", "list-units", "--plain", "--no-legend", "cairn-guard-*.scope"]).expect("systemd answers");
     assert_eq!(guards.lines().count(), 1, "the guard has a scope of its own: {guards}");
     machine.ok(&["systemctl", "kill", "--signal=KILL", &unit]).expect("killed");
-    case.ends(&suite, &image, "the job's scope killed", Duration::from_secs(5));
+    case.acted();
+    case.ends(&suite, "the job's scope killed", Duration::from_secs(5));
     assert_eq!(wait_job(&machine, last.get(), "its end", over)["state"], "lost", "its runner was killed as well");
     let gone = || Ok(machine.ok(&["systemctl", "list-units", "--plain", "--no-legend", "cairn-guard-*.scope"])?.trim().is_empty().then_some(()));
     wait_for("the end of the guard's scope", LIMIT, POLL, gone).expect("nothing is left");

@@ -15,19 +15,27 @@ use crate::{
 use cairn_hypervisor::{
     Capture, CarrierRecord, DiskPlan, Domain, LiveCapture, LiveOptions, OfflineCapture, OfflineOptions,
     capture::{
+        error::CaptureError,
         live::{CapturedDisk, Health},
         offline::Off,
     },
     disks::SkipReason,
     guard::link::GuardCommand,
 };
-use cairn_quiesce::{QuiesceLevel, QuiescePolicy};
+use cairn_quiesce::{
+    QuiesceLevel, QuiescePolicy,
+    record::{self, RECORD_DIR_DEFAULT},
+};
 use cairn_store::{BackupOutcome, DiskJob, Part, Plan, Point, PointInfo, PointState, Progress, Session, Store, StoreError, format::SessionId};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+/// A guest starts its agent again within seconds, or needs its admin; the guard looks every two seconds.
+const THAWED_LIMIT: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(200);
 
 /// What to back up and how.
 pub struct BackupRequest<'a> {
@@ -69,15 +77,17 @@ impl Mode {
 }
 
 /// Takes the point; returns it with the warnings that it carries. A domain that starts or ends meanwhile, or an image that changes though the domain is
-/// off, makes the first attempt worth nothing; there is a second one, and no third.
+/// off, makes the first attempt worth nothing; so does a guest whose thaw was not confirmed. There is a second one, and no third.
 pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOutcome, Vec<String>)> {
     let mode = Mode::of(r.domain)?;
-    let (failure, disturbed) = match attempt(r, mode, progress) {
+    let Failed { failure, disturbed, not_thawed } = match attempt(r, mode, None, progress) {
         Ok(done) => return Ok(done),
         Err(failed) => failed,
     };
+    let is_thawed = not_thawed.is_some() && wait_thawed(r.domain, progress);
     let now = Mode::of(r.domain)?;
     let happened = match (mode, now) {
+        (Mode::Live, Mode::Live) if is_thawed => "was not thawed in time; it is now, and is backed up anew without a freeze",
         (Mode::Offline, Mode::Live) => "started while it was backed up; nothing of that is kept, it is backed up anew while it runs",
         (Mode::Live, Mode::Offline) => "ended while it was backed up; nothing of that is kept, it is backed up anew as it is off now",
         // libvirt gives images back to their owner a moment after a domain has ended: no content changes then, but that cannot be told from here.
@@ -92,12 +102,39 @@ pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOut
     for counter in [&progress.total_bytes, &progress.done_bytes, &progress.read_bytes, &progress.stored_bytes] {
         counter.store(0, Ordering::Relaxed);
     }
-    attempt(r, now, progress).map_err(|(failure, _)| failure)
+    attempt(r, now, not_thawed, progress).map_err(|failed| failed.failure)
 }
 
-/// One attempt; of a failure also whether the disks had not stayed as they were.
-fn attempt(r: &BackupRequest<'_>, mode: Mode, progress: &Progress) -> Result<(BackupOutcome, Vec<String>), (Failure, bool)> {
-    let (session, facts, capture, time_unix_ms) = begin(r, mode).map_err(|failure| (failure, false))?;
+/// Until the guard of a backup of ours has thawed the guest for certain; false if it does not, in a time in which most agents are started again.
+fn wait_thawed(domain: &Domain, progress: &Progress) -> bool {
+    let (Ok(uuid), start) = (domain.uuid(), Instant::now()) else { return false };
+    while record::is_open_by(Path::new(RECORD_DIR_DEFAULT), &uuid, std::process::id()) {
+        if start.elapsed() > THAWED_LIMIT || progress.cancel.load(Ordering::SeqCst) {
+            return false;
+        }
+        std::thread::sleep(POLL);
+    }
+    true
+}
+
+/// Why there is no point.
+struct Failed {
+    failure: Failure,
+    /// The disks had not stayed as they were.
+    disturbed: bool,
+    /// The guest was frozen, and no thaw was confirmed: why.
+    not_thawed: Option<String>,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, disturbed: false, not_thawed: None }
+    }
+}
+
+/// One attempt. `unasked`: why the guest's agent is left alone.
+fn attempt(r: &BackupRequest<'_>, mode: Mode, unasked: Option<String>, progress: &Progress) -> Result<(BackupOutcome, Vec<String>), Failed> {
+    let (session, facts, capture, time_unix_ms) = begin(r, mode, unasked)?;
     tracing::debug!("step: reading begins");
     match store_capture(r, session, &capture, facts, time_unix_ms, progress) {
         Ok((outcome, mut warnings)) => {
@@ -113,20 +150,26 @@ fn attempt(r: &BackupRequest<'_>, mode: Mode, progress: &Progress) -> Result<(Ba
             if let Err(e) = capture.abort() {
                 tracing::warn!("cleaning up after the failed backup: {}; its guard tries again, else the next backup does it", chain(&e));
             }
-            Err((failure, disturbed))
+            Err(Failed { failure, disturbed, not_thawed: None })
         }
     }
 }
 
 /// Opens the point in time; with the time that it is of.
-fn begin(r: &BackupRequest<'_>, mode: Mode) -> Outcome<(Session, DomainFacts, Capture, u64)> {
-    let session = r.store.begin()?;
+fn begin(r: &BackupRequest<'_>, mode: Mode, unasked: Option<String>) -> Result<(Session, DomainFacts, Capture, u64), Failed> {
+    let session = r.store.begin().map_err(Failure::from)?;
     let mut facts = DomainFacts::read(r.domain, mode)?;
     let capture = {
         let catalog = SessionCatalog::new(r.store, &session, &facts.name);
         match mode {
-            Mode::Live => Capture::Live(LiveCapture::begin(r.domain, &live_options(r, &session)?, &catalog)?),
-            Mode::Offline => Capture::Offline(OfflineCapture::begin(r.domain, &offline_options(r), &catalog)?),
+            Mode::Live => match LiveCapture::begin(r.domain, &LiveOptions { unasked, ..live_options(r, &session) }, &catalog) {
+                Ok(capture) => Capture::Live(capture),
+                Err(e) => {
+                    let not_thawed = if let CaptureError::NotThawed { reason, .. } = &e { Some(reason.clone()) } else { None };
+                    return Err(Failed { not_thawed, ..Failure::from(e).into() });
+                }
+            },
+            Mode::Offline => Capture::Offline(OfflineCapture::begin(r.domain, &offline_options(r), &catalog).map_err(Failure::from)?),
         }
     };
     let time_unix_ms = now_unix_ms();
@@ -154,7 +197,7 @@ fn offline_options(r: &BackupRequest<'_>) -> OfflineOptions {
     options
 }
 
-fn live_options(r: &BackupRequest<'_>, session: &Session) -> Outcome<LiveOptions> {
+fn live_options(r: &BackupRequest<'_>, session: &Session) -> LiveOptions {
     let guard = GuardCommand { argv: vec![crate::own::program().into(), "guard".into()] };
     let mut options = LiveOptions::new(store8(r), session.id().0, guard);
     options.disks = (!r.disks.is_empty()).then(|| r.disks.to_vec());
@@ -165,7 +208,7 @@ fn live_options(r: &BackupRequest<'_>, session: &Session) -> Outcome<LiveOptions
     if let Some(dir) = &r.scratch_dir {
         options.scratch_dir.clone_from(dir);
     }
-    Ok(options)
+    options
 }
 
 fn store_capture(

@@ -128,6 +128,17 @@ pub enum CaptureError {
         /// Why.
         reason: String,
     },
+    /// No thaw was confirmed, and the agent is out of reach.
+    #[error(
+        "domain {domain:?} was frozen for the backup, and its agent did not say that it is thawed ({reason}): the backup was ended, because libvirt cannot hear of the \
+         agent's return while one runs; the guard goes on thawing. If the guest stands still, restart its agent (on its console) or libvirtd"
+    )]
+    NotThawed {
+        /// Name.
+        domain: String,
+        /// Why.
+        reason: String,
+    },
     /// A file or folder of ours.
     #[error("cannot {action} {path:?}")]
     File {

@@ -64,6 +64,8 @@ pub struct LiveOptions {
     pub disks: Option<Vec<String>>,
     /// What to do about quiet.
     pub quiesce: QuiescePolicy,
+    /// Why the guest's agent is left alone all the same.
+    pub unasked: Option<String>,
     /// Mount points to freeze ([`cairn_quiesce::scope::check`]); empty: all.
     pub freeze_mounts: Vec<String>,
     /// Longest the guest may be frozen.
@@ -91,6 +93,7 @@ impl LiveOptions {
             session,
             disks: None,
             quiesce: QuiescePolicy::Prefer,
+            unasked: None,
             freeze_mounts: Vec::new(),
             freeze_limit: FREEZE_LIMIT_DEFAULT,
             on_stuck_freeze: None,
@@ -292,14 +295,25 @@ impl LiveCapture {
         record::open(records, &uuid).map_err(record_failed)?;
         guard.freeze_begins()?;
         self.thawed = false;
-        let outcome = frozen(&self.domain, probe, scope, call_limit(options.freeze_limit), || self.begin_job(&xml, flags));
+        let outcome = frozen(&self.domain, probe, scope, call_limit(options.freeze_limit), |answered| {
+            // A guard that is gone shows below.
+            if answered && let Err(error) = guard.freeze_answered() {
+                tracing::debug!(%error, "the guard does not hear that the freeze was answered");
+            }
+            self.begin_job(&xml, flags)
+        });
         if outcome.is_thawed {
             record::close(records, &uuid).map_err(record_failed)?;
             guard.thawed()?;
             self.thawed = true;
         }
+        outcome.value?;
+        if outcome.is_stuck && options.quiesce != QuiescePolicy::Require {
+            let reason = outcome.report.reason.unwrap_or_default();
+            return Err(CaptureError::NotThawed { domain: self.name.clone(), reason });
+        }
         self.quiesce = hooks::raised(&self.domain, probe, outcome.report);
-        Ok(outcome.value?)
+        Ok(())
     }
 
     fn begin_job(&self, xml: &str, flags: u32) -> Result<(), ffi::LibvirtError> {

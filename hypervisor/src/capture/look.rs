@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use cairn_quiesce::agent::AgentFailure;
 use cairn_quiesce::freeze::thaw;
+use cairn_quiesce::late::FREEZE_WAITS_MAX;
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 
 use super::cleanup;
@@ -174,12 +175,16 @@ pub fn would_remove(domain: &Domain, options: &LookOptions, stores: &[Store<'_>]
 }
 
 /// Thaws a guest whose freezer is gone, where a record says that it may be frozen; the caller holds the domain's lock. A guest that is off is not frozen.
+/// Of one that has just been asked to freeze a thaw that finds nothing proves nothing: the record stays, for the guard or the next look.
 pub(super) fn thaw_recorded(domain: &Domain, uuid: &str, records: &Path) -> Option<Result<u32, AgentFailure>> {
     if !record::is_open(records, uuid) {
         return None;
     }
-    let thawed = if domain.is_running().unwrap_or(true) { thaw(domain) } else { Ok(0) };
+    let runs = domain.is_running().unwrap_or(true);
+    let thawed = if runs { thaw(domain) } else { Ok(0) };
+    let may_come = runs && thawed == Ok(0) && record::age(records, uuid).is_some_and(|age| age < FREEZE_WAITS_MAX);
     if thawed.is_ok()
+        && !may_come
         && let Err(error) = record::close(records, uuid)
     {
         tracing::warn!(%error, "the record of a freeze stays, and the guest is thawed again next time");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cairn_quiesce::QuiescePolicy;
 use cairn_quiesce::freeze::{Probe, probe};
-use cairn_quiesce::record::RECORD_DIR_DEFAULT;
+use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::scope::{self, Scope};
 
 use super::cleanup;
@@ -99,7 +99,7 @@ impl Preflight {
         if !domain.is_running()? {
             return Err(CaptureError::NotRunning { domain: name });
         }
-        thaw_if_recorded(domain, &uuid);
+        let left = thaw_if_recorded(domain, &uuid);
         sweep::run(domain, options.store8, &folder_of(&options.scratch_dir, &uuid), catalog)?;
         no_foreign_job(domain, &name)?;
         let (disks, skipped) = select(&name, domain.disks()?, options.disks.as_deref())?;
@@ -110,7 +110,7 @@ impl Preflight {
         for (disk, ordinal) in disks.into_iter().zip(0..) {
             chosen.push(choose(&name, disk, ordinal, &nodes, options, catalog)?);
         }
-        let freezer = ask_agent(domain, &name, options)?;
+        let freezer = ask_agent(domain, &name, options, left)?;
         let total_bytes = chosen.iter().map(|chosen| chosen.top().size_bytes).sum();
         let scratch = Scratch::prepare(&options.scratch_dir, &uuid, total_bytes)?;
         for chosen in &mut chosen {
@@ -120,13 +120,15 @@ impl Preflight {
     }
 }
 
-/// A freeze of a process that is gone: we hold the lock, so it is nobody's any more.
-fn thaw_if_recorded(domain: &Domain, uuid: &str) {
+/// A freeze of a process that is gone: we hold the lock, so it is nobody's any more. Whether it may still come.
+fn thaw_if_recorded(domain: &Domain, uuid: &str) -> bool {
     match look::thaw_recorded(domain, uuid, Path::new(RECORD_DIR_DEFAULT)) {
         None => {}
+        Some(Ok(0)) => return record::is_open(Path::new(RECORD_DIR_DEFAULT), uuid),
         Some(Ok(count)) => tracing::warn!(count, "an earlier backup left the guest frozen; thawed"),
         Some(Err(error)) => tracing::error!(%error, "an earlier backup may have left the guest frozen, and it does not thaw"),
     }
+    false
 }
 
 fn choose(domain: &str, disk: Disk, ordinal: u32, nodes: &Nodes, options: &LiveOptions, catalog: &dyn PointCatalog) -> Result<Chosen, CaptureError> {
@@ -231,12 +233,17 @@ fn socket_path(domain: &Domain, name: &str, state_dir: &Path) -> Result<PathBuf,
     Err(failed(std::io::Error::from(std::io::ErrorKind::NotFound)))
 }
 
-fn ask_agent(domain: &Domain, name: &str, options: &LiveOptions) -> Result<Freezer, CaptureError> {
+/// `left`: the freeze of an earlier backup may still come, and its record is its guard's.
+fn ask_agent(domain: &Domain, name: &str, options: &LiveOptions, left: bool) -> Result<Freezer, CaptureError> {
     if options.quiesce == QuiescePolicy::Never {
         return Ok(Err("the policy says never".to_owned()));
     }
+    if let Some(reason) = &options.unasked {
+        return Ok(Err(reason.clone()));
+    }
     let required = options.quiesce == QuiescePolicy::Require;
     let reason = match probe(domain) {
+        _ if left => "the freeze of a backup that was killed less than a minute ago may still be under way; try again in a minute".to_owned(),
         Ok(probe) if probe.can_freeze => match scope::choose(&probe, &options.freeze_mounts) {
             // What is not there cannot be frozen: known before anything is done to the guest.
             Ok(scope) if required && scope.lack().is_some() => scope.lack().unwrap_or_default(),

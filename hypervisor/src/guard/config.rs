@@ -58,6 +58,8 @@ pub mod message {
     pub const BEAT: u8 = b'b';
     /// A freeze begins.
     pub const FREEZE: u8 = b'f';
+    /// libvirt has answered the freeze.
+    pub const FREEZE_ANSWERED: u8 = b'a';
     /// The guest is thawed for certain.
     pub const THAWED: u8 = b't';
     /// The point is committed: the new bitmaps must stay.

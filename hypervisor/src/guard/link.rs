@@ -103,6 +103,14 @@ impl GuardLink {
         self.await_ready()
     }
 
+    /// libvirt has answered the freeze: none comes after a thaw that is asked for from now on.
+    ///
+    /// # Errors
+    /// [`CaptureError::Guard`]
+    pub fn freeze_answered(&self) -> Result<(), CaptureError> {
+        self.say(message::FREEZE_ANSWERED)
+    }
+
     /// The guest said that it is thawed.
     ///
     /// # Errors
@@ -206,6 +214,8 @@ fn scope(config: &GuardConfig) -> Vec<OsString> {
     if !std::path::Path::new("/run/systemd/system").is_dir() {
         return Vec::new();
     }
-    let unit = format!("--unit=cairn-guard-{}-{}", config.domain, config.job_pid);
+    // A second attempt of the same process begins while the first one's guard may still be there.
+    let session = crate::capture::names::hex(&config.session[..4]);
+    let unit = format!("--unit=cairn-guard-{}-{}-{session}", config.domain, config.job_pid);
     ["systemd-run", "--quiet", "--scope", "--collect", &unit, "--"].iter().map(OsString::from).collect()
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cairn_quiesce::guard::{Actions, CLEAN_UP_LIMIT, Ended, Event, HUNG_PAUSE, RETRY_PAUSE, Reason, Verdict, Watch, call_limit, end, take_over};
+use cairn_quiesce::late::{Answer, Late, Thaw};
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::{channel, freeze};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -36,6 +37,8 @@ const POLL: Duration = Duration::from_millis(20);
 
 const EXIT_DONE: u8 = 0;
 const EXIT_FAILED: u8 = 1;
+/// Of a thaw: answered, and nothing was frozen.
+const EXIT_NOTHING: u8 = 2;
 /// How libvirt's library says that nobody listens at libvirt's socket. Everything else may come from a libvirt that lives: too many clients, no answer.
 const NOBODY_LISTENS: &str = "Failed to connect socket";
 
@@ -88,6 +91,8 @@ struct Guard<'a> {
     /// The guest was thawed once; what is tried after that is for a freeze that came late.
     thawed_once: bool,
     failed_thaws: u32,
+    /// Whether a freeze may come after a thaw.
+    late: Late,
     /// The last thaw did not even fail.
     hung: bool,
     /// When a freeze was announced.
@@ -135,7 +140,19 @@ impl<'a> Guard<'a> {
             return Err(format!("process {pid:?} is not the one that started this guard"));
         }
         let scratch = ScratchEye::new(&config.scratch_folder);
-        Ok(Self { config, job, scratch, alarmed: false, thawed_once: false, failed_thaws: 0, hung: false, frozen_at: None, help: None, words: None })
+        Ok(Self {
+            config,
+            job,
+            scratch,
+            alarmed: false,
+            thawed_once: false,
+            failed_thaws: 0,
+            late: Late::default(),
+            hung: false,
+            frozen_at: None,
+            help: None,
+            words: None,
+        })
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -147,13 +164,17 @@ impl<'a> Guard<'a> {
             let verdict = watch.on(event, Instant::now());
             if event == Event::Freeze {
                 self.frozen_at.get_or_insert_with(Instant::now);
+                self.late.asked();
                 answer(&input);
+            }
+            if event == Event::FreezeAnswered {
+                self.late.answered();
             }
             match verdict {
                 Verdict::Watch => {}
                 Verdict::Leave => return Ok(()),
                 Verdict::Thaw => {
-                    if self.thaw() {
+                    if self.thaw() == Thaw::Certain {
                         watch.thawed();
                     } else {
                         watch.thaw_failed(Instant::now(), self.retry_pause());
@@ -216,7 +237,7 @@ impl<'a> Guard<'a> {
         answer(input);
         let start = Instant::now();
         while start.elapsed() < CLEAN_UP_LIMIT && record::is_open_by(Path::new(RECORD_DIR_DEFAULT), &self.config.domain, self.config.job_pid) {
-            if self.thaw() {
+            if self.thaw() == Thaw::Certain {
                 return;
             }
             std::thread::sleep(if self.hung { LINGER_PAUSE } else { LINGER_PAUSE_SHORT });
@@ -299,18 +320,20 @@ impl Actions for Guard<'_> {
         Instant::now()
     }
 
-    fn thaw(&mut self) -> bool {
+    fn thaw(&mut self) -> Thaw {
         let code = Self::child(&GuardTask::Thaw(self.config.clone()), THAW_LIMIT);
-        let thawed = code == Some(i32::from(EXIT_DONE));
         self.hung = code.is_none();
-        if thawed {
-            close_record(self.config);
-            self.thawed_once = true;
-        } else {
-            self.failed_thaws += 1;
-            self.alarm();
+        let thaw = self.late.judge(answer_of(code), Instant::now());
+        match thaw {
+            Thaw::Certain => close_record(self.config),
+            Thaw::ForNow => {}
+            Thaw::Failed => {
+                self.failed_thaws += 1;
+                self.alarm();
+            }
         }
-        thawed
+        self.thawed_once |= thaw != Thaw::Failed;
+        thaw
     }
 
     fn kill_job(&mut self, limit: Duration) -> bool {
@@ -341,10 +364,20 @@ fn answer(mut input: &std::fs::File) {
     }
 }
 
+/// What a child that was to thaw ended with.
+fn answer_of(code: Option<i32>) -> Answer {
+    match code.and_then(|code| u8::try_from(code).ok()) {
+        Some(EXIT_DONE) => Answer::Thawed,
+        Some(EXIT_NOTHING) => Answer::Nothing,
+        _ => Answer::None,
+    }
+}
+
 fn event_of(byte: u8) -> Event {
     match byte {
         message::BEAT => Event::Beat,
         message::FREEZE => Event::Freeze,
+        message::FREEZE_ANSWERED => Event::FreezeAnswered,
         message::THAWED => Event::Thawed,
         message::COMMITTED => Event::Committed,
         message::DISMISS => Event::Dismissed,
@@ -395,6 +428,10 @@ fn thaw_child(config: &GuardConfig) -> u8 {
         }
     };
     match freeze::thaw(&domain) {
+        Ok(0) => {
+            tracing::debug!("guard: asked for a thaw, and nothing was frozen");
+            EXIT_NOTHING
+        }
         Ok(count) => {
             tracing::warn!(count, "guard: thawed the guest's file systems");
             EXIT_DONE
