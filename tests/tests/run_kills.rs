@@ -57,7 +57,7 @@ lab_test!(a_run_goes_on_whoever_is_killed, Options::small(), |lab| {
         println!("kill {number}: {killed} of {victim:?}, then {second:?}; writes again after {:.1} s", begin.elapsed().as_secs_f64());
     }
     // Where libvirt knows <reconnect> there is no storage daemon to kill.
-    assert!(hits * 2 >= kills(), "{hits} of {} kills met anybody", kills());
+    assert!(hits * 4 >= kills(), "{hits} of {} kills met anybody", kills());
     // All at once: whoever looks serves it again.
     for part in [Part::Supervisor, Part::Server, Part::Daemon, Part::Supervisor, Part::Server] {
         runs::kill_all(part);
@@ -205,7 +205,9 @@ lab_test!(whoever_dies_while_a_run_is_made_or_discarded_nothing_is_left, Options
     let begin = Instant::now();
     scene.suite.cairn.ok(&["run", "lab1@latest", "--paused"]).expect("run");
     let span = u64::try_from(begin.elapsed().as_millis()).expect("small");
+    let begin = Instant::now();
     discard(&scene);
+    let end_span = u64::try_from(begin.elapsed().as_millis()).expect("small").clamp(50, 600);
     let (rounds, mut makings, mut discards) = (kills().max(10), 0, 0);
     for number in 1..=rounds {
         let victim = MAKERS[usize::try_from(number).expect("small") % MAKERS.len()];
@@ -221,12 +223,12 @@ lab_test!(whoever_dies_while_a_run_is_made_or_discarded_nothing_is_left, Options
             assert_eq!(runs::left_over(), Vec::<String>::new(), "after {victim:?} died");
         }
         let second = *rng.pick(&MAKERS);
-        let (discarded, met) = strike_within(&mut scene, &["discard", RUN, "--force"], second, Duration::from_millis(rng.below(300)));
+        let (discarded, met) = strike_within(&mut scene, &["discard", RUN, "--force"], second, Duration::from_millis(rng.below(end_span / 2)));
         discards += u64::from(met);
         println!("{number}: {victim:?} died after {:.2} s, run ended in {made:?}; then {second:?}, discard ended in {discarded:?}", moment.as_secs_f64());
         discard(&scene);
     }
     println!("of {rounds}, {makings} met somebody while a run was made, {discards} while one was discarded");
     // The command, libvirtd and the daemon are there from the first moment on.
-    assert!(makings * 4 >= rounds && discards > 0, "too few met anybody");
+    assert!(makings * 10 >= rounds && discards * 10 >= rounds, "too few met anybody");
 });

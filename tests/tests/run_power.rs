@@ -7,7 +7,7 @@ use cairn_lab::chaos::rng::Rng;
 use cairn_lab::fire::{AGENT_S, BOOT_LIMIT, RUN, Scene, kills, rng};
 use cairn_lab::runs;
 use cairn_lab::suite::Suite;
-use cairn_lab::{Options, cairn, lab_test, reference};
+use cairn_lab::{Options, cairn, lab_test, process, reference};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,25 @@ const RATE: &str = "16MiB";
 /// More power failures than were asked for, until enough of them met what they were to meet.
 const MORE: u64 = 6;
 
+/// Waits until a keep that was asked for has begun, and for a moment within it.
+fn wait_begun(scene: &Scene, moment_ms: u64) {
+    let begun = || Ok(scene.is_being_kept().then_some(()));
+    process::wait_for("begin of the keep", BOOT_LIMIT, Duration::from_millis(2), begun).expect("it begins");
+    std::thread::sleep(Duration::from_millis(moment_ms));
+}
+
 /// Fails the power while a keep is at work, again and again at random moments; then lets it end.
 fn power_failures(scene: &mut Scene, args: &[&str], rng: &mut Rng) {
-    let (rounds, mut met, mut number) = (kills().div_ceil(4).max(2), 0, 0);
-    while number < rounds || (met == 0 && number < rounds + MORE) {
-        number += 1;
+    let (rounds, mut met) = (kills().div_ceil(4).max(2), 0);
+    for number in 1..=rounds {
         let acknowledged = scene.wait_writes(0);
         let child = scene.start(args);
-        std::thread::sleep(Duration::from_millis(rng.below(5000)));
+        // The first one meets the keep; others may come before it has begun, or after its end.
+        if number == 1 {
+            wait_begun(scene, rng.below(3000));
+        } else {
+            std::thread::sleep(Duration::from_millis(rng.below(5000)));
+        }
         let acknowledged = runs::acknowledged(&scene.copy).unwrap_or(acknowledged).max(acknowledged);
         scene.power_off(Some(child));
         met += u64::from(scene.is_being_kept());
@@ -41,7 +52,7 @@ fn power_failures(scene: &mut Scene, args: &[&str], rng: &mut Rng) {
         println!("{records} records are there, {acknowledged} were acknowledged");
         scene.copy.writer_start(2).expect("writer");
     }
-    println!("{met} of {number} power failures met a keep at work");
+    println!("{met} of {rounds} power failures met a keep at work");
     assert!(met > 0, "none met a keep at work");
     scene.wait_writes(0);
     // The wish outlived the failures: it may be done before it is asked for again.
@@ -137,13 +148,17 @@ lab_test!(a_domain_that_is_off_is_kept_after_power_failures, Options { data_mib:
     scene.power_off(None);
     scene.power_on();
     let mut met = 0;
-    for number in 1..=3 + MORE {
+    for number in 1..=3 {
         let child = scene.start(&["keep", RUN]);
-        std::thread::sleep(Duration::from_millis(rng.below(1200)));
+        if number == 1 {
+            wait_begun(&scene, rng.below(50));
+        } else {
+            std::thread::sleep(Duration::from_millis(rng.below(1200)));
+        }
         scene.power_off(Some(child));
         met += u64::from(scene.is_being_kept());
         scene.power_on();
-        if !scene.is_run() || (number >= 3 && met > 0) {
+        if !scene.is_run() {
             break;
         }
     }
