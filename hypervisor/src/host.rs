@@ -151,6 +151,15 @@ impl Host {
         Ok(owner_in(&capabilities))
     }
 
+    /// Names of the security drivers that confine its guests: `apparmor`, `selinux`, `dac`.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn security_models(&self) -> Result<Vec<String>, HostError> {
+        let capabilities = self.connection.capabilities().named("virConnectGetCapabilities")?;
+        Ok(models_in(&capabilities))
+    }
+
     /// Folder of a storage pool of files.
     ///
     /// # Errors
@@ -194,6 +203,12 @@ fn owner_in(capabilities: &str) -> Option<(u32, u32)> {
     Some((user.trim_start_matches('+').parse().ok()?, group.trim_start_matches('+').parse().ok()?))
 }
 
+fn models_in(capabilities: &str) -> Vec<String> {
+    let Ok(document) = roxmltree::Document::parse(capabilities) else { return Vec::new() };
+    let models = document.descendants().filter(|node| node.has_tag_name("secmodel")).flat_map(|node| node.children());
+    models.filter(|child| child.has_tag_name("model")).filter_map(|model| model.text()).map(|text| text.trim().to_owned()).collect()
+}
+
 pub(crate) fn too_old(what: &'static str, found: u32, needed: u32) -> Result<(), HostError> {
     if found >= needed { Ok(()) } else { Err(HostError::TooOld { what, found: version_text(found), needed: version_text(needed) }) }
 }
@@ -213,6 +228,8 @@ mod tests {
         let xml = "<capabilities><host><secmodel><model>apparmor</model></secmodel><secmodel><model>dac</model><doi>0</doi>\
             <baselabel type='kvm'>+64055:+109</baselabel><baselabel type='qemu'>+64055:+109</baselabel></secmodel></host></capabilities>";
         assert_eq!(owner_in(xml), Some((64055, 109)));
+        assert_eq!(models_in(xml), ["apparmor", "dac"]);
+        assert!(models_in("<capabilities><host><cpu><model>dac</model></cpu></host></capabilities>").is_empty(), "a processor's model is none");
         assert_eq!(owner_in("<capabilities><host/></capabilities>"), None);
     }
 

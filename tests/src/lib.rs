@@ -9,6 +9,7 @@
 //! - a full Debian guest with databases beside `lab1`: [`mod@debian`]
 //! - a machine with a real systemd beside the lab: [`mod@machine`]
 //! - without a lab: [`mod@chaos`], many processes on one store
+//! - a run from a backup, and what befalls it: [`mod@runs`], [`mod@fire`]
 //! - oracles: [`mod@reference`], [`journal`], [`filesystem`]: independent of Cairn's own code, and must stay so
 //!
 //! This crate links no system library; it drives `virsh`, `qemu-img` and `debugfs` as programs.
@@ -24,6 +25,7 @@ pub mod elf;
 pub mod enter;
 pub mod error;
 pub mod filesystem;
+pub mod fire;
 pub mod folder;
 pub mod frozen;
 pub mod hollow;

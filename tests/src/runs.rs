@@ -33,6 +33,8 @@ pub enum Part {
     Daemon,
     /// libvirt itself.
     Libvirtd,
+    /// `cairn daemon`, which no run needs.
+    Service,
     /// The guest.
     Qemu,
 }
@@ -55,6 +57,7 @@ fn is_part(pid: i32, part: Part) -> bool {
         Part::Server => serves && args.iter().any(|arg| arg == "--server"),
         Part::Daemon => program == "qemu-storage-daemon" && args.iter().any(|arg| arg.contains(SOCKETS)),
         Part::Libvirtd => program == "libvirtd",
+        Part::Service => program == "cairn" && args.get(1).is_some_and(|arg| arg == "daemon"),
         // The lab's own guest has no path of a run among its arguments.
         Part::Qemu => {
             program.starts_with("qemu-system") && args.iter().any(|arg| arg.contains("-run,") || arg.contains("guest=run") || arg.contains(BOOT_PROOF))
@@ -87,7 +90,7 @@ pub fn libvirtd_again(folder: &Path) -> Result<()> {
 /// The power fails: everything around runs dies at once, libvirt and their guests too; nothing of /run survives.
 pub fn power_off() {
     // libvirtd first: it would note the end of the guests.
-    for part in [Part::Libvirtd, Part::Qemu, Part::Supervisor, Part::Server, Part::Daemon, Part::Supervisor, Part::Server] {
+    for part in [Part::Libvirtd, Part::Qemu, Part::Service, Part::Supervisor, Part::Server, Part::Daemon, Part::Supervisor, Part::Server] {
         kill_all(part);
     }
 }

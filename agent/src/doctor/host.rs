@@ -1,12 +1,12 @@
 //! Checks of libvirt and QEMU.
 
 use super::{finding::Finding, limit::within};
-use crate::{cli::Common, failure::Failure};
+use crate::{apparmor, cli::Common, failure::Failure};
 use cairn_hypervisor::{
     Host, events,
     host::{LIBVIRT_NBD_RECONNECT, version_text},
 };
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 /// A daemon of libvirt's that is starting takes some seconds, one that is stopped lets callers in and says nothing.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -30,9 +30,10 @@ pub fn connect(common: &Common) -> Connected {
         let host = events::open(uri.as_deref())?;
         let versions = (host.libvirt_version()?, host.qemu_version()?);
         let refused = host.check_versions().err();
-        Ok::<_, Failure>((host, versions, refused))
+        let models = host.security_models()?;
+        Ok::<_, Failure>((host, versions, refused, models))
     });
-    let (host, (libvirt, qemu), refused) = match opened {
+    let (host, (libvirt, qemu), refused, models) = match opened {
         Err(silent) => {
             let remedy = "'virsh list' would hang too: see whether it is stopped or overloaded ('systemctl status libvirtd virtqemud'); \
                           'systemctl restart libvirtd' harms no guest";
@@ -49,7 +50,8 @@ pub fn connect(common: &Common) -> Connected {
         }
         None => Finding::ok("libvirt", said),
     };
-    Connected { host: (!is_old).then_some(host), findings: vec![finding] }
+    let confined = apparmor::finding(&models, Path::new(apparmor::PROFILES));
+    Connected { host: (!is_old).then_some(host), findings: std::iter::once(finding).chain(confined).collect() }
 }
 
 /// QEMU's own programs, without which no scratch image is made and no domain that is off is read.

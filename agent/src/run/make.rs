@@ -17,6 +17,7 @@ use super::{
     teardown,
 };
 use crate::{
+    apparmor,
     cli::{self, Common, ViaChoice},
     commands::now_unix_ms,
     context,
@@ -282,7 +283,7 @@ fn build(
     wait_served(folder, record, Some(cancel))?;
     interrupted(cancel)?;
     let started = if start.paused { domain.start_paused() } else { domain.start() };
-    started.map_err(|e| Failure::new(FAILED, format!("the domain does not start: {e}")))?; // M7
+    started.map_err(|e| Failure::new(FAILED, format!("the domain does not start: {e}{}", apparmor::hint(host))))?; // M7
     interrupted(cancel)?;
     again::remember(folder, &domain)?;
     record.state = State::Ready;

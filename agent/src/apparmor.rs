@@ -1,0 +1,121 @@
+//! AppArmor around libvirt's guests: whether it lets the QEMU of a run reach the sockets that its point is served on (docs/run.md, "AppArmor").
+//!
+//! libvirt's profile of a guest is made anew at each start, of what its XML names and of an abstraction; sockets of disks on the network are not
+//! among what it names. So the rule is an admin's, in the file that the abstraction includes for that.
+//!
+//! What it must not do: change a profile.
+
+use crate::doctor::finding::Finding;
+use cairn_hypervisor::Host;
+use std::{fs, path::Path};
+
+/// libvirt's name of the security driver.
+const MODEL: &str = "apparmor";
+/// Where profiles are.
+pub const PROFILES: &str = "/etc/apparmor.d";
+/// The rule: what QEMU needs to connect.
+const RULE: &str = "/{,var/}run/cairn/run/*/{,daemon/}nbd.sock rw,";
+/// In every rule that can mean our sockets by name.
+const NAMED: &str = "run/cairn/run/";
+/// What every guest's profile includes.
+const ABSTRACTION: &str = "abstractions/libvirt-qemu";
+/// Where an abstraction of a later libvirt, with AppArmor 3, includes a folder.
+const FOLDER: &str = "abstractions/libvirt-qemu.d";
+/// Where the others include one file.
+const LOCAL: &str = "local/abstractions/libvirt-qemu";
+/// Profiles are longer than a rule and shorter than this.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// How `cairn doctor` puts it; nothing where AppArmor does not confine guests.
+pub fn finding(models: &[String], profiles: &Path) -> Option<Finding> {
+    const CHECK: &str = "apparmor";
+    if !models.iter().any(|model| model == MODEL) {
+        return None;
+    }
+    Some(match remedy(profiles) {
+        None => Finding::ok(CHECK, "it confines libvirt's guests, and its rules name the sockets of runs"),
+        Some(remedy) => {
+            Finding::warning(CHECK, "it confines libvirt's guests, and no rule lets the QEMU of 'cairn run' and boot proofs read its point", remedy)
+        }
+    })
+}
+
+/// For a domain that does not start: QEMU's own words are "Permission denied" then.
+pub fn hint(host: &Host) -> String {
+    let models = host.security_models().unwrap_or_default();
+    let remedy = finding(&models, Path::new(PROFILES)).and_then(|finding| finding.remedy);
+    remedy.map_or_else(String::new, |remedy| format!("; AppArmor may be why, as no rule of its names the sockets of runs: {remedy}"))
+}
+
+/// What to do where no rule names our sockets.
+fn remedy(profiles: &Path) -> Option<String> {
+    let abstraction = text(&profiles.join(ABSTRACTION));
+    let has_folder = rules(&abstraction, true).any(|line| line.contains(FOLDER));
+    let mut places = vec![abstraction, text(&profiles.join(LOCAL))];
+    places.extend(fs::read_dir(profiles.join(FOLDER)).into_iter().flatten().flatten().map(|entry| text(&entry.path())));
+    if places.iter().any(|place| rules(place, false).any(|line| line.contains(NAMED))) {
+        return None;
+    }
+    let file = if has_folder { format!("{FOLDER}/cairn") } else { LOCAL.to_owned() };
+    let file = profiles.join(file);
+    let folder = file.parent().unwrap_or(profiles).display();
+    Some(format!(
+        "mkdir -p {folder} && echo '  {RULE}' >> {}; it holds for domains that start from then on, and nothing need be loaded (docs/run.md, \"AppArmor\")",
+        file.display()
+    ))
+}
+
+/// Lines that say something. `#include` does, too, for whoever looks for includes.
+fn rules(text: &str, with_includes: bool) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(move |line| !line.starts_with('#') || with_includes && line.starts_with("#include"))
+}
+
+/// Of what cannot be read nothing is known.
+fn text(path: &Path) -> String {
+    let is_file = fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= FILE_BYTES_MAX);
+    if is_file { fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default() } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Status;
+
+    fn write(root: &Path, name: &str, text: &str) {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
+        fs::write(path, text).expect("written");
+    }
+
+    /// What the remedy says, done.
+    fn obey(remedy: &str) {
+        let command = remedy.split_once("; ").expect("a command first").0;
+        assert!(std::process::Command::new("sh").args(["-ec", command]).status().expect("sh").success(), "{command}");
+    }
+
+    #[test]
+    fn the_rule_is_asked_for_where_the_abstraction_looks_for_it() {
+        let confined = ["apparmor".to_owned(), "dac".to_owned()];
+        for (include, place) in [
+            ("  #include <local/abstractions/libvirt-qemu>", LOCAL),
+            ("  include if exists <abstractions/libvirt-qemu.d>", "abstractions/libvirt-qemu.d/cairn"),
+        ] {
+            let dir = tempfile::tempdir().expect("temp dir");
+            write(dir.path(), ABSTRACTION, &format!("  /dev/kvm rw,\n{include}\n"));
+            write(dir.path(), LOCAL, "# /run/cairn/run/*/nbd.sock rw,\n");
+            assert_eq!(finding(&["dac".to_owned()], dir.path()), None, "nothing confines its guests");
+            let found = finding(&confined, dir.path()).expect("AppArmor does");
+            let remedy = found.remedy.expect("one");
+            assert!(found.status == Status::Warning && remedy.contains(place) && remedy.contains(RULE), "{remedy}");
+            obey(&remedy);
+            assert!(text(&dir.path().join(place)).ends_with(&format!("  {RULE}\n")));
+            assert_eq!(finding(&confined, dir.path()).map(|f| f.status), Some(Status::Ok));
+        }
+    }
+
+    #[test]
+    fn the_rule_that_is_shipped_is_the_one_that_is_asked_for() {
+        let shipped = include_str!("../../packaging/apparmor/libvirt-qemu");
+        assert_eq!(rules(shipped, true).filter(|line| !line.is_empty()).collect::<Vec<_>>(), [RULE]);
+    }
+}
