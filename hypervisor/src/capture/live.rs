@@ -293,7 +293,11 @@ impl LiveCapture {
         let (records, uuid) = (std::path::Path::new(RECORD_DIR_DEFAULT), self.domain.uuid()?);
         let record_failed = |source| CaptureError::File { action: "record the freeze in", path: records.to_owned(), source };
         record::open(records, &uuid).map_err(record_failed)?;
-        guard.freeze_begins()?;
+        if let Err(error) = guard.freeze_begins() {
+            // Nothing was sent: the next backup must not wait for it.
+            record::close(records, &uuid).map_err(record_failed)?;
+            return Err(error);
+        }
         self.thawed = false;
         let outcome = frozen(&self.domain, probe, scope, call_limit(options.freeze_limit), |answered| {
             // A guard that is gone shows below.
