@@ -146,8 +146,8 @@ lab_test!(libvirt_that_is_away_is_told, Options { guest: false, ..Options::small
     let daemon = Daemon::start(&lab, "").expect("the daemon");
     wait_reason(&daemon, None, LIMIT);
     let pid = fs::read_to_string(libvirt::PID_FILE).expect("libvirtd has a pid file");
-    kill(Pid::from_raw(pid.trim().parse().expect("a process id")), Signal::SIGKILL).expect("the lab's own");
     let begin = Instant::now();
+    kill(Pid::from_raw(pid.trim().parse().expect("a process id")), Signal::SIGKILL).expect("the lab's own");
     wait_reason(&daemon, Some("libvirt has been away"), AWAY + LIMIT);
     assert!(begin.elapsed() >= AWAY, "a restart takes less, and is nothing to tell of");
     libvirt::launch(&lab.folder().join("libvirtd.log")).expect("libvirtd");
