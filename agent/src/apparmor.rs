@@ -50,10 +50,15 @@ pub fn hint(host: &Host) -> String {
 /// What to do where no rule names our sockets.
 fn remedy(profiles: &Path) -> Option<String> {
     let abstraction = text(&profiles.join(ABSTRACTION));
-    let has_folder = rules(&abstraction, true).any(|line| line.contains(FOLDER));
-    let mut places = vec![abstraction, text(&profiles.join(LOCAL))];
-    places.extend(fs::read_dir(profiles.join(FOLDER)).into_iter().flatten().flatten().map(|entry| text(&entry.path())));
-    if places.iter().any(|place| rules(place, false).any(|line| line.contains(NAMED))) {
+    let includes = |place| rules(&abstraction, true).any(|line| line.contains(place));
+    let (has_file, has_folder) = (includes(LOCAL), includes(FOLDER));
+    // What the abstraction does not include is in force nowhere.
+    let mut places = vec![abstraction];
+    places.extend(has_file.then(|| text(&profiles.join(LOCAL))));
+    if has_folder {
+        places.extend(fs::read_dir(profiles.join(FOLDER)).into_iter().flatten().flatten().map(|entry| text(&entry.path())));
+    }
+    if places.iter().any(|place| rules(place, false).any(|line| line.contains(NAMED) && !line.contains("deny "))) {
         return None;
     }
     let file = if has_folder { format!("{FOLDER}/cairn") } else { LOCAL.to_owned() };
@@ -96,13 +101,15 @@ mod tests {
     #[test]
     fn the_rule_is_asked_for_where_the_abstraction_looks_for_it() {
         let confined = ["apparmor".to_owned(), "dac".to_owned()];
-        for (include, place) in [
-            ("  #include <local/abstractions/libvirt-qemu>", LOCAL),
-            ("  include if exists <abstractions/libvirt-qemu.d>", "abstractions/libvirt-qemu.d/cairn"),
+        let in_folder = "abstractions/libvirt-qemu.d/cairn";
+        for (include, place, other) in [
+            ("  #include <local/abstractions/libvirt-qemu>", LOCAL, in_folder),
+            ("  include if exists <abstractions/libvirt-qemu.d>", in_folder, LOCAL),
         ] {
             let dir = tempfile::tempdir().expect("temp dir");
             write(dir.path(), ABSTRACTION, &format!("  /dev/kvm rw,\n{include}\n"));
-            write(dir.path(), LOCAL, "# /run/cairn/run/*/nbd.sock rw,\n");
+            write(dir.path(), place, "# /run/cairn/run/*/nbd.sock rw,\n  deny /run/cairn/run/** rw,\n");
+            write(dir.path(), other, &format!("  {RULE}\n"));
             assert_eq!(finding(&["dac".to_owned()], dir.path()), None, "nothing confines its guests");
             let found = finding(&confined, dir.path()).expect("AppArmor does");
             let remedy = found.remedy.expect("one");

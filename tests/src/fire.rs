@@ -30,7 +30,7 @@ const KILLS: u64 = 8;
 /// How many kills a test makes.
 #[must_use]
 pub fn kills() -> u64 {
-    std::env::var("CAIRN_RUN_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS)
+    std::env::var("CAIRN_RUN_KILLS").map_or(KILLS, |text| text.parse().ok().filter(|n| *n > 0).expect("CAIRN_RUN_KILLS: a number of kills"))
 }
 
 /// From `CAIRN_SEED`, or the clock; says which.

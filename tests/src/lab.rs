@@ -99,7 +99,7 @@ impl Lab {
         let path = std::env::var_os(CAIRN_VARIABLE).map(PathBuf::from).filter(|path| path.is_file());
         path.ok_or_else(|| Error::Missing {
             what: "the program under test".into(),
-            remedy: "build it with `cargo build --release -p cairn`, or set CAIRN to its path".into(),
+            remedy: "build it with `cargo build -p cairn`, or set CAIRN to its path".into(),
         })
     }
 

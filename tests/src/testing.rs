@@ -68,11 +68,11 @@ pub fn program() -> Result<PathBuf> {
     let path = cairn(&this).map(PathBuf::from).filter(|path| path.is_file());
     path.ok_or_else(|| Error::Missing {
         what: "the program under test".into(),
-        remedy: "build it with `cargo build --release -p cairn`, or set CAIRN to its path".into(),
+        remedy: "build it with `cargo build -p cairn`, or set CAIRN to its path".into(),
     })
 }
 
-/// The program under test: `CAIRN`, or the release binary beside the test's own target folder.
+/// The program under test: `CAIRN`, or the debug build beside the test's own target folder.
 fn cairn(test: &std::path::Path) -> Option<String> {
     if let Ok(path) = std::env::var(crate::lab::CAIRN_VARIABLE) {
         return Some(path);

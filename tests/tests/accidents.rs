@@ -3,7 +3,7 @@
 //! Whatever happens: the guest runs on (unless QEMU itself ended) and is not frozen beyond the limit, fifteen seconds later nothing is left, the next
 //! point is right, and it is incremental wherever QEMU lived on.
 //!
-//! The cases are made from the three lists below. All of them take 25 minutes, so a run takes every twelfth, and every third of
+//! The cases are made from the three lists below. All of them take 25 minutes, so a run takes every eleventh, other ones for each victim, and two of
 //! what an admin may do; `CAIRN_ACCIDENTS=all` takes all, and `CAIRN_ACCIDENTS=3` those of another share.
 
 use cairn_lab::frozen::{child_named, record_is_open};
@@ -20,7 +20,8 @@ const SIGNALS: [Signal; 3] = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGTERM]
 /// How long a stopped process stays so.
 const STOP: Duration = Duration::from_secs(5);
 /// One of so many cases is tried where nothing is said.
-const SHARE: usize = 12;
+/// It shares no factor with the number of signals: all signals are among them.
+const SHARE: usize = 11;
 /// The same of what an admin may do.
 const SHARE_OF_ORDERS: usize = 3;
 
@@ -122,15 +123,14 @@ impl Accident {
     }
 }
 
-/// What is to be tried of all, in `shares` shares.
-fn chosen<T>(all: impl Iterator<Item = T>, shares: usize) -> Vec<T> {
+/// What is to be tried of all, in so many shares; `from`: another share for another list.
+fn chosen<T>(all: impl Iterator<Item = T>, shares: usize, from: usize) -> Vec<T> {
     let asked = std::env::var("CAIRN_ACCIDENTS").unwrap_or_else(|_| "0".to_owned());
     if asked == "all" {
         return all.collect();
     }
     let share: usize = asked.parse().expect("CAIRN_ACCIDENTS is 'all' or a number");
-    // Of each step and each signal some: rows of the table are of three.
-    all.enumerate().filter(|(number, _)| (number + number / shares) % shares == share % shares).map(|(_, one)| one).collect()
+    all.enumerate().filter(|(number, _)| number % shares == (share + from) % shares).map(|(_, one)| one).collect()
 }
 
 fn accidents_to(victim: Victim) -> impl Iterator<Item = Accident> {
@@ -147,7 +147,8 @@ fn all_of(victim: Victim, lab: &cairn_lab::Lab) {
     let suite = Suite::new(lab);
     let holder = Holder::new(&suite);
     let first = suite.quiet_backup("first");
-    let accidents = chosen(accidents_to(victim), SHARE);
+    // Other steps for each.
+    let accidents = chosen(accidents_to(victim), SHARE, 3 * victim as usize);
     assert!(!accidents.is_empty(), "nothing to try");
     for (number, accident) in accidents.iter().enumerate() {
         churn(&suite, number);
@@ -191,7 +192,7 @@ lab_test!(by_the_admin, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let holder = Holder::new(&suite);
     let first = suite.quiet_backup("first");
-    for (number, order) in chosen(ORDERS.iter(), SHARE_OF_ORDERS).into_iter().enumerate() {
+    for (number, order) in chosen(ORDERS.iter(), SHARE_OF_ORDERS, 1).into_iter().enumerate() {
         churn(&suite, number);
         let what = order.args.join(" ");
         let mut held = holder.hold(&suite, "reading begins");

@@ -94,8 +94,8 @@ fn all(report: &mut Report, extra: &[String]) -> Result<()> {
         Ok(String::new())
     })?;
     let hook = hook.ok_or_else(|| Error::failed("cargo built no cairn-hook"))?;
-    // Built with the tests.
-    let program = workspace::cairn_path()?;
+    // Built with all tests; of some it would be whatever was built before.
+    let program = if extra.is_empty() { workspace::cairn_path()? } else { workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no cairn"))? };
     let mut summary = Vec::new();
     report.gate("tests", || {
         let mut command = runner(extra)?;

@@ -1,13 +1,14 @@
 //! `cargo xtask setup`: installs what is missing, and only that.
 //!
 //! Invariants: stock packages of the release as it is, apt's sources untouched; what is installed already is
-//! not named to apt (it could ask for another version); no daemon of the user is started or restarted.
+//! not named to apt (it could ask for another version), but for a package from elsewhere that breaks what is to be
+//! installed; no daemon of the user is started or restarted.
 
 use crate::error::{Error, Result};
 use crate::say::say;
 use crate::workspace::run_visibly;
 use cairn_lab::initramfs::static_busybox;
-use cairn_lab::process::run_ok;
+use cairn_lab::process::{run, run_ok};
 use cairn_lab::signals::{Signals, with_empty_mask};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -120,9 +121,9 @@ fn install(missing: &[&Need]) -> Result<()> {
     let _guard = PolicyGuard::place()?;
     run_visibly(apt_env(Command::new("apt-get").arg("update")))?;
     let mut wanted: Vec<String> = missing.iter().map(|need| need.package.to_owned()).collect();
-    if !resolves(&wanted) {
-        // A package from elsewhere may break the release's own (a newer qemu-utils beside the release's qemu-system-common).
-        let strangers = strangers();
+    // A package from elsewhere may break the release's own (a newer qemu-utils beside the release's qemu-system-common).
+    let strangers = strangers(&wanted)?;
+    if !strangers.is_empty() {
         say!("setup: apt cannot install these beside what came from elsewhere; put back to the release's version: {}", strangers.join(" "));
         wanted.extend(strangers);
     }
@@ -138,19 +139,24 @@ fn install(missing: &[&Need]) -> Result<()> {
     }
 }
 
-/// Whether apt finds a way to install these as they are, tried without doing it.
-fn resolves(packages: &[String]) -> bool {
+/// What breaks these, if anything does, and is newer than all that apt's sources have: each as `PACKAGE=VERSION`, with the newest that they have. All others
+/// are left as they are, and apt says why it cannot go on.
+fn strangers(wanted: &[String]) -> Result<Vec<String>> {
     let mut tried = Command::new("apt-get");
-    apt_env(tried.args(["install", "--simulate", "--quiet=2", "--no-install-recommends"]).args(packages));
-    run_ok(&mut tried, QUERY_LIMIT).is_ok()
+    apt_env(tried.args(["install", "--simulate", "--no-install-recommends"]).args(wanted));
+    let said = run(&mut tried, QUERY_LIMIT)?;
+    if said.code() == 0 {
+        return Ok(Vec::new());
+    }
+    Ok(breakers(&said.text()).into_iter().filter_map(|package| older(&package)).collect())
 }
 
-/// What is needed, installed, and newer than all that apt's sources have: each as `PACKAGE=VERSION`, with the newest that they have.
-fn strangers() -> Vec<String> {
-    NEEDS.iter().filter_map(|need| stranger(need.package)).collect()
+/// By apt's words: ` PACKAGE : Breaks: OTHER (< VERSION) but ...`.
+fn breakers(said: &str) -> Vec<String> {
+    said.lines().filter_map(|line| line.split_once(" : Breaks: ")).map(|(package, _)| package.trim().to_owned()).collect()
 }
 
-fn stranger(package: &str) -> Option<String> {
+fn older(package: &str) -> Option<String> {
     let mut query = Command::new("dpkg-query");
     let here = run_ok(query.args(["--show", "--showformat", "${Version}", package]), QUERY_LIMIT).ok()?;
     let table = run_ok(Command::new("apt-cache").args(["madison", package]), QUERY_LIMIT).ok()?;
@@ -242,7 +248,19 @@ pub fn print_versions() {
 
 #[cfg(test)]
 mod tests {
-    use super::newest;
+    use super::{breakers, newest};
+
+    #[test]
+    fn only_what_breaks_others_is_put_back() {
+        let said = "\
+The following packages have unmet dependencies:
+ qemu-utils : Breaks: qemu-system-common (< 1:8.0+dfsg-5~) but 1:7.2+dfsg-7+deb12u18+b3 is to be installed
+ other : Depends: gone but it is not installable
+E: Error, pkgProblemResolver::Resolve generated breaks, this may be caused by held packages.
+";
+        assert_eq!(breakers(said), ["qemu-utils"]);
+        assert!(breakers("E: Unable to locate package x\n").is_empty());
+    }
 
     #[test]
     fn the_newest_version_that_sources_have_is_the_first() {

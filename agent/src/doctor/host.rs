@@ -30,10 +30,9 @@ pub fn connect(common: &Common) -> Connected {
         let host = events::open(uri.as_deref())?;
         let versions = (host.libvirt_version()?, host.qemu_version()?);
         let refused = host.check_versions().err();
-        let models = host.security_models()?;
-        Ok::<_, Failure>((host, versions, refused, models))
+        Ok::<_, Failure>((host, versions, refused))
     });
-    let (host, (libvirt, qemu), refused, models) = match opened {
+    let (host, (libvirt, qemu), refused) = match opened {
         Err(silent) => {
             let remedy = "'virsh list' would hang too: see whether it is stopped or overloaded ('systemctl status libvirtd virtqemud'); \
                           'systemctl restart libvirtd' harms no guest";
@@ -50,8 +49,15 @@ pub fn connect(common: &Common) -> Connected {
         }
         None => Finding::ok("libvirt", said),
     };
-    let confined = apparmor::finding(&models, Path::new(apparmor::PROFILES));
+    let confined = apparmor::finding(&models(common), Path::new(apparmor::PROFILES));
     Connected { host: (!is_old).then_some(host), findings: std::iter::once(finding).chain(confined).collect() }
+}
+
+/// What confines guests. libvirt may take ten seconds for it (docs/lab.md): it is asked apart, and what it does not say is no fault.
+fn models(common: &Common) -> Vec<String> {
+    let uri = common.connect.clone();
+    let asked = within(CONNECT_LIMIT, move || events::open(uri.as_deref()).ok().and_then(|host| host.security_models().ok()));
+    asked.ok().flatten().unwrap_or_default()
 }
 
 /// QEMU's own programs, without which no scratch image is made and no domain that is off is read.

@@ -12,6 +12,7 @@
 use roxmltree::{Document, Node};
 
 use super::console;
+use crate::restore_map::without_tpm_source;
 use crate::restore_xml::{Edits, NewDisk, RestoreXmlError, Rewrite, apply, escape, rewrite, sibling_path, text_range};
 use crate::state_files::child;
 
@@ -81,7 +82,10 @@ impl RunXml {
     pub fn build(&self, saved: &str) -> Result<Built, RestoreXmlError> {
         let disks = self.disks.iter().map(|d| NewDisk { target: d.target.clone(), path: d.overlay.clone(), format: "qcow2".into(), block_device: false });
         let rename = (!self.keep_identity).then(|| self.name.clone());
-        let first = rewrite(saved, &Rewrite { rename, disks: disks.collect() })?;
+        let mut first = rewrite(saved, &Rewrite { rename, disks: disks.collect() })?;
+        if !self.keep_identity {
+            first.xml = without_tpm_source(&first.xml)?;
+        }
         let document = Document::parse(&first.xml)?;
         let root = document.root_element();
         let (mut edits, mut left_out, mut nvram) = (Edits::new(), Vec::new(), first.nvram);
@@ -170,7 +174,7 @@ fn is_of_the_host(device: Node<'_, '_>) -> bool {
         // Somebody's at the other end of a socket; spicevmc goes through the copy's own screen.
         "redirdev" | "smartcard" => device.attribute("type").is_some_and(|kind| kind != "spicevmc"),
         "rng" => child(device, "backend").is_some_and(|b| b.attribute("model") == Some("egd")),
-        "tpm" => child(device, "backend").is_some_and(|b| b.attribute("type") == Some("passthrough")),
+        "tpm" => child(device, "backend").is_some_and(|b| matches!(b.attribute("type"), Some("passthrough" | "external"))),
         _ => false,
     }
 }
@@ -200,8 +204,10 @@ pub fn with_backing(xml: &str, target: &str, socket: &str, reconnect_s: Option<u
     Ok(apply(xml, edits))
 }
 
-/// A port that is taken would keep the copy from starting.
+/// A port that is taken would keep the copy from starting, and QEMU takes over a socket that is: libvirt makes one of the copy's own where none is named.
 fn graphics(node: Node<'_, '_>, edits: &mut Edits) {
+    let with_sockets = std::iter::once(node).chain(node.children().filter(|n| n.has_tag_name("listen")));
+    edits.extend(with_sockets.filter_map(|n| n.attribute_node("socket")).map(|a| (a.range(), String::new())));
     let fixed = |name: &str| node.attribute_node(name).filter(|a| a.value() != "-1");
     if node.attribute("autoport") == Some("yes") {
         return;
@@ -302,7 +308,9 @@ mod tests {
         <parallel type='dev'><source path='/dev/parport0'/><target port='0'/></parallel>\
         <channel type='unix'><source mode='connect' path='/run/web.sock'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
         <channel type='pipe'><source path='/srv/web.pipe'/><target type='virtio' name='own.0'/></channel>\
-        <hostdev mode='subsystem' type='usb'/><filesystem type='mount'/><graphics type='vnc' port='5901' autoport='no'/></devices></domain>";
+        <hostdev mode='subsystem' type='usb'/><filesystem type='mount'/><graphics type='vnc' port='5901' autoport='no'/>\
+        <graphics type='vnc' socket='/run/vnc/web.sock'><listen type='socket' socket='/run/vnc/web.sock'/></graphics>\
+        <tpm model='tpm-crb'><backend type='emulator'><source type='dir' path='/srv/tpm/web'/></backend></tpm></devices></domain>";
 
     fn run(keep_identity: bool, network: Network) -> RunXml {
         RunXml {
@@ -329,7 +337,8 @@ mod tests {
         assert_eq!(built.nvram.as_deref(), Some("/n/web-run_VARS.fd"));
         assert_eq!(built.left_out, ["vsock", "memory", "input", "redirdev", "hostdev", "filesystem"]);
         assert!(xml.contains("tablet"));
-        for shared in ["/log/web.txt", "4555", "parport0", "/run/web.sock", "web.pipe"] {
+        assert!(xml.contains("<listen type='socket' ") && xml.contains("<backend type='emulator'>"), "{xml}");
+        for shared in ["/log/web.txt", "4555", "parport0", "/run/web.sock", "web.pipe", "/run/vnc", "/srv/tpm"] {
             assert!(SAVED.contains(shared) && !xml.contains(shared), "{shared} in {xml}");
         }
         let ptys = ["serial", "serial", "console", "parallel", "channel"].map(|kind| format!("<{kind} type='pty'>"));

@@ -78,8 +78,13 @@ impl Case {
         self.unseen_without_keys = Some(why);
         self
     }
+    /// A bit of a region.
+    pub fn is_flip(&self) -> bool {
+        self.label.contains(" flipped at ")
+    }
+
     pub fn quick_flip(mut self) -> Self {
-        self.quick = self.label.contains(" flipped at ");
+        self.quick = self.is_flip();
         self
     }
     pub fn collectable(mut self, why: &'static str) -> Self {
