@@ -146,15 +146,17 @@ impl Watch {
             Event::HandedOver => return Verdict::TakeOver,
             Event::JobGone => return Verdict::End(Reason::JobGone),
             Event::ScratchFull => return Verdict::End(Reason::ScratchFull),
-            Event::Beat => self.last_beat = now,
             Event::Committed => self.committed = true,
             Event::Freeze => {
-                self.last_beat = now;
                 self.next_thaw = Some(now + call_limit(self.freeze_limit));
                 self.frozen_since.get_or_insert(now);
             }
             Event::Thawed => self.thawed(),
-            Event::FreezeAnswered | Event::Tick => {}
+            Event::Beat | Event::FreezeAnswered | Event::Tick => {}
+        }
+        if event != Event::Tick {
+            // Whatever a job says is a sign of life.
+            self.last_beat = now;
         }
         if now.duration_since(self.last_beat) >= STALL_LIMIT {
             return Verdict::End(Reason::Stalled);

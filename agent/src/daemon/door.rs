@@ -38,7 +38,8 @@ pub async fn keep(shared: Arc<Shared>, path: PathBuf, mut id: Id, router: Router
         // A file system that hangs must not hang the daemon.
         let looked = tokio::task::spawn_blocking(move || look(&at, id)).await;
         match looked {
-            Ok(None) | Err(_) => {}
+            Ok(None) => shared.unset_unreachable(),
+            Err(_) => {}
             Ok(Some(Err(why))) => shared.set_unreachable(why),
             Ok(Some(Ok((listener, remover)))) => {
                 let Ok(listener) = tokio::net::UnixListener::from_std(listener) else { continue };

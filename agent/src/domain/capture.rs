@@ -85,7 +85,8 @@ pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOut
         Err(failed) => failed,
     };
     let is_thawed = not_thawed.is_some() && wait_thawed(r.domain, progress);
-    let now = Mode::of(r.domain)?;
+    // libvirt may have been restarted for the guest's sake: why there is no point matters more.
+    let Ok(now) = Mode::of(r.domain) else { return Err(failure) };
     let happened = match (mode, now) {
         (Mode::Live, Mode::Live) if is_thawed => "was not thawed in time; it is now, and is backed up anew without a freeze",
         (Mode::Offline, Mode::Live) => "started while it was backed up; nothing of that is kept, it is backed up anew while it runs",

@@ -33,6 +33,7 @@ use super::cleanup;
 use super::dirty;
 use super::error::CaptureError;
 use super::lock::{DomainLock, LOCK_DIR_DEFAULT};
+use super::look;
 use super::names::{BitmapName, Role};
 use super::nbd_disk::NbdDisk;
 use super::offline::stamp::Stamp;
@@ -153,6 +154,8 @@ pub struct LiveCapture {
     quiesce: QuiesceReport,
     /// No freeze was sent, or its thaw is certain.
     thawed: bool,
+    /// The freeze of an earlier backup may have come meanwhile.
+    left: bool,
     guard: Option<GuardLink>,
     runtime: Option<tokio::runtime::Runtime>,
     ended: bool,
@@ -198,6 +201,7 @@ impl LiveCapture {
             skipped: preflight.skipped.clone(),
             quiesce: QuiesceReport::crash("not asked for"),
             thawed: true,
+            left: preflight.left,
             guard: None,
             runtime: None,
             ended: false,
@@ -421,6 +425,12 @@ impl LiveCapture {
                 names.is_of(name)
             }
         });
+        if self.left
+            && let Ok(uuid) = self.domain.uuid()
+        {
+            // Its guard may be gone as well, and we have frozen and thawed nothing ourselves.
+            look::thaw_recorded(&self.domain, &uuid, std::path::Path::new(RECORD_DIR_DEFAULT));
+        }
         match self.guard.take() {
             Some(guard) if result.is_err() => guard.hand_over(),
             Some(guard) => guard.dismiss(self.thawed),

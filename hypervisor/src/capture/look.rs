@@ -145,6 +145,10 @@ pub fn run(domain: &Domain, options: &LookOptions, stores: &[Store<'_>]) -> Resu
     let mut looked = Looked::default();
     match thaw_recorded(domain, &uuid, &options.record_dir) {
         None => {}
+        Some(Ok(0)) if record::is_open(&options.record_dir, &uuid) => {
+            let gone = Err("nothing is frozen, but a freeze that was asked for less than a minute ago may still come".to_owned());
+            looked.found.push(Found { kind: Kind::Freeze, name: "file systems".to_owned(), gone });
+        }
         Some(Ok(count)) => looked.found.push(Found { kind: Kind::Freeze, name: format!("{count} file systems"), gone: Ok(()) }),
         Some(Err(error)) => looked.found.push(Found { kind: Kind::Freeze, name: "file systems".to_owned(), gone: Err(error.to_string()) }),
     }

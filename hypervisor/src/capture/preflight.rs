@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use cairn_quiesce::QuiescePolicy;
 use cairn_quiesce::freeze::{Probe, probe};
+use cairn_quiesce::late::FREEZE_WAITS_MAX;
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::scope::{self, Scope};
 
@@ -85,6 +86,8 @@ pub(super) struct Preflight {
     pub(super) socket: PathBuf,
     /// What the agent can do and what it is to freeze, or why it is not asked.
     pub(super) freezer: Freezer,
+    /// The freeze of an earlier backup may still come.
+    pub(super) left: bool,
 }
 
 pub(super) type Freezer = Result<(Probe, Scope), String>;
@@ -116,7 +119,7 @@ impl Preflight {
         for chosen in &mut chosen {
             chosen.scratch_image = scratch.image(&chosen.disk.target, chosen.top().size_bytes)?;
         }
-        Ok(Self { name, lock, chosen, skipped, scratch, socket, freezer })
+        Ok(Self { name, lock, chosen, skipped, scratch, socket, freezer, left })
     }
 }
 
@@ -126,7 +129,10 @@ fn thaw_if_recorded(domain: &Domain, uuid: &str) -> bool {
         None => {}
         Some(Ok(0)) => return record::is_open(Path::new(RECORD_DIR_DEFAULT), uuid),
         Some(Ok(count)) => tracing::warn!(count, "an earlier backup left the guest frozen; thawed"),
-        Some(Err(error)) => tracing::error!(%error, "an earlier backup may have left the guest frozen, and it does not thaw"),
+        Some(Err(error)) => {
+            tracing::error!(%error, "an earlier backup may have left the guest frozen, and it does not thaw");
+            return record::age(Path::new(RECORD_DIR_DEFAULT), uuid).is_some_and(|age| age < FREEZE_WAITS_MAX);
+        }
     }
     false
 }
@@ -242,8 +248,11 @@ fn ask_agent(domain: &Domain, name: &str, options: &LiveOptions, left: bool) -> 
         return Ok(Err(reason.clone()));
     }
     let required = options.quiesce == QuiescePolicy::Require;
+    if left {
+        let reason = "the freeze of a backup that was killed less than a minute ago may still be under way; try again in a minute".to_owned();
+        return if required { Err(CaptureError::NotQuiesced { domain: name.to_owned(), reason }) } else { Ok(Err(reason)) };
+    }
     let reason = match probe(domain) {
-        _ if left => "the freeze of a backup that was killed less than a minute ago may still be under way; try again in a minute".to_owned(),
         Ok(probe) if probe.can_freeze => match scope::choose(&probe, &options.freeze_mounts) {
             // What is not there cannot be frozen: known before anything is done to the guest.
             Ok(scope) if required && scope.lack().is_some() => scope.lack().unwrap_or_default(),

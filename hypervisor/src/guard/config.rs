@@ -9,7 +9,7 @@ pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 
 /// What helps a guest that stands still. libvirt loses an agent that goes away while a backup's job runs (docs/capture.md).
 pub(super) const FROZEN_REMEDY: &str = "If the guest stands still when the backup has ended: restart libvirtd, or the guest's agent (on its console: \
-    systemctl restart qemu-guest-agent); a reset of the guest ends every freeze";
+    systemctl restart qemu-guest-agent); later than ten minutes after the backup `virsh domfsthaw` thaws it then; a reset of the guest ends every freeze";
 
 /// One backup to guard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

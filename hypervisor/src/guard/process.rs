@@ -332,7 +332,8 @@ impl Actions for Guard<'_> {
                 self.alarm();
             }
         }
-        self.thawed_once |= thaw != Thaw::Failed;
+        // Thawed for now is no thaw: a freeze that comes after it is the first one that the alarm is for.
+        self.thawed_once |= thaw == Thaw::Certain;
         thaw
     }
 
