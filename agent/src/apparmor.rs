@@ -102,10 +102,9 @@ mod tests {
     fn the_rule_is_asked_for_where_the_abstraction_looks_for_it() {
         let confined = ["apparmor".to_owned(), "dac".to_owned()];
         let in_folder = "abstractions/libvirt-qemu.d/cairn";
-        for (include, place, other) in [
-            ("  #include <local/abstractions/libvirt-qemu>", LOCAL, in_folder),
-            ("  include if exists <abstractions/libvirt-qemu.d>", in_folder, LOCAL),
-        ] {
+        for (include, place, other) in
+            [("  #include <local/abstractions/libvirt-qemu>", LOCAL, in_folder), ("  include if exists <abstractions/libvirt-qemu.d>", in_folder, LOCAL)]
+        {
             let dir = tempfile::tempdir().expect("temp dir");
             write(dir.path(), ABSTRACTION, &format!("  /dev/kvm rw,\n{include}\n"));
             write(dir.path(), place, "# /run/cairn/run/*/nbd.sock rw,\n  deny /run/cairn/run/** rw,\n");

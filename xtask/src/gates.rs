@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::say::say;
 use crate::workspace::{cargo, run_visibly};
-use crate::{licences, root, setup, tidy, toolchain, workspace};
+use crate::{licences, root, setup, share, tidy, toolchain, workspace};
 use cairn_lab::lab::{CAIRN_VARIABLE, HOOK_VARIABLE};
 use cairn_lab::process::exit_code;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,7 +15,8 @@ usage: cargo xtask test [-- ARGUMENTS...]
        cargo xtask test --root RELEASE [-- SUITES...]
 
 Runs setup, formatting, lints, tidy, licences, documentation, the hook's build and all tests. ARGUMENTS go to
-the test runner (cargo-nextest where it is installed, else cargo test).
+the test runner (cargo-nextest where it is installed, else cargo test). With CAIRN_SHARE=today, or 1, 2 or 3, nextest runs
+the first tier and a third of the second.
 
 With --root the suites of the lab, or those that are named, run with libvirt and QEMU of another Debian release, in a root
 that is made on first use and kept in /var/tmp/cairn-roots. The release must not be older than this machine's.
@@ -98,10 +99,15 @@ fn all(report: &mut Report, extra: &[String]) -> Result<()> {
     let program = if extra.is_empty() { workspace::cairn_path()? } else { workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no cairn"))? };
     let mut summary = Vec::new();
     report.gate("tests", || {
-        let mut command = runner(extra)?;
-        command.env(CAIRN_VARIABLE, &program).env(HOOK_VARIABLE, &hook);
-        let done = tee(&mut command, &mut summary);
-        done.map(|()| summary.join("; "))
+        let mut first_error = None;
+        for mut command in runners(extra)? {
+            command.env(CAIRN_VARIABLE, &program).env(HOOK_VARIABLE, &hook).env("CARGO_TERM_COLOR", "never");
+            // What the next one finds is worth knowing, too.
+            if let Err(error) = tee(&mut command, &mut summary) {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or_else(|| Ok(summary.join("; ")), Err)
     })
 }
 
@@ -109,19 +115,21 @@ fn visibly(mut command: Command) -> Result<String> {
     run_visibly(&mut command).map(|()| String::new())
 }
 
-fn runner(extra: &[String]) -> Result<Command> {
+/// Of what was named all, else what a run takes.
+fn runners(extra: &[String]) -> Result<Vec<Command>> {
     let nextest = cargo(&["nextest", "--version"])?.stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let mut command = if nextest.is_ok_and(|status| status.success()) {
-        let mut command = cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])?;
-        command.args(extra);
-        command
-    } else {
+    if !nextest.is_ok_and(|status| status.success()) {
         let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast", "--"])?;
         command.args(["--test-threads", TEST_THREADS]).args(extra);
-        command
+        return Ok(vec![command]);
+    }
+    let invocations = if extra.is_empty() { share::invocations()? } else { vec![extra.to_vec()] };
+    let one = |args: Vec<String>| {
+        let mut command = cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])?;
+        command.args(args);
+        Ok(command)
     };
-    command.env("CARGO_TERM_COLOR", "never");
-    Ok(command)
+    invocations.into_iter().map(one).collect()
 }
 
 /// Runs it, passes its output on and keeps its summary lines.

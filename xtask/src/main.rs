@@ -11,6 +11,7 @@ mod licences;
 mod root;
 mod say;
 mod setup;
+mod share;
 mod tidy;
 mod toolchain;
 mod workspace;
