@@ -156,6 +156,8 @@ macro_rules! leaving_agent_test {
             let suite = Suite::new(&lab);
             suite.domain.writer_start(5).expect("writer");
             imposter::install(&suite.domain, $mode, AWAY).expect("imposter");
+            // libvirt must have heard of its port, or there is no freeze to leave with.
+            suite.domain.wait_agent(BACK_LIMIT).expect("the imposter answers");
             let reason = ended_for_a_thaw(&suite, $mode);
             println!("{}: {reason}", $mode);
             assert!($steps.iter().any(|step: &&str| reason.starts_with(step)), "it did not leave then: {reason}");
