@@ -53,6 +53,11 @@ lab_test!(a_run_goes_on_whoever_is_killed, Options::small(), |lab| {
             std::thread::sleep(Duration::from_millis(rng.below(100)));
             scene.strike(second);
         }
+        if [Part::Supervisor, Part::Server].into_iter().all(|part| runs::pids(part).is_empty()) {
+            // Each brings the other back; of both, whoever looks (docs/run.md).
+            println!("nobody is left of the pair");
+            scene.suite.cairn.run(&["runs"]).expect("runs");
+        }
         acknowledged = scene.wait_writes(acknowledged);
         println!("kill {number}: {killed} of {victim:?}, then {second:?}; writes again after {:.1} s", begin.elapsed().as_secs_f64());
     }
