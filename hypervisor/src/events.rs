@@ -50,7 +50,10 @@ pub enum What {
     /// QEMU runs.
     Started(Start),
     /// The guest's processors stand still.
-    Suspended,
+    Suspended {
+        /// A disk of it could not be read or written.
+        io_error: bool,
+    },
     /// They go on.
     Resumed,
     /// QEMU has ended.
@@ -163,7 +166,7 @@ impl What {
                 3 => Start::Snapshot,
                 _ => Start::Other,
             }),
-            (3, _) => Self::Suspended,
+            (3, detail) => Self::Suspended { io_error: detail == 2 },
             (4, _) => Self::Resumed,
             (5, detail) => Self::Stopped(match detail {
                 0 => Stop::Shutdown,
@@ -189,7 +192,8 @@ impl What {
             Self::Defined { .. } => "defined",
             Self::Undefined { .. } => "undefined",
             Self::Started(_) => "started",
-            Self::Suspended => "suspended",
+            Self::Suspended { io_error: true } => "io-error",
+            Self::Suspended { .. } => "suspended",
             Self::Resumed => "resumed",
             Self::Stopped(_) => "stopped",
             Self::ShuttingDown => "shutdown",
@@ -277,6 +281,8 @@ mod tests {
         assert_eq!(what(Raw::Lifecycle(whose(), 5, 0)), What::Stopped(Stop::Shutdown));
         assert_eq!(what(Raw::Lifecycle(whose(), 5, 2)), What::Stopped(Stop::Crashed));
         assert_eq!(what(Raw::Lifecycle(whose(), 2, 1)), What::Started(Start::Migrated));
+        assert_eq!(what(Raw::Lifecycle(whose(), 3, 0)), What::Suspended { io_error: false });
+        assert_eq!(what(Raw::Lifecycle(whose(), 3, 2)), What::Suspended { io_error: true });
         assert_eq!(what(Raw::Lifecycle(whose(), 99, 1)), What::Other);
         assert_eq!(what(Raw::BlockJob(whose(), "vda".into(), 1, 0)), What::BlockJob { disk: "vda".into(), ended: true });
         assert_eq!(what(Raw::Agent(whose(), 2)), What::Agent { connected: false });

@@ -212,6 +212,10 @@ impl Core {
         let Event::Domain { uuid, name, what } = event else { return };
         with(&self.shared, |s| s.events += 1);
         if self.is_run(name) {
+            if *what == (What::Suspended { io_error: true }) {
+                // It cannot read its point. Those who serve it bring each other back; should all of them be gone, a look does.
+                self.due.event(uuid, Instant::now());
+            }
             return;
         }
         let (now, at_unix_ms) = (Instant::now(), now_unix_ms());
@@ -224,7 +228,7 @@ impl Core {
             What::Crashed => self.note(uuid, at_unix_ms, &note("the guest crashed; QEMU is still there")),
             What::BlockJob { disk, ended: true } => self.note(uuid, at_unix_ms, &note(disk)),
             What::Agent { connected: true } if record::is_open(Path::new(RECORD_DIR_DEFAULT), uuid) => {}
-            What::BlockJob { .. } | What::Agent { .. } | What::Suspended | What::Resumed | What::ShuttingDown | What::Other => return,
+            What::BlockJob { .. } | What::Agent { .. } | What::Suspended { .. } | What::Resumed | What::ShuttingDown | What::Other => return,
         }
         self.due.event(uuid, now);
     }

@@ -117,7 +117,10 @@ fn a_domain_that_runs_from_a_point_is_nobodys() {
     w.libvirt("web-run", What::Stopped(Stop::Shutdown));
     assert_eq!(w.wished(), []);
     assert_eq!(w.core.record(Records::shown).expect("shown"), json!([]));
+    w.libvirt("web-run", What::Suspended { io_error: false });
     assert_eq!(w.core.due.take(Instant::now() + Duration::from_secs(10)), None);
+    w.libvirt("web-run", What::Suspended { io_error: true });
+    assert_eq!(w.core.due.take(Instant::now() + Duration::from_secs(10)), Some(Look::Domains(vec![UUID.into()])), "perhaps nobody serves it");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - It is a process of its own, that may be killed at any moment: all it does is done again by the next (docs/adr/0019).
-//! - A domain that runs from a restore point, or proves one, is left alone: those have keepers of their own.
+//! - A domain that runs from a restore point, or proves one, is left alone: those have keepers of their own, which are started again where they are gone.
 //! - A domain that has nothing of ours is not touched, and its QEMU is not asked: it would be tainted for nothing.
 //! - Records are for people. Without them everything else is done all the same.
 
@@ -18,7 +18,11 @@ use crate::{
     context,
     domain::chain,
     failure::{FAILED, Failure, Outcome},
-    run::folder::RunFolder,
+    run::{
+        folder::RunFolder,
+        launch,
+        record::{Record, State},
+    },
 };
 use cairn_hook::clock;
 use cairn_hypervisor::{
@@ -117,16 +121,17 @@ pub struct Request<'a> {
 /// Looks; gives the reports, and what stores and records have to say.
 pub fn run(request: &Request<'_>) -> Outcome<(Vec<Report>, Vec<String>)> {
     let state_dir = context::state_dir(request.common)?;
+    let runs = Runs::of(&state_dir);
+    // First: a guest that cannot read its point waits for no libvirt.
+    let mut warnings = runs.attend();
     let host = open(request.common.connect.clone())?;
     host.check_versions()?;
-    let mut warnings = Vec::new();
     let mut records = Records::open(&state_dir).map_err(|f| warnings.push(f.message)).ok();
     let listed_ns = clock::since_boot_ns();
     let (domains, mut reports) = choose(&host, request.domains)?;
     for gone in &reports {
         note_gone(&mut records, &gone.uuid);
     }
-    let runs = Runs::of(&state_dir);
     let (answering, silent) = stores::ask(request.common, request.stores);
     warnings.extend(silent);
     let look = Look { request, runs: &runs, stores: &answering };
@@ -310,6 +315,8 @@ pub fn boot() -> String {
 
 /// Domains that run from restore points.
 struct Runs {
+    /// With a record of a run that was made.
+    made: Vec<(RunFolder, Record)>,
     names: HashSet<String>,
     uuids: HashSet<String>,
     /// They cannot be listed, so no domain may be taken for none of them.
@@ -318,18 +325,32 @@ struct Runs {
 
 impl Runs {
     fn of(state_dir: &Path) -> Self {
-        let mut runs = Self { names: HashSet::new(), uuids: HashSet::new(), problem: None };
+        let mut runs = Self { made: Vec::new(), names: HashSet::new(), uuids: HashSet::new(), problem: None };
         match RunFolder::all(state_dir) {
-            Ok(folders) => {
-                for folder in folders {
-                    // One whose record cannot be read has a name all the same.
-                    runs.uuids.extend(folder.record().ok().map(|r| r.uuid));
-                    runs.names.insert(folder.name().to_owned());
-                }
-            }
+            Ok(folders) => folders.into_iter().for_each(|folder| runs.add(folder)),
             Err(Failure { message, .. }) => runs.problem = Some(message),
         }
         runs
+    }
+
+    fn add(&mut self, folder: RunFolder) {
+        // One whose record cannot be read has a name all the same.
+        self.names.insert(folder.name().to_owned());
+        let Ok(record) = folder.record() else { return };
+        self.uuids.insert(record.uuid.clone());
+        if record.state == State::Ready {
+            self.made.push((folder, record));
+        }
+    }
+
+    /// Supervisor and server bring each other back; of both, whoever looks. What could not be done.
+    fn attend(&self) -> Vec<String> {
+        let attend = |(folder, record): &(RunFolder, Record)| {
+            // One that ended meanwhile is none.
+            let failed = launch::ensure_supervisor(folder, record).err().filter(|_| folder.exists());
+            failed.map(|f| format!("run '{}' may not be served: {}", crate::output::shown(&record.name), f.message))
+        };
+        self.made.iter().filter_map(attend).collect()
     }
 
     /// Why a domain is not ours to look at.
