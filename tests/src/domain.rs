@@ -5,7 +5,7 @@
 use crate::console;
 use crate::error::{Error, Result};
 use crate::libvirt::{CALL_LIMIT, virsh};
-use crate::process::{Output, run, run_ok, wait_longer};
+use crate::process::{Output, run, run_ok, wait_for, wait_longer};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -108,6 +108,15 @@ impl Domain {
             Error::Timeout { what, limit, hint } => Error::Timeout { what, limit, hint: hint + &console() },
             other => other,
         })
+    }
+
+    /// The same of a guest that may be paused meanwhile, as one of a run is.
+    ///
+    /// # Errors
+    /// The limit.
+    pub fn wait_agent_again(&self, limit: Duration) -> Result<()> {
+        let answers = || Ok(self.agent_within("guest-ping", &Value::Null, PING_S).is_ok().then_some(()));
+        wait_for("the guest's agent", limit, Duration::from_millis(300), answers)
     }
 
     /// One QMP command through libvirt's passthrough; gives the `return` member.

@@ -12,7 +12,6 @@ use crate::process::wait_for;
 use crate::reference;
 use crate::runs::{self, Part};
 use crate::suite::Suite;
-use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -186,8 +185,8 @@ impl Scene {
     /// It does not boot, or a record is lost.
     pub fn wait_boot(&self, acknowledged: u64) -> u64 {
         // A keep that goes on pauses it for moments.
-        let answers = || Ok(self.copy.agent_within("guest-ping", &Value::Null, 2).is_ok().then_some(()));
-        wait_for("boot after the power failure", BOOT_LIMIT, Duration::from_millis(300), answers)
+        self.copy
+            .wait_agent_again(BOOT_LIMIT)
             .unwrap_or_else(|error| panic!("{}; the guest is {:?}", error.report(), self.copy.virsh_ok(&["domstate", "--reason", RUN])));
         let bytes: u64 = self.copy.sh("wc -c < /mnt/b/journal").expect("journal").trim().parse().expect("a number");
         let records = bytes / crate::journal::RECORD_BYTES as u64;

@@ -20,6 +20,15 @@ const FILE: &str = "/mnt/a/latency";
 const FILE_MIB: u64 = 32;
 const REPORT: &str = "/run/latency";
 
+/// The middle one of some; none of none.
+#[must_use]
+pub fn middle<T: Ord>(values: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut sorted: Vec<T> = values.into_iter().collect();
+    sorted.sort_unstable();
+    let at = sorted.len() / 2;
+    sorted.into_iter().nth(at)
+}
+
 /// What the writes of one span took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latencies {

@@ -125,7 +125,7 @@ lab_test!(a_domains_whole_life_is_told, Options::small(), |lab| {
     assert!(told(root, spooled).is_empty());
 
     // The guest ends by itself, and is started.
-    domain.agent("guest-exec", &serde_json::json!({"path": "/bin/sh", "arg": ["-c", "poweroff -f"]})).expect("poweroff");
+    domain.powers_off();
     off();
     settle();
     assert_eq!(told(root, spooled), STOP);

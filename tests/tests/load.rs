@@ -4,7 +4,7 @@
 //! virtnbdbackup on the same domain: `CAIRN_LOAD_ROUNDS`, `CAIRN_LOAD_MIB` (sizes of disk and data), `CAIRN_LOAD_CHANGES_MIB`, `CAIRN_LOAD_PEER`.
 
 use cairn_lab::cairn::{self, Cairn};
-use cairn_lab::latency::{self, Latencies};
+use cairn_lab::latency::{self, Latencies, middle};
 use cairn_lab::suite::{Suite, mode};
 use cairn_lab::{Options, lab_test, process};
 use std::collections::BTreeMap;
@@ -98,13 +98,6 @@ impl Figures {
             println!("load: | {what} | {} | {:.2} | {felt} |", who.name(), took.as_secs_f64());
         }
     }
-}
-
-fn middle<T: Ord>(values: impl Iterator<Item = T>) -> Option<T> {
-    let mut sorted: Vec<T> = values.collect();
-    sorted.sort_unstable();
-    let at = sorted.len() / 2;
-    sorted.into_iter().nth(at)
 }
 
 fn last_mode(cairn: &Cairn) -> String {

@@ -325,8 +325,7 @@ lab_test!(a_guest_outlasts_a_store_that_is_away, Options::small(), |lab| {
     let back_at = Instant::now();
     std::fs::rename(&away, &store).expect("back");
     // It is still paused for a moment, which is no reason to give up.
-    let answers = || Ok(copy.agent_within("guest-ping", &Value::Null, 2).is_ok().then_some(()));
-    process::wait_for("its agent", Duration::from_secs(180), Duration::from_millis(300), answers).expect("it goes on and boots");
+    copy.wait_agent_again(Duration::from_secs(180)).expect("it goes on and boots");
     println!("its agent answers {:.1} s after the store was back", back_at.elapsed().as_secs_f64());
     assert_eq!(runs::content_sum(&copy).expect("sum"), before);
     let well = || Ok((suite.cairn.run(&["runs"])?.code() == cairn::DONE).then_some(()));

@@ -1,6 +1,6 @@
 //! The scratch of a backup never hurts the guest: one that fills up ends the backup, whatever its store does, and the guest sees no error.
 
-use cairn_lab::latency::{self, Latencies};
+use cairn_lab::latency::{self, Latencies, middle};
 use cairn_lab::suite::{Suite, mode};
 use cairn_lab::{Options, lab_test, process, stall, traces};
 use std::fs::{self, File};
@@ -110,11 +110,6 @@ impl Pressed<'_> {
     }
 }
 
-fn middle(mut values: Vec<u64>) -> u64 {
-    values.sort_unstable();
-    values[values.len() / 2]
-}
-
 // The writes of the guest are compared with those beside a backup whose store works: `CAIRN_SCRATCH_ROUNDS=5` judges by five rounds of each, one only
 // finds what is far off.
 lab_test!(a_scratch_that_fills_up_ends_the_backup_and_no_guest_sees_it, Options { vda_mib: 192, ..Options::small() }, |lab| {
@@ -145,7 +140,7 @@ lab_test!(a_scratch_that_fills_up_ends_the_backup_and_no_guest_sees_it, Options 
     println!("beside a store that works {free:?}, beside one that hangs {stalled:?}");
     let most = if rounds() >= 5 { 2 } else { 4 };
     for (what, of) in [("median", (|f: &Latencies| f.median_us) as fn(&Latencies) -> u64), ("p99", |f| f.p99_us)] {
-        let (free, stalled) = (middle(free.iter().map(of).collect()), middle(stalled.iter().map(of).collect()));
+        let (free, stalled) = (middle(free.iter().map(of)).expect("a round"), middle(stalled.iter().map(of)).expect("a round"));
         println!("{what}: {free} us and {stalled} us");
         assert!(stalled <= most * free.max(FINE_US), "{what}: {stalled} us beside a store that hangs, {free} us beside one that works");
     }

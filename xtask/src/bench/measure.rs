@@ -39,6 +39,16 @@ impl Usage {
     }
 }
 
+/// The peak memory of a child in MiB, for a table. One that does not exceed this program's own tells no more than that it needed no more.
+pub fn peak_mib(rss_bytes: u64) -> String {
+    // SAFETY: rusage is plain numbers; all zero is a valid one.
+    let mut own: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut own) };
+    let at_most = if rss_bytes <= own.ru_maxrss.unsigned_abs() * 1024 { "at most " } else { "" };
+    format!("{at_most}{}", rss_bytes >> 20)
+}
+
 /// Runs a command with its output in `log`; anything but exit code 0 is an error that ends with what it said last.
 pub fn measured(command: &mut Command, log: &Path) -> Result<Usage> {
     let line = command_line(command);
@@ -156,6 +166,7 @@ mod tests {
         let log = dir.join("log");
         let usage = measured(Command::new("sh").args(["-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"]), &log).expect("runs");
         assert!(usage.cpu_s > 0.0 && usage.wall_s > 0.0 && usage.rss_bytes > 100_000, "{usage:?}");
+        assert!(peak_mib(1 << 20) == "at most 1" && peak_mib(1 << 40) == (1 << 20).to_string());
         let failed = measured(Command::new("sh").args(["-c", "echo because; exit 3"]), &log).expect_err("fails");
         assert!(failed.report().contains("exit code 3") && failed.report().contains("because"), "{}", failed.report());
         fs::remove_dir_all(dir).expect("removes");

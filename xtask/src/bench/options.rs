@@ -66,7 +66,7 @@ impl Options {
     pub fn parse(args: &[String]) -> Result<Self> {
         let dir = PathBuf::from("/var/tmp/cairn-bench");
         let mut out = Self { bytes: 8 << 30, only: Vec::new(), repeat: 0, dir, images_only: false, write: false, part: Part::Store };
-        let mut args = args.iter();
+        let (mut args, mut of_images) = (args.iter(), None);
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| Error::Usage(format!("{arg} needs a value\n\n{USAGE}")));
             match arg.as_str() {
@@ -81,6 +81,10 @@ impl Options {
                 "--write" => out.write = true,
                 _ => return Err(Error::Usage(format!("unknown option {arg:?}\n\n{USAGE}"))),
             }
+            of_images = Some(arg).filter(|a| ["--only", "--dir", "--images"].contains(&a.as_str())).or(of_images);
+        }
+        if let Some(option) = of_images.filter(|_| out.part == Part::Capture) {
+            return Err(Error::Usage(format!("{option} is of no use to 'bench capture', which makes a domain of its own and needs no images")));
         }
         if out.repeat == 0 {
             out.repeat = if out.part == Part::Capture { 3 } else { 1 };
@@ -134,7 +138,21 @@ mod tests {
 
     #[test]
     fn wrong_lines_are_wrong_usage() {
-        for line in ["--size", "--size 8", "--size G", "--size 0G", "--size 99999999999999999999G", "--size 1T", "--only tar", "--only", "--repeat 0", "x"] {
+        for line in [
+            "capture --only cairn",
+            "--images capture",
+            "capture --dir /x",
+            "--size",
+            "--size 8",
+            "--size G",
+            "--size 0G",
+            "--size 99999999999999999999G",
+            "--size 1T",
+            "--only tar",
+            "--only",
+            "--repeat 0",
+            "x",
+        ] {
             assert!(matches!(parsed(line), Err(Error::Usage(_))), "{line:?}");
         }
     }

@@ -1,13 +1,16 @@
 //! A whole restore of the image, beside the ways in which a file of that size is otherwise made.
 
 use super::super::images::Image;
-use super::super::measure::{Usage, cold_cache, first_difference, measured};
+use super::super::measure::{Usage, cold_cache, first_difference, measured, peak_mib};
 use super::super::tools::Tool;
 use crate::error::{Error, Result};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// What a restore may take.
+const AIM_MIB: u64 = 256;
 
 /// One way to have the image as a file.
 struct Way<'a> {
@@ -35,9 +38,17 @@ pub fn table(tools: &[Tool], source: &Path, dir: &Path, repeat: usize) -> Result
     let own = median(&all[0]).wall_s;
     for (way, usages) in ways.iter().zip(&all) {
         let u = median(usages);
-        let _ = writeln!(out, "| {} | {:.1} | {:.1} | {} | {:.2} |", way.name, u.wall_s, u.cpu_s, u.rss_bytes >> 20, u.wall_s / own);
+        let _ = writeln!(out, "| {} | {:.1} | {:.1} | {} | {:.2} |", way.name, u.wall_s, u.cpu_s, peak_mib(u.rss_bytes), u.wall_s / own);
     }
+    out.push_str(&aim(&all));
     Ok(out)
+}
+
+/// What is aimed at, and what came of it.
+fn aim(all: &[Vec<Usage>]) -> String {
+    let (own, fastest) = (median(&all[0]), all.iter().map(|u| median(u).wall_s).fold(f64::INFINITY, f64::min));
+    let (times, mib) = (own.wall_s / fastest, peak_mib(own.rss_bytes));
+    format!("\nThe aim is the time of the fastest of them in at most {AIM_MIB} MiB: Cairn took {times:.2} times as long, in {mib} MiB.\n")
 }
 
 fn median(usages: &[Usage]) -> Usage {
