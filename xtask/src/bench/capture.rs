@@ -20,6 +20,8 @@ Written by `cargo xtask bench capture --write`; do not edit. Other machines give
 One domain, one qcow2 disk; both save it in turns, the page cache is emptied before each. Cairn compresses (zstd 3), encrypts (AES-256-GCM) and deduplicates;
 virtnbdbackup does what it does by default, none of these. Beside full backups the guest writes 4 KiB past its cache, then pauses a millisecond: microseconds of
 its writes. Both freeze the guest's file systems for the point in time, which is in the longest write.
+
+The aims: a full backup at least 1.5 times as fast as virtnbdbackup's, increments 3 times; the guest's p99 at most half of what it is beside virtnbdbackup.
 ";
 const TABLE: &str = "| what | by | s | median us | p99 us | longest us |\n|---|---|---:|---:|---:|---:|\n";
 
