@@ -185,6 +185,55 @@ lab_test!(variables_of_firmware_that_libvirt_chose_come_back, Options { guest: f
     assert!(!of_run.exists(), "nothing is left of a run");
 });
 
+// The machine itself is run from its point, then restored to the very places of the run's images. The run's end takes nothing of it.
+lab_test!(a_machine_that_was_brought_back_otherwise_is_not_its_runs, Options { guest: false, ..Options::small() }, |lab| {
+    let suite = Suite::new(&lab);
+    let images = Path::new("/var/lib/libvirt/images");
+    let (first, vars) = (images.join("first.qcow2"), Path::new(NVRAM).join("efi_VARS.fd"));
+    cairn_lab::process::run_ok(std::process::Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&first).arg("16M"), BOOT_LIMIT).expect("image");
+    define(
+        &suite,
+        &format!(
+            "<domain type='qemu'><name>efi</name><memory unit='MiB'>64</memory><os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type></os>\
+             <features><acpi/></features><devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/>\
+             <target dev='vda' bus='virtio'/></disk></devices></domain>",
+            first.display()
+        ),
+    );
+    let domain = Domain::new("efi");
+    let virsh = |args: &[&str]| domain.virsh_ok(args).unwrap_or_else(|e| panic!("{args:?}: {}", e.report()));
+    virsh(&["autostart", "efi"]);
+    virsh(&["start", "efi", "--paused"]);
+    suite.cairn.ok(&["backup", "efi", "--quiesce", "never"]).expect("backup");
+    let lose = || {
+        virsh(&["destroy", "efi"]);
+        virsh(&["undefine", "efi", "--nvram"]);
+    };
+    lose();
+    let run = || suite.cairn.ok(&["run", "efi@latest", "--keep-identity", "--paused"]).expect("run");
+    let starts_itself = || virsh(&["dominfo", "efi"]).lines().any(|line| line.starts_with("Autostart:") && line.ends_with("enable"));
+    run();
+    assert!(!starts_itself(), "its point is not served when the host starts");
+    suite.cairn.ok(&["keep", "efi"]).expect("keep");
+    assert!(starts_itself(), "as the machine did");
+    lose();
+    fs::remove_file(images.join("efi-vda.qcow2")).expect("the kept disk");
+
+    run();
+    virsh(&["destroy", "efi"]);
+    suite.cairn.ok(&["restore", "efi@latest", "--dir", &images.to_string_lossy(), "--force"]).expect("restore");
+    virsh(&["start", "efi", "--paused"]);
+    let memory = images.join("efi.memory");
+    virsh(&["snapshot-create-as", "efi", "s1", "--memspec", &format!("file={}", memory.display()), "--diskspec", "vda,snapshot=external"]);
+    let output = suite.cairn.run(&["discard", "efi"]).expect("it ends");
+    assert_eq!(output.code(), cairn::WARNINGS, "{}", output.err_text());
+    let told = |path: &Path| output.err_text().contains(&path.display().to_string());
+    assert!(told(&images.join("efi-vda.qcow2")) && told(&vars), "{}", output.err_text());
+    assert_eq!(domain.state().expect("it is there"), "paused");
+    assert!(vars.exists() && memory.exists() && images.join("efi-vda.qcow2").exists() && images.join("efi-vda.s1").exists());
+    assert_eq!(suite.cairn.json(&["runs"]).expect("runs"), serde_json::json!([]), "the run is gone");
+});
+
 fn file_of<'a>(point: &'a Value, role: &str) -> Option<&'a Value> {
     point["source"]["files"].as_array()?.iter().find(|file| file["role"] == role)
 }

@@ -11,7 +11,7 @@ use crate::{
         folder::RunFolder,
         layers,
         record::{Record, State, Wish},
-        saved,
+        saved, teardown,
     },
 };
 use cairn_hypervisor::{Host, host::HostError, run::GuestState};
@@ -48,13 +48,14 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
         }
         chosen.push((folder, record));
     }
-    let (mut gone, mut left, mut failed) = (Vec::new(), Vec::new(), None);
+    let (mut gone, mut left, mut replaced, mut failed) = (Vec::new(), Vec::new(), Vec::new(), None);
     for folder in &empty {
         folder.remove("empty")?;
         gone.push(folder.name().to_owned());
     }
     for (folder, record) in &chosen {
         let elsewhere = snapshots_elsewhere(record);
+        let made = files_of(record);
         match run::discard(folder, record) {
             Ok(()) => {
                 if !common.quiet && !common.json {
@@ -62,6 +63,7 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
                 }
                 gone.push(record.name.clone());
                 left.extend(elsewhere);
+                replaced.extend(made);
             }
             // One that stays keeps no other from going; the last failure is the command's.
             Err(f) => {
@@ -76,6 +78,12 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
         let path = output::shown(&path.display().to_string());
         say!("cairn: warning: {path} stays: a snapshot of the run that lies elsewhere. It is worth nothing without the run; remove it");
     }
+    replaced.retain(|path: &PathBuf| path.exists());
+    for path in &replaced {
+        let path = output::shown(&path.display().to_string());
+        say!("cairn: warning: {path} stays: it is not the file that the run made, but another that was put in its place");
+    }
+    left.append(&mut replaced);
     if common.json {
         let left: Vec<_> = left.iter().map(|path| path.display().to_string()).collect();
         output::print_json(&serde_json::json!({"discarded": gone, "left": left}));
@@ -85,6 +93,12 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
         None if left.is_empty() => Ok(Done::Clean),
         None => Ok(Done::WithWarnings),
     }
+}
+
+/// What a run makes; what is there after it is gone is somebody else's.
+fn files_of(record: &Record) -> Vec<PathBuf> {
+    let images = record.disks.iter().flat_map(|d| [Some(&d.overlay), d.copy.as_ref().map(|c| &c.path)]).flatten();
+    images.chain(&record.nvram).cloned().collect()
 }
 
 /// Files of snapshots that do not lie where the run's images do; only its domain knows them.
@@ -98,6 +112,8 @@ fn runs(record: &Record) -> Outcome<bool> {
     match Host::open(record.connect.as_deref())?.domain(&record.uuid) {
         Err(HostError::NoDomain { .. }) => Ok(false),
         Err(e) => Err(e.into()),
+        // The machine itself, brought back otherwise: it stays whatever becomes of the run.
+        Ok(domain) if teardown::owned(&domain, record)?.is_none() => Ok(false),
         // Its memory is what it wrote, too.
         Ok(domain) if saved::refuse_memory(&domain, record).is_err() => Ok(true),
         Ok(domain) => Ok(domain.guest_state().map_err(|e| run::keep::libvirt(&e))? != GuestState::Off),

@@ -110,6 +110,14 @@ pub fn check_ordinary(host: &Host, domain: &Domain, record: &Record) -> Outcome<
 /// The domain is an ordinary one: everything else of the run goes. May be called again after a crash.
 pub fn end(folder: &RunFolder, record: &Record) -> Outcome<()> {
     teardown::processes(record)?;
+    if record.autostart
+        && let Err(e) = Host::open(record.connect.as_deref())
+            .and_then(|host| host.domain(&record.uuid))
+            .map_err(|e| e.to_string())
+            .and_then(|domain| domain.set_autostart(true).map_err(|e| e.to_string()))
+    {
+        log::say(format!("autostart could not be set: {e}; 'virsh autostart {}' does", record.name));
+    }
     for disk in record.disks.iter().filter(|d| d.phase == Phase::Pivoted) {
         if let Err(e) = teardown::remove_ours(&disk.overlay, disk.inode) {
             log::say(format!("{} could not be removed: {e}", disk.overlay.display()));

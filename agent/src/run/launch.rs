@@ -47,7 +47,10 @@ fn unit(folder: &RunFolder, record: &Record) -> bool {
     let log = format!("append:{}", folder.log().display());
     let mut command = Command::new("systemd-run");
     command.args(["--quiet", "--collect", &format!("--unit=cairn-run-{}", record.id), &format!("--description=Run of {}", record.name)]);
-    for property in ["Restart=on-failure", "RestartSec=200ms", "StartLimitIntervalSec=0", "KillMode=process", "OOMScoreAdjust=-900"] {
+    // One whose run is gone has nothing to come back for.
+    for property in
+        ["Restart=on-failure", "RestartPreventExitStatus=15", "RestartSec=200ms", "StartLimitIntervalSec=0", "KillMode=process", "OOMScoreAdjust=-900"]
+    {
         command.arg(format!("--property={property}"));
     }
     command.args([format!("--property=StandardOutput={log}"), format!("--property=StandardError={log}")]);

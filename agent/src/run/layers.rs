@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - A file counts only if its chain of backing files, by the images' own headers, leads to an image of the run, or if libvirt says that the memory of
-//!   one of the run's snapshots is in it.
+//!   one of the run's snapshots is in it, and the domain is the run's.
 //! - They are recorded before the domain goes, since only the domain knows them, and removed only where they lie beside an overlay: elsewhere somebody
 //!   wanted them there.
 //!
@@ -11,7 +11,7 @@
 use super::{
     keep::libvirt,
     record::{Layer, Record},
-    teardown::identity,
+    teardown::{self, identity},
 };
 use crate::{
     domain::chain,
@@ -38,22 +38,22 @@ pub fn of(domain: &Domain, record: &Record) -> Outcome<Vec<Layer>> {
         memories.extend(snapshot.memory_file);
     }
     let mut out: Vec<Layer> = Vec::new();
-    let mut add = |path: PathBuf| {
-        if let Ok(inode) = identity(&path)
-            && !out.iter().any(|layer| layer.path == path)
-        {
-            out.push(Layer { path, inode });
-        }
-    };
     for path in disks.into_iter().map(PathBuf::from) {
-        over(&path, &|image| is_image(record, image), &backing_file).into_iter().for_each(&mut add);
+        over(&path, &|image| teardown::is_image(record, image), &backing_file).into_iter().for_each(|path| add(&mut out, path));
     }
-    memories.into_iter().map(PathBuf::from).for_each(&mut add);
+    // Memory names no disk: it is the run's if the domain is.
+    if !memories.is_empty() && (!out.is_empty() || teardown::is_ours(domain, record)?) {
+        memories.into_iter().map(PathBuf::from).for_each(|path| add(&mut out, path));
+    }
     Ok(out)
 }
 
-fn is_image(record: &Record, path: &Path) -> bool {
-    record.disks.iter().any(|d| d.overlay == path || d.copy.as_ref().is_some_and(|copy| copy.path == path))
+fn add(layers: &mut Vec<Layer>, path: PathBuf) {
+    if let Ok(inode) = identity(&path)
+        && !layers.iter().any(|layer| layer.path == path)
+    {
+        layers.push(Layer { path, inode });
+    }
 }
 
 /// The files from one down to an image of the run, without that; none where the chain does not lead there.

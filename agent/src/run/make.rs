@@ -224,6 +224,8 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         via: if direct { Via::Direct } else { Via::Daemon },
         network: o.network.clone(),
         nvram,
+        nvram_inode: None,
+        autostart: o.keep_identity && origin.saved.autostart,
         owner,
         disks,
         state: State::Making,
@@ -286,6 +288,8 @@ fn build(
     started.map_err(|e| Failure::new(FAILED, format!("the domain does not start: {e}{}", apparmor::hint(host))))?; // M7
     interrupted(cancel)?;
     again::remember(folder, &domain)?;
+    // libvirt may have made them just now.
+    record.nvram_inode = record.nvram.as_ref().and_then(|path| teardown::identity(path).ok());
     record.state = State::Ready;
     folder.save(record)?; // M8
     // A guest in isolation is to lack it.

@@ -45,6 +45,12 @@ pub struct Record {
     pub network: String,
     /// File of the firmware's variables that was made for it.
     pub nvram: Option<PathBuf>,
+    /// Their device and inode, once the run is made.
+    #[serde(default)]
+    pub nvram_inode: Option<(u64, u64)>,
+    /// The machine itself, which its host started by itself: so it does again once it is kept.
+    #[serde(default)]
+    pub autostart: bool,
     /// User and group of QEMU.
     pub owner: Option<(u32, u32)>,
     /// Disks.

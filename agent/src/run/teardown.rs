@@ -19,41 +19,52 @@ pub fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()))
 }
 
-/// Removes a file that is the one recorded; one of unknown identity only if it is empty, as we made it.
-pub fn remove_ours(path: &Path, inode: Option<(u64, u64)>) -> io::Result<()> {
+/// Whether a file is the one recorded; one of unknown identity is if it is empty, as we made it. None where there is none.
+fn is_made_here(path: &Path, inode: Option<(u64, u64)>) -> io::Result<Option<bool>> {
     let found = match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result?,
     };
-    let ours = match inode {
+    Ok(Some(match inode {
         Some(inode) => inode == (found.dev(), found.ino()),
         None => found.is_file() && found.len() == 0,
-    };
-    if ours { fs::remove_file(path) } else { Err(io::Error::other("it is not the file that this run made; it was left alone")) }
+    }))
+}
+
+/// Removes a file that is the one recorded; one of unknown identity only if it is empty, as we made it.
+pub fn remove_ours(path: &Path, inode: Option<(u64, u64)>) -> io::Result<()> {
+    match is_made_here(path, inode)? {
+        None => Ok(()),
+        Some(true) => fs::remove_file(path),
+        Some(false) => Err(io::Error::other("it is not the file that this run made; it was left alone")),
+    }
 }
 
 /// Everything.
 pub fn all(folder: &RunFolder, record: &Record) -> Outcome<()> {
     let mut record = record.clone();
-    domain(folder, &mut record)?;
+    let is_foreign = domain(folder, &mut record)?;
     processes(&record)?;
     images(&record)?;
+    // One that has the run's UUID and none of its disks is the machine itself, brought back otherwise: with these very variables.
+    if !is_foreign {
+        variables(&record)?;
+    }
     RunSockets::of(&record.id).remove()?;
     folder.remove(&record.id)
 }
 
-/// T1: the domain, if it is the run's; what its snapshots laid over the images is recorded before.
-fn domain(folder: &RunFolder, record: &mut Record) -> Outcome<()> {
+/// T1: the domain, if it is the run's; what its snapshots laid over the images is recorded before. Whether there is one that is not.
+fn domain(folder: &RunFolder, record: &mut Record) -> Outcome<bool> {
     let host = Host::open(record.connect.as_deref())?;
     let domain = match host.domain(&record.uuid) {
-        Err(HostError::NoDomain { .. }) => return Ok(()),
+        Err(HostError::NoDomain { .. }) => return Ok(false),
         result => result?,
     };
-    let layers = layers::of(&domain, record)?;
-    if layers.is_empty() && !is_ours(&domain, record)? {
+    let Some(layers) = owned(&domain, record)? else {
         log::say(format!("domain {} has none of this run's disks; it was left alone", record.uuid));
-        return Ok(());
-    }
+        return Ok(true);
+    };
     let new: Vec<Layer> = layers.into_iter().filter(|layer| layers::goes(record, layer) && !record.layers.contains(layer)).collect();
     if !new.is_empty() {
         record.layers.extend(new);
@@ -68,8 +79,14 @@ fn domain(folder: &RunFolder, record: &mut Record) -> Outcome<()> {
     }
     match domain.undefine_whole() {
         Err(e) if !e.is_no_domain() => Err(libvirt(&e)),
-        _ => Ok(()),
+        _ => Ok(false),
     }
+}
+
+/// What snapshots laid over the run's images, of a domain that is the run's; none of one that is not.
+pub fn owned(domain: &Domain, record: &Record) -> Outcome<Option<Vec<Layer>>> {
+    let layers = layers::of(domain, record)?;
+    Ok(if layers.is_empty() && !is_ours(domain, record)? { None } else { Some(layers) })
 }
 
 /// A domain that has an image or a socket of the run, now or at its next start, be it below a snapshot.
@@ -78,12 +95,17 @@ pub fn is_ours(domain: &Domain, record: &Record) -> Outcome<bool> {
     Ok(texts.iter().any(|text| names_run(text, record)))
 }
 
+/// An image of the run, or where one was: a file of that name that somebody else made is theirs, and so is a domain that has it.
+pub fn is_image(record: &Record, path: &Path) -> bool {
+    let made = record.disks.iter().flat_map(|d| [Some((&d.overlay, d.inode)), d.copy.as_ref().map(|c| (&c.path, c.inode))]).flatten();
+    // What cannot be looked at is nobody else's for certain.
+    made.into_iter().any(|(image, inode)| image == path && is_made_here(image, inode).is_ok_and(|is| is != Some(false)))
+}
+
 /// Any attribute of the XML that is an image of the run, or lies in its sockets' folder.
 fn names_run(xml: &str, record: &Record) -> bool {
-    let images: Vec<_> =
-        record.disks.iter().flat_map(|d| [Some(&d.overlay), d.copy.as_ref().map(|c| &c.path)]).flatten().map(|p| p.display().to_string()).collect();
     let sockets = RunSockets::of(&record.id).dir;
-    attributes(xml).iter().any(|value| images.contains(value) || Path::new(value).starts_with(&sockets))
+    attributes(xml).iter().any(|value| is_image(record, Path::new(value)) || Path::new(value).starts_with(&sockets))
 }
 
 fn attributes(xml: &str) -> Vec<String> {
@@ -102,24 +124,44 @@ pub fn processes(record: &Record) -> Outcome<()> {
     Ok(())
 }
 
-/// T3: snapshots' files, overlays, unfinished copies, the firmware's variables.
+/// T3: snapshots' files, overlays, unfinished copies.
 fn images(record: &Record) -> Outcome<()> {
     for layer in &record.layers {
-        // One that is another file now has been replaced by somebody, and is theirs.
         if let Err(e) = remove_ours(&layer.path, Some(layer.inode)) {
             log::say(format!("{} could not be removed: {e}", layer.path.display()));
         }
     }
     for disk in &record.disks {
-        remove_ours(&disk.overlay, disk.inode).map_err(|e| failed("remove", &disk.overlay, &e))?;
+        remove_unless_theirs(&disk.overlay, disk.inode)?;
         if let Some(copy) = &disk.copy {
-            remove_ours(&copy.path, copy.inode).map_err(|e| failed("remove", &copy.path, &e))?;
+            remove_unless_theirs(&copy.path, copy.inode)?;
         }
     }
-    // libvirt removes it with the definition, if it came to that.
-    match record.nvram.as_ref().map(|path| (path, fs::remove_file(path))) {
-        Some((path, Err(e))) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, &e)),
-        _ => Ok(()),
+    Ok(())
+}
+
+/// One that is another file now has been replaced by somebody, and is theirs: it stays, and keeps nothing else from going.
+fn remove_unless_theirs(path: &Path, inode: Option<(u64, u64)>) -> Outcome<()> {
+    let remove = || match is_made_here(path, inode)? {
+        Some(false) => {
+            log::say(format!("{} is not the file that this run made; it was left alone", path.display()));
+            Ok(())
+        }
+        Some(true) => fs::remove_file(path),
+        None => Ok(()),
+    };
+    remove().map_err(|e| failed("remove", path, &e))
+}
+
+/// T3: the firmware's variables. libvirt removes them with the definition, if it came to that. Of a run that died while it was made their inode is not known.
+fn variables(record: &Record) -> Outcome<()> {
+    let Some(path) = &record.nvram else { return Ok(()) };
+    match record.nvram_inode {
+        Some(inode) => remove_unless_theirs(path, Some(inode)),
+        None => match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, &e)),
+            _ => Ok(()),
+        },
     }
 }
 
@@ -138,6 +180,25 @@ mod tests {
         let socket = RunSockets::of("0123").server();
         assert!(names_run(&domain(&format!("<host transport='unix' socket='{}'/>", socket.display())), &record));
         assert!(!names_run(&domain("<source file='/i/it&apos;s-vda.qcow2.old'/>"), &record) && !names_run("<domain", &record));
+    }
+
+    #[test]
+    fn a_file_that_another_made_in_the_place_of_an_image_is_theirs() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (overlay, inode) = (dir.path().join("r-vda.qcow2"), identity(dir.path()).expect("there"));
+        let text = format!(
+            r#"{{"version":1,"id":"0123","name":"r","uuid":"u","connect":null,"store":"/s","key":"none","state_dir":"/v","point":"p","point_name":"w",
+            "created_unix_ms":1,"via":"daemon","network":"none","nvram":null,"owner":null,"state":"ready",
+            "disks":[{{"target":"vda","size_bytes":4096,"overlay":{overlay:?},"inode":[{},{}]}}]}}"#,
+            inode.0, inode.1
+        );
+        let mut record: Record = serde_json::from_str(&text).expect("a record");
+        let xml = format!("<domain><devices><disk><source file='{}'/></disk></devices></domain>", overlay.display());
+        assert!(names_run(&xml, &record), "nobody made another");
+        fs::write(&overlay, "somebody's").expect("writes");
+        assert!(!names_run(&xml, &record), "a machine that was restored to the same place");
+        record.disks[0].inode = Some(identity(&overlay).expect("there"));
+        assert!(names_run(&xml, &record));
     }
 
     #[test]
