@@ -41,8 +41,9 @@ link_for_agent() {
 tell_agent() {
   case $hook in /etc/qemu-ga/*) return ;; esac
   file=/etc/qemu/qemu-ga.conf
-  if grep -qs '^ *fsfreeze-hook *=' "$file"; then
-    return
+  set_to=$(sed -n 's/^ *fsfreeze-hook *= *//p' "$file" 2>/dev/null | tail -n 1)
+  if [ -n "$set_to" ]; then
+    [ "$set_to" = "$hook" ] || fail "$file names another hook, $set_to: let that call \"$program\" with its argument, or set 'fsfreeze-hook = $hook' there"
   elif grep -qs '^\[general\]' "$file"; then
     sed -i "/^\[general\]/a fsfreeze-hook = $hook" "$file"
   else

@@ -167,3 +167,30 @@ fn shell_scripts_are_sound() {
         panic!("{} (`cargo xtask setup` installs shellcheck)\n{said}", error.report());
     }
 }
+
+/// In a mount namespace of its own, over this machine's folders: what it writes is gone with it.
+fn installed(config: &str) -> Output {
+    let over = tempfile::tempdir().expect("a temporary folder");
+    let script = "set -e; mount --make-rprivate /; cd \"$1\"
+        for d in etc usr; do mkdir $d $d.work; mount -t overlay -o lowerdir=/$d,upperdir=$1/$d,workdir=$1/$d.work overlay /$d; done
+        mkdir -p /etc/qemu; rm -rf /etc/qemu/fsfreeze-hook*; printf '%s' \"$2\" > /etc/qemu/qemu-ga.conf
+        sh \"$3\" >&2; cat /etc/qemu/qemu-ga.conf";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(over.path()).arg(config).arg(project().join("qga-quiesce/guest/install.sh"));
+    run(&mut command, LIMIT).expect("it ends")
+}
+
+#[test]
+fn an_agent_that_is_told_of_another_hook_is_no_success() {
+    let fresh = installed("[general]\n");
+    assert_eq!((fresh.code(), fresh.text().as_str()), (0, "[general]\nfsfreeze-hook = /etc/qemu/fsfreeze-hook\n"), "{}", fresh.err_text());
+    let again = installed(&fresh.text());
+    assert_eq!((again.code(), again.text()), (0, fresh.text()), "{}", again.err_text());
+    let other = installed("[general]\nfsfreeze-hook = /opt/other\n");
+    assert_eq!(other.code(), 1, "{}", other.err_text());
+    assert!(
+        ["/opt/other", "cairn-quiesce", "fsfreeze-hook = /etc/qemu/fsfreeze-hook"].iter().all(|word| other.err_text().contains(word)),
+        "{}",
+        other.err_text()
+    );
+}

@@ -31,6 +31,16 @@ fn a_wrong_vagrantfile_is_seen() {
     assert!(run_ok(&mut command, LIMIT).is_err(), "a setting that the provider does not know");
 }
 
+/// A plugin's `parallel: true` would start both hosts before there is a store. What Vagrant itself reads is asked for, since no machine can be started here.
+#[test]
+fn its_machines_come_up_in_their_order() {
+    let text = std::fs::read_to_string(playground().join("Vagrantfile")).expect("the Vagrantfile");
+    let (before, machines) = text.split_once("Vagrant.configure").expect("a configuration");
+    assert!(before.contains("\nENV[\"VAGRANT_NO_PARALLEL\"] = \"yes\"\n"), "{before}");
+    let at = |word: &str| machines.find(word).unwrap_or_else(|| panic!("{word} is there"));
+    assert!(at("define \"store\"") < at("HOSTS.each"), "the store is the first");
+}
+
 #[test]
 fn its_scripts_are_clean() {
     let mut command = Command::new("shellcheck");
