@@ -163,20 +163,44 @@ macro_rules! leaving_agent_test {
             assert!($steps.iter().any(|step: &&str| reason.starts_with(step)), "it did not leave then: {reason}");
             refused_without_agent(&suite, $mode);
             the_imposter_leaves(&suite);
-            let begin = Instant::now();
-            while frozen::record_is_open() {
-                assert!(begin.elapsed() < CLOSE_LIMIT, "{}: the real agent answers, and the record of the freeze is open", $mode);
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            suite.cairn.ok(&["backup", "lab1"]).expect("backup");
-            assert_eq!(quiesce(&suite.point(suite.points().last().expect("a point"))), "filesystem", "{}: the next one is as any", $mode);
+            the_next_is_as_any(&suite, $mode);
         });
     };
+}
+
+/// The real agent is back: the record of the freeze is closed, and the next backup freezes as usual.
+fn the_next_is_as_any(suite: &Suite, name: &str) {
+    let begin = Instant::now();
+    while frozen::record_is_open() {
+        assert!(begin.elapsed() < CLOSE_LIMIT, "{name}: the real agent answers, and the record of the freeze is open");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    assert_eq!(quiesce(&suite.point(suite.points().last().expect("a point"))), "filesystem", "{name}: the next one is as any");
 }
 
 leaving_agent_test!(an_agent_that_leaves_when_asked_to_freeze, "leaves-at-freeze", ["freeze: "]);
 leaving_agent_test!(an_agent_that_leaves_when_it_has_frozen, "leaves-after-freeze", ["thaw: ", "the guest was no longer frozen"]);
 leaving_agent_test!(an_agent_that_leaves_when_asked_to_thaw, "leaves-at-thaw", ["thaw: "]);
+
+// It freezes, and answers no thaw: its backup ends without a point (docs/adr/0023). Its next one would fare the same, so it asks for no freeze.
+lab_test!(an_agent_that_is_silent_when_asked_to_thaw, Options::small(), |lab| {
+    const MODE: &str = "mute-at-thaw";
+    let suite = Suite::new(&lab);
+    suite.domain.writer_start(5).expect("writer");
+    imposter::install(&suite.domain, MODE, AWAY).expect("imposter");
+    suite.domain.wait_agent(BACK_LIMIT).expect("the imposter answers");
+    let output = suite.cairn.run(&["backup", "lab1"]).expect("it ends");
+    println!("{MODE}: {}", assert_refused(&output, cairn::FAILED, "did not say that it is thawed"));
+    assert_eq!(suite.points(), [""; 0], "{MODE}: no point");
+    backup_without_agent(&suite, MODE, BACKUP_LIMIT);
+    let point = suite.point(suite.points().last().expect("a point"));
+    let reason = point["source"]["quiesce"]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("no freeze was asked for") && reason.contains("(thaw: "), "{MODE}: {reason}");
+    the_imposter_leaves(&suite);
+    // The mark was for one point.
+    the_next_is_as_any(&suite, MODE);
+});
 
 lab_test!(no_agent_at_all, Options::small(), |lab| {
     let suite = Suite::new(&lab);

@@ -131,7 +131,7 @@ pub enum CaptureError {
     /// No thaw was confirmed, and the agent is out of reach.
     #[error(
         "domain {domain:?} was frozen for the backup, and its agent did not say that it is thawed ({reason}): the backup was ended, because libvirt cannot hear of the \
-         agent's return while one runs; the guard goes on thawing for ten minutes. If the guest stands still, restart its agent (on its console) or libvirtd; later than that 'virsh domfsthaw' besides"
+         agent's return while one runs; the guard goes on thawing for ten minutes. If the guest stands still, restart its agent (on its console) or libvirtd; later than that 'virsh domfsthaw' besides. The next backup asks for no freeze, unless it must"
     )]
     NotThawed {
         /// Name.
