@@ -170,11 +170,7 @@ macro_rules! leaving_agent_test {
 
 /// The real agent is back: the record of the freeze is closed, and the next backup freezes as usual.
 fn the_next_is_as_any(suite: &Suite, name: &str) {
-    let begin = Instant::now();
-    while frozen::record_is_open() {
-        assert!(begin.elapsed() < CLOSE_LIMIT, "{name}: the real agent answers, and the record of the freeze is open");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    frozen::wait_closed(&format!("{name}: the real agent answers"), CLOSE_LIMIT);
     suite.cairn.ok(&["backup", "lab1"]).expect("backup");
     assert_eq!(quiesce(&suite.point(suite.points().last().expect("a point"))), "filesystem", "{name}: the next one is as any");
 }
