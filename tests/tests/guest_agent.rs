@@ -198,6 +198,28 @@ lab_test!(an_agent_that_is_silent_when_asked_to_thaw, Options::small(), |lab| {
     the_next_is_as_any(&suite, MODE);
 });
 
+// libvirt knows that the port is closed, and sends no freeze there: there is nothing to thaw, and no reason to end the backup.
+lab_test!(an_agent_that_is_gone_before_the_freeze, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.domain.writer_start(5).expect("writer");
+    imposter::prepare(&suite.domain, &format!("exec sleep {}", AWAY.as_secs())).expect("the agent answers");
+    let mut held = Holder::new(&suite).hold(&suite, "bitmaps added");
+    imposter::kill_agent(&suite.domain).expect("killed");
+    let ping = || suite.domain.agent_within("guest-ping", &serde_json::Value::Null, 2);
+    let knows = || Ok(ping().is_err_and(|error| error.report().contains("not connected")).then_some(()));
+    process::wait_for("libvirt to know that it is gone", BACK_LIMIT, Duration::from_millis(100), knows).expect("it hears of the port");
+    held.goes_on();
+    let ended = held.ends("the backup without its agent");
+    assert_eq!(ended.code(), Some(cairn::WARNINGS), "{}", held.said());
+    assert!(!frozen::record_is_open(), "no freeze was sent");
+    let points = suite.points();
+    assert!(points.len() == 1 && !held.said().contains("backed up anew"), "by the first attempt: {}", held.said());
+    let point = suite.point(&points[0]);
+    let reason = point["source"]["quiesce"]["reason"].as_str().unwrap_or_default();
+    assert!(quiesce(&point) == "crash" && reason.starts_with("freeze: ") && reason.contains("not connected"), "{reason}");
+    the_imposter_leaves(&suite);
+});
+
 lab_test!(no_agent_at_all, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     suite.domain.writer_start(5).expect("writer");
