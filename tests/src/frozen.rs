@@ -5,6 +5,7 @@
 use crate::process;
 use crate::suite::{CLEAN_LIMIT, Suite};
 use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -119,6 +120,14 @@ pub fn freeze_is_answered() -> bool {
     records.filter_map(|record| fs::read_to_string(record.path()).ok()).any(|text| text.ends_with("\nanswered\n"))
 }
 
+/// How long ago the freeze that is recorded was asked for, by the record and the clock that runs from the host's start.
+#[must_use]
+pub fn record_age() -> Option<Duration> {
+    let record = fs::read_dir(RECORDS).ok()?.flatten().next()?;
+    let asked_ms: u64 = fs::read_to_string(record.path()).ok()?.split_whitespace().nth(1)?.parse().ok()?;
+    Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?).checked_sub(Duration::from_millis(asked_ms))
+}
+
 /// Until no freeze is recorded any more.
 ///
 /// # Panics
@@ -129,6 +138,7 @@ pub fn wait_closed(what: &str, limit: Duration) {
         assert!(begin.elapsed() < limit, "{what}: the record of the freeze stays");
         sleep(POLL * 10);
     }
+    println!("{what}: the record was closed after another {:.1} s", begin.elapsed().as_secs_f64());
 }
 
 /// A program for `--on-stuck-freeze`, and the file in which it notes how it was called.

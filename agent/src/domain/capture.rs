@@ -106,7 +106,15 @@ pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOut
     for counter in [&progress.total_bytes, &progress.done_bytes, &progress.read_bytes, &progress.stored_bytes] {
         counter.store(0, Ordering::Relaxed);
     }
-    attempt(r, now, not_thawed.or(spared), progress).map_err(|failed| failed.failure)
+    attempt(r, now, not_thawed.or(spared), progress).map_err(|second| of_both(&failure, second.failure))
+}
+
+/// Why there is no point after two attempts: the code is that of the second, and why the first came to nothing is not lost for it.
+fn of_both(first: &Failure, second: Failure) -> Failure {
+    if second.message == first.message {
+        return second;
+    }
+    Failure::new(second.code, format!("{} (the attempt before: {})", second.message, first.message))
 }
 
 /// Why the guest's agent is left alone by a backup that could do without: the one before was not thawed in time. What must be quiesced asks all the same.
@@ -400,6 +408,15 @@ fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &Capture) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::BUSY;
+
+    #[test]
+    fn a_second_attempt_that_fails_does_not_hide_why_it_was_made() {
+        let (first, busy) = (|| Failure::new(FAILED, "it was not thawed"), || Failure::new(BUSY, "process 7 works on it"));
+        let both = of_both(&first(), busy());
+        assert_eq!((both.code, both.message.as_str()), (BUSY, "process 7 works on it (the attempt before: it was not thawed)"));
+        assert_eq!(of_both(&busy(), busy()).message, "process 7 works on it", "the same is said once");
+    }
 
     #[test]
     fn a_guest_that_was_not_thawed_is_spared_where_a_point_without_a_freeze_will_do() {

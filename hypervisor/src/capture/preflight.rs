@@ -244,8 +244,8 @@ fn ask_agent(domain: &Domain, name: &str, options: &LiveOptions, left: bool) -> 
     }
     let required = options.quiesce == QuiescePolicy::Require;
     if left {
-        let reason = "the freeze of a backup that was killed less than a minute ago may still be under way; try again in a minute".to_owned();
-        return if required { Err(CaptureError::NotQuiesced { domain: name.to_owned(), reason }) } else { Ok(Err(reason)) };
+        let reason = "the freeze of a backup that was killed less than a minute ago may still be under way".to_owned();
+        return if required { Err(CaptureError::FreezeUnderWay { domain: name.to_owned() }) } else { Ok(Err(reason)) };
     }
     let reason = match probe(domain) {
         Ok(probe) if probe.can_freeze => match scope::choose(&probe, &options.freeze_mounts) {
