@@ -45,7 +45,7 @@ pub const MODES: [&str; 15] = [
     "leaves-at-thaw",
 ];
 /// So long one that leaves is away: longer than any one question to it may take, its freeze excepted.
-const GONE: Duration = Duration::from_secs(6);
+pub const GONE: Duration = Duration::from_secs(6);
 
 /// Puts an imposter in the agent's place for `time`; the real one is back afterwards.
 ///
