@@ -280,7 +280,7 @@ impl Domain {
 const AGENT_ERROR: &str = "unable to execute QEMU agent command";
 /// How libvirt says that the agent's port was closed in the guest. If a backup's job ran then, libvirt says so for good (docs/capture.md).
 const AGENT_LOST: &str = "Guest agent disappeared";
-/// The same for a port that it knows to be closed.
+/// The same for a port that it knows to be closed: it looks before it greets the agent, and says so of nothing that it has sent (qemuDomainAgentAvailable).
 const AGENT_NOT_CONNECTED: &str = "agent is not connected";
 const AGENT_LOST_REMEDY: &str = "if that stays, restart the agent in the guest while no backup runs, or libvirtd";
 
@@ -289,7 +289,7 @@ impl GuestAgent for Domain {
         let result = self.domain.qemu_agent_command(json, i32::from(limit_s), 0).named("virDomainQemuAgentCommand");
         result.map_err(|error| match error.code {
             sys::VIR_ERR_AGENT_UNRESPONSIVE if error.message.contains(AGENT_LOST) => AgentFailure::Away(format!("{}; {AGENT_LOST_REMEDY}", error.message)),
-            sys::VIR_ERR_AGENT_UNRESPONSIVE if error.message.contains(AGENT_NOT_CONNECTED) => AgentFailure::Away(error.message),
+            sys::VIR_ERR_AGENT_UNRESPONSIVE if error.message.contains(AGENT_NOT_CONNECTED) => AgentFailure::Closed(error.message),
             sys::VIR_ERR_AGENT_UNRESPONSIVE | sys::VIR_ERR_AGENT_UNSYNCED | sys::VIR_ERR_AGENT_COMMAND_TIMEOUT => AgentFailure::Silent(error.message),
             sys::VIR_ERR_AGENT_COMMAND_FAILED => AgentFailure::Refused(shown(&error.message)),
             // libvirt 9.0 has no code for an agent's own error.

@@ -16,10 +16,13 @@ pub const TEXT_BYTES_MAX: usize = 256;
 /// Why an agent did not do what it was asked. The texts are libvirt's, which may quote the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AgentFailure {
-    /// No agent is configured or connected.
+    /// No agent is configured.
     #[error("the guest has no running agent ({0}); install qemu-guest-agent in it, or use --quiesce never")]
     Absent(String),
-    /// It closed its port, or never opened it. libvirt that missed its return says the same.
+    /// Its port is closed, and libvirt knew before it sent anything.
+    #[error("the guest's agent is away ({0})")]
+    Closed(String),
+    /// It closed its port, perhaps with the command in its hands. libvirt that missed its return says the same.
     #[error("the guest's agent is away ({0})")]
     Away(String),
     /// It did not answer in time.

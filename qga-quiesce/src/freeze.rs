@@ -171,7 +171,8 @@ pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, scope: &Scope, limit: Du
     let value = instant(!matches!(attempt, Err(AgentFailure::Other(_))));
     let frozen_after = attempt.is_ok() && is_frozen(agent).unwrap_or(false);
     let (answer, thaw_error) = match &attempt {
-        Err(AgentFailure::Absent(_)) => (Ok(0), None),
+        // Nothing was sent.
+        Err(AgentFailure::Absent(_) | AgentFailure::Closed(_)) => (Ok(0), None),
         _ => thaw_surely(agent, limit.clamp(THAW_HOOKS_LIMIT_MIN, THAW_HOOKS_LIMIT_MAX)),
     };
     let is_stuck = answer.as_ref().is_err_and(|last| is_stuck(attempt.is_ok(), last));
@@ -203,7 +204,7 @@ pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, scope: &Scope, limit: Du
 fn is_stuck(froze: bool, last: &AgentFailure) -> bool {
     match last {
         AgentFailure::Refused(_) | AgentFailure::Nonsense { .. } => false,
-        AgentFailure::Away(_) => true,
+        AgentFailure::Away(_) | AgentFailure::Closed(_) => true,
         AgentFailure::Silent(_) | AgentFailure::Absent(_) | AgentFailure::Other(_) => froze,
     }
 }
@@ -339,7 +340,11 @@ mod tests {
         let back = froze([away(), silent(), Ok("{\"return\":2}")]);
         assert!(back.is_thawed && !back.is_stuck);
         let sent = |last| run(std::iter::once(("freeze-freeze", silent())).chain(thaws(last)).collect());
+        let closed = || Err(AgentFailure::Closed("x".to_owned()));
         assert!(sent([silent(), silent(), away()]).is_stuck, "it went away with the freeze in its hands, perhaps");
+        assert!(sent([silent(), silent(), closed()]).is_stuck && froze([closed(), closed(), closed()]).is_stuck, "it had the freeze, and is gone");
+        let went = run(vec![("freeze-freeze", away()), ("freeze-thaw", closed()), ("freeze-thaw", closed()), ("freeze-thaw", closed())]);
+        assert!(went.is_stuck && !went.is_thawed, "it left when it was asked to freeze");
         assert!(!sent([away(), silent(), silent()]).is_stuck, "most likely it was mute all the time");
     }
 
@@ -370,7 +375,9 @@ mod tests {
         let back =
             run(vec![("freeze-freeze", Ok("{\"return\":2}")), ("freeze-status", absent()), ("freeze-thaw", absent()), ("freeze-thaw", Ok("{\"return\":2}"))]);
         assert_eq!((back.report.level, back.is_thawed), (QuiesceLevel::Crash, true), "started again, it thawed");
-        let before = run(vec![("freeze-freeze", absent())]);
-        assert_eq!((before.report.level, before.report.freeze_ms < 500, before.is_thawed), (QuiesceLevel::Crash, true, true), "nothing was sent");
+        for unsent in [AgentFailure::Absent("x".to_owned()), AgentFailure::Closed("x".to_owned())] {
+            let before = run(vec![("freeze-freeze", Err(unsent.clone()))]);
+            assert_eq!((before.report.level, before.is_thawed, before.is_stuck), (QuiesceLevel::Crash, true, false), "nothing was sent: {unsent}");
+        }
     }
 }

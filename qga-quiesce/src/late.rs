@@ -5,8 +5,9 @@
 //!
 //! Invariants
 //! - Once libvirt has answered the job's freeze, whatever it answered, no freeze comes after a thaw that is asked for from then on: both lie in the agent's port in order.
-//! - A thaw that thawed something is certain: a backup freezes once.
-//! - Until then a thaw that found nothing frozen is certain only after a time in which libvirt answered all the while, longer than it keeps a command waiting.
+//! - Until then a thaw through libvirt is certain only after a time in which libvirt answered all the while, longer than it keeps a command waiting. That it thawed something
+//!   says little: another program, or a person, may have frozen the guest while the job's freeze waits.
+//! - Without a guest, or without a libvirt, there is nobody to freeze or to send a freeze.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,11 @@ pub const FREEZE_WAITS_MAX: Duration = Duration::from_secs(40);
 /// What became of an attempt to thaw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// File systems were thawed, or there is no guest any more.
+    /// There is no guest any more; or no libvirt, and the agent said on its own channel that the guest is thawed.
+    Over,
+    /// The agent answered through libvirt, and file systems were thawed.
     Thawed,
-    /// The agent answered, and nothing was frozen.
+    /// The same, and nothing was frozen.
     Nothing,
     /// Nobody answered.
     None,
@@ -39,13 +42,13 @@ pub enum Thaw {
 #[derive(Debug, Default)]
 pub struct Late {
     may_come: bool,
-    nothing_since: Option<Instant>,
+    answers_since: Option<Instant>,
 }
 
 impl Late {
     /// The job is about to ask for a freeze.
     pub fn asked(&mut self) {
-        self.may_come = true;
+        *self = Self { may_come: true, answers_since: None };
     }
 
     /// libvirt has answered it.
@@ -57,14 +60,14 @@ impl Late {
     pub fn judge(&mut self, answer: Answer, now: Instant) -> Thaw {
         let since = match answer {
             Answer::None => {
-                self.nothing_since = None;
+                self.answers_since = None;
                 return Thaw::Failed;
             }
-            Answer::Thawed => {
+            Answer::Over => {
                 self.may_come = false;
                 return Thaw::Certain;
             }
-            Answer::Nothing => *self.nothing_since.get_or_insert(now),
+            Answer::Thawed | Answer::Nothing => *self.answers_since.get_or_insert(now),
         };
         self.may_come &= now.duration_since(since) < FREEZE_WAITS_MAX;
         if self.may_come { Thaw::ForNow } else { Thaw::Certain }
@@ -76,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thaw_that_found_nothing_is_certain_once_no_freeze_can_follow_it() {
+    fn a_thaw_is_certain_once_no_freeze_can_follow_it() {
         let start = Instant::now();
         let at = |s: u64| start + Duration::from_secs(s);
         let mut late = Late::default();
@@ -85,9 +88,14 @@ mod tests {
         assert_eq!(late.judge(Answer::Nothing, at(1)), Thaw::ForNow, "it may wait behind another's command");
         late.answered();
         assert_eq!(late.judge(Answer::Nothing, at(2)), Thaw::Certain);
-        late.asked();
         assert_eq!(late.judge(Answer::Thawed, at(3)), Thaw::Certain);
-        assert_eq!(late.judge(Answer::Nothing, at(4)), Thaw::Certain, "it has come and gone");
+        late.asked();
+        assert_eq!(late.judge(Answer::Thawed, at(4)), Thaw::ForNow, "that may have been another program's freeze, and ours waits");
+        late.answered();
+        assert_eq!(late.judge(Answer::Thawed, at(5)), Thaw::Certain);
+        late.asked();
+        assert_eq!(late.judge(Answer::Over, at(6)), Thaw::Certain);
+        assert_eq!(late.judge(Answer::Nothing, at(7)), Thaw::Certain, "a freeze that waited in a libvirt that is gone is gone with it");
     }
 
     #[test]
@@ -101,7 +109,7 @@ mod tests {
         assert_eq!(late.judge(Answer::Nothing, at(44)), Thaw::ForNow);
         assert_eq!(late.judge(Answer::None, at(44)), Thaw::Failed, "a libvirt that stood still keeps it for longer");
         assert_eq!(late.judge(Answer::Nothing, at(60)), Thaw::ForNow);
-        assert_eq!(late.judge(Answer::Nothing, at(99)), Thaw::ForNow);
+        assert_eq!(late.judge(Answer::Thawed, at(99)), Thaw::ForNow);
         assert_eq!(late.judge(Answer::Nothing, at(100)), Thaw::Certain);
     }
 }

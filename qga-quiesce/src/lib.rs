@@ -16,5 +16,6 @@ pub mod late;
 pub mod level;
 pub mod record;
 pub mod scope;
+pub mod unasked;
 
 pub use level::{QuiesceLevel, QuiescePolicy, QuiesceReport};

@@ -5,6 +5,7 @@
 use crate::process;
 use crate::suite::{CLEAN_LIMIT, Suite};
 use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -18,12 +19,11 @@ use std::time::{Duration, Instant, SystemTime};
 pub const RECORDS: &str = "/run/cairn/frozen";
 /// A freeze takes a tenth of a second: not every attempt to stop a backup within it succeeds.
 const ATTEMPTS: usize = 48;
-/// A guest that has not written for so long may be frozen: then is the time to stop its backup. On a busy host it may just be slow, so the next attempt
-/// waits for longer, up to so many times this.
-const LULL: Duration = Duration::from_millis(20);
-const LULLS: usize = 5;
-/// From the record of a freeze to its lull.
-const LULL_LIMIT: Duration = Duration::from_secs(3);
+/// From the record of a freeze to libvirt's answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// From the thaw of a freeze that libvirt has answered to the end of its record: a guard whose thaw hung asks again after ten seconds. Longer, and it would wait for a
+/// freeze that cannot come.
+const CLOSE_LIMIT: Duration = Duration::from_secs(25);
 /// Writes of the guest come every few milliseconds; so long without one, it is frozen.
 const STILL: Duration = Duration::from_millis(700);
 const POLL: Duration = Duration::from_millis(2);
@@ -113,6 +113,34 @@ pub fn record_is_open() -> bool {
     fs::read_dir(RECORDS).is_ok_and(|mut records| records.next().is_some())
 }
 
+/// Whether a freeze is recorded that libvirt has answered, as its guard knows by then.
+#[must_use]
+pub fn freeze_is_answered() -> bool {
+    let records = fs::read_dir(RECORDS).into_iter().flatten().flatten();
+    records.filter_map(|record| fs::read_to_string(record.path()).ok()).any(|text| text.ends_with("\nanswered\n"))
+}
+
+/// How long ago the freeze that is recorded was asked for, by the record and the clock that runs from the host's start.
+#[must_use]
+pub fn record_age() -> Option<Duration> {
+    let record = fs::read_dir(RECORDS).ok()?.flatten().next()?;
+    let asked_ms: u64 = fs::read_to_string(record.path()).ok()?.split_whitespace().nth(1)?.parse().ok()?;
+    Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?).checked_sub(Duration::from_millis(asked_ms))
+}
+
+/// Until no freeze is recorded any more.
+///
+/// # Panics
+/// One still is after `limit`.
+pub fn wait_closed(what: &str, limit: Duration) {
+    let begin = Instant::now();
+    while record_is_open() {
+        assert!(begin.elapsed() < limit, "{what}: the record of the freeze stays");
+        sleep(POLL * 10);
+    }
+    println!("{what}: the record was closed after another {:.1} s", begin.elapsed().as_secs_f64());
+}
+
 /// A program for `--on-stuck-freeze`, and the file in which it notes how it was called.
 ///
 /// # Panics
@@ -133,11 +161,6 @@ fn last_write(image: &Path) -> (i64, i64) {
 
 fn written(image: &Path) -> SystemTime {
     fs::metadata(image).and_then(|meta| meta.modified()).expect("an image of the guest's")
-}
-
-fn since_last_write(image: &Path) -> Duration {
-    // A clock that was set back shows as a write just now.
-    SystemTime::now().duration_since(written(image)).unwrap_or_default()
 }
 
 /// Notes the first write after `begun`, however long whoever asks for it is at other things.
@@ -202,12 +225,13 @@ pub fn child_named(parent: Pid, word: &str) -> Option<Pid> {
     children.find(|pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(format!("\0{word}\0").as_bytes()))).map(Pid::from_raw)
 }
 
-/// Starts backups until one could be stopped while the guest is frozen: it writes no more to `image`, which it does without a pause otherwise.
+/// Starts backups until one could be stopped while the guest is frozen: it writes no more to `image`, which it does without a pause otherwise. By then libvirt has answered
+/// the freeze, and its guard knows.
 ///
 /// # Panics
 /// None could be stopped in time.
 pub fn frozen(suite: &Suite, image: &Path, start: impl Fn() -> Job) -> Frozen {
-    for attempt in 0..ATTEMPTS {
+    for _ in 0..ATTEMPTS {
         wait_writes(image, "before the backup", WRITES_LIMIT);
         let mut job = start();
         let begin = Instant::now();
@@ -215,14 +239,13 @@ pub fn frozen(suite: &Suite, image: &Path, start: impl Fn() -> Job) -> Frozen {
             sleep(POLL);
         }
         let recorded = Instant::now();
-        // The freeze itself is a call that the agent gets a moment after the record; how long that is, and the freeze, depends on the host and its load.
-        let lull = LULL * u32::try_from(1 + attempt % LULLS).expect("a few");
-        while record_is_open() && recorded.elapsed() < LULL_LIMIT && since_last_write(image) < lull {
+        // Next libvirt begins its job, which leaves some time before the thaw.
+        while record_is_open() && recorded.elapsed() < ANSWER_LIMIT && !freeze_is_answered() {
             sleep(POLL);
         }
         // One that is not ours may have ended just now.
         if !job.has_ended() && kill(job.pid(), Signal::SIGSTOP).is_ok() {
-            if record_is_open() && stands_still(image) && suite.domain.freeze_status().is_ok_and(|status| status == "frozen") {
+            if freeze_is_answered() && stands_still(image) && suite.domain.freeze_status().is_ok_and(|status| status == "frozen") {
                 let guard = child_named(job.pid(), "guard").expect("a guard");
                 let begun = written(image);
                 let since = Instant::now() - begun.elapsed().unwrap_or_default();
@@ -287,7 +310,7 @@ impl Frozen {
         self.thaws(what, limit);
         let ended = self.job.wait(what, START_LIMIT);
         suite.assert_left_alone(CLEAN_LIMIT);
-        assert!(!record_is_open(), "{what}: the record of the freeze stays");
+        wait_closed(what, CLOSE_LIMIT);
         ended
     }
 }

@@ -27,9 +27,10 @@ const NESTING: usize = 20_000;
 const COMMAND_BYTES_MAX: usize = 1 << 20;
 
 /// All ways to misbehave.
-pub const MODES: [&str; 14] = [
+pub const MODES: [&str; 15] = [
     "mute",
     "mute-at-freeze",
+    "mute-at-thaw",
     "liar",
     "garbage",
     "flood",
@@ -44,7 +45,7 @@ pub const MODES: [&str; 14] = [
     "leaves-at-thaw",
 ];
 /// So long one that leaves is away: longer than any one question to it may take, its freeze excepted.
-const GONE: Duration = Duration::from_secs(6);
+pub const GONE: Duration = Duration::from_secs(6);
 
 /// Puts an imposter in the agent's place for `time`; the real one is back afterwards.
 ///
@@ -208,6 +209,7 @@ fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
         (_, "guest-sync") => send(port, b"", &json!({ "return": id })),
         (_, "guest-sync-delimited") => send(port, b"\xff", &json!({ "return": id })),
         ("mute-at-freeze", "guest-fsfreeze-freeze" | "guest-fsfreeze-status" | "guest-fsfreeze-thaw") => Ok(()),
+        ("mute-at-thaw", "guest-fsfreeze-thaw") => Ok(()),
         ("freezes-nothing", "guest-fsfreeze-freeze") => send(port, b"", &json!({ "return": 0 })),
         ("freezes-less-than-nothing", "guest-fsfreeze-freeze") => send(port, b"", &json!({ "return": -1 })),
         ("freezes-less-than-nothing", "guest-fsfreeze-thaw") => send(port, b"", &json!({ "return": i64::MIN })),
@@ -220,7 +222,7 @@ fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
             send(port, b"", &reply)?;
             send(port, b"", &reply)
         }
-        ("liar" | "mute-at-freeze" | "freezes-nothing" | "freezes-less-than-nothing" | "thaw-fails" | "wrong-ids", _) => {
+        ("liar" | "mute-at-freeze" | "mute-at-thaw" | "freezes-nothing" | "freezes-less-than-nothing" | "thaw-fails" | "wrong-ids", _) => {
             send(port, b"", &json!({ "return": lie(name) }))
         }
         ("garbage", _) => port.write_all(b"}{\"return\": \xff\xfe nothing \x00 of \x1b[2J sense\n"),

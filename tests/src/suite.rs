@@ -167,6 +167,18 @@ impl Suite {
         }
     }
 
+    /// The backup after one that was ended without a thaw asks for no freeze, and says so (docs/adr/0023).
+    ///
+    /// # Panics
+    /// Not so.
+    pub fn assert_spared(&self) {
+        let output = self.cairn.run(&["backup", self.domain.name()]).expect("it ends");
+        assert_refused(&output, cairn::WARNINGS, "no freeze was asked for");
+        let point = self.point(self.points().last().expect("a point"));
+        let reason = point["source"]["quiesce"]["reason"].as_str().unwrap_or_default();
+        assert!(quiesce(&point) == "crash" && reason.contains("no freeze was asked for"), "{point:#}");
+    }
+
     /// The guest runs, is thawed and can write; QEMU carries nothing of ours but trackers; no scratch is left.
     ///
     /// # Panics

@@ -350,7 +350,7 @@ fn quiesce(domain: &Domain) -> Vec<Finding> {
         Err(AgentFailure::Refused(why)) => Finding::warning(CHECK, format!("the guest's agent refuses what a freeze needs: {why}"), ALLOW),
         Ok((false, _)) => Finding::ok(CHECK, "the guest's agent answers and can freeze"),
         Err(AgentFailure::Absent(why)) => Finding::warning(CHECK, format!("the guest has no running agent ({why})"), INSTALL),
-        Err(AgentFailure::Silent(why) | AgentFailure::Away(why)) => Finding::warning(
+        Err(AgentFailure::Silent(why) | AgentFailure::Away(why) | AgentFailure::Closed(why)) => Finding::warning(
             CHECK,
             format!("the guest's agent does not answer ({why})"),
             "see in the guest whether qemu-guest-agent runs, and restart it; until then points are crash-consistent",

@@ -17,6 +17,7 @@ use cairn_hypervisor::{
     capture::{
         error::CaptureError,
         live::{CapturedDisk, Health},
+        names::hex,
         offline::Off,
     },
     disks::SkipReason,
@@ -25,6 +26,7 @@ use cairn_hypervisor::{
 use cairn_quiesce::{
     QuiesceLevel, QuiescePolicy,
     record::{self, RECORD_DIR_DEFAULT},
+    unasked::{self, UNASKED_DIR_DEFAULT},
 };
 use cairn_store::{BackupOutcome, DiskJob, Part, Plan, Point, PointInfo, PointState, Progress, Session, Store, StoreError, format::SessionId};
 use std::{
@@ -80,7 +82,8 @@ impl Mode {
 /// off, makes the first attempt worth nothing; so does a guest whose thaw was not confirmed. There is a second one, and no third.
 pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOutcome, Vec<String>)> {
     let mode = Mode::of(r.domain)?;
-    let Failed { failure, disturbed, not_thawed } = match attempt(r, mode, None, progress) {
+    let spared = mark_of(r).and_then(|mark| spared(Path::new(UNASKED_DIR_DEFAULT), &mark, r.quiesce));
+    let Failed { failure, disturbed, not_thawed } = match attempt(r, mode, spared.clone(), progress) {
         Ok(done) => return Ok(done),
         Err(failed) => failed,
     };
@@ -103,7 +106,46 @@ pub fn back_up(r: &BackupRequest<'_>, progress: &Progress) -> Outcome<(BackupOut
     for counter in [&progress.total_bytes, &progress.done_bytes, &progress.read_bytes, &progress.stored_bytes] {
         counter.store(0, Ordering::Relaxed);
     }
-    attempt(r, now, not_thawed, progress).map_err(|failed| failed.failure)
+    attempt(r, now, not_thawed.or(spared), progress).map_err(|second| of_both(&failure, second.failure))
+}
+
+/// Why there is no point after two attempts: the code is that of the second, and why the first came to nothing is not lost for it.
+fn of_both(first: &Failure, second: Failure) -> Failure {
+    if second.message == first.message {
+        return second;
+    }
+    Failure::new(second.code, format!("{} (the attempt before: {})", second.message, first.message))
+}
+
+/// Why the guest's agent is left alone by a backup that could do without: the one before was not thawed in time. What must be quiesced asks all the same.
+fn spared(marks: &Path, mark: &str, quiesce: Quiesce) -> Option<String> {
+    let why = (quiesce == Quiesce::Prefer).then(|| unasked::why(marks, mark)).flatten()?;
+    Some(format!("no freeze was asked for, since the backup before this one was ended without a thaw ({why}); the next one asks again"))
+}
+
+/// Each store is to have its points, whatever others have.
+fn mark_of(r: &BackupRequest<'_>) -> Option<String> {
+    let uuid = r.domain.uuid().ok()?;
+    Some(format!("{uuid}-{}", hex(&store8(r))))
+}
+
+/// The next backup would fare as this one did, again and again (docs/adr/0023).
+fn spare(r: &BackupRequest<'_>, reason: &str) {
+    if let Some(mark) = mark_of(r)
+        && let Err(error) = unasked::mark(Path::new(UNASKED_DIR_DEFAULT), &mark, reason)
+    {
+        tracing::warn!(%error, "the next backup asks for a freeze again: that it should not cannot be noted");
+    }
+}
+
+/// There is a point. One that was never to be quiesced says nothing of the next.
+fn spare_no_more(r: &BackupRequest<'_>) {
+    if r.quiesce != Quiesce::Never
+        && let Some(mark) = mark_of(r)
+        && let Err(error) = unasked::clear(Path::new(UNASKED_DIR_DEFAULT), &mark)
+    {
+        tracing::warn!(%error, "the next backup asks for no freeze: that it may cannot be noted");
+    }
 }
 
 /// Until the guard of a backup of ours has thawed the guest for certain; false if it does not, in a time in which most agents are started again.
@@ -140,6 +182,7 @@ fn attempt(r: &BackupRequest<'_>, mode: Mode, unasked: Option<String>, progress:
     match store_capture(r, session, &capture, facts, time_unix_ms, progress) {
         Ok((outcome, mut warnings)) => {
             tracing::debug!("step: committed");
+            spare_no_more(r);
             if let Err(e) = capture.finish_success() {
                 warnings
                     .push(format!("the point is good, but cleaning up after it failed ({}); its guard tries again, else the next backup does it", chain(&e)));
@@ -167,6 +210,7 @@ fn begin(r: &BackupRequest<'_>, mode: Mode, unasked: Option<String>) -> Result<(
                 Ok(capture) => Capture::Live(capture),
                 Err(e) => {
                     let not_thawed = if let CaptureError::NotThawed { reason, .. } = &e { Some(reason.clone()) } else { None };
+                    not_thawed.iter().for_each(|reason| spare(r, reason));
                     return Err(Failed { not_thawed, ..Failure::from(e).into() });
                 }
             },
@@ -358,5 +402,29 @@ fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &Capture) -
         skipped: capture.skipped_disks().iter().map(|(t, r)| SkippedDisk { target: t.clone(), reason: r.to_string() }).collect(),
         files,
         snapshots: facts.snapshots.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::BUSY;
+
+    #[test]
+    fn a_second_attempt_that_fails_does_not_hide_why_it_was_made() {
+        let (first, busy) = (|| Failure::new(FAILED, "it was not thawed"), || Failure::new(BUSY, "process 7 works on it"));
+        let both = of_both(&first(), busy());
+        assert_eq!((both.code, both.message.as_str()), (BUSY, "process 7 works on it (the attempt before: it was not thawed)"));
+        assert_eq!(of_both(&busy(), busy()).message, "process 7 works on it", "the same is said once");
+    }
+
+    #[test]
+    fn a_guest_that_was_not_thawed_is_spared_where_a_point_without_a_freeze_will_do() {
+        let marks = tempfile::tempdir().expect("dir");
+        assert_eq!(spared(marks.path(), "u", Quiesce::Prefer), None);
+        unasked::mark(marks.path(), "u", "thaw: silence").expect("marked");
+        let why = spared(marks.path(), "u", Quiesce::Prefer).expect("a reason");
+        assert!(why.contains("no freeze was asked for") && why.contains("(thaw: silence)"), "{why}");
+        assert_eq!((spared(marks.path(), "u", Quiesce::Require), spared(marks.path(), "other", Quiesce::Prefer)), (None, None));
     }
 }

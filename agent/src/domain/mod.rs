@@ -53,7 +53,7 @@ impl From<CaptureError> for Failure {
     fn from(e: CaptureError) -> Self {
         let code = match &e {
             CaptureError::Busy { .. } | CaptureError::ForeignJob { .. } | CaptureError::Changed { .. } => BUSY,
-            CaptureError::Running { .. } | CaptureError::Restless { .. } => BUSY,
+            CaptureError::Running { .. } | CaptureError::Restless { .. } | CaptureError::FreezeUnderWay { .. } => BUSY,
             CaptureError::NoSuchDisk { .. } | CaptureError::Image { .. } => NOT_FOUND,
             CaptureError::NotRunning { .. } | CaptureError::NotQuiesced { .. } | CaptureError::ScratchSpace { .. } => REFUSED,
             CaptureError::Written { .. } | CaptureError::Elsewhere { .. } => REFUSED,

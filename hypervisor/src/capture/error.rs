@@ -128,10 +128,20 @@ pub enum CaptureError {
         /// Why.
         reason: String,
     },
+    /// Quiesce was required, and is not possible for a while.
+    #[error(
+        "domain {domain:?} cannot be quiesced yet, which the policy requires: the freeze of a backup that was killed less than a minute ago may still be under \
+         way; try again in a minute"
+    )]
+    FreezeUnderWay {
+        /// Name.
+        domain: String,
+    },
     /// No thaw was confirmed, and the agent is out of reach.
     #[error(
         "domain {domain:?} was frozen for the backup, and its agent did not say that it is thawed ({reason}): the backup was ended, because libvirt cannot hear of the \
-         agent's return while one runs; the guard goes on thawing for ten minutes. If the guest stands still, restart its agent (on its console) or libvirtd; later than that 'virsh domfsthaw' besides"
+         agent's return while one runs; the guard goes on thawing for ten minutes. If the guest stands still, restart its agent (on its console) or libvirtd; later than that 'virsh domfsthaw' \
+         besides. The next backup asks for no freeze, unless it must"
     )]
     NotThawed {
         /// Name.

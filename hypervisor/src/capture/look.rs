@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use cairn_quiesce::agent::AgentFailure;
 use cairn_quiesce::freeze::thaw;
-use cairn_quiesce::late::FREEZE_WAITS_MAX;
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 
 use super::cleanup;
@@ -145,8 +144,8 @@ pub fn run(domain: &Domain, options: &LookOptions, stores: &[Store<'_>]) -> Resu
     let mut looked = Looked::default();
     match thaw_recorded(domain, &uuid, &options.record_dir) {
         None => {}
-        Some(Ok(0)) if record::is_open(&options.record_dir, &uuid) => {
-            let gone = Err("nothing is frozen, but a freeze that was asked for less than a minute ago may still come".to_owned());
+        Some(Ok(count)) if record::is_open(&options.record_dir, &uuid) => {
+            let gone = Err(format!("{count} were thawed, but a freeze that was asked for less than a minute ago may still come"));
             looked.found.push(Found { kind: Kind::Freeze, name: "file systems".to_owned(), gone });
         }
         Some(Ok(count)) => looked.found.push(Found { kind: Kind::Freeze, name: format!("{count} file systems"), gone: Ok(()) }),
@@ -179,18 +178,19 @@ pub fn would_remove(domain: &Domain, options: &LookOptions, stores: &[Store<'_>]
 }
 
 /// Thaws a guest whose freezer is gone, where a record says that it may be frozen; the caller holds the domain's lock. A guest that is off is not frozen.
-/// Of one that has just been asked to freeze a thaw that finds nothing proves nothing: the record stays, for the guard or the next look.
+/// Of one whose freeze may still come a thaw proves nothing, whatever it thawed: the record stays, for the guard or the next look.
 pub(super) fn thaw_recorded(domain: &Domain, uuid: &str, records: &Path) -> Option<Result<u32, AgentFailure>> {
     if !record::is_open(records, uuid) {
         return None;
     }
     let runs = domain.is_running().unwrap_or(true);
     let thawed = if runs { thaw(domain) } else { Ok(0) };
-    let may_come = runs && thawed == Ok(0) && record::age(records, uuid).is_some_and(|age| age < FREEZE_WAITS_MAX);
-    if thawed.is_ok()
-        && !may_come
-        && let Err(error) = record::close(records, uuid)
-    {
+    let noted = match &thawed {
+        Ok(_) if runs && record::may_come(records, uuid) => record::date(records, uuid),
+        Ok(_) => record::close(records, uuid),
+        Err(_) => Ok(()),
+    };
+    if let Err(error) = noted {
         tracing::warn!(%error, "the record of a freeze stays, and the guest is thawed again next time");
     }
     Some(thawed)

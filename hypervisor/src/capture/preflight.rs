@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use cairn_quiesce::QuiescePolicy;
 use cairn_quiesce::freeze::{Probe, probe};
-use cairn_quiesce::late::FREEZE_WAITS_MAX;
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::scope::{self, Scope};
 
@@ -126,15 +125,11 @@ impl Preflight {
 /// A freeze of a process that is gone: we hold the lock, so it is nobody's any more. Whether it may still come.
 fn thaw_if_recorded(domain: &Domain, uuid: &str) -> bool {
     match look::thaw_recorded(domain, uuid, Path::new(RECORD_DIR_DEFAULT)) {
-        None => {}
-        Some(Ok(0)) => return record::is_open(Path::new(RECORD_DIR_DEFAULT), uuid),
+        None | Some(Ok(0)) => {}
         Some(Ok(count)) => tracing::warn!(count, "an earlier backup left the guest frozen; thawed"),
-        Some(Err(error)) => {
-            tracing::error!(%error, "an earlier backup may have left the guest frozen, and it does not thaw");
-            return record::age(Path::new(RECORD_DIR_DEFAULT), uuid).is_some_and(|age| age < FREEZE_WAITS_MAX);
-        }
+        Some(Err(error)) => tracing::error!(%error, "an earlier backup may have left the guest frozen, and it does not thaw"),
     }
-    false
+    record::may_come(Path::new(RECORD_DIR_DEFAULT), uuid)
 }
 
 fn choose(domain: &str, disk: Disk, ordinal: u32, nodes: &Nodes, options: &LiveOptions, catalog: &dyn PointCatalog) -> Result<Chosen, CaptureError> {
@@ -249,8 +244,8 @@ fn ask_agent(domain: &Domain, name: &str, options: &LiveOptions, left: bool) -> 
     }
     let required = options.quiesce == QuiescePolicy::Require;
     if left {
-        let reason = "the freeze of a backup that was killed less than a minute ago may still be under way; try again in a minute".to_owned();
-        return if required { Err(CaptureError::NotQuiesced { domain: name.to_owned(), reason }) } else { Ok(Err(reason)) };
+        let reason = "the freeze of a backup that was killed less than a minute ago may still be under way".to_owned();
+        return if required { Err(CaptureError::FreezeUnderWay { domain: name.to_owned() }) } else { Ok(Err(reason)) };
     }
     let reason = match probe(domain) {
         Ok(probe) if probe.can_freeze => match scope::choose(&probe, &options.freeze_mounts) {

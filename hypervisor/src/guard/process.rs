@@ -37,8 +37,10 @@ const POLL: Duration = Duration::from_millis(20);
 
 const EXIT_DONE: u8 = 0;
 const EXIT_FAILED: u8 = 1;
-/// Of a thaw: answered, and nothing was frozen.
+/// Of a thaw: answered through libvirt, and nothing was frozen.
 const EXIT_NOTHING: u8 = 2;
+/// The same, and something was.
+const EXIT_THAWED: u8 = 3;
 /// How libvirt's library says that nobody listens at libvirt's socket. Everything else may come from a libvirt that lives: too many clients, no answer.
 const NOBODY_LISTENS: &str = "Failed to connect socket";
 
@@ -169,6 +171,7 @@ impl<'a> Guard<'a> {
             }
             if event == Event::FreezeAnswered {
                 self.late.answered();
+                self.note_answered();
             }
             match verdict {
                 Verdict::Watch => {}
@@ -199,6 +202,13 @@ impl<'a> Guard<'a> {
                     return self.over(ended, &reason.to_string(), &input);
                 }
             }
+        }
+    }
+
+    /// For whoever finds the record when job and guard are gone.
+    fn note_answered(&self) {
+        if let Err(error) = record::answered(Path::new(RECORD_DIR_DEFAULT), &self.config.domain) {
+            tracing::debug!(%error, "guard: the record of the freeze does not say that it was answered");
         }
     }
 
@@ -368,7 +378,8 @@ fn answer(mut input: &std::fs::File) {
 /// What a child that was to thaw ended with.
 fn answer_of(code: Option<i32>) -> Answer {
     match code.and_then(|code| u8::try_from(code).ok()) {
-        Some(EXIT_DONE) => Answer::Thawed,
+        Some(EXIT_DONE) => Answer::Over,
+        Some(EXIT_THAWED) => Answer::Thawed,
         Some(EXIT_NOTHING) => Answer::Nothing,
         _ => Answer::None,
     }
@@ -435,7 +446,7 @@ fn thaw_child(config: &GuardConfig) -> u8 {
         }
         Ok(count) => {
             tracing::warn!(count, "guard: thawed the guest's file systems");
-            EXIT_DONE
+            EXIT_THAWED
         }
         Err(error) => {
             tracing::error!(%error, "guard: thaw");
