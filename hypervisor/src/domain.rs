@@ -8,6 +8,7 @@ use virt_sys as sys;
 
 use crate::disks::{Disk, DisksError, parse_disks};
 use crate::ffi::{self, LibvirtError, Named};
+use crate::translated::{AGENT_ERROR, AGENT_LOST, AGENT_NOT_CONNECTED, says};
 
 /// URI of our own element in a domain's metadata.
 pub const METADATA_URI: &str = "https://cairn-backup.org/xmlns/domain/1.0";
@@ -276,24 +277,18 @@ impl Domain {
     }
 }
 
-/// How libvirt begins when it quotes an agent's error.
-const AGENT_ERROR: &str = "unable to execute QEMU agent command";
-/// How libvirt says that the agent's port was closed in the guest. If a backup's job ran then, libvirt says so for good (docs/capture.md).
-const AGENT_LOST: &str = "Guest agent disappeared";
-/// The same for a port that it knows to be closed: it looks before it greets the agent, and says so of nothing that it has sent (qemuDomainAgentAvailable).
-const AGENT_NOT_CONNECTED: &str = "agent is not connected";
 const AGENT_LOST_REMEDY: &str = "if that stays, restart the agent in the guest while no backup runs, or libvirtd";
 
 impl GuestAgent for Domain {
     fn command(&self, json: &str, limit_s: u16) -> Result<String, AgentFailure> {
         let result = self.domain.qemu_agent_command(json, i32::from(limit_s), 0).named("virDomainQemuAgentCommand");
         result.map_err(|error| match error.code {
-            sys::VIR_ERR_AGENT_UNRESPONSIVE if error.message.contains(AGENT_LOST) => AgentFailure::Away(format!("{}; {AGENT_LOST_REMEDY}", error.message)),
-            sys::VIR_ERR_AGENT_UNRESPONSIVE if error.message.contains(AGENT_NOT_CONNECTED) => AgentFailure::Closed(error.message),
+            sys::VIR_ERR_AGENT_UNRESPONSIVE if says(&error.message, AGENT_LOST) => AgentFailure::Away(format!("{}; {AGENT_LOST_REMEDY}", error.message)),
+            sys::VIR_ERR_AGENT_UNRESPONSIVE if says(&error.message, AGENT_NOT_CONNECTED) => AgentFailure::Closed(error.message),
             sys::VIR_ERR_AGENT_UNRESPONSIVE | sys::VIR_ERR_AGENT_UNSYNCED | sys::VIR_ERR_AGENT_COMMAND_TIMEOUT => AgentFailure::Silent(error.message),
             sys::VIR_ERR_AGENT_COMMAND_FAILED => AgentFailure::Refused(shown(&error.message)),
             // libvirt 9.0 has no code for an agent's own error.
-            sys::VIR_ERR_INTERNAL_ERROR if error.message.contains(AGENT_ERROR) => AgentFailure::Refused(shown(&error.message)),
+            sys::VIR_ERR_INTERNAL_ERROR if says(&error.message, AGENT_ERROR) => AgentFailure::Refused(shown(&error.message)),
             // "QEMU guest agent is not configured". One that is not connected is unresponsive to libvirt, whether it never was or went away just now.
             sys::VIR_ERR_ARGUMENT_UNSUPPORTED | sys::VIR_ERR_OPERATION_UNSUPPORTED | sys::VIR_ERR_CONFIG_UNSUPPORTED => AgentFailure::Absent(error.message),
             _ => AgentFailure::Other(shown(&error.message)),

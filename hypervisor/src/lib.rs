@@ -27,6 +27,7 @@ pub mod run;
 pub mod snapshots;
 pub mod state_files;
 pub mod storage;
+mod translated;
 
 pub use capture::Capture;
 pub use capture::live::{LiveCapture, LiveOptions};

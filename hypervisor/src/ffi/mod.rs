@@ -12,6 +12,8 @@ use virt::domain::Domain;
 use virt::stream::Stream;
 use virt_sys as sys;
 
+use crate::translated::{NOT_RUNNING, says};
+
 /// An error that libvirt reported.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("libvirt: {call}: {message} (code {code})")]
@@ -40,7 +42,7 @@ impl LibvirtError {
     /// The domain is not running (any more).
     #[must_use]
     pub fn is_not_running(&self) -> bool {
-        self.code == sys::VIR_ERR_OPERATION_INVALID && self.message.contains("not running")
+        self.code == sys::VIR_ERR_OPERATION_INVALID && says(&self.message, NOT_RUNNING)
     }
 
     fn last(call: &'static str) -> Self {
