@@ -49,7 +49,8 @@ lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::sma
     let suite = Suite::new(&lab);
     let before = runs::content_sum(&suite.domain).expect("sum");
     let kept = suite.quiet_backup("only");
-    suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    let said = suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    assert!(said.contains(&format!("\n  serial 0: a pty of its own, not file {}\n", cairn_lab::console::LOG)), "{said}");
     let copy = Domain::new(RUN);
     assert_eq!(runs::content_sum(&copy).expect("sum"), before);
     let run = shown(&suite);

@@ -52,11 +52,13 @@ pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
         let disks: Vec<_> =
             r.disks.iter().map(|d| serde_json::json!({"target": d.target, "size": d.size_bytes, "overlay": d.overlay.display().to_string()})).collect();
         output::print_json(&serde_json::json!({
-            "name": r.name, "uuid": r.uuid, "id": r.point, "point": r.point_name, "network": r.network, "disks": disks, "agent": answered, "warnings": made.warnings,
+            "name": r.name, "uuid": r.uuid, "id": r.point, "point": r.point_name, "network": r.network, "disks": disks, "agent": answered, "own": made.own,
+            "warnings": made.warnings,
         }));
     } else if !common.quiet {
         let name = output::shown(&r.name);
         out!("domain {name} {} from {} {}", if o.paused { "is ready, paused," } else { "runs" }, output::shown(&r.point_name), r.point);
+        made.own.iter().for_each(|own| out!("  {}", output::shown(own)));
         out!("  look      virsh console {name}");
         out!("  keep      cairn keep {name}");
         out!("  discard   cairn discard {name} --force");
@@ -94,7 +96,7 @@ fn resume(common: &Common, name: &str) -> Outcome<Made> {
         GuestState::IoError => go_on(&record, &domain)?,
         GuestState::Running | GuestState::Paused => {}
     }
-    Ok(Made { record, domain, warnings, owner: None })
+    Ok(Made { record, domain, warnings, own: Vec::new(), owner: None })
 }
 
 /// Lets a guest go on that a failed read or write has paused, or says why it cannot. The supervisor tries it too, which does no harm.
