@@ -2,6 +2,7 @@
 
 use super::Done;
 use crate::{
+    apparmor,
     cli::{self, Common},
     context,
     failure::{FAILED, Failure, Outcome},
@@ -132,11 +133,15 @@ fn start(folder: &RunFolder, host: &Host, domain: &Domain) -> Outcome<()> {
     let until = Instant::now() + START_LIMIT;
     loop {
         // What a crash in the middle of a keep left is undone before anything reads it.
-        let result = folder.record().and_then(|record| backing::restore(host, domain, &record)).and_then(|()| domain.start().map_err(|e| libvirt(&e)));
-        match result {
-            Err(f) if f.message.contains("lock") && Instant::now() < until => std::thread::sleep(POLL),
-            result => return result,
+        let restored = folder.record().and_then(|record| backing::restore(host, domain, &record));
+        let again = |why: &str| why.contains("lock") && Instant::now() < until;
+        match restored.map(|()| domain.start()) {
+            Err(f) if again(&f.message) => {}
+            Ok(Err(e)) if again(&e.to_string()) => {}
+            Ok(started) => return started.map_err(|e| apparmor::does_not_start(host, &e)),
+            Err(f) => return Err(f),
         }
+        std::thread::sleep(POLL);
     }
 }
 

@@ -282,7 +282,7 @@ fn build(
     wait_served(folder, record, Some(cancel))?;
     interrupted(cancel)?;
     let started = if start.paused { domain.start_paused() } else { domain.start() };
-    started.map_err(|e| Failure::new(FAILED, format!("the domain does not start: {e}{}", apparmor::hint(host))))?; // M7
+    started.map_err(|e| apparmor::does_not_start(host, &e))?; // M7
     interrupted(cancel)?;
     again::remember(folder, &domain)?;
     record.state = State::Ready;
