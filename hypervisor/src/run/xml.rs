@@ -211,15 +211,18 @@ pub fn attribute_values(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
     Ok(document.descendants().flat_map(|node| node.attributes().map(|a| a.value().to_owned()).collect::<Vec<_>>()).collect())
 }
 
-/// The files of all disks, and of what lies below them.
+/// The qcow2 images of all disks, and of what lies below them. Others have no header that anybody but the guest has written.
 ///
 /// # Errors
 /// Not XML.
-pub fn disk_files(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
+pub fn qcow2_files(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
     let document = Document::parse(xml)?;
-    let disks = document.descendants().filter(|node| node.has_tag_name("disk"));
-    let sources = disks.flat_map(|disk| disk.descendants()).filter(|node| node.has_tag_name("source"));
-    Ok(sources.filter_map(|source| source.attribute("file")).map(str::to_owned).collect())
+    let sources = document.descendants().filter(|node| node.has_tag_name("disk")).flat_map(|disk| disk.descendants()).filter(|n| n.has_tag_name("source"));
+    let is_qcow2 = |source: &Node<'_, '_>| {
+        let format = source.parent().and_then(|image| child(image, if image.has_tag_name("disk") { "driver" } else { "format" }));
+        format.and_then(|format| format.attribute("type")) == Some("qcow2")
+    };
+    Ok(sources.filter(is_qcow2).filter_map(|source| source.attribute("file")).map(str::to_owned).collect())
 }
 
 /// A disk as a definition has it.
@@ -357,6 +360,14 @@ mod tests {
             let saved = RunXml { memory_kib: None, ..run(false, Network::None) }.build(&divided).expect("as it was saved").xml;
             assert!(saved.contains(">1024<") || saved.contains("'512'"), "{saved}");
         }
+    }
+
+    #[test]
+    fn images_whose_header_is_the_guests_are_not_looked_into() {
+        let xml = "<domain><devices><disk type='file'><driver name='qemu' type='qcow2'/><source file='/i/s1'/><backingStore type='file'><format type='qcow2'/>\
+            <source file='/i/run'/><backingStore type='file'><format type='raw'/><source file='/i/base'/></backingStore></backingStore></disk>\
+            <disk type='file'><driver name='qemu' type='raw'/><source file='/i/raw'/></disk><disk type='file'><source file='/i/none'/></disk></devices></domain>";
+        assert_eq!(qcow2_files(xml).expect("XML"), ["/i/s1", "/i/run"]);
     }
 
     #[test]
