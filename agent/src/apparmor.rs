@@ -5,8 +5,11 @@
 //!
 //! What it must not do: change a profile.
 
-use crate::doctor::finding::Finding;
-use cairn_hypervisor::Host;
+use crate::{
+    doctor::finding::Finding,
+    failure::{FAILED, Failure},
+};
+use cairn_hypervisor::{Host, ffi::LibvirtError};
 use std::{fs, path::Path};
 
 /// libvirt's name of the security driver.
@@ -40,10 +43,14 @@ pub fn finding(models: &[String], profiles: &Path) -> Option<Finding> {
     })
 }
 
-/// For a domain that does not start: QEMU's own words are "Permission denied" then.
-pub fn hint(host: &Host) -> String {
+/// The domain of a run that does not start: where AppArmor may be why, QEMU's own words are no more than "Permission denied".
+pub fn does_not_start(host: &Host, error: &LibvirtError) -> Failure {
     let models = host.security_models().unwrap_or_default();
-    let remedy = finding(&models, Path::new(PROFILES)).and_then(|finding| finding.remedy);
+    Failure::new(FAILED, format!("the domain does not start: {error}{}", hint(&models, Path::new(PROFILES))))
+}
+
+fn hint(models: &[String], profiles: &Path) -> String {
+    let remedy = finding(models, profiles).and_then(|finding| finding.remedy);
     remedy.map_or_else(String::new, |remedy| format!("; AppArmor may be why, as no rule of its names the sockets of runs: {remedy}"))
 }
 
@@ -110,10 +117,13 @@ mod tests {
             write(dir.path(), place, "# /run/cairn/run/*/nbd.sock rw,\n  deny /run/cairn/run/** rw,\n");
             write(dir.path(), other, &format!("  {RULE}\n"));
             assert_eq!(finding(&["dac".to_owned()], dir.path()), None, "nothing confines its guests");
+            assert_eq!(hint(&["dac".to_owned()], dir.path()), "");
             let found = finding(&confined, dir.path()).expect("AppArmor does");
             let remedy = found.remedy.expect("one");
             assert!(found.status == Status::Warning && remedy.contains(place) && remedy.contains(RULE), "{remedy}");
+            assert!(hint(&confined, dir.path()).contains(&remedy), "whose domain does not start is told the same");
             obey(&remedy);
+            assert_eq!(hint(&confined, dir.path()), "");
             assert!(text(&dir.path().join(place)).ends_with(&format!("  {RULE}\n")));
             assert_eq!(finding(&confined, dir.path()).map(|f| f.status), Some(Status::Ok));
         }

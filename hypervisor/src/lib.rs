@@ -11,8 +11,10 @@
 //! What it must not do: know the store, or believe a guest.
 
 pub mod capture;
+pub mod copy;
 pub mod disks;
 pub mod domain;
+mod edits;
 pub mod events;
 pub mod ffi;
 pub mod guard;

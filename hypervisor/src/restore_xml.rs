@@ -2,14 +2,15 @@
 //!
 //! Invariants
 //! - Only what must change changes: edits are spliced into the saved text, everything else stays byte for byte.
-//! - Under another name nothing writable is shared with the original: its disks that were not restored are left out.
+//! - Under another name it is a copy, which shares nothing with the original that two domains cannot share ([`crate::copy`]): writable disks of the
+//!   original's that were not restored are left out, and so is what leads to its sockets, files, ports and devices.
 //!
 //! What it must not do: touch libvirt or files.
 
-use std::ops::Range;
-
 use roxmltree::{Document, Node};
 
+use crate::copy::{self, Unshared};
+use crate::edits::{Edits, after_tag_name, apply, escape, text_range};
 use crate::state_files::{child, nvram_path};
 
 /// Why XML cannot be rewritten.
@@ -48,7 +49,7 @@ pub struct NewDisk {
 /// What is to change.
 #[derive(Debug, Clone, Default)]
 pub struct Rewrite {
-    /// New name; then UUID, MAC addresses and NVRAM path are new too.
+    /// New name; then it is a copy: UUID, NVRAM path and all that [`crate::copy`] says are its own.
     pub rename: Option<String>,
     /// Disks that were restored.
     pub disks: Vec<NewDisk>,
@@ -61,10 +62,9 @@ pub struct Rewritten {
     pub xml: String,
     /// Where the firmware's variables belong, if the domain has any.
     pub nvram: Option<String>,
+    /// What a copy has otherwise than its original.
+    pub unshared: Unshared,
 }
-
-/// Ranges of a text and what takes their place.
-pub(crate) type Edits = Vec<(Range<usize>, String)>;
 
 /// Rewrites a domain's XML.
 ///
@@ -80,24 +80,31 @@ pub fn rewrite(xml: &str, change: &Rewrite) -> Result<Rewritten, RestoreXmlError
     // The number of a running instance means nothing to a definition.
     edits.extend(root.attribute_node("id").map(|id| (id.range(), String::new())));
     let mut nvram = child(root, "os").and_then(|os| child(os, "nvram")).and_then(nvram_path);
+    let mut unshared = Unshared::default();
     if let Some(name) = &change.rename {
         identity(root, name, &mut edits)?;
-        if let (Some(node), Some(old)) = (child(root, "os").and_then(|os| child(os, "nvram")), &nvram) {
-            let new = sibling_path(old, name);
-            let source = child(node, "source").and_then(|source| source.attribute_node("file"));
-            edits.extend(source.map(|a| a.range_value()).or_else(|| text_range(node)).map(|r| (r, escape(&new))));
-            nvram = Some(new);
-        }
+        nvram = nvram.map(|old| moved_nvram(root, &old, name, &mut edits));
+        unshared = copy::unshare(root, xml, &mut edits)?;
     }
-    disks(root, change, &mut edits)?;
-    Ok(Rewritten { xml: apply(xml, edits), nvram })
+    disks(root, change, &mut unshared, &mut edits)?;
+    Ok(Rewritten { xml: apply(xml, edits), nvram, unshared })
 }
 
-/// Name, UUID, generation id, MAC addresses, sockets that libvirt makes for each domain.
+/// The firmware's variables beside the old ones, in a file that has the domain's new name.
+pub(crate) fn moved_nvram(root: Node<'_, '_>, old: &str, name: &str, edits: &mut Edits) -> String {
+    let new = sibling_path(old, name);
+    if let Some(node) = child(root, "os").and_then(|os| child(os, "nvram")) {
+        let source = child(node, "source").and_then(|source| source.attribute_node("file"));
+        edits.extend(source.map(|a| a.range_value()).or_else(|| text_range(node)).map(|range| (range, escape(&new))));
+    }
+    new
+}
+
+/// Name, UUID, generation id.
 fn identity(root: Node<'_, '_>, name: &str, edits: &mut Edits) -> Result<(), RestoreXmlError> {
     let named = child(root, "name").ok_or(RestoreXmlError::Missing("name"))?;
     edits.push((text_range(named).ok_or(RestoreXmlError::Missing("name"))?, escape(name)));
-    let uuid = new_uuid(random()?);
+    let uuid = new_uuid(copy::random()?);
     if let Some(n) = child(root, "uuid") {
         edits.push((n.range(), format!("<uuid>{uuid}</uuid>")));
     }
@@ -106,20 +113,10 @@ fn identity(root: Node<'_, '_>, name: &str, edits: &mut Edits) -> Result<(), Res
     let entry = system.and_then(|n| n.children().find(|e| e.has_tag_name("entry") && e.attribute("name") == Some("uuid")));
     edits.extend(entry.map(|n| (n.range(), format!("<entry name='uuid'>{uuid}</entry>"))));
     edits.extend(child(root, "genid").map(|n| (n.range(), "<genid/>".to_owned())));
-    let Some(devices) = child(root, "devices") else { return Ok(()) };
-    for interface in devices.children().filter(|n| n.has_tag_name("interface")) {
-        if let Some(mac) = child(interface, "mac") {
-            let r: [u8; 16] = random()?;
-            edits.push((mac.range(), format!("<mac address='52:54:00:{:02x}:{:02x}:{:02x}'/>", r[0], r[1], r[2])));
-        }
-    }
-    for channel in devices.children().filter(|n| n.has_tag_name("channel") && n.attribute("type") == Some("unix")) {
-        edits.extend(child(channel, "source").map(|s| (s.range(), String::new())));
-    }
     Ok(())
 }
 
-fn disks(root: Node<'_, '_>, change: &Rewrite, edits: &mut Edits) -> Result<(), RestoreXmlError> {
+fn disks(root: Node<'_, '_>, change: &Rewrite, unshared: &mut Unshared, edits: &mut Edits) -> Result<(), RestoreXmlError> {
     let of = |n: &Node<'_, '_>| child(*n, "target").and_then(|t| t.attribute("dev")).map(str::to_owned);
     let nodes: Vec<_> = child(root, "devices").into_iter().flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk")).collect();
     for new in &change.disks {
@@ -129,12 +126,17 @@ fn disks(root: Node<'_, '_>, change: &Rewrite, edits: &mut Edits) -> Result<(), 
     if change.rename.is_none() {
         return Ok(());
     }
-    for node in nodes {
-        let restored = change.disks.iter().any(|d| of(&node).as_deref() == Some(&d.target));
-        // Shareable ones, too: whoever shares them has not agreed to one more.
-        let writable_disk = matches!(node.attribute("device"), None | Some("disk" | "lun")) && child(node, "readonly").is_none();
-        if !restored && writable_disk {
-            edits.push((node.range(), String::new()));
+    let is_restored = |node: &Node<'_, '_>| change.disks.iter().any(|d| of(node).as_deref() == Some(&d.target));
+    for node in nodes.iter().filter(|node| child(**node, "readonly").is_none() && !is_restored(node)) {
+        match node.attribute("device") {
+            // Shareable ones, too: whoever shares them has not agreed to one more.
+            None | Some("disk" | "lun") => edits.push((node.range(), String::new())),
+            Some("floppy") if child(*node, "source").is_some() => {
+                unshared.left_out.push(format!("floppy in {}", of(node).unwrap_or_default()));
+                edits.extend(node.attribute_node("type").map(|kind| (kind.range_value(), "file".to_owned())));
+                edits.extend(["source", "backingStore", "mirror"].into_iter().filter_map(|name| child(*node, name)).map(|part| (part.range(), String::new())));
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -164,47 +166,10 @@ fn disk(node: Node<'_, '_>, new: &NewDisk, edits: &mut Edits) {
     }
 }
 
-pub(crate) fn text_range(node: Node<'_, '_>) -> Option<Range<usize>> {
-    node.children().find(Node::is_text).map(|t| t.range())
-}
-
-pub(crate) fn after_tag_name(node: Node<'_, '_>) -> Range<usize> {
-    let at = node.range().start + 1 + node.tag_name().name().len();
-    at..at
-}
-
-/// Edits inside a removed element go with it; the others are applied from the end on.
-pub(crate) fn apply(xml: &str, mut edits: Edits) -> String {
-    edits.sort_by_key(|e| (e.0.start, std::cmp::Reverse(e.0.end)));
-    let mut out = String::with_capacity(xml.len() + 256);
-    let mut at = 0;
-    for (range, text) in edits {
-        if range.start < at {
-            continue;
-        }
-        out.push_str(&xml[at..range.start]);
-        out.push_str(&text);
-        at = range.end;
-    }
-    out.push_str(&xml[at..]);
-    out
-}
-
 /// `/x/old_VARS.fd` becomes `/x/<name>_VARS.fd`.
-pub(crate) fn sibling_path(path: &str, name: &str) -> String {
+fn sibling_path(path: &str, name: &str) -> String {
     let dir = path.rsplit_once('/').map_or("", |p| p.0);
     format!("{dir}/{}_VARS.fd", name.replace('/', "_"))
-}
-
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;").replace('"', "&quot;")
-}
-
-fn random() -> std::io::Result<[u8; 16]> {
-    use std::io::Read;
-    let mut out = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut out)?;
-    Ok(out)
 }
 
 /// RFC 9562 version 4.
@@ -227,7 +192,7 @@ mod tests {
         <disk type='file' device='cdrom'><source file='/i/cd.iso'/><target dev='sda'/><readonly/></disk>\
         <interface type='network'><mac address='52:54:00:00:00:01'/></interface>\
         <channel type='unix'><source mode='bind' path='/run/x'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
-        </devices></domain>";
+        <serial type='file'><source path='/log/web'/><target port='0'/></serial><hostdev mode='subsystem' type='usb'/></devices></domain>";
 
     fn new(target: &str, path: &str, block_device: bool) -> NewDisk {
         NewDisk { target: target.into(), path: path.into(), format: "raw".into(), block_device }
@@ -249,6 +214,33 @@ mod tests {
         assert_eq!(child(disks[0], "driver").and_then(|s| s.attribute("discard")), Some("unmap"));
         assert!(child(disks[0], "backingStore").is_none());
         assert_eq!(disks[1].attribute("device"), Some("cdrom"));
+        // What else it does not share: crate::copy.
+        assert!(!out.xml.contains("/log/web") && out.xml.contains("<serial type='pty'>"), "{}", out.xml);
+        assert_eq!(out.unshared.left_out, ["hostdev"]);
+        assert_eq!(out.unshared.own.len(), 2, "{:?}", out.unshared.own);
+    }
+
+    #[test]
+    fn a_floppy_that_the_original_writes_to_is_not_in_the_copys_drive() {
+        let drive = |more: &str| format!("<disk type='block' device='floppy'>{more}<target dev='fda' bus='fdc'/></disk>");
+        let with = |drive: &str| XML.replacen("<interface", &format!("{drive}<interface"), 1);
+        let copied = |xml: &str| rewrite(xml, &Rewrite { rename: Some("b".into()), disks: vec![] }).expect("rewrites");
+        let out = copied(&with(&drive("<source dev='/dev/fd0'/>")));
+        assert!(out.xml.contains(&drive("").replace("block", "file")), "{}", out.xml);
+        assert!(out.unshared.left_out.contains(&"floppy in fda".to_owned()), "{:?}", out.unshared);
+        for shared in [drive("<source dev='/dev/fd0'/><readonly/>"), drive("")] {
+            let out = copied(&with(&shared));
+            assert!(out.xml.contains(&shared) && out.unshared.left_out == ["hostdev"], "{}", out.xml);
+        }
+    }
+
+    #[test]
+    fn variables_move_wherever_the_definition_names_them() {
+        let newer = "<nvram type='file'>\n  <source file='/n/web_VARS.fd'/>\n</nvram>";
+        let xml = XML.replace("<nvram>/var/lib/n/web_VARS.fd</nvram>", newer);
+        let out = rewrite(&xml, &Rewrite { rename: Some("b".into()), disks: vec![] }).expect("rewrites");
+        assert_eq!(out.nvram.as_deref(), Some("/n/b_VARS.fd"));
+        assert!(out.xml.contains(&newer.replace("web_VARS", "b_VARS")), "{}", out.xml);
     }
 
     #[test]
@@ -257,6 +249,7 @@ mod tests {
         let out = rewrite(XML, &change).expect("rewrites");
         let doc = Document::parse(&out.xml).expect("still XML");
         assert!(out.xml.contains("11111111-1111") && out.xml.contains("00:00:01") && out.xml.contains("/i/a.qcow2"));
+        assert!(out.xml.contains("/log/web") && out.xml.contains("hostdev") && out.unshared == Unshared::default());
         assert_eq!(out.nvram.as_deref(), Some("/var/lib/n/web_VARS.fd"));
         let b = doc.descendants().filter(|n| n.has_tag_name("disk")).nth(1).expect("vdb");
         assert_eq!((b.attribute("type"), child(b, "source").and_then(|s| s.attribute("dev"))), (Some("block"), Some("/dev/vg/b")));

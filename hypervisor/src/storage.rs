@@ -10,9 +10,9 @@ use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt_sys as sys;
 
+use crate::edits::escape;
 use crate::ffi::{LibvirtError, Named};
 use crate::host::Host;
-use crate::restore_xml::escape;
 use crate::state_files::child;
 
 /// Errors of pools.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Where all guests of a lab write (`guest/lab1.xml`).
+/// Where the guests of a lab write (`guest/lab1.xml`); copies of them have ptys.
 pub const LOG: &str = "/var/log/libvirt/lab-console.log";
 const LINES_MAX: usize = 15;
 const BYTES_MAX: u64 = 16 << 10;

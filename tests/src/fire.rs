@@ -169,6 +169,16 @@ impl Scene {
         std::fs::read_to_string(wish).is_ok_and(|wish| wish.contains("\"keep\""))
     }
 
+    /// Waits until a keep that was asked for has begun, and for a moment within it.
+    ///
+    /// # Panics
+    /// It does not begin.
+    pub fn wait_begun(&self, moment_ms: u64) {
+        let begun = || Ok(self.is_being_kept().then_some(()));
+        wait_for("begin of the keep", BOOT_LIMIT, Duration::from_millis(2), begun).expect("it begins");
+        std::thread::sleep(Duration::from_millis(moment_ms));
+    }
+
     /// Waits until the guest answers and the writer goes on; gives what is acknowledged then.
     ///
     /// # Panics

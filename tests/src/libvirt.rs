@@ -21,7 +21,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub const CALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// No security driver: the profiles on the host know nothing of a lab's folders. Files instead of virtlogd:
-/// two domains of one lab (a restored one beside its origin) may name one console file.
+/// two domains of one lab (`lab1` and `deb1`) may name one console file.
 const QEMU_CONF: &str = "security_driver = \"none\"\nstdio_handler = \"file\"\n";
 /// No policy kit behind the lab's private /run.
 const LIBVIRTD_CONF: &str = "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nunix_sock_rw_perms = \"0700\"\nunix_sock_ro_perms = \"0700\"\n";

@@ -236,9 +236,27 @@ lab_test!(whoever_dies_in_mid_boot_nothing_is_left, Options::small(), |lab| {
     suite.assert_left_alone(Duration::from_secs(5));
 });
 
+/// A point of a domain whose memory is divided among NUMA nodes: there is no one number to change.
+fn add_divided(suite: &Suite) {
+    let disk = Path::new(cairn_lab::libvirt::IMAGES).join("divided.raw");
+    std::fs::File::create(&disk).and_then(|f| f.set_len(1 << 20)).expect("made");
+    let xml = format!(
+        "<domain type='qemu'><name>divided</name><memory unit='MiB'>64</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os>\
+         <cpu mode='maximum'><numa><cell id='0' cpus='0' memory='64' unit='MiB'/></numa></cpu><devices><disk type='file' device='disk'>\
+         <driver name='qemu' type='raw'/><source file='{}'/><target dev='vda' bus='virtio'/></disk></devices></domain>",
+        disk.display()
+    );
+    let path = suite.path("divided.xml");
+    std::fs::write(&path, xml).expect("written");
+    suite.domain.virsh_ok(&["define", &path.to_string_lossy()]).expect("define");
+    let output = suite.cairn.run(&["backup", "divided"]).expect("it ends");
+    assert!([cairn::DONE, cairn::WARNINGS].contains(&output.code()), "{}", output.err_text());
+}
+
 lab_test!(checks_that_fail_and_guests_that_end_are_told_apart, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    add_divided(&suite);
     suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
     let bad = program(&suite, "bad", "echo the web server does not answer; exit 4");
     let (code, answer) = prove_one(&suite, &["lab1", "--boot-script", &bad]);
@@ -247,8 +265,12 @@ lab_test!(checks_that_fail_and_guests_that_end_are_told_apart, Options::small(),
     let slow = program(&suite, "slow", "sleep 600");
     let (code, answer) = prove_one(&suite, &["lab1", "--boot-script", &slow, "--boot-script-timeout", "3s"]);
     assert!(code == cairn::DAMAGED && answer["reason"].as_str().is_some_and(|r| r.contains("did not end within 3 s")), "{answer}");
-    let (code, answer) = prove_one(&suite, &["lab1", "--boot-exec", "exit 7"]);
-    assert!(code == cairn::DAMAGED && answer["exec"]["why"] == "exit code 7", "{answer}");
+    // One that cannot be tried so keeps none of the others from being tried.
+    let (code, answers) = prove(&suite, &["--all", "--boot-exec", "exit 7", "--memory", "384MiB"]);
+    let of = |name: &str| answers.iter().find(|answer| answer["name"] == name).expect(name);
+    assert_eq!((&of("divided")["code"], &of("divided")["recorded"]), (&cairn::REFUSED.into(), &false.into()));
+    assert!(code == cairn::DAMAGED && of("lab1")["exec"]["why"] == "exit code 7", "{answers:?}");
+    assert_nothing_left();
     let (code, answer) = prove_one(&suite, &["lab1", "--boot-exec", "poweroff -f"]);
     assert!(code == cairn::DAMAGED && answer["reason"].as_str().is_some_and(|r| r.contains("the guest is off")), "{answer}");
     // What the host cannot do is no verdict.

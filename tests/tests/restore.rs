@@ -7,14 +7,47 @@ use std::time::Duration;
 
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
+/// The definition with more that two domains cannot share, some of which this host has not: a copy that keeps that does not start. The guest that runs does
+/// not hear of it.
+fn add_what_cannot_be_shared(suite: &Suite) {
+    let xml = suite.domain.virsh_ok(&["dumpxml", "--inactive", "lab1"]).expect("dumpxml");
+    let devices = "<serial type='tcp'><source mode='bind' host='192.0.2.1' service='45551'/><protocol type='raw'/><target port='1'/></serial>\
+        <channel type='unix'><source mode='bind' path='/nowhere/own.sock'/><target type='virtio' name='own.0'/></channel>\
+        <graphics type='vnc' port='5931' autoport='no' listen='127.0.0.1'/><video><model type='vga'/></video>\
+        <audio id='2' type='file' path='/nowhere/lab.wav'/>\
+        <hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x0000' bus='0xfe' slot='0x1f' function='0x7'/></source></hostdev>\
+        <memballoon";
+    let end = "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-no-such-option'/></qemu:commandline></domain>";
+    let path = suite.path("shared.xml");
+    std::fs::write(&path, xml.replacen("<memballoon", devices, 1).replace("</domain>", end)).expect("written");
+    suite.domain.virsh_ok(&["define", &path.to_string_lossy()]).expect("define");
+}
+
 lab_test!(a_domain_comes_back_under_another_name, Options::small(), |lab| {
     let suite = Suite::new(&lab);
+    add_what_cannot_be_shared(&suite);
     suite.domain.virsh_ok(&["desc", "lab1", "--config", "words that must come back"]).expect("description");
     let point = suite.quiet_backup("only");
     let (a, b) = (suite.path("copy a.qcow2"), suite.path("copy-b.raw"));
     let (vda, vdb) = (format!("vda={}", a.display()), format!("vdb={}", b.display()));
-    suite.cairn.ok(&["restore", &point.id, "--as", "lab2", "--disk", &vda, "--disk", &vdb]).expect("restore");
+    let output = suite.cairn.run(&["restore", &point.id, "--as", "lab2", "--disk", &vda, "--disk", &vdb, "--json"]).expect("it ends");
+    assert_eq!(output.code(), cairn_lab::cairn::WARNINGS, "{}", output.err_text());
+    let told: serde_json::Value = serde_json::from_str(&output.text()).expect("JSON");
+    let own = serde_json::json!([
+        "serial 0: a pty of its own, not file /var/log/libvirt/lab-console.log",
+        "serial 1: a pty of its own, not tcp 192.0.2.1:45551",
+        "channel own.0: a socket of its own, not unix /nowhere/own.sock",
+        "vnc: a port of its own",
+        "audio 2: nothing, not file /nowhere/lab.wav",
+    ]);
+    assert_eq!(told["own"], own, "{told}");
+    let missing = told["missing"].to_string();
+    assert!(missing.contains("its qemu:commandline is left out") && missing.contains("its hostdev is left out"), "{told}");
     let copy = Domain::new("lab2");
+    let xml = copy.virsh_ok(&["dumpxml", "--inactive", "lab2"]).expect("dumpxml");
+    for shared in ["lab-console.log", "45551", "/nowhere", "5931", "no-such-option", "hostdev"] {
+        assert!(!xml.contains(shared), "{shared} in {xml}");
+    }
     copy.start(BOOT_LIMIT).expect("the copy boots beside its origin");
     assert!(copy.sh("cat /mnt/a/greeting /mnt/b/greeting").expect("files").contains("before the first backup"));
     let of = |name: &str, query: &str| copy.virsh_ok(&[query, name]).expect(query);

@@ -49,7 +49,8 @@ lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::sma
     let suite = Suite::new(&lab);
     let before = runs::content_sum(&suite.domain).expect("sum");
     let kept = suite.quiet_backup("only");
-    suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    let said = suite.cairn.ok(&["run", "lab1@latest", "--wait-agent", AGENT_S]).expect("run");
+    assert!(said.contains(&format!("\n  serial 0: a pty of its own, not file {}\n", cairn_lab::console::LOG)), "{said}");
     let copy = Domain::new(RUN);
     assert_eq!(runs::content_sum(&copy).expect("sum"), before);
     let run = shown(&suite);
@@ -106,6 +107,15 @@ lab_test!(what_cannot_run_is_refused_and_leaves_nothing, Options::small(), |lab|
     // A start that fails takes everything away again.
     refused(&["run", "lab1@latest", "--memory", "1000GiB"], cairn::FAILED, "start");
     assert!(Domain::new(RUN).state().is_err(), "no domain is left");
+    // One that was made and does not start again stays, and says why.
+    suite.cairn.ok(&["run", "lab1@latest", "--paused"]).expect("run");
+    let copy = Domain::new(RUN);
+    copy.virsh_ok(&["destroy", RUN]).expect("destroy");
+    copy.virsh_ok(&["setmaxmem", RUN, "1000GiB", "--config"]).expect("setmaxmem");
+    copy.virsh_ok(&["setmem", RUN, "1000GiB", "--config"]).expect("setmem");
+    suite::assert_refused(&suite.cairn.run(&["run", "--resume", RUN]).expect("it ends"), cairn::FAILED, "the domain does not start: ");
+    suite.cairn.ok(&["discard", RUN]).expect("discard");
+    assert_nothing_left();
 });
 
 lab_test!(a_run_is_kept_in_place_while_its_guest_writes, Options::small(), |lab| {

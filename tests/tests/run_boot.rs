@@ -6,11 +6,25 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const BACK_LIMIT: Duration = Duration::from_secs(120);
+/// The aim is 1.1; a busy machine must not fail the suite for it.
+const RATIO_MAX: f64 = 1.5;
+const PAIRS_MIN: usize = 2;
+const PAIRS_MAX: usize = 5;
+
+/// First output and agent, each of the best boot.
+fn best(times: &[(Duration, Duration)]) -> (Duration, Duration) {
+    (times.iter().map(|t| t.0).min().expect("one at least"), times.iter().map(|t| t.1).min().expect("one at least"))
+}
+
+fn ratio(a: Duration, b: Duration) -> f64 {
+    a.as_secs_f64() / b.as_secs_f64()
+}
 
 // From the command to the guest's first words and to its agent, beside the same guest on its own images, one after the other.
 //
-// Two boots of each; the better one counts, since other work on the host only makes them longer. A run defines its domain, so the guest on its own images
-// is defined anew as well: libvirt 11.3 without KVM asks QEMU for its capabilities at each definition, for seconds (docs/lab.md).
+// The best boot of each counts, since other work on the host only makes them longer: of two each, and of up to five where the two are not enough, for work
+// that comes and goes may have met all boots of one kind. A run that is slow itself is slow in all of them. A run defines its domain, so the guest on its own
+// images is defined anew as well: libvirt 11.3 without KVM asks QEMU for its capabilities at each definition, for seconds (docs/lab.md).
 lab_test!(a_run_boots_as_fast_as_a_local_guest, Options { data_mib: 72, ..Options::small() }, |lab| {
     let suite = Suite::new(&lab);
     // The lab's kernel is told to be quiet; its first words are what is waited for here.
@@ -37,7 +51,7 @@ lab_test!(a_run_boots_as_fast_as_a_local_guest, Options { data_mib: 72, ..Option
     let virsh = |args: &[&str]| drop(suite.domain.virsh_ok(args).expect("virsh"));
     let (mut local, mut run) = (Vec::new(), Vec::new());
     virsh(&["destroy", "lab1"]);
-    for _ in 0..2 {
+    while local.len() < PAIRS_MIN || (local.len() < PAIRS_MAX && ratio(best(&run).1, best(&local).1) >= RATIO_MAX) {
         local.push(boot(&mut || {
             virsh(&["define", &talking.to_string_lossy()]);
             virsh(&["start", "lab1"]);
@@ -47,15 +61,12 @@ lab_test!(a_run_boots_as_fast_as_a_local_guest, Options { data_mib: 72, ..Option
         run.push(boot(&mut || drop(suite.cairn.ok(&["run", "lab1@latest", "--keep-identity"]).expect("run"))));
         suite.cairn.ok(&["discard", "lab1", "--force"]).expect("discard");
     }
-    let best = |times: &[(Duration, Duration)]| (times.iter().map(|t| t.0).min().expect("two"), times.iter().map(|t| t.1).min().expect("two"));
     let ((local_output, local_agent), (run_output, run_agent)) = (best(&local), best(&run));
-    let ratio = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
     println!("local {local:?}, run {run:?}");
     println!(
         "first output: local {local_output:.2?}, run {run_output:.2?}, ratio {:.2}; agent: local {local_agent:.2?}, run {run_agent:.2?}, ratio {:.2}",
         ratio(run_output, local_output),
         ratio(run_agent, local_agent)
     );
-    // The aim is 1.1; a busy machine must not fail the suite for it.
-    assert!(ratio(run_agent, local_agent) < 1.5, "a run boots much slower than a local guest");
+    assert!(ratio(run_agent, local_agent) < RATIO_MAX, "a run boots much slower than a local guest");
 });

@@ -103,8 +103,10 @@ lab_test!(a_run_goes_on_whoever_is_killed, Options::small(), |lab| {
 /// Kills during a keep until it is done.
 fn keep_under_fire(scene: &mut Scene, args: &[&str], rng: &mut Rng) {
     let begin = Instant::now();
-    let (mut number, mut hits, mut child) = (0, 0, scene.start(args));
     let (mut acknowledged, mut lost) = (scene.wait_writes(0), false);
+    let (mut number, mut hits, mut child) = (0, 0, scene.start(args));
+    // Kills before it began would meet nothing.
+    scene.wait_begun(0);
     let limit = KEEP_LIMIT + BACK_LIMIT * u32::try_from(kills() / 16).expect("small");
     while scene.is_run() {
         assert!(begin.elapsed() < limit, "the keep does not end: {:?}", scene.suite.cairn.run(&["runs"]).map(|o| o.text() + &o.err_text()));

@@ -70,7 +70,8 @@ lab_test!(network_memory_and_pools_are_those_that_were_asked_for, Options::small
     suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
     let memory = format!("{MEMORY_MIB}MiB");
     let asked = ["run", "lab1@latest", "--as", RUN, "--network", NETWORK, "--memory", &memory, "--pool", "overlays", "--wait-agent", AGENT_S];
-    suite.cairn.ok(&asked).expect("run");
+    let told = suite.cairn.json(&asked).expect("run");
+    assert_eq!(told["own"], serde_json::json!([format!("serial 0: a pty of its own, not file {}", cairn_lab::console::LOG)]), "{told}");
     let copy = Domain::new(RUN);
 
     let interfaces = copy.virsh_ok(&["domiflist", RUN]).expect("domiflist");

@@ -7,7 +7,7 @@ use cairn_lab::chaos::rng::Rng;
 use cairn_lab::fire::{AGENT_S, BOOT_LIMIT, RUN, Scene, kills, rng};
 use cairn_lab::runs;
 use cairn_lab::suite::Suite;
-use cairn_lab::{Options, cairn, lab_test, process, reference};
+use cairn_lab::{Options, cairn, lab_test, reference};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,6 @@ const RATE: &str = "16MiB";
 /// More power failures than were asked for, until enough of them met what they were to meet.
 const MORE: u64 = 6;
 
-/// Waits until a keep that was asked for has begun, and for a moment within it.
-fn wait_begun(scene: &Scene, moment_ms: u64) {
-    let begun = || Ok(scene.is_being_kept().then_some(()));
-    process::wait_for("begin of the keep", BOOT_LIMIT, Duration::from_millis(2), begun).expect("it begins");
-    std::thread::sleep(Duration::from_millis(moment_ms));
-}
-
 /// Fails the power while a keep is at work, again and again at random moments; then lets it end.
 fn power_failures(scene: &mut Scene, args: &[&str], rng: &mut Rng) {
     let (rounds, mut met) = (kills().div_ceil(4).max(2), 0);
@@ -32,7 +25,7 @@ fn power_failures(scene: &mut Scene, args: &[&str], rng: &mut Rng) {
         let child = scene.start(args);
         // The first one meets the keep; others may come before it has begun, or after its end.
         if number == 1 {
-            wait_begun(scene, rng.below(3000));
+            scene.wait_begun(rng.below(3000));
         } else {
             std::thread::sleep(Duration::from_millis(rng.below(5000)));
         }
@@ -151,7 +144,7 @@ lab_test!(a_domain_that_is_off_is_kept_after_power_failures, Options { data_mib:
     for number in 1..=3 {
         let child = scene.start(&["keep", RUN]);
         if number == 1 {
-            wait_begun(&scene, rng.below(50));
+            scene.wait_begun(rng.below(50));
         } else {
             std::thread::sleep(Duration::from_millis(rng.below(1200)));
         }

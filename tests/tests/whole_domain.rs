@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 const SWTPM: &str = "/var/lib/libvirt/swtpm";
@@ -66,12 +66,16 @@ fn order(code: u32, parts: &[&[u8]]) -> Vec<u8> {
     [&[0x80, 0x02][..], &size.to_be_bytes(), &code.to_be_bytes(), &body].concat()
 }
 
-/// TPM2_NV_DefineSpace and TPM2_NV_Write of eight bytes.
-fn tpm_write(domain: &Domain, value: [u8; 8]) {
+/// TPM2_NV_DefineSpace of eight bytes.
+fn tpm_define(domain: &Domain) {
     // SHA-256; written and read by the owner, not locked out.
     let public = [&NV_INDEX[..], &[0, 0x0b], &[0x02, 0x02, 0, 0x02], &[0, 0], &[0, 8]].concat();
     let defined = tpm(domain, &order(0x12a, &[&OWNER, &EMPTY_PASSWORD, &[0, 0], &[0, 14], &public]));
     assert_eq!(&defined[12..20], CODE_OK, "{defined}");
+}
+
+/// TPM2_NV_Write of eight bytes.
+fn tpm_write(domain: &Domain, value: [u8; 8]) {
     let written = tpm(domain, &order(0x137, &[&OWNER, &NV_INDEX, &EMPTY_PASSWORD, &[0, 8], &value, &[0, 0]]));
     assert_eq!(&written[12..20], CODE_OK, "{written}");
 }
@@ -114,6 +118,7 @@ lab_test!(firmware_variables_and_tpm_come_back, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     with_firmware(&suite, "lab1");
     set_variable(&suite.domain, "Before", "kept");
+    tpm_define(&suite.domain);
     tpm_write(&suite.domain, *b"cairn-02");
     let saved_uuid = uuid(&suite.domain);
     let owner = owner_and_mode(&tpm_file(&saved_uuid));
@@ -143,7 +148,32 @@ lab_test!(firmware_variables_and_tpm_come_back, Options::small(), |lab| {
     assert_eq!((variables(&copy).as_str(), tpm_read(&copy)), ("Before=kept", hex(b"cairn-02")));
     let live = copy.virsh_ok(&["dumpxml", "lab2"]).expect("XML");
     assert!(live.contains(&format!("{NVRAM}/lab2_VARS.fd")), "{live}");
+    copy.virsh_ok(&["destroy", "lab2"]).expect("destroy");
+    a_run_has_them_too(&suite, &point.id, &saved_uuid);
 });
+
+/// Kept, it has what its guest wrote meanwhile; thrown away, it takes them along; those of the original stay as they were.
+fn a_run_has_them_too(suite: &Suite, point: &str, original: &str) {
+    let originals = || (fs::read(tpm_file(original)).expect("there"), fs::read(Path::new(NVRAM).join("lab1_VARS.fd")).expect("there"));
+    let (begin, before, run) = (Instant::now(), originals(), Domain::new("lab3"));
+    suite.cairn.ok(&["run", point, "--as", "lab3", "--wait-agent", &BOOT_LIMIT.as_secs().to_string()]).expect("run");
+    assert_eq!((variables(&run).as_str(), tpm_read(&run)), ("Before=kept", hex(b"cairn-02")));
+    set_variable(&run, "InRun", "too");
+    tpm_write(&run, *b"cairn-03");
+    suite.cairn.ok(&["keep", "lab3"]).expect("keep");
+    run.virsh_ok(&["destroy", "lab3"]).expect("destroy");
+    run.start(BOOT_LIMIT).expect("an ordinary domain boots");
+    assert_eq!((variables(&run).as_str(), tpm_read(&run)), ("Before=kept\nInRun=too", hex(b"cairn-03")));
+    run.virsh_ok(&["destroy", "lab3"]).expect("destroy");
+
+    suite.cairn.ok(&["run", point, "--as", "lab4", "--paused"]).expect("run");
+    let files = [tpm_file(&uuid(&Domain::new("lab4"))), Path::new(NVRAM).join("lab4_VARS.fd")];
+    assert!(files.iter().all(|file| file.exists()), "{files:?}");
+    suite.cairn.ok(&["discard", "lab4", "--force"]).expect("discard");
+    assert!(!files.iter().any(|file| file.exists()), "{files:?}");
+    assert!(originals() == before, "the original's were written to");
+    println!("a run that was kept and one that was thrown away: {:.1} s", begin.elapsed().as_secs_f64());
+}
 
 lab_test!(variables_of_firmware_that_libvirt_chose_come_back, Options { guest: false, ..Options::small() }, |lab| {
     let suite = Suite::new(&lab);

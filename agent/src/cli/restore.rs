@@ -30,7 +30,7 @@ Nothing that exists is overwritten without --force.")]
 pub struct Restore {
     /// The point
     pub point: String,
-    /// Define it under this name, with a new UUID and new MAC addresses
+    /// Define it under this name: a copy, with a UUID, MAC addresses and consoles of its own, that may run beside the original
     #[arg(long = "as", value_name = "NAME")]
     pub rename: Option<String>,
     /// Restore this disk to this path, or to a volume of a pool (TARGET=POOL/VOLUME); may be repeated

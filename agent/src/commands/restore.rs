@@ -38,7 +38,9 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         .collect();
     let missing = &restored.warnings;
     if common.json {
-        output::print_json(&serde_json::json!({"id": p.id.to_string(), "name": p.summary.name, "disks": written, "domain": domain, "missing": missing}));
+        output::print_json(&serde_json::json!({
+            "id": p.id.to_string(), "name": p.summary.name, "disks": written, "domain": domain, "own": restored.own, "missing": missing,
+        }));
     } else if !common.quiet {
         for d in &disks {
             let format = if d.format == cli::Format::Qcow2 { "qcow2" } else { "raw" };
@@ -47,6 +49,7 @@ pub fn run(common: &Common, o: &cli::Restore) -> Outcome<Done> {
         }
         if let Some(name) = &domain {
             out!("domain {} defined{}", output::shown(name), if o.start { " and started" } else { "" });
+            restored.own.iter().for_each(|own| out!("  {}", output::shown(own)));
         }
     }
     missing.iter().for_each(|m| say!("cairn: warning: {}", output::shown(m)));

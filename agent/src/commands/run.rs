@@ -2,6 +2,7 @@
 
 use super::Done;
 use crate::{
+    apparmor,
     cli::{self, Common},
     context,
     failure::{FAILED, Failure, Outcome},
@@ -52,11 +53,13 @@ pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
         let disks: Vec<_> =
             r.disks.iter().map(|d| serde_json::json!({"target": d.target, "size": d.size_bytes, "overlay": d.overlay.display().to_string()})).collect();
         output::print_json(&serde_json::json!({
-            "name": r.name, "uuid": r.uuid, "id": r.point, "point": r.point_name, "network": r.network, "disks": disks, "agent": answered, "warnings": made.warnings,
+            "name": r.name, "uuid": r.uuid, "id": r.point, "point": r.point_name, "network": r.network, "disks": disks, "agent": answered, "own": made.own,
+            "warnings": made.warnings,
         }));
     } else if !common.quiet {
         let name = output::shown(&r.name);
         out!("domain {name} {} from {} {}", if o.paused { "is ready, paused," } else { "runs" }, output::shown(&r.point_name), r.point);
+        made.own.iter().for_each(|own| out!("  {}", output::shown(own)));
         out!("  look      virsh console {name}");
         out!("  keep      cairn keep {name}");
         out!("  discard   cairn discard {name} --force");
@@ -94,7 +97,7 @@ fn resume(common: &Common, name: &str) -> Outcome<Made> {
         GuestState::IoError => go_on(&record, &domain)?,
         GuestState::Running | GuestState::Paused => {}
     }
-    Ok(Made { record, domain, warnings, owner: None })
+    Ok(Made { record, domain, warnings, own: Vec::new(), owner: None })
 }
 
 /// Lets a guest go on that a failed read or write has paused, or says why it cannot. The supervisor tries it too, which does no harm.
@@ -130,11 +133,15 @@ fn start(folder: &RunFolder, host: &Host, domain: &Domain) -> Outcome<()> {
     let until = Instant::now() + START_LIMIT;
     loop {
         // What a crash in the middle of a keep left is undone before anything reads it.
-        let result = folder.record().and_then(|record| backing::restore(host, domain, &record)).and_then(|()| domain.start().map_err(|e| libvirt(&e)));
-        match result {
-            Err(f) if f.message.contains("lock") && Instant::now() < until => std::thread::sleep(POLL),
-            result => return result,
+        let restored = folder.record().and_then(|record| backing::restore(host, domain, &record));
+        let again = |why: &str| why.contains("lock") && Instant::now() < until;
+        match restored.map(|()| domain.start()) {
+            Err(f) if again(&f.message) => {}
+            Ok(Err(e)) if again(&e.to_string()) => {}
+            Ok(started) => return started.map_err(|e| apparmor::does_not_start(host, &e)),
+            Err(f) => return Err(f),
         }
+        std::thread::sleep(POLL);
     }
 }
 

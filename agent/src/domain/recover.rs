@@ -18,7 +18,7 @@ use cairn_hypervisor::{
     Host,
     needs::Problem,
     restore_map,
-    restore_xml::{self, NewDisk, Rewrite},
+    restore_xml::{self, NewDisk, Rewrite, Rewritten},
     state_files::Role,
 };
 use cairn_store::{Point, Store, format::manifest::Manifest};
@@ -36,6 +36,8 @@ pub struct Recovery {
     pub replaces: Option<String>,
     /// What the domain will lack, for people.
     pub missing: Vec<String>,
+    /// What a copy has of its own where the original has something of the host's.
+    pub own: Vec<String>,
     /// What was to be elsewhere, and is nowhere in the domain.
     pub unused_maps: Vec<String>,
 }
@@ -57,9 +59,10 @@ impl Recovery {
         refuse_taken(&host, &name, &saved, o)?;
         let xml = saved_xml(work.store, manifest)?.ok_or_else(|| Failure::new(crate::failure::DAMAGED, format!("point {} has no domain XML", point.id)))?;
         let unused_maps = o.mapping.unused(&xml).map_err(|e| Failure::new(FAILED, format!("the saved XML: {}", chain(&e))))?;
-        let (xml, nvram, lost_media) =
+        let (Rewritten { xml, nvram, unshared }, lost_media) =
             new_xml(&xml, point, plan, volumes, o).map_err(|e| Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))))?;
         let mut missing = missing(&saved, o.rename.is_some());
+        missing.extend(unshared.left_out.iter().map(|kind| left_out(kind)));
         missing.extend(lost_media.iter().map(|(target, path)| format!("the medium {path} of drive {target} is not on this host: the drive is empty")));
         let lacking = host.problems(&xml, o.start)?;
         if o.ignore_missing {
@@ -88,7 +91,7 @@ impl Recovery {
         let files = Files::prepare(&context)?;
         let autostart = saved.autostart && o.rename.is_none();
         let replaces = o.rename.is_none().then(|| saved.uuid.clone());
-        Ok(Self { host, name, xml, files, autostart, force: o.force, replaces, missing, unused_maps })
+        Ok(Self { host, name, xml, files, autostart, force: o.force, replaces, missing, own: unshared.own, unused_maps })
     }
 
     /// Defines it; returns its name, and what is to be said.
@@ -115,10 +118,15 @@ pub fn saved_xml(store: &Store, manifest: &Manifest) -> Outcome<Option<String>> 
     Ok(xml.and_then(|bytes| String::from_utf8(bytes).ok()))
 }
 
-type NewXml = (String, Option<String>, Vec<(String, String)>);
+fn left_out(kind: &str) -> String {
+    format!("its {kind} is left out: a copy cannot share it with the original; `virsh edit` adds it where nothing else uses it")
+}
+
+/// Targets and paths of media that are not there.
+type Media = Vec<(String, String)>;
 
 /// The XML to define, the place of the firmware's variables, and media that are lost.
-fn new_xml(saved: &str, point: &Point, plan: &RestorePlan, volumes: &Volumes, o: &Options) -> Result<NewXml, restore_xml::RestoreXmlError> {
+fn new_xml(saved: &str, point: &Point, plan: &RestorePlan, volumes: &Volumes, o: &Options) -> Result<(Rewritten, Media), restore_xml::RestoreXmlError> {
     let disk = |d: &DiskPlan| NewDisk {
         target: d.entry.target.clone(),
         path: d.path.display().to_string(),
@@ -126,16 +134,11 @@ fn new_xml(saved: &str, point: &Point, plan: &RestorePlan, volumes: &Volumes, o:
         block_device: d.device,
     };
     let mapped = restore_map::remap(saved, &o.mapping)?;
-    let rewritten = restore_xml::rewrite(&mapped, &Rewrite { rename: o.rename.clone(), disks: plan.disks.iter().map(disk).collect() })?;
-    let mut xml = restore_map::place_volumes(&rewritten.xml, &volumes.in_xml())?;
-    if o.rename.is_some() {
-        xml = restore_map::without_tpm_source(&xml)?;
-    }
-    let (mut xml, lost_media) = restore_map::without_lost_media(&xml, |path| Path::new(path).exists())?;
-    if o.mark {
-        xml = restore_map::mark(&xml, &point.id.to_string())?;
-    }
-    Ok((xml, rewritten.nvram, lost_media))
+    let mut new = restore_xml::rewrite(&mapped, &Rewrite { rename: o.rename.clone(), disks: plan.disks.iter().map(disk).collect() })?;
+    let placed = restore_map::place_volumes(&new.xml, &volumes.in_xml())?;
+    let (xml, lost_media) = restore_map::without_lost_media(&placed, |path| Path::new(path).exists())?;
+    new.xml = if o.mark { restore_map::mark(&xml, &point.id.to_string())? } else { xml };
+    Ok((new, lost_media))
 }
 
 /// What a point lacks of its domain: media that are never saved are no loss, disks that were left out are.

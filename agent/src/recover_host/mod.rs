@@ -131,6 +131,7 @@ impl Recovering<'_> {
         let work = Work { common: self.common, store: self.store, journal: Some(&journal) };
         let prepared = restore::prepare(work, point, &options)?;
         line.unused_maps = prepared.domain.as_ref().map(|d| d.unused_maps.clone());
+        line.own = prepared.domain.iter().flat_map(|d| d.own.clone()).collect();
         if look_only {
             line.disks = prepared.plan.disks.iter().map(|d| (d.entry.target.clone(), d.path.display().to_string())).collect();
             line.warnings.extend(prepared.domain.iter().flat_map(|d| d.missing.clone()));

@@ -55,6 +55,8 @@ pub struct Line {
     pub code: u8,
     /// What is to be said besides.
     pub warnings: Vec<String>,
+    /// What a copy has of its own where the original has something of the host's.
+    pub own: Vec<String>,
     /// Maps that fit nothing of it; `None` where that is not known.
     pub unused_maps: Option<Vec<String>>,
 }
@@ -72,6 +74,7 @@ impl Line {
             message: String::new(),
             code: 0,
             warnings: Vec::new(),
+            own: Vec::new(),
             unused_maps: None,
         }
     }
@@ -85,7 +88,8 @@ impl Line {
         let disks: Vec<Value> = self.disks.iter().map(|(target, path)| json!({"target": target, "path": path})).collect();
         json!({
             "what": self.what, "name": self.name, "id": self.point.as_ref().map(|p| &p.0), "time": self.point.as_ref().map_or(Value::Null, |p| rfc3339(p.1)),
-            "status": self.status.text(), "started": self.started, "disks": disks, "code": self.code, "message": self.message, "warnings": self.warnings,
+            "status": self.status.text(), "started": self.started, "disks": disks, "code": self.code, "message": self.message, "own": self.own,
+            "warnings": self.warnings,
         })
     }
 }

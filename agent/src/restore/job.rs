@@ -90,6 +90,8 @@ pub struct Restored {
     pub domain: Option<String>,
     /// What the domain lacks, and what could not be done as it should.
     pub warnings: Vec<String>,
+    /// What a copy has of its own where the original has something of the host's.
+    pub own: Vec<String>,
 }
 
 /// Decides where everything goes; refuses all that cannot work. Nothing is written.
@@ -163,8 +165,10 @@ impl Prepared<'_> {
         let writing = Writing { on_damage, force: o.force, runtime, progress, journal: self.work.journal };
         let reports = write_disks(self.work.store, &self.plan, &writing).map_err(|f| interrupted(f, progress))?;
         let mut warnings = self.volumes.keep();
+        let mut own = Vec::new();
         let domain = match self.domain {
             Some(domain) => {
+                own.clone_from(&domain.own);
                 warnings.extend(domain.missing.clone());
                 if !o.mark {
                     // Of many domains each map is for some.
@@ -180,7 +184,7 @@ impl Prepared<'_> {
             }
             None => None,
         };
-        Ok((Restored { reports, domain, warnings }, self.plan.disks))
+        Ok((Restored { reports, domain, warnings, own }, self.plan.disks))
     }
 }
 

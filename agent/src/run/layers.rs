@@ -3,6 +3,7 @@
 //! Invariants
 //! - A file counts only if its chain of backing files, by the images' own headers, leads to an image of the run, or if libvirt says that the memory of
 //!   one of the run's snapshots is in it, and the domain is the run's.
+//! - The header of a raw image is the guest's to write: only those that libvirt calls qcow2 are looked into, and as such.
 //! - They are recorded before the domain goes, since only the domain knows them, and removed only where they lie beside an overlay: elsewhere somebody
 //!   wanted them there.
 //!
@@ -30,7 +31,7 @@ const CHAIN_MAX: usize = 64;
 pub fn of(domain: &Domain, record: &Record) -> Outcome<Vec<Layer>> {
     let mut disks = Vec::new();
     for text in [domain.xml_live().map_err(|e| libvirt(&e))?, domain.xml_inactive().map_err(|e| libvirt(&e))?] {
-        disks.extend(xml::disk_files(&text).map_err(|e| Failure::new(FAILED, chain(&e)))?);
+        disks.extend(xml::qcow2_files(&text).map_err(|e| Failure::new(FAILED, chain(&e)))?);
     }
     let mut memories = Vec::new();
     for snapshot in domain.snapshots().map_err(|e| libvirt(&e))?.0 {
@@ -75,7 +76,7 @@ fn backing_file(image: &Path) -> Option<PathBuf> {
     if !image.is_file() {
         return None;
     }
-    let output = Command::new("qemu-img").args(["info", "-U", "--output=json"]).arg(image).stdin(Stdio::null()).output().ok()?;
+    let output = Command::new("qemu-img").args(["info", "-U", "-f", "qcow2", "--output=json"]).arg(image).stdin(Stdio::null()).output().ok()?;
     let info: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
     let name = info["full-backing-filename"].as_str().or_else(|| info["backing-filename"].as_str())?;
     name.starts_with('/').then(|| PathBuf::from(name))

@@ -98,6 +98,8 @@ pub struct Made {
     pub domain: Domain,
     /// What people should know.
     pub warnings: Vec<String>,
+    /// What a copy has of its own where the original has something of the host's.
+    pub own: Vec<String>,
     /// Of a boot proof: as long as it is held, the run stays.
     pub owner: Option<RunLock>,
 }
@@ -186,9 +188,6 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
     if o.proof.is_some() {
         let targets: Vec<String> = disks.iter().map(|d| d.target.clone()).collect();
         let isolated = isolate(&built.xml, &targets).map_err(broken)?;
-        built.left_out.extend(isolated.left_out);
-        built.left_out.sort();
-        built.left_out.dedup();
         built.xml = isolated.xml;
     }
     refuse_taken(&host, &built.uuid)?;
@@ -241,7 +240,7 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
     match made {
         Ok((domain, mut warnings)) => {
             warnings.splice(..0, origin.warnings);
-            Ok(Made { record, domain, warnings, owner })
+            Ok(Made { record, domain, warnings, own: built.unshared.own, owner })
         }
         Err(f) => Err(undo(&folder, &record, f)),
     }
@@ -285,7 +284,7 @@ fn build(
     wait_served(folder, record, Some(cancel))?;
     interrupted(cancel)?;
     let started = if start.paused { domain.start_paused() } else { domain.start() };
-    started.map_err(|e| Failure::new(FAILED, format!("the domain does not start: {e}{}", apparmor::hint(host))))?; // M7
+    started.map_err(|e| apparmor::does_not_start(host, &e))?; // M7
     interrupted(cancel)?;
     again::remember(folder, &domain)?;
     // libvirt may have made them just now.
@@ -295,7 +294,7 @@ fn build(
     // A guest in isolation is to lack it.
     if record.proof.is_none() {
         let left_out = |kind: &String| format!("its {kind} is left out: a copy cannot share it with the original (--keep-identity keeps it)");
-        warnings.extend(built.left_out.iter().map(left_out));
+        warnings.extend(built.unshared.left_out.iter().map(left_out));
     }
     Ok((domain, warnings))
 }

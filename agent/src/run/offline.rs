@@ -86,10 +86,12 @@ fn explain(f: Failure, image: &Path) -> Failure {
     }
 }
 
-/// Whether an image has a backing file, by its own header.
+/// Whether a qcow2 image has a backing file, by its own header.
 pub fn has_backing_file(image: &Path) -> Outcome<bool> {
     let fail = |why: String| Failure::new(FAILED, format!("qemu-img info {}: {why}", image.display()));
-    let output = Command::new("qemu-img").args(["info", "-U", "--output=json"]).arg(image).stdin(Stdio::null()).output().map_err(|e| fail(e.to_string()))?;
+    let mut command = Command::new("qemu-img");
+    command.args(["info", "-U", "-f", "qcow2", "--output=json"]).arg(image);
+    let output = command.stdin(Stdio::null()).output().map_err(|e| fail(e.to_string()))?;
     if !output.status.success() {
         return Err(fail(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }

@@ -1,7 +1,8 @@
 //! The processes of a run, found by asking: each has the run's id in its arguments. No list of them could be wrong after a crash.
 //!
 //! Invariants
-//! - Only processes of our own user and of QEMU's are looked at; others may call themselves what they like.
+//! - Only processes of our own user are looked at, and for the storage daemon those of QEMU's: others may call themselves what they like. A guest that has
+//!   broken out into its QEMU is of that user, and must not pass for our server.
 //! - A process is signalled through a descriptor that was opened before its arguments were read: numbers are reused, descriptors are not.
 
 use rustix::{
@@ -93,7 +94,7 @@ fn look(pid: i32, id: &str, owner: Option<(u32, u32)>) -> Option<Process> {
     let fd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     let role = role_of(&fs::read(format!("{path}/cmdline")).ok()?, id)?;
     let uid = fs::metadata(&path).ok()?.uid();
-    let known = uid == nix::unistd::geteuid().as_raw() || owner.is_some_and(|o| o.0 == uid);
+    let known = uid == nix::unistd::geteuid().as_raw() || (role == Role::Daemon && owner.is_some_and(|o| o.0 == uid));
     let process = Process { pid, role, fd };
     (known && !process.has_ended()).then_some(process)
 }
@@ -127,6 +128,49 @@ mod tests {
         assert_eq!(role(&["qemu-system-x86_64", &format!("/run/cairn/run/{ID}/nbd.sock")]), None, "the guest itself");
         assert_eq!(role(&["grep", ID]), None);
         assert_eq!(role(&[]), None);
+    }
+
+    /// A process with the arguments of a run's; of `nobody`, if root asks.
+    fn pretender(dir: &Path, args: &[&str], uid: Option<u32>) -> std::process::Child {
+        use std::os::unix::process::CommandExt;
+        let mut command = std::process::Command::new("sh");
+        // A shell whose script has the name of the first argument, and which stands still.
+        fs::write(dir.join(args[1]), "kill -STOP $$").expect("written");
+        command.arg0(args[0]).args(&args[1..]).current_dir(dir);
+        if let Some(uid) = uid {
+            command.uid(uid);
+        }
+        command.spawn().expect("starts")
+    }
+
+    #[test]
+    fn only_the_storage_daemon_may_be_another_users() {
+        use std::os::unix::fs::PermissionsExt;
+        const NOBODY: u32 = 65534;
+        let dir = tempfile::tempdir().expect("temp dir");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("mode");
+        let id = format!("{:032x}", std::process::id());
+        let server = ["cairn", SERVE, "--id", &id, ROLE_SERVER];
+        let daemon = ["qemu-storage-daemon", "script", &format!("/run/cairn/run/{id}/daemon/nbd.sock")];
+        let is_root = nix::unistd::geteuid().is_root();
+        let users: &[(Option<u32>, &[Role])] = &[(None, &[Role::Server, Role::Daemon]), (Some(NOBODY), &[Role::Daemon])];
+        // Who is not root cannot be anybody else.
+        for (uid, expected) in users.iter().take(if is_root { 2 } else { 1 }) {
+            let mut children = [pretender(dir.path(), &server, *uid), pretender(dir.path(), &daemon, *uid)];
+            let seen = || {
+                let mut roles: Vec<Role> = find(&id, Some((NOBODY, NOBODY))).iter().map(|p| p.role).collect();
+                roles.sort_by_key(|role| *role as u8);
+                roles
+            };
+            let until = Instant::now() + Duration::from_secs(10);
+            // The arguments are there once the program is.
+            while seen() != *expected && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let found = seen();
+            children.iter_mut().for_each(|child| drop(child.kill().and_then(|()| child.wait())));
+            assert_eq!(found, *expected, "of user {uid:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 
 use roxmltree::{Document, Node};
 
-use crate::restore_xml::{Edits, RestoreXmlError, apply, escape};
+use crate::edits::{Edits, apply, escape};
+use crate::restore_xml::RestoreXmlError;
 use crate::state_files::child;
 
 /// Options of a run that are no business of the domain's later life. Format and driver go with the image.

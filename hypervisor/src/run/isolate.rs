@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - Devices stay by a list of what is harmless; whatever is not on it, or of a kind that only later libvirts know, is left out and named.
-//! - Consoles are read by who started it: each is a pty ([`super::console`]). Screens are there and listen nowhere.
+//! - Consoles are read by who started it: each is a pty ([`crate::copy::console`]). Screens are there and listen nowhere.
 //! - No argument of QEMU's by hand, no metadata: nothing that selects domains by it takes the copy for its original.
 //! - A guest that crashed stays as it is, to be looked at.
 //!
@@ -10,8 +10,9 @@
 
 use roxmltree::{Document, Node};
 
-use super::console::{as_pty, is_libvirts, own};
-use crate::restore_xml::{Edits, RestoreXmlError, apply};
+use crate::copy::console::{as_pty, is_libvirts, own};
+use crate::edits::{Edits, apply};
+use crate::restore_xml::RestoreXmlError;
 use crate::state_files::child;
 
 /// Devices that stay as they are.

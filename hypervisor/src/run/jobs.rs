@@ -7,8 +7,8 @@
 use virt_sys as sys;
 
 use crate::domain::Domain;
+use crate::edits::escape;
 use crate::ffi::{self, LibvirtError};
-use crate::restore_xml::escape;
 
 /// What kind of job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

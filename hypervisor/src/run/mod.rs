@@ -1,7 +1,6 @@
 //! Running a domain straight from a restore point: its XML, its block jobs, what libvirt made of both.
 //!
 //! - [`xml`]: the saved XML becomes that of a domain whose disks are overlays over NBD exports
-//! - [`console`]: consoles and channels of a copy lead to nothing that is the original's
 //! - [`isolate`]: the same for a guest that nobody watches: nothing reaches out of it; [`eye`]: what can be seen of it
 //! - [`flush`]: what a block job left in QEMU's memory reaches the disk
 //! - [`jobs`]: blockpull and blockcopy of a disk, their progress and end
@@ -14,7 +13,6 @@
 //!
 //! What it must not do: know of stores or points, start processes, remember anything.
 
-pub mod console;
 pub mod driver;
 pub mod eye;
 pub mod flush;

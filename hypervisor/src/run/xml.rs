@@ -1,9 +1,8 @@
 //! The XML of a run: a saved domain whose disks are qcow2 overlays over NBD exports of its restore point.
 //!
 //! Invariants
-//! - A copy cannot act as its original: unless its identity is to be kept it has its own name, UUID and MAC addresses, and nothing of the host
-//!   that two domains cannot share (passed-through devices, shared folders and memory, fixed console ports); what its guest says on consoles and
-//!   channels goes to none of the original's files, sockets and devices ([`console`]).
+//! - A copy cannot act as its original: unless its identity is to be kept it is what a restore under another name is ([`crate::copy`]), with the
+//!   interfaces that were asked for.
 //! - A read that fails stops the guest's processors; it never reaches the guest (`error_policy`, `rerror_policy`).
 //! - The saved text stays as it is elsewhere: edits are spliced in, as [`crate::restore_xml`] does.
 //!
@@ -11,9 +10,9 @@
 
 use roxmltree::{Document, Node};
 
-use super::console;
-use crate::restore_map::without_tpm_source;
-use crate::restore_xml::{Edits, NewDisk, RestoreXmlError, Rewrite, apply, escape, rewrite, sibling_path, text_range};
+use crate::copy::Unshared;
+use crate::edits::{Edits, apply, escape, text_range};
+use crate::restore_xml::{NewDisk, RestoreXmlError, Rewrite, moved_nvram, rewrite};
 use crate::state_files::child;
 
 /// Driver attributes of a run's disks; all others stay as they were saved.
@@ -70,8 +69,8 @@ pub struct Built {
     pub uuid: String,
     /// Where the firmware's variables belong, if the domain has any.
     pub nvram: Option<String>,
-    /// What was left out, for people.
-    pub left_out: Vec<String>,
+    /// What it has otherwise than its original.
+    pub unshared: Unshared,
 }
 
 impl RunXml {
@@ -82,33 +81,20 @@ impl RunXml {
     pub fn build(&self, saved: &str) -> Result<Built, RestoreXmlError> {
         let disks = self.disks.iter().map(|d| NewDisk { target: d.target.clone(), path: d.overlay.clone(), format: "qcow2".into(), block_device: false });
         let rename = (!self.keep_identity).then(|| self.name.clone());
-        let mut first = rewrite(saved, &Rewrite { rename, disks: disks.collect() })?;
-        if !self.keep_identity {
-            first.xml = without_tpm_source(&first.xml)?;
-        }
+        let first = rewrite(&self.connected(saved)?, &Rewrite { rename, disks: disks.collect() })?;
         let document = Document::parse(&first.xml)?;
         let root = document.root_element();
-        let (mut edits, mut left_out, mut nvram) = (Edits::new(), Vec::new(), first.nvram);
+        let (mut edits, mut nvram) = (Edits::new(), first.nvram);
         if self.keep_identity {
             nvram = self.rename_only(root, nvram, &mut edits)?;
         }
         self.memory(root, &mut edits)?;
-        for device in child(root, "devices").into_iter().flat_map(|devices| devices.children()).filter(Node::is_element) {
-            match device.tag_name().name() {
-                "disk" => self.disk(device, &first.xml, &mut edits),
-                "interface" => self.interface(device, &first.xml, &mut edits),
-                "graphics" if !self.keep_identity => graphics(device, &mut edits),
-                kind if !self.keep_identity && is_of_the_host(device) => {
-                    left_out.push(kind.to_owned());
-                    edits.push((device.range(), String::new()));
-                }
-                _ if !self.keep_identity => edits.extend(console::own(device, &first.xml).map(|own| (device.range(), own))),
-                _ => {}
-            }
+        for disk in devices(root, "disk") {
+            self.disk(disk, &first.xml, &mut edits);
         }
         let xml = apply(&first.xml, edits);
         let uuid = uuid_of(&xml)?;
-        Ok(Built { xml, uuid, nvram, left_out })
+        Ok(Built { xml, uuid, nvram, unshared: first.unshared })
     }
 
     /// Another name for the same machine.
@@ -118,10 +104,7 @@ impl RunXml {
             return Ok(nvram);
         }
         edits.push((text_range(name).ok_or(RestoreXmlError::Missing("name"))?, escape(&self.name)));
-        let (Some(old), Some(node)) = (&nvram, child(root, "os").and_then(|os| child(os, "nvram"))) else { return Ok(nvram) };
-        let new = sibling_path(old, &self.name);
-        edits.extend(text_range(node).map(|range| (range, escape(&new))));
-        Ok(Some(new))
+        Ok(nvram.map(|old| moved_nvram(root, &old, &self.name, edits)))
     }
 
     /// libvirt makes `<memory>` the sum of the NUMA nodes, whatever it says: another number would be dropped without a word.
@@ -150,33 +133,29 @@ impl RunXml {
         edits.extend(child(node, "source").map(|source| (source.range().end..source.range().end, backing)));
     }
 
-    fn interface(&self, node: Node<'_, '_>, text: &str, edits: &mut Edits) {
-        match &self.network {
-            Network::None => edits.push((node.range(), String::new())),
-            Network::Named(network) => {
-                let kept: String = node.children().filter(|c| INTERFACE_KEPT.contains(&c.tag_name().name())).map(|c| &text[c.range()]).collect();
-                edits.push((node.range(), format!("<interface type='network'><source network='{}'/>{kept}</interface>", escape(network))));
-            }
-            Network::Same if self.keep_identity => {}
-            // libvirt chooses another name for the host's end of it.
-            Network::Same => edits.extend(child(node, "target").map(|target| (target.range(), String::new()))),
-        }
+    /// The saved XML with the interfaces that were asked for. What another network takes the place of is no device of the host's any more.
+    fn connected(&self, saved: &str) -> Result<String, RestoreXmlError> {
+        let document = Document::parse(saved)?;
+        let interfaces = devices(document.root_element(), "interface");
+        let edits: Edits = match &self.network {
+            Network::Same => Edits::new(),
+            Network::None => interfaces.map(|node| (node.range(), String::new())).collect(),
+            Network::Named(network) => interfaces.map(|node| (node.range(), on_network(node, network, saved))).collect(),
+        };
+        Ok(apply(saved, edits))
     }
 }
 
-/// Something of the host's that two domains cannot share, or of the original's that the copy would write to.
-fn is_of_the_host(device: Node<'_, '_>) -> bool {
-    match device.tag_name().name() {
-        "hostdev" | "filesystem" | "shmem" | "vsock" | "lease" => true,
-        // A file's content, of which no point has a copy.
-        "memory" => matches!(device.attribute("model"), Some("nvdimm" | "virtio-pmem")),
-        "input" => matches!(device.attribute("type"), Some("evdev" | "passthrough")),
-        // Somebody's at the other end of a socket; spicevmc goes through the copy's own screen.
-        "redirdev" | "smartcard" => device.attribute("type").is_some_and(|kind| kind != "spicevmc"),
-        "rng" => child(device, "backend").is_some_and(|b| b.attribute("model") == Some("egd")),
-        "tpm" => child(device, "backend").is_some_and(|b| matches!(b.attribute("type"), Some("passthrough" | "external"))),
-        _ => false,
-    }
+/// The guest's side of an interface, on a network of libvirt's.
+fn on_network(node: Node<'_, '_>, network: &str, text: &str) -> String {
+    // A host's driver of a device that was passed through.
+    let is_guests = |part: &Node<'_, '_>| INTERFACE_KEPT.contains(&part.tag_name().name()) && part.attribute("name") != Some("vfio");
+    let kept: String = node.children().filter(is_guests).map(|part| &text[part.range()]).collect();
+    format!("<interface type='network'><source network='{}'/>{kept}</interface>", escape(network))
+}
+
+fn devices<'a, 'input>(root: Node<'a, 'input>, kind: &'static str) -> impl Iterator<Item = Node<'a, 'input>> {
+    child(root, "devices").into_iter().flat_map(|devices| devices.children()).filter(move |node| node.has_tag_name(kind))
 }
 
 fn backing_store(target: &str, socket: &str, reconnect_s: Option<u32>) -> String {
@@ -202,20 +181,6 @@ pub fn with_backing(xml: &str, target: &str, socket: &str, reconnect_s: Option<u
     let place = child(disk, "backingStore").map_or(source.range().end..source.range().end, |old| old.range());
     let edits: Edits = vec![(place, backing_store(target, socket, reconnect_s))];
     Ok(apply(xml, edits))
-}
-
-/// A port that is taken would keep the copy from starting, and QEMU takes over a socket that is: libvirt makes one of the copy's own where none is named.
-fn graphics(node: Node<'_, '_>, edits: &mut Edits) {
-    let with_sockets = std::iter::once(node).chain(node.children().filter(|n| n.has_tag_name("listen")));
-    edits.extend(with_sockets.filter_map(|n| n.attribute_node("socket")).map(|a| (a.range(), String::new())));
-    let fixed = |name: &str| node.attribute_node(name).filter(|a| a.value() != "-1");
-    if node.attribute("autoport") == Some("yes") {
-        return;
-    }
-    for port in ["port", "tlsPort", "websocket"] {
-        edits.extend(fixed(port).map(|a| (a.range_value(), "-1".to_owned())));
-    }
-    edits.extend(node.attribute_node("autoport").map(|a| (a.range_value(), "yes".to_owned())));
 }
 
 /// The domain's UUID.
@@ -246,15 +211,18 @@ pub fn attribute_values(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
     Ok(document.descendants().flat_map(|node| node.attributes().map(|a| a.value().to_owned()).collect::<Vec<_>>()).collect())
 }
 
-/// The files of all disks, and of what lies below them.
+/// The qcow2 images of all disks, and of what lies below them. Others have no header that anybody but the guest has written.
 ///
 /// # Errors
 /// Not XML.
-pub fn disk_files(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
+pub fn qcow2_files(xml: &str) -> Result<Vec<String>, RestoreXmlError> {
     let document = Document::parse(xml)?;
-    let disks = document.descendants().filter(|node| node.has_tag_name("disk"));
-    let sources = disks.flat_map(|disk| disk.descendants()).filter(|node| node.has_tag_name("source"));
-    Ok(sources.filter_map(|source| source.attribute("file")).map(str::to_owned).collect())
+    let sources = document.descendants().filter(|node| node.has_tag_name("disk")).flat_map(|disk| disk.descendants()).filter(|n| n.has_tag_name("source"));
+    let is_qcow2 = |source: &Node<'_, '_>| {
+        let format = source.parent().and_then(|image| child(image, if image.has_tag_name("disk") { "driver" } else { "format" }));
+        format.and_then(|format| format.attribute("type")) == Some("qcow2")
+    };
+    Ok(sources.filter(is_qcow2).filter_map(|source| source.attribute("file")).map(str::to_owned).collect())
 }
 
 /// A disk as a definition has it.
@@ -335,7 +303,8 @@ mod tests {
         assert!(xml.contains(">web-run<") && xml.contains(">4096<") && xml.contains("iothread='1'") && xml.contains("cache='none'"), "{xml}");
         assert!(xml.contains("rerror_policy='stop'") && xml.contains("/i/cd.iso") && knows_reconnect(xml).expect("XML"));
         assert_eq!(built.nvram.as_deref(), Some("/n/web-run_VARS.fd"));
-        assert_eq!(built.left_out, ["vsock", "memory", "input", "redirdev", "hostdev", "filesystem"]);
+        assert_eq!(built.unshared.left_out, ["vsock", "memory", "input", "redirdev", "hostdev", "filesystem"]);
+        assert_eq!(built.unshared.own[0], "serial 0: a pty of its own, not file /log/web.txt");
         assert!(xml.contains("tablet"));
         assert!(xml.contains("<listen type='socket' ") && xml.contains("<backend type='emulator'>"), "{xml}");
         for shared in ["/log/web.txt", "4555", "parport0", "/run/web.sock", "web.pipe", "/run/vnc", "/srv/tpm"] {
@@ -355,6 +324,17 @@ mod tests {
         assert!(same.contains("br0") && !same.contains("tap7") && !same.contains("00:00:01"), "{same}");
         let named = run(false, Network::Named("lab".into())).build(SAVED).expect("builds").xml;
         assert!(named.contains("network='lab'") && named.contains("virtio'/></interface>") && !named.contains("br0") && !named.contains("tap7"), "{named}");
+        // A device or a socket of the host's is left out where the network is the same, and is none on another one.
+        let vhost = "<interface type='vhostuser'><mac address='52:54:00:00:00:02'/><source type='unix' path='/run/vhost' mode='client'/><model type='virtio'/>";
+        let passed = "<interface type='hostdev'><mac address='52:54:00:00:00:03'/><driver name='vfio'/><source><address type='pci' bus='6'/></source>";
+        let saved = SAVED.replacen("<vsock>", &format!("{vhost}</interface>{passed}</interface><vsock>"), 1);
+        let same = run(false, Network::Same).build(&saved).expect("builds");
+        assert!(same.xml.matches("<interface").count() == 1 && same.unshared.left_out.contains(&"interface".to_owned()), "{}", same.xml);
+        let named = run(false, Network::Named("lab".into())).build(&saved).expect("builds");
+        assert!(named.xml.matches("network='lab'").count() == 3 && !named.xml.contains("vfio") && !named.xml.contains("/run/vhost"), "{}", named.xml);
+        assert!(!named.unshared.left_out.contains(&"interface".to_owned()) && !named.xml.contains("52:54:00:00:00:0"), "{}", named.xml);
+        let none = run(false, Network::None).build(&saved).expect("builds");
+        assert!(!none.xml.contains("<interface") && !none.unshared.left_out.contains(&"interface".to_owned()), "told by the option: {}", none.xml);
     }
 
     #[test]
@@ -364,6 +344,10 @@ mod tests {
         assert!(has("/log/web.txt") && has("4555") && has("parport0") && has("/run/web.sock"), "it speaks where it always did: {}", built.xml);
         assert!(has("11111111-1111") && has("00:00:01") && has("tap7") && has("hostdev") && has("5901") && has(">web-run<"), "{}", built.xml);
         assert_eq!((built.nvram.as_deref(), built.uuid.as_str()), (Some("/n/web-run_VARS.fd"), "11111111-1111-4111-8111-111111111111"));
+        assert_eq!(built.unshared, Unshared::default());
+        let newer = "<nvram type='file'> <source file='/n/web_VARS.fd'/></nvram>";
+        let built = run(true, Network::Same).build(&SAVED.replacen("<nvram>/n/web_VARS.fd</nvram>", newer, 1)).expect("builds");
+        assert!(built.xml.contains(&newer.replace("web_", "web-run_")), "{}", built.xml);
     }
 
     #[test]
@@ -376,6 +360,14 @@ mod tests {
             let saved = RunXml { memory_kib: None, ..run(false, Network::None) }.build(&divided).expect("as it was saved").xml;
             assert!(saved.contains(">1024<") || saved.contains("'512'"), "{saved}");
         }
+    }
+
+    #[test]
+    fn images_whose_header_is_the_guests_are_not_looked_into() {
+        let xml = "<domain><devices><disk type='file'><driver name='qemu' type='qcow2'/><source file='/i/s1'/><backingStore type='file'><format type='qcow2'/>\
+            <source file='/i/run'/><backingStore type='file'><format type='raw'/><source file='/i/base'/></backingStore></backingStore></disk>\
+            <disk type='file'><driver name='qemu' type='raw'/><source file='/i/raw'/></disk><disk type='file'><source file='/i/none'/></disk></devices></domain>";
+        assert_eq!(qcow2_files(xml).expect("XML"), ["/i/s1", "/i/run"]);
     }
 
     #[test]

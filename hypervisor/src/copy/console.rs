@@ -15,13 +15,16 @@ const KEPT: [&str; 4] = ["target", "address", "alias", "acpi"];
 /// Host's sides that are within QEMU, or go to its own screen.
 const INSIDE: [&str; 5] = ["null", "vc", "spicevmc", "spiceport", "qemu-vdagent"];
 
+/// Folders in which libvirt makes sockets of channels itself: what a running domain has there is nobody's choice.
+const LIBVIRTS: [&str; 2] = ["/var/lib/libvirt/qemu/", "/run/libvirt/qemu/"];
+
 /// The same device with a pty on the host's side.
-pub(super) fn as_pty(device: Node<'_, '_>, xml: &str) -> String {
+pub(crate) fn as_pty(device: Node<'_, '_>, xml: &str) -> String {
     with_type(device, "pty", xml)
 }
 
 /// What a character device of a copy becomes; `None` where it reaches nothing that is the original's, or is none.
-pub(super) fn own(device: Node<'_, '_>, xml: &str) -> Option<String> {
+pub(crate) fn own(device: Node<'_, '_>, xml: &str) -> Option<String> {
     let kind = device.tag_name().name();
     if !matches!(kind, "serial" | "parallel" | "console" | "channel") {
         return None;
@@ -36,8 +39,43 @@ pub(super) fn own(device: Node<'_, '_>, xml: &str) -> Option<String> {
 }
 
 /// A channel whose socket libvirt makes in the domain's private folder where the XML names none.
-pub(super) fn is_libvirts(device: Node<'_, '_>) -> bool {
+pub(crate) fn is_libvirts(device: Node<'_, '_>) -> bool {
     device.has_tag_name("channel") && child(device, "target").is_some_and(|target| target.attribute("type") == Some("virtio"))
+}
+
+/// Where a device of the original leads that a copy has of its own: `serial 0: a pty of its own, not file /log`. `None` where nobody will miss it.
+pub(crate) fn told(device: Node<'_, '_>) -> Option<String> {
+    let target = child(device, "target");
+    let of_target = |name: &str| target.and_then(|target| target.attribute(name));
+    // The first console is the first serial port by another name.
+    let is_alias = device.has_tag_name("console") && of_target("type") == Some("serial");
+    if is_alias && device.parent().is_some_and(|devices| child(devices, "serial").is_some()) {
+        return None;
+    }
+    let host_side = device.attribute("type").unwrap_or("pty");
+    let stays = host_side == "pty" || INSIDE.contains(&host_side);
+    let place = child(device, "source").map(place).unwrap_or_default();
+    let own = match host_side {
+        _ if stays => None,
+        "unix" if is_libvirts(device) => {
+            (!place.is_empty() && !LIBVIRTS.iter().any(|folder| place.starts_with(folder))).then(|| format!("a socket of its own, not unix {place}"))
+        }
+        _ => Some(format!("a pty of its own, not {host_side} {place}").trim_end().to_owned()),
+    };
+    let log = child(device, "log").and_then(|log| log.attribute("file")).map(|file| format!("without the log file {file}"));
+    let said: Vec<String> = [own, log].into_iter().flatten().collect();
+    let which = of_target("name").or_else(|| of_target("port")).or_else(|| of_target("address")).unwrap_or_default();
+    let name = format!("{} {which}", device.tag_name().name());
+    (!said.is_empty()).then(|| format!("{}: {}", name.trim_end(), said.join(", ")))
+}
+
+/// A path, or host and port.
+fn place(source: Node<'_, '_>) -> String {
+    match (source.attribute("path"), source.attribute("service")) {
+        (Some(path), _) => path.to_owned(),
+        (None, Some(service)) => format!("{}:{service}", source.attribute("host").unwrap_or_default()),
+        (None, None) => source.attribute("channel").unwrap_or_default().to_owned(),
+    }
 }
 
 fn with_type(device: Node<'_, '_>, host_side: &str, xml: &str) -> String {
@@ -78,6 +116,28 @@ mod tests {
         }
         // libvirt's own default.
         assert_eq!(owned("<console><target port='0'/></console>").as_deref(), Some("<console type='pty'><target port='0'/></console>"));
+    }
+
+    #[test]
+    fn what_nobody_will_miss_is_not_told() {
+        let said = |xml: &str| told(Document::parse(xml).expect("XML").root_element());
+        let agent = |path: &str| format!("<channel type='unix'><source mode='bind' path='{path}'/><target type='virtio' name='a.0'/></channel>");
+        for quiet in [
+            "<serial type='pty'><source path='/dev/pts/3'/><target port='0'/></serial>",
+            "<console><target port='0'/></console>",
+            &agent("/var/lib/libvirt/qemu/channel/target/domain-1-web/a.0"),
+            &agent("/run/libvirt/qemu/channel/1-web/a.0"),
+        ] {
+            assert_eq!(said(quiet), None, "{quiet}");
+        }
+        assert_eq!(said(&agent("/srv/a")).as_deref(), Some("channel a.0: a socket of its own, not unix /srv/a"));
+        assert_eq!(said("<parallel type='stdio'><target port='1'/></parallel>").as_deref(), Some("parallel 1: a pty of its own, not stdio"));
+        let logged = "<channel type='spicevmc'><log file='/l'/><target type='virtio' name='s.0'/></channel>";
+        assert_eq!(said(logged).as_deref(), Some("channel s.0: without the log file /l"));
+        // Where it is no other name of a serial port.
+        let consoles = "<devices><console type='file'><source path='/l'/><target type='virtio' port='1'/></console></devices>";
+        let document = Document::parse(consoles).expect("XML");
+        assert_eq!(told(document.root_element().first_child().expect("one")).as_deref(), Some("console 1: a pty of its own, not file /l"));
     }
 
     #[test]
