@@ -132,8 +132,15 @@ pub fn is_frozen(agent: &dyn GuestAgent) -> Result<bool, AgentFailure> {
 ///
 /// # Errors
 /// [`AgentFailure`].
-pub fn thaw(agent: &dyn GuestAgent) -> Result<u32, AgentFailure> {
-    call(agent, "guest-fsfreeze-thaw", THAW_LIMIT_S)
+pub fn thaw(agent: &dyn GuestAgent, limit: Duration) -> Result<u32, AgentFailure> {
+    call(agent, "guest-fsfreeze-thaw", u16::try_from(limit.as_secs()).unwrap_or(THAW_LIMIT_S))
+}
+
+/// How long an answer to a thaw is waited for where the time is there: the agent thaws at once, but answers only when the guest's own hooks are done, which begin anew
+/// with each thaw. Who waits for less is never answered by a guest with slow hooks.
+#[must_use]
+pub fn thaw_hooks_limit(freeze_call: Duration) -> Duration {
+    freeze_call.clamp(THAW_HOOKS_LIMIT_MIN, THAW_HOOKS_LIMIT_MAX)
 }
 
 /// Freezes what the scope says; the number of file systems.
@@ -173,7 +180,7 @@ pub fn frozen<T>(agent: &dyn GuestAgent, probe: &Probe, scope: &Scope, limit: Du
     let (answer, thaw_error) = match &attempt {
         // Nothing was sent.
         Err(AgentFailure::Absent(_) | AgentFailure::Closed(_)) => (Ok(0), None),
-        _ => thaw_surely(agent, limit.clamp(THAW_HOOKS_LIMIT_MIN, THAW_HOOKS_LIMIT_MAX)),
+        _ => thaw_surely(agent, thaw_hooks_limit(limit)),
     };
     let is_stuck = answer.as_ref().is_err_and(|last| is_stuck(attempt.is_ok(), last));
     let (thawed, is_thawed) = (*answer.as_ref().unwrap_or(&0), answer.is_ok());

@@ -22,15 +22,18 @@ const WORD_PORT: &str = "org.cairn.lab.0";
 const BUFFER_BYTES: usize = 4096;
 /// Far more than libvirt takes for one reply (10 MiB).
 const FLOOD_BYTES: usize = 1 << 30;
+/// What hooks of a guest may take after its thaw, each time.
+const SLOW: Duration = Duration::from_secs(4);
 const NESTING: usize = 20_000;
 /// A command that does not end is no command.
 const COMMAND_BYTES_MAX: usize = 1 << 20;
 
 /// All ways to misbehave.
-pub const MODES: [&str; 15] = [
+pub const MODES: [&str; 16] = [
     "mute",
     "mute-at-freeze",
     "mute-at-thaw",
+    "slow-at-thaw",
     "liar",
     "garbage",
     "flood",
@@ -210,6 +213,10 @@ fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
         (_, "guest-sync-delimited") => send(port, b"\xff", &json!({ "return": id })),
         ("mute-at-freeze", "guest-fsfreeze-freeze" | "guest-fsfreeze-status" | "guest-fsfreeze-thaw") => Ok(()),
         ("mute-at-thaw", "guest-fsfreeze-thaw") => Ok(()),
+        ("slow-at-thaw", "guest-fsfreeze-thaw") => {
+            std::thread::sleep(SLOW);
+            send(port, b"", &json!({ "return": 0 }))
+        }
         ("freezes-nothing", "guest-fsfreeze-freeze") => send(port, b"", &json!({ "return": 0 })),
         ("freezes-less-than-nothing", "guest-fsfreeze-freeze") => send(port, b"", &json!({ "return": -1 })),
         ("freezes-less-than-nothing", "guest-fsfreeze-thaw") => send(port, b"", &json!({ "return": i64::MIN })),
@@ -222,7 +229,7 @@ fn reply(port: &mut File, mode: &str, line: &[u8]) -> std::io::Result<()> {
             send(port, b"", &reply)?;
             send(port, b"", &reply)
         }
-        ("liar" | "mute-at-freeze" | "mute-at-thaw" | "freezes-nothing" | "freezes-less-than-nothing" | "thaw-fails" | "wrong-ids", _) => {
+        ("liar" | "mute-at-freeze" | "mute-at-thaw" | "slow-at-thaw" | "freezes-nothing" | "freezes-less-than-nothing" | "thaw-fails" | "wrong-ids", _) => {
             send(port, b"", &json!({ "return": lie(name) }))
         }
         ("garbage", _) => port.write_all(b"}{\"return\": \xff\xfe nothing \x00 of \x1b[2J sense\n"),

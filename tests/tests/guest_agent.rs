@@ -255,6 +255,23 @@ lab_test!(a_killed_backup_of_a_mute_guest_is_taken_away, Options::small(), |lab|
     the_imposter_leaves(&suite);
 });
 
+// A guest whose own hooks take their time after each thaw answers late, and is not asked again and again without ever being waited for.
+lab_test!(a_killed_backup_of_a_guest_that_thaws_slowly, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.domain.writer_start(5).expect("writer");
+    imposter::install(&suite.domain, "slow-at-thaw", AWAY).expect("imposter");
+    suite.domain.wait_agent(BACK_LIMIT).expect("the imposter answers");
+    let mut held = Holder::new(&suite).hold(&suite, "point in time");
+    kill(held.pid(), Signal::SIGKILL).expect("it waits");
+    held.ends("the killed backup");
+    let killed = Instant::now();
+    let limit = Duration::from_secs(FREEZE_LIMIT_S) + CLEAN_LIMIT * 2;
+    let is_over = || Ok((!frozen::record_is_open()).then_some(()));
+    process::wait_for("the guest's word that it is thawed", limit, Duration::from_millis(100), is_over).expect("the guard waits for it");
+    println!("certain after {:.1} s", killed.elapsed().as_secs_f64());
+    the_imposter_leaves(&suite);
+});
+
 // The agent gets the freeze late, when nobody waits for it any more: it must not stay frozen.
 lab_test!(an_agent_that_was_stopped_and_goes_on, Options::small(), |lab| {
     let suite = Suite::new(&lab);

@@ -2,7 +2,7 @@
 
 use cairn_quiesce::agent::{AgentFailure, FILESYSTEMS_MAX, GuestAgent, TEXT_BYTES_MAX, shown};
 use cairn_quiesce::channel::{self, ChannelError};
-use cairn_quiesce::freeze::{frozen, is_frozen, probe, thaw};
+use cairn_quiesce::freeze::{THAW_HOOKS_LIMIT_MIN, frozen, is_frozen, probe, thaw};
 use cairn_quiesce::hooks::judge;
 use cairn_quiesce::scope::{Scope, choose};
 use std::cell::Cell;
@@ -66,7 +66,7 @@ pub fn guest_agent(data: &[u8]) -> bool {
     }
     accepted |= past_libvirt(data, &text);
     accepted |= fits(is_frozen(&Lines::new(&text)));
-    accepted | fits(thaw(&Lines::new(&text)))
+    accepted | fits(thaw(&Lines::new(&text), THAW_HOOKS_LIMIT_MIN))
 }
 
 /// The same bytes as answers on the agent's own channel, behind a greeting that is answered as it should be where the first byte is odd.

@@ -16,7 +16,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use cairn_quiesce::agent::AgentFailure;
-use cairn_quiesce::freeze::thaw;
+use cairn_quiesce::freeze::{THAW_HOOKS_LIMIT_MIN, thaw};
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 
 use super::cleanup;
@@ -184,7 +184,7 @@ pub(super) fn thaw_recorded(domain: &Domain, uuid: &str, records: &Path) -> Opti
         return None;
     }
     let runs = domain.is_running().unwrap_or(true);
-    let thawed = if runs { thaw(domain) } else { Ok(0) };
+    let thawed = if runs { thaw(domain, THAW_HOOKS_LIMIT_MIN) } else { Ok(0) };
     let noted = match &thawed {
         Ok(_) if runs && record::may_come(records, uuid) => record::date(records, uuid),
         Ok(_) => record::close(records, uuid),

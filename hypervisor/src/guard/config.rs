@@ -1,6 +1,7 @@
 //! What the guard needs to know, one line of JSON on its standard input.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +43,12 @@ pub enum GuardTask {
     /// Watch a backup.
     Watch(GuardConfig),
     /// Thaw the guest through libvirt.
-    Thaw(GuardConfig),
+    Thaw {
+        /// Of the backup.
+        config: GuardConfig,
+        /// For the agent's answer.
+        limit: Duration,
+    },
     /// Take everything of the backup away.
     CleanUp {
         /// Of the backup.

@@ -57,7 +57,7 @@ pub fn main() -> u8 {
     };
     match task {
         GuardTask::Watch(config) => watch(&config),
-        GuardTask::Thaw(config) => thaw_child(&config),
+        GuardTask::Thaw { config, limit } => thaw_child(&config, limit),
         GuardTask::CleanUp { config, keep_bitmaps } => clean_up_child(&config, keep_bitmaps),
     }
 }
@@ -245,13 +245,32 @@ impl<'a> Guard<'a> {
         }
         self.fall_silent();
         answer(input);
+        let limit = freeze::thaw_hooks_limit(call_limit(Duration::from_millis(self.config.freeze_limit_ms)));
         let start = Instant::now();
         while start.elapsed() < CLEAN_UP_LIMIT && record::is_open_by(Path::new(RECORD_DIR_DEFAULT), &self.config.domain, self.config.job_pid) {
-            if self.thaw() == Thaw::Certain {
+            if self.thaw_within(limit) == Thaw::Certain {
                 return;
             }
             std::thread::sleep(if self.hung { LINGER_PAUSE } else { LINGER_PAUSE_SHORT });
         }
+    }
+
+    /// Where nothing else waits for the guard, a slow guest's answer is waited for.
+    fn thaw_within(&mut self, limit: Duration) -> Thaw {
+        let code = Self::child(&GuardTask::Thaw { config: self.config.clone(), limit }, limit);
+        self.hung = code.is_none();
+        let thaw = self.late.judge(answer_of(code), Instant::now());
+        match thaw {
+            Thaw::Certain => close_record(self.config),
+            Thaw::ForNow => {}
+            Thaw::Failed => {
+                self.failed_thaws += 1;
+                self.alarm();
+            }
+        }
+        // Thawed for now is no thaw: a freeze that comes after it is the first one that the alarm is for.
+        self.thawed_once |= thaw == Thaw::Certain;
+        thaw
     }
 
     /// Once, at the limit, and not for a second thaw that fails because libvirtd has just come back.
@@ -331,20 +350,7 @@ impl Actions for Guard<'_> {
     }
 
     fn thaw(&mut self) -> Thaw {
-        let code = Self::child(&GuardTask::Thaw(self.config.clone()), THAW_LIMIT);
-        self.hung = code.is_none();
-        let thaw = self.late.judge(answer_of(code), Instant::now());
-        match thaw {
-            Thaw::Certain => close_record(self.config),
-            Thaw::ForNow => {}
-            Thaw::Failed => {
-                self.failed_thaws += 1;
-                self.alarm();
-            }
-        }
-        // Thawed for now is no thaw: a freeze that comes after it is the first one that the alarm is for.
-        self.thawed_once |= thaw == Thaw::Certain;
-        thaw
+        self.thaw_within(THAW_LIMIT)
     }
 
     fn kill_job(&mut self, limit: Duration) -> bool {
@@ -428,7 +434,7 @@ fn is_libvirt_gone(error: &HostError) -> bool {
     matches!(error, HostError::Connect { source, .. } if source.message.contains(NOBODY_LISTENS))
 }
 
-fn thaw_child(config: &GuardConfig) -> u8 {
+fn thaw_child(config: &GuardConfig, limit: Duration) -> u8 {
     let domain = match domain_of(config) {
         Ok(Some(domain)) => domain,
         // No guest, nothing frozen.
@@ -439,7 +445,7 @@ fn thaw_child(config: &GuardConfig) -> u8 {
             return if thawed { EXIT_DONE } else { EXIT_FAILED };
         }
     };
-    match freeze::thaw(&domain) {
+    match freeze::thaw(&domain, limit) {
         Ok(0) => {
             tracing::debug!("guard: asked for a thaw, and nothing was frozen");
             EXIT_NOTHING
