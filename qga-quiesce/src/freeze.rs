@@ -291,6 +291,24 @@ mod tests {
         assert_eq!((done.value, done.report.level, done.report.frozen_filesystems, done.is_thawed), (7, QuiesceLevel::Filesystem, 2, true));
     }
 
+    /// Its writers give up a freeze by themselves after 10 s; the agent says so when it is asked to thaw, and has nothing to thaw then.
+    #[test]
+    fn windows_tells_its_applications_unless_its_writers_gave_up() {
+        let windows = |thaws: Vec<(&'static str, Result<&'static str, AgentFailure>)>| {
+            let before = vec![("freeze-freeze", Ok("{\"return\":1}")), ("freeze-status", Ok("{\"return\":\"frozen\"}"))];
+            let agent = Scripted(RefCell::new(before.into_iter().chain(thaws).collect()));
+            frozen(&agent, &Probe { is_windows: true, ..PROBE }, &Scope::All, Duration::from_secs(7), |_| 7)
+        };
+        let good = windows(vec![("freeze-thaw", Ok("{\"return\":1}"))]);
+        assert_eq!((good.report.level, good.report.reason, good.is_thawed), (QuiesceLevel::Application, None, true));
+        let late = || ("freeze-thaw", Err(AgentFailure::Refused("couldn't hold writes: fsfreeze is limited up to 10 seconds".to_owned())));
+        let gave_up = windows(vec![late(), ("freeze-thaw", Ok("{\"return\":0}"))]);
+        assert_eq!((gave_up.report.level, gave_up.is_thawed, gave_up.is_stuck), (QuiesceLevel::Crash, true, false));
+        assert!(gave_up.report.reason.is_some_and(|reason| reason.contains("limited up to 10 seconds")));
+        let goes_on = windows(vec![late(), late(), late()]);
+        assert_eq!((goes_on.report.level, goes_on.is_thawed, goes_on.is_stuck), (QuiesceLevel::Crash, false, false), "it is there to be asked again");
+    }
+
     #[test]
     fn a_freeze_without_proof_is_a_crash_point() {
         let gone = run(vec![("freeze-freeze", Ok("{\"return\":2}")), ("freeze-status", Ok("{\"return\":\"thawed\"}")), ("freeze-thaw", Ok("{\"return\":0}"))]);
