@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     commands::now_unix_ms,
-    failure::{BUSY, FAILED, Failure, NOT_FOUND, Outcome},
+    failure::{BUSY, FAILED, Failure, INTERRUPTED, NOT_FOUND, Outcome},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -35,7 +35,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Between two rounds.
 const TICK: Duration = Duration::from_millis(200);
@@ -46,9 +46,9 @@ const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
 const KEEP_MAX: usize = 2000;
 /// More jobs that wait are no plan, but a loop.
 const QUEUED_MAX: usize = 1000;
-/// For how long health tells of a job that was lost, unless one was done since; how many are named.
-const LOST_MS: u64 = 24 * 3600 * 1000;
-const LOST_MAX: usize = 4;
+/// For how long health tells of a job that owes a point, unless one was done since; how many are named.
+const OWED_MS: u64 = 24 * 3600 * 1000;
+const OWED_MAX: usize = 4;
 /// How often a runner is started that does not come up.
 const TRIES_MAX: u32 = 3;
 /// How long one may take to come up: systemd answers within 25 s, or not at all.
@@ -85,6 +85,8 @@ pub struct Home {
 /// See the module.
 pub struct Keeper {
     home: Home,
+    /// Is told of domains whose backups ended badly.
+    broken: mpsc::Sender<String>,
     state_dir: PathBuf,
     dir: PathBuf,
     table: Table,
@@ -107,12 +109,13 @@ pub struct Keeper {
 
 impl Keeper {
     /// Opens the table and takes in jobs that only folders know.
-    pub fn open(state_dir: &Path, limits: Limits, home: Home) -> Outcome<Self> {
+    pub fn open(state_dir: &Path, limits: Limits, home: Home, broken: mpsc::Sender<String>) -> Outcome<Self> {
         let dir = jobs_dir(state_dir);
         let (table, word) = table::open(&table::path(state_dir))?;
         word.into_iter().for_each(|word| tracing::warn!("{word}"));
         let mut keeper = Self {
             home,
+            broken,
             state_dir: state_dir.to_owned(),
             dir,
             table,
@@ -243,9 +246,9 @@ impl Keeper {
     }
 
     fn counts(&mut self) -> Outcome<Counts> {
-        let since = now_unix_ms().saturating_sub(LOST_MS);
-        let lost = self.sql(|t| t.lost(since, LOST_MAX))?;
-        let problems = self.no_room.iter().chain(&self.trouble).cloned().chain(lost.iter().map(Job::lost_words)).collect();
+        let since = now_unix_ms().saturating_sub(OWED_MS);
+        let owed = self.sql(|t| t.owed(since, OWED_MAX))?;
+        let problems = self.no_room.iter().chain(&self.trouble).cloned().chain(owed.iter().map(Job::owed_words)).collect();
         Ok(Counts { queued: self.sql(|t| t.count(State::Queued))?, running: self.sql(|t| t.count(State::Running))?, problems })
     }
 
@@ -353,7 +356,9 @@ impl Keeper {
         }
         if job.state.is_over() {
             self.tries.remove(&job.id);
-            if self.retry(&mut job)? {
+            // One that finds no room is looked at with all others.
+            job.broken().into_iter().for_each(|domain| drop(self.broken.try_send(domain.to_owned())));
+            if self.retry(&mut job, before.started_unix_ms.is_some())? {
                 return Ok(());
             }
         }
@@ -379,9 +384,9 @@ impl Keeper {
     }
 
     /// Another try of a job that failed of what may be over soon, where an event asked for it; true if all is written down. The same that waits already is that try.
-    fn retry(&mut self, job: &mut Job) -> Outcome<bool> {
+    fn retry(&mut self, job: &mut Job, was_seen: bool) -> Outcome<bool> {
         let (now, id) = (now_unix_ms(), job.id);
-        let next = match again::next(job, now) {
+        let next = match again::next(job, was_seen, now) {
             Next::Over => return Ok(false),
             Next::Try(_) if self.sql(|t| t.has_retry(id))? => return Ok(false),
             next => next,
@@ -503,6 +508,11 @@ fn end(job: &mut Job, exit: Exit) {
     job.state = State::of_exit(exit.code, exit.cancelled);
     (job.code, job.pid, job.ended_unix_ms) = (Some(exit.code), None, Some(exit.ended_unix_ms));
     (job.message, job.point) = (exit.message, exit.point);
+    if job.state == State::Failed && exit.code == i32::from(INTERRUPTED) {
+        // By a shutdown of the host, or somebody's signal: what it said last names neither.
+        let said = job.message.take().map_or(String::new(), |said| format!(": {said}"));
+        job.message = Some(format!("interrupted, and nobody had cancelled it (does the host shut down?){said}"));
+    }
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@
 //! Must not: decide what runs.
 
 use super::{
-    record::{Again, Job, JobId, Kind, Order, State, Ticket, names},
+    record::{ASKED, Again, Job, JobId, Kind, Order, State, Ticket, names},
     room,
 };
-use crate::failure::{FAILED, Failure, Outcome};
+use crate::failure::{FAILED, Failure, NOT_FOUND, Outcome};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::{
     fs,
@@ -158,6 +158,8 @@ impl Table {
         if let Some(make) = make {
             db.execute_batch(&format!("BEGIN IMMEDIATE; {make} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
         }
+        // Not of the layout: an older Cairn goes on with it, and one without is as good.
+        db.execute_batch("CREATE INDEX IF NOT EXISTS jobs_by_work ON jobs (domain, store)")?;
         let good: String = db.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
         if good != "ok" {
             return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(good)).into());
@@ -222,11 +224,15 @@ impl Table {
         statement.query_map([value], read)?.collect()
     }
 
-    /// Jobs that were lost since a time, of which nothing later has come to a good end: newest first, at most this many.
-    pub fn lost(&self, since_unix_ms: u64, max: usize) -> rusqlite::Result<Vec<Job>> {
+    /// Jobs since a time that owe a point, newest first, at most this many: those that were lost, and those of an event that failed for good. Nothing later of the
+    /// same work has come to a good end. Of what failed the last one tells, while no other try and no job of another event is to do it.
+    /// A domain that is gone owes none.
+    pub fn owed(&self, since_unix_ms: u64, max: usize) -> rusqlite::Result<Vec<Job>> {
         let mut statement = self.db.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM jobs WHERE state = 'lost' AND ended_unix_ms >= ?1 AND NOT EXISTS (SELECT 1 FROM jobs AS later WHERE later.id > jobs.id
-                AND later.kind = jobs.kind AND later.domain = jobs.domain AND later.store = jobs.store AND later.state IN ('done', 'warnings'))
+            "SELECT {COLUMNS} FROM jobs WHERE ended_unix_ms >= ?1 AND (state = 'lost' OR (state = 'failed' AND cause <> '{ASKED}' AND code IS NOT {NOT_FOUND}))
+                AND NOT EXISTS (SELECT 1 FROM jobs AS later WHERE later.domain = jobs.domain AND later.store = jobs.store AND later.id > jobs.id
+                AND later.kind = jobs.kind AND (later.state IN ('done', 'warnings') OR (jobs.state = 'failed' AND (later.retry_of = jobs.id
+                OR (later.cause <> '{ASKED}' AND later.state IN ('queued', 'running', 'failed', 'lost'))))))
                 ORDER BY id DESC LIMIT ?2"
         ))?;
         statement.query_map(params![to_sql(since_unix_ms), i64::try_from(max).unwrap_or(i64::MAX)], read)?.collect()
@@ -398,7 +404,7 @@ mod tests {
             (job.state, job.ended_unix_ms) = (state, Some(at));
             table.update(&job).expect("writes");
         };
-        let lost = |table: &Table, since, max| table.lost(since, max).expect("asks").into_iter().map(|j| j.id).collect::<Vec<_>>();
+        let lost = |table: &Table, since, max| table.owed(since, max).expect("asks").into_iter().map(|j| j.id).collect::<Vec<_>>();
         ends(&table, 1, State::Lost, 100);
         ends(&table, 2, State::Lost, 200);
         assert_eq!((lost(&table, 100, 9), lost(&table, 101, 9), lost(&table, 0, 1)), (vec![2, 1], vec![2], vec![2]));
@@ -406,6 +412,47 @@ mod tests {
         assert_eq!(lost(&table, 0, 9), [2, 1], "what failed has done nothing");
         ends(&table, 4, State::Warnings, 400);
         assert_eq!(lost(&table, 0, 9), [2], "the other domain's is still owed");
+    }
+
+    #[test]
+    fn an_events_job_that_failed_for_good_is_told_until_its_work_is_done() {
+        let event = || Order { trigger: "shutdown".into(), ..order("a") };
+        let dir = tempfile::tempdir().expect("dir");
+        let mut table = opened(&dir);
+        table.add(&[event(), order("a"), event(), event()], 5).expect("adds");
+        let ends = |table: &Table, id: JobId, state: State, code: u8| {
+            let mut job = table.get(id).expect("reads").expect("there");
+            (job.state, job.code, job.ended_unix_ms) = (state, Some(code.into()), Some(100));
+            table.update(&job).expect("writes");
+        };
+        let owed = |table: &Table| table.owed(100, 9).expect("asks").into_iter().map(|j| j.id).collect::<Vec<_>>();
+        for id in [3, 4] {
+            ends(&table, id, State::Cancelled, 130);
+        }
+        for code in [2, 11, 12, 13, 14] {
+            ends(&table, 1, State::Failed, code);
+            assert_eq!(owed(&table), [1], "{code}");
+        }
+        assert!(table.owed(101, 9).expect("asks").is_empty(), "long ago");
+        ends(&table, 1, State::Failed, NOT_FOUND);
+        assert!(owed(&table).is_empty(), "there is nothing to save");
+        ends(&table, 1, State::Failed, 12);
+        ends(&table, 2, State::Failed, 12);
+        assert_eq!(owed(&table), [1], "what was asked for by hand was told to whoever asked, and has done nothing");
+        ends(&table, 3, State::Failed, 12);
+        assert_eq!(owed(&table), [3], "once for the same work");
+        // Another try of it.
+        let mut third = table.get(3).expect("reads").expect("there");
+        table.end_and_retry(&mut third, &Again { of: 3, tries: 2, not_before_unix_ms: 8 }, 10, |_| "again".into()).expect("writes");
+        assert!(owed(&table).is_empty(), "it may be done yet");
+        ends(&table, 5, State::Cancelled, 130);
+        assert!(owed(&table).is_empty(), "somebody has decided");
+        ends(&table, 5, State::Failed, 11);
+        assert_eq!(owed(&table), [5]);
+        table.add(&[order("a")], 5).expect("adds");
+        assert_eq!(owed(&table), [5]);
+        ends(&table, 6, State::Warnings, 3);
+        assert!(owed(&table).is_empty(), "by hand is as good");
     }
 
     #[test]
