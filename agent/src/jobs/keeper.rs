@@ -18,6 +18,7 @@ use super::{
     launch::{self, Started, Way},
     record::{Begun, Exit, Job, JobId, Order, State, Ticket, jobs_dir},
     room,
+    stalled::Stalled,
     table::{self, Table},
 };
 use crate::{
@@ -97,6 +98,7 @@ pub struct Keeper {
     /// Runners that were ended before they came up.
     given_up: HashSet<JobId>,
     tries: HashMap<JobId, u32>,
+    stalled: Stalled,
     pruned: Option<Instant>,
     /// What was said last, so that it is not said five times a second.
     said: Option<String>,
@@ -124,6 +126,7 @@ impl Keeper {
             children: HashMap::new(),
             given_up: HashSet::new(),
             tries: HashMap::new(),
+            stalled: Stalled::new(Instant::now()),
             pruned: None,
             said: None,
             no_room: None,
@@ -248,7 +251,8 @@ impl Keeper {
     fn counts(&mut self) -> Outcome<Counts> {
         let since = now_unix_ms().saturating_sub(OWED_MS);
         let owed = self.sql(|t| t.owed(since, OWED_MAX))?;
-        let problems = self.no_room.iter().chain(&self.trouble).cloned().chain(owed.iter().map(Job::owed_words)).collect();
+        let problems =
+            self.no_room.iter().chain(&self.trouble).cloned().chain(owed.iter().map(Job::owed_words)).chain(self.stalled.problems().iter().cloned()).collect();
         Ok(Counts { queued: self.sql(|t| t.count(State::Queued))?, running: self.sql(|t| t.count(State::Running))?, problems })
     }
 
@@ -314,6 +318,11 @@ impl Keeper {
             }
         }
         self.start_waiting()?;
+        if self.stalled.is_due(Instant::now()) {
+            let (running, waiting) = (self.sql(|t| t.list(Which::In(State::Running)))?, self.sql(|t| t.list(Which::In(State::Queued)))?);
+            let dir = &self.dir;
+            self.stalled.look(&running, &waiting, |id| JobFolder::of(dir, id).progress(), (Instant::now(), now_unix_ms()));
+        }
         if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_EVERY) && self.prune()? {
             self.pruned = Some(Instant::now());
         }

@@ -155,6 +155,16 @@ fn a_backup_that_ended_badly_calls_for_a_look_at_its_domain() {
 }
 
 #[test]
+fn a_job_whose_turn_does_not_come_is_told() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut keeper = keeper(dir.path());
+    keeper.table.add(&[order(ASKED)], now_unix_ms() - 7 * 3600 * 1000).expect("adds");
+    keeper.round().expect("goes round");
+    let told = keeper.counts().expect("counts").problems;
+    assert!(told.len() == 1 && told[0].starts_with("job 1 (backup of web to main) has waited for its turn for 7 hours"), "{told:?}");
+}
+
+#[test]
 fn a_new_event_and_another_try_are_one_job() {
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = keeper(dir.path());

@@ -2,7 +2,7 @@
 //!
 //! - [`record`]: what a job is; [`table`]: all of them, in SQLite; [`folder`]: one that was started, on disk
 //! - [`launch`], [`runner`]: the process that starts a job's command and writes down how it ended, daemon or not
-//! - [`again`]: what is tried once more, and when; [`room`]: place for their records
+//! - [`again`]: what is tried once more, and when; [`room`]: place for their records; [`stalled`]: those that do not get on
 //! - [`keeper`]: the thread that owns the table: what runs when, what became of it, what is forgotten
 //!
 //! Invariants
@@ -19,6 +19,7 @@ pub mod launch;
 pub mod record;
 mod room;
 pub mod runner;
+mod stalled;
 mod table;
 
 pub use folder::last_words;
