@@ -7,10 +7,7 @@
 //! - Only domains that a look has seen running are told of: records of others may be those of another libvirt, or of a domain that is gone.
 //! - Bounded: few domains are named.
 
-use cairn_quiesce::{
-    late::FREEZE_WAITS_MAX,
-    record::{age, is_open},
-};
+use cairn_quiesce::{late::FREEZE_WAITS_MAX, record::is_open};
 use serde_json::Value;
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -75,6 +72,11 @@ impl Frozen {
         }
         out
     }
+}
+
+/// How long ago a freeze was recorded, or its record written to; none where the clock was set back since.
+fn age(records: &Path, uuid: &str) -> Option<Duration> {
+    std::fs::metadata(records.join(uuid)).and_then(|record| record.modified()).ok()?.elapsed().ok()
 }
 
 fn words(name: &str, why: Option<&str>, since: Option<Duration>) -> String {
