@@ -10,6 +10,7 @@
 //!
 //! What it must not do: know the store, or believe a guest.
 
+pub mod agent_channel;
 pub mod capture;
 pub mod copy;
 pub mod disks;

@@ -76,6 +76,9 @@ pub struct Backup {
     /// Longest time the guest may be frozen, seconds
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(cairn_quiesce::level::FREEZE_LIMIT_S))]
     pub freeze_limit: u64,
+    /// Longest wait for the agent of a guest that has a channel for one, before the backup begins, seconds (a guest that is booting)
+    #[arg(long, default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub wait_for_agent: u64,
     /// Called once, with the domain's UUID, if the guest is not thawed within that time (libvirt hangs, its agent is silent)
     #[arg(long, value_name = "PROGRAM", env = "CAIRN_ON_STUCK_FREEZE")]
     pub on_stuck_freeze: Option<PathBuf>,

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     cli::{self, Common},
     context::{open_store, state_dir},
-    domain::{BackupRequest, back_up},
+    domain::{BackupRequest, back_up, wait_for_agent},
     failure::{BUSY, FAILED, Failure, Outcome},
     interrupt,
     output::{self, Bar},
@@ -137,6 +137,9 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
     let run = run::of_domain(&state_dir, &uuid);
     if let Some((folder, record)) = &run {
         wait_kept(folder, record)?;
+    }
+    if o.quiesce != cli::Quiesce::Never {
+        wait_for_agent(domain, Duration::from_secs(o.wait_for_agent), progress)?;
     }
     let request = BackupRequest {
         store,

@@ -24,7 +24,7 @@ use crate::{
     commands::Done,
     context,
     failure::{FAILED, Failure, Outcome},
-    jobs::{Counts, Jobs},
+    jobs::{BROKEN_MAX, Counts, Jobs},
     watch::{self, WISHES_MAX, Wish},
 };
 use listen::{Listening, socket_default};
@@ -65,7 +65,8 @@ pub fn run(common: &Common, o: &Daemon) -> Outcome<Done> {
     let listen::Sockets { all, problem } = listen::start(&socket)?;
     let found = if problem.is_none() { listen::id_of(&socket) } else { None };
     let (listeners, removers): (Vec<_>, Vec<_>) = all.into_iter().map(Listening::parts).unzip();
-    let jobs = Jobs::start(&state_dir, state::limits(&config), move || lock.is_in_place())?;
+    let (tell_broken, broken) = tokio::sync::mpsc::channel(BROKEN_MAX);
+    let jobs = Jobs::start(&state_dir, state::limits(&config), move || lock.is_in_place(), tell_broken)?;
     let places = Places { config: common.config.clone(), state_dir, connect: common.connect.clone() };
     let (wish, wishes) = tokio::sync::mpsc::channel(WISHES_MAX);
     let watch = watch::start(state::watch_settings(&config, &places), wish)?;
@@ -75,7 +76,7 @@ pub fn run(common: &Common, o: &Daemon) -> Outcome<Done> {
     let shared = Arc::new(Shared::new(places, config, jobs, watch));
     problem.into_iter().for_each(|why| shared.set_unreachable(why));
     let runtime = crate::interrupt::runtime()?;
-    let result = runtime.block_on(serve_until_end(&shared, listeners, (socket, found), wishes));
+    let result = runtime.block_on(serve_until_end(&shared, listeners, (socket, found), (wishes, broken)));
     end(&shared, runtime);
     drop(removers);
     result.map(|()| Done::Clean)
@@ -86,7 +87,7 @@ async fn serve_until_end(
     shared: &Arc<Shared>,
     listeners: Vec<std::os::unix::net::UnixListener>,
     door: (PathBuf, Option<(u64, u64)>),
-    wishes: Receiver<Wish>,
+    (wishes, broken): (Receiver<Wish>, Receiver<String>),
 ) -> Outcome<()> {
     let listen = |kind| signal(kind).map_err(|e| Failure::new(FAILED, format!("cannot listen to signals: {e}")));
     let mut hup = listen(SignalKind::hangup())?;
@@ -97,6 +98,7 @@ async fn serve_until_end(
     let door = tokio::spawn(door::keep(shared.clone(), door.0, door.1, api::router(shared.clone()), is_over.clone()));
     let server = tokio::spawn(serve::serve(listeners, api::router(shared.clone()), is_over));
     tokio::spawn(grant(shared.clone(), wishes));
+    tokio::spawn(look_after(shared.clone(), broken));
     tokio::spawn(tell(shared.clone()));
     let reloader = shared.clone();
     tokio::spawn(async move {
@@ -177,6 +179,16 @@ async fn grant(shared: Arc<Shared>, mut wishes: Receiver<Wish>) {
         }
         shared.ungranted.store(false, Ordering::Relaxed);
         shared.watch.granted(wish.id);
+    }
+}
+
+/// A backup that ended badly may have taken its guard with it, and left its guest frozen: that is not for the next look by the clock.
+async fn look_after(shared: Arc<Shared>, mut broken: Receiver<String>) {
+    while let Some(domain) = broken.recv().await {
+        tracing::info!("{}: its backup did not end well; it is looked at", crate::output::shown(&domain));
+        if let Err(f) = shared.watch.reconcile(Some(&domain)) {
+            tracing::warn!("{}", f.message);
+        }
     }
 }
 

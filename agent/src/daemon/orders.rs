@@ -9,13 +9,17 @@ use crate::{
     failure::{Failure, Outcome},
     jobs::{Kind, Order, record::ASKED},
     points::{check_chosen_name, check_name},
-    watch::Wish,
+    watch::{Trigger, Wish},
 };
 use serde::Deserialize;
 use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// How long a guest that has just been started may take to bring up its agent: until then nothing can be frozen.
+const AGENT_LIMIT: Duration = Duration::from_secs(120);
 
 /// `POST /api/v1/backups`
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -156,6 +160,9 @@ impl<'a> Ordering<'a> {
             Quiesce::Never => "never",
         };
         argv.extend(["--quiesce".into(), level.into()]);
+        if why.0 == Trigger::Started.word() && by.quiesce.level != Quiesce::Never {
+            argv.push(format!("--wait-for-agent={}", AGENT_LIMIT.as_secs()));
+        }
         argv.extend(by.quiesce.freeze_limit_s.iter().map(|s| format!("--freeze-limit={s}")));
         if !by.quiesce.freeze_mounts.is_empty() {
             argv.push(format!("--freeze-mounts={}", by.quiesce.freeze_mounts.join(",")));
@@ -239,7 +246,7 @@ fn has<'a>(names: impl Iterator<Item = &'a String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, watch::Trigger};
+    use crate::config;
 
     const TEXT: &str = "\
 stores:
@@ -281,6 +288,25 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
         assert_eq!((orders[0].trigger.as_str(), orders[0].policies.join(" "), orders[0].cancel_limit_ms), ("shutdown", "down".to_owned(), 7000));
         assert!(ordering(&config).of_wish(&Wish { trigger: Trigger::Started, ..wish.clone() }).is_empty());
         assert!(ordering(&config).of_wish(&Wish { domain: "db".into(), ..wish }).is_empty());
+    }
+
+    #[test]
+    fn a_guest_that_has_just_been_started_has_time_for_its_agent() {
+        use clap::Parser;
+        let of = |level: &str, trigger: Trigger| {
+            let config = config(
+                &TEXT
+                    .replace("on: [shutdown]", "on: [shutdown, started]")
+                    .replace("level: require, freeze_limit: 5s, freeze_mounts: [/, /srv/x y]", &format!("level: {level}")),
+            );
+            let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger, why: "it happened".into() };
+            let argv = ordering(&config).of_wish(&wish).remove(0).argv;
+            crate::cli::Cli::try_parse_from(std::iter::once("cairn".to_owned()).chain(argv.clone())).unwrap_or_else(|e| panic!("{argv:?}: {e}"));
+            argv.iter().any(|arg| arg == "--wait-for-agent=120")
+        };
+        for level in ["require", "prefer", "never"] {
+            assert_eq!((of(level, Trigger::Started), of(level, Trigger::Shutdown)), (level != "never", false), "{level}");
+        }
     }
 
     #[test]

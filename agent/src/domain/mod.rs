@@ -1,5 +1,6 @@
 //! Domains: fitting what the hypervisor captures to what the store takes, and bringing a domain back.
 
+mod agent_wait;
 mod capture;
 mod catalog;
 mod facts;
@@ -8,6 +9,7 @@ mod recover;
 mod saved;
 mod source;
 
+pub use agent_wait::wait_for_agent;
 pub use capture::{BackupRequest, back_up};
 pub use catalog::{PointsCatalog, Seen, carrier, later};
 pub use files::{Context as FileContext, Files};

@@ -17,11 +17,12 @@ use super::{
     launch::{self, Started, Way},
     record::{Begun, Exit, Job, JobId, Order, State, Ticket, jobs_dir},
     room,
+    stalled::Stalled,
     table::{self, Table},
 };
 use crate::{
     commands::now_unix_ms,
-    failure::{BUSY, FAILED, Failure, NOT_FOUND, Outcome},
+    failure::{BUSY, FAILED, Failure, INTERRUPTED, NOT_FOUND, Outcome},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -34,7 +35,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Between two rounds.
 const TICK: Duration = Duration::from_millis(200);
@@ -45,9 +46,9 @@ const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
 const KEEP_MAX: usize = 2000;
 /// More jobs that wait are no plan, but a loop.
 const QUEUED_MAX: usize = 1000;
-/// For how long health tells of a job that was lost, unless one was done since; how many are named.
-const LOST_MS: u64 = 24 * 3600 * 1000;
-const LOST_MAX: usize = 4;
+/// For how long health tells of a job that owes a point, unless one was done since; how many are named.
+const OWED_MS: u64 = 24 * 3600 * 1000;
+const OWED_MAX: usize = 4;
 /// How long one may take to come up: systemd answers within 25 s, or not at all.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// The same for one that is to be cancelled.
@@ -82,6 +83,8 @@ pub struct Home {
 /// See the module.
 pub struct Keeper {
     home: Home,
+    /// Is told of domains whose backups ended badly.
+    broken: mpsc::Sender<String>,
     state_dir: PathBuf,
     dir: PathBuf,
     table: Table,
@@ -92,6 +95,7 @@ pub struct Keeper {
     /// Runners that were ended before they came up.
     given_up: HashSet<JobId>,
     tries: HashMap<JobId, u32>,
+    stalled: Stalled,
     pruned: Option<Instant>,
     /// What was said last, so that it is not said five times a second.
     said: Option<String>,
@@ -104,12 +108,13 @@ pub struct Keeper {
 
 impl Keeper {
     /// Opens the table and takes in jobs that only folders know.
-    pub fn open(state_dir: &Path, limits: Limits, home: Home) -> Outcome<Self> {
+    pub fn open(state_dir: &Path, limits: Limits, home: Home, broken: mpsc::Sender<String>) -> Outcome<Self> {
         let dir = jobs_dir(state_dir);
         let (table, word) = table::open(&table::path(state_dir))?;
         word.into_iter().for_each(|word| tracing::warn!("{word}"));
         let mut keeper = Self {
             home,
+            broken,
             state_dir: state_dir.to_owned(),
             dir,
             table,
@@ -118,6 +123,7 @@ impl Keeper {
             children: HashMap::new(),
             given_up: HashSet::new(),
             tries: HashMap::new(),
+            stalled: Stalled::new(Instant::now()),
             pruned: None,
             said: None,
             no_room: None,
@@ -240,9 +246,10 @@ impl Keeper {
     }
 
     fn counts(&mut self) -> Outcome<Counts> {
-        let since = now_unix_ms().saturating_sub(LOST_MS);
-        let lost = self.sql(|t| t.lost(since, LOST_MAX))?;
-        let problems = self.no_room.iter().chain(&self.trouble).cloned().chain(lost.iter().map(Job::lost_words)).collect();
+        let since = now_unix_ms().saturating_sub(OWED_MS);
+        let owed = self.sql(|t| t.owed(since, OWED_MAX))?;
+        let problems =
+            self.no_room.iter().chain(&self.trouble).cloned().chain(owed.iter().map(Job::owed_words)).chain(self.stalled.problems().iter().cloned()).collect();
         Ok(Counts { queued: self.sql(|t| t.count(State::Queued))?, running: self.sql(|t| t.count(State::Running))?, problems })
     }
 
@@ -308,6 +315,11 @@ impl Keeper {
             }
         }
         self.start_waiting()?;
+        if self.stalled.is_due(Instant::now()) {
+            let (running, waiting) = (self.sql(|t| t.list(Which::In(State::Running)))?, self.sql(|t| t.list(Which::In(State::Queued)))?);
+            let dir = &self.dir;
+            self.stalled.look(&running, &waiting, |id| JobFolder::of(dir, id).progress(), (Instant::now(), now_unix_ms()));
+        }
         if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_EVERY) && self.prune()? {
             self.pruned = Some(Instant::now());
         }
@@ -350,7 +362,9 @@ impl Keeper {
         }
         if job.state.is_over() {
             self.tries.remove(&job.id);
-            if self.retry(&mut job)? {
+            // One that finds no room is looked at with all others.
+            job.broken().into_iter().for_each(|domain| drop(self.broken.try_send(domain.to_owned())));
+            if self.retry(&mut job, before.started_unix_ms.is_some())? {
                 return Ok(());
             }
         }
@@ -452,6 +466,11 @@ fn end(job: &mut Job, exit: Exit) {
     job.state = State::of_exit(exit.code, exit.cancelled);
     (job.code, job.pid, job.ended_unix_ms) = (Some(exit.code), None, Some(exit.ended_unix_ms));
     (job.message, job.point) = (exit.message, exit.point);
+    if job.state == State::Failed && exit.code == i32::from(INTERRUPTED) {
+        // By a shutdown of the host, or somebody's signal: what it said last names neither.
+        let said = job.message.take().map_or(String::new(), |said| format!(": {said}"));
+        job.message = Some(format!("interrupted, and nobody had cancelled it (does the host shut down?){said}"));
+    }
 }
 
 #[path = "keeper_tries.rs"]

@@ -4,8 +4,15 @@ use super::*;
 use crate::jobs::record::{ASKED, Kind};
 
 fn keeper(dir: &Path) -> Keeper {
+    hearing(dir).0
+}
+
+/// With what it tells of domains whose backups ended badly.
+fn hearing(dir: &Path) -> (Keeper, mpsc::Receiver<String>) {
+    let (broken, heard) = mpsc::channel(super::super::BROKEN_MAX);
     // Nothing is started: what would be is this very test program.
-    Keeper::open(dir, Limits { jobs_max: 0 }, Home { is_ours: Box::new(|| true), lost: Arc::default() }).expect("opens")
+    let home = Home { is_ours: Box::new(|| true), lost: Arc::default() };
+    (Keeper::open(dir, Limits { jobs_max: 0 }, home, broken).expect("opens"), heard)
 }
 
 fn order(trigger: &str) -> Order {
@@ -56,6 +63,8 @@ fn an_events_job_that_meets_somebody_is_tried_again_so_often() {
     }
     let last = end_with(&mut keeper, id, 11, now_unix_ms());
     assert!(last.message.expect("a message").contains("this was try 8, and it is not tried again"));
+    let owed = keeper.counts().expect("counts").problems;
+    assert!(owed.len() == 1 && owed[0].starts_with(&format!("job {id} (backup of web to main) failed: busy; this was try 8")), "{owed:?}");
     assert_eq!(keeper.get(id + 1).expect_err("no more").code, NOT_FOUND);
     // A table that is begun anew takes in what folders know, and tries nothing a second time.
     drop(keeper);
@@ -64,7 +73,8 @@ fn an_events_job_that_meets_somebody_is_tried_again_so_often() {
     }
     let mut keeper = self::keeper(dir.path());
     keeper.round().expect("looks");
-    assert_eq!((keeper.get(id).expect("there").tries(), keeper.counts().expect("counts")), (8, Counts::default()));
+    let counts = keeper.counts().expect("counts");
+    assert_eq!((keeper.get(id).expect("there").tries(), counts.queued, counts.running), (8, 0, 0));
 }
 
 #[test]
@@ -83,18 +93,75 @@ fn what_may_be_over_soon_is_tried_again_and_what_stays_is_not() {
         ("refused", "shutdown", 13, now, false),
         ("damage", "shutdown", 14, now, false),
         ("no such domain", "shutdown", 15, now, false),
-        ("interrupted", "shutdown", 130, now, false),
+        ("the host shuts down", "shutdown", 130, now, true),
+        ("the host shuts down", ASKED, 130, now, false),
         ("done", "shutdown", 0, now, false),
-        ("long ago", "shutdown", 11, now - 2 * 3600 * 1000, false),
+        ("long ago", "shutdown", 11, now - 25 * 3600 * 1000, false),
     ] {
         let dir = tempfile::tempdir().expect("dir");
         let mut keeper = keeper(dir.path());
         let id = keeper.add(&[order(trigger)]).expect("adds")[0].id;
         let job = end_with(&mut keeper, id, code, ended_unix_ms);
         let message = job.message.clone().unwrap_or_default();
-        assert!(job.state.is_over() && message.starts_with("busy") && message.contains("tried again as job 2") == is_tried, "{what}: {job:?}");
-        assert_eq!(keeper.counts().expect("counts").queued, usize::from(is_tried), "{what}");
+        assert!(job.state.is_over() && message.contains("busy") && message.contains("tried again as job 2") == is_tried, "{what}: {job:?}");
+        let counts = keeper.counts().expect("counts");
+        assert_eq!(counts.queued, usize::from(is_tried), "{what}");
+        // What a person asked for was told to that person, and a domain that is gone owes no point.
+        let is_owed = !is_tried && trigger != ASKED && ![0, 3, 15].contains(&code) && ended_unix_ms == now;
+        assert_eq!(counts.problems.len(), usize::from(is_owed), "{what}: {:?}", counts.problems);
     }
+}
+
+#[test]
+fn a_job_that_the_hosts_shutdown_ends_is_tried_again_however_long_the_host_was_off() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut keeper = keeper(dir.path());
+    let id = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+    let mut job = keeper.get(id).expect("there");
+    // As the rounds of the daemon before have it.
+    job.started_unix_ms = Some(1);
+    keeper.table.update(&job).expect("writes");
+    let job = end_with(&mut keeper, id, 130, now_unix_ms() - 12 * 3600 * 1000);
+    let said = job.message.clone().expect("a message");
+    assert!(job.state == State::Failed && said.starts_with("interrupted, and nobody had cancelled it"), "{job:?}");
+    assert!(said.contains("tried again as job 2"), "{said}");
+    assert_eq!(keeper.get(id + 1).expect("another try").again.expect("says what it follows").of, id);
+}
+
+#[test]
+fn a_backup_that_ended_badly_calls_for_a_look_at_its_domain() {
+    for (code, is_called) in [(0, false), (3, false), (1, true), (13, true), (130, true), (137, true)] {
+        let dir = tempfile::tempdir().expect("dir");
+        let (mut keeper, mut heard) = hearing(dir.path());
+        let id = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+        end_with(&mut keeper, id, code, now_unix_ms());
+        assert_eq!(heard.try_recv().ok().as_deref(), is_called.then_some("u"), "{code}");
+        keeper.round().expect("goes round");
+        assert!(heard.try_recv().is_err(), "{code}: once");
+    }
+    let dir = tempfile::tempdir().expect("dir");
+    let (mut keeper, mut heard) = hearing(dir.path());
+    let image = Order { kind: Kind::BackupImage, ..order("shutdown") };
+    let nameless = Order { uuid: None, ..order(ASKED) };
+    for order in [image, nameless] {
+        let mut job = keeper.add(&[order]).expect("adds").remove(0);
+        // Its folder is gone, and with it whoever could tell how it ended.
+        (job.state, job.started_unix_ms) = (State::Running, Some(1));
+        keeper.table.update(&job).expect("writes");
+    }
+    keeper.round().expect("goes round");
+    assert_eq!(keeper.sql(|t| t.count(State::Lost)).expect("counts"), 2);
+    assert_eq!((heard.try_recv().ok().as_deref(), heard.try_recv().ok()), (Some("web"), None), "an image has no guest");
+}
+
+#[test]
+fn a_job_whose_turn_does_not_come_is_told() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut keeper = keeper(dir.path());
+    keeper.table.add(&[order(ASKED)], now_unix_ms() - 7 * 3600 * 1000).expect("adds");
+    keeper.round().expect("goes round");
+    let told = keeper.counts().expect("counts").problems;
+    assert!(told.len() == 1 && told[0].starts_with("job 1 (backup of web to main) has waited for its turn for 7 hours"), "{told:?}");
 }
 
 #[test]

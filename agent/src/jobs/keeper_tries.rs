@@ -8,9 +8,9 @@ const TRIES_MAX: u32 = 3;
 
 impl Keeper {
     /// Another try of a job that failed of what may be over soon, where an event asked for it; true if all is written down. The same that waits already is that try.
-    pub(super) fn retry(&mut self, job: &mut Job) -> Outcome<bool> {
+    pub(super) fn retry(&mut self, job: &mut Job, was_seen: bool) -> Outcome<bool> {
         let (now, id) = (now_unix_ms(), job.id);
-        let next = match again::next(job, now) {
+        let next = match again::next(job, was_seen, now) {
             Next::Over => return Ok(false),
             Next::Try(_) if self.sql(|t| t.has_retry(id))? => return Ok(false),
             next => next,

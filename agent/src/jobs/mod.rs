@@ -2,7 +2,7 @@
 //!
 //! - [`record`]: what a job is; [`table`]: all of them, in SQLite; [`folder`]: one that was started, on disk
 //! - [`launch`], [`runner`]: the process that starts a job's command and writes down how it ended, daemon or not
-//! - [`again`]: what is tried once more, and when; [`room`]: place for their records
+//! - [`again`]: what is tried once more, and when; [`room`]: place for their records; [`stalled`]: those that do not get on
 //! - [`keeper`]: the thread that owns the table: what runs when, what became of it, what is forgotten
 //!
 //! Invariants
@@ -19,6 +19,7 @@ pub mod launch;
 pub mod record;
 mod room;
 pub mod runner;
+mod stalled;
 mod table;
 
 pub use folder::last_words;
@@ -37,10 +38,12 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Longest wait for an answer of the keeper's.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Domains whose backups ended badly, and that nobody has looked at yet; they are looked at now and then anyway.
+pub const BROKEN_MAX: usize = 256;
 /// Questions that wait for the keeper; it answers in milliseconds, so more mean that it hangs.
 const ASKS_MAX: usize = 256;
 
@@ -78,9 +81,10 @@ impl Jobs {
     /// Opens the table, takes in what runs, and goes on with what waits.
     ///
     /// `is_ours`: whether the state folder is still this daemon's; asked before anything is begun, and five times a second.
-    pub fn start(state_dir: &Path, limits: Limits, is_ours: impl Fn() -> bool + Send + 'static) -> Outcome<Self> {
+    /// `broken`: is told of each domain whose backup has ended, and not well: it may have left something.
+    pub fn start(state_dir: &Path, limits: Limits, is_ours: impl Fn() -> bool + Send + 'static, broken: mpsc::Sender<String>) -> Outcome<Self> {
         let homeless = Arc::new(AtomicBool::new(false));
-        let mut keeper = Keeper::open(state_dir, limits, Home { is_ours: Box::new(is_ours), lost: homeless.clone() })?;
+        let mut keeper = Keeper::open(state_dir, limits, Home { is_ours: Box::new(is_ours), lost: homeless.clone() }, broken)?;
         let (asks, questions) = sync_channel(ASKS_MAX);
         let (beat_ms, born) = (Arc::new(AtomicU64::new(0)), Instant::now());
         let beat = beat_ms.clone();

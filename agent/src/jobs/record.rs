@@ -1,5 +1,6 @@
 //! What a job is: what was ordered, and what has become of it.
 
+use crate::failure::WARNINGS;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -7,6 +8,8 @@ use std::path::PathBuf;
 /// Number of a job on this host; counts up, and is not used again while anything of the job is kept.
 pub type JobId = i64;
 
+/// Most of a message that health shows.
+const OWED_CHARS_MAX: usize = 300;
 /// Trigger of what somebody asked for by hand.
 pub const ASKED: &str = "asked";
 
@@ -86,7 +89,6 @@ impl State {
         match code {
             0 => Self::Done,
             3 => Self::Warnings,
-            130 => Self::Cancelled,
             _ if cancelled => Self::Cancelled,
             _ => Self::Failed,
         }
@@ -209,12 +211,26 @@ impl Job {
         self.concerns_same(order) && self.order.store == order.store && self.order.policies == order.policies
     }
 
-    /// For health, of one that was lost.
-    pub fn lost_words(&self) -> String {
+    /// The domain, by what outlives a rename, where its backup ended and may have left something: a guest that is frozen, say.
+    pub fn broken(&self) -> Option<&str> {
+        let is_well = |code: i32| code == 0 || code == i32::from(WARNINGS);
+        let is_broken = self.state == State::Lost || (self.state.is_over() && self.code.is_some_and(|code| !is_well(code)));
+        (is_broken && self.order.kind == Kind::Backup).then(|| self.order.uuid.as_deref().unwrap_or(&self.order.domain))
+    }
+
+    /// For health, of one that owes a point: it was lost, or nobody tries it again.
+    pub fn owed_words(&self) -> String {
         let (id, kind, domain, store) = (self.id, self.order.kind.word(), crate::output::shown(&self.order.domain), crate::output::shown(&self.order.store));
+        let why = match (self.state, &self.message) {
+            (State::Lost, _) => "was lost: its processes are gone".to_owned(),
+            (_, None) => "failed".to_owned(),
+            (_, Some(message)) => {
+                let message: String = message.chars().take(OWED_CHARS_MAX).collect();
+                format!("failed: {}", crate::output::shown(&message))
+            }
+        };
         format!(
-            "job {id} ({kind} of {domain} to {store}) was lost: its processes are gone, and nothing has saved that since; 'cairn job log {id}' has its last words, \
-             'cairn job run' makes another"
+            "job {id} ({kind} of {domain} to {store}) {why}; nothing has saved that since. 'cairn job log {id}' has its last words, 'cairn job run' makes another"
         )
     }
 
@@ -310,7 +326,9 @@ mod tests {
             (3, true, State::Warnings),
             (1, false, State::Failed),
             (1, true, State::Cancelled),
-            (130, false, State::Cancelled),
+            (130, true, State::Cancelled),
+            // The host was shut down: nobody asked for that of the job.
+            (130, false, State::Failed),
             (137, true, State::Cancelled),
             (137, false, State::Failed),
         ] {

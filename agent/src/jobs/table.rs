@@ -8,10 +8,10 @@
 //! Must not: decide what runs.
 
 use super::{
-    record::{Again, Job, JobId, Kind, Order, State, Ticket, names},
+    record::{ASKED, Again, Job, JobId, Kind, Order, State, Ticket, names},
     room,
 };
-use crate::failure::{FAILED, Failure, Outcome};
+use crate::failure::{FAILED, Failure, NOT_FOUND, Outcome};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::{
     fs,
@@ -158,6 +158,8 @@ impl Table {
         if let Some(make) = make {
             db.execute_batch(&format!("BEGIN IMMEDIATE; {make} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
         }
+        // Not of the layout: an older Cairn goes on with it, and one without is as good.
+        db.execute_batch("CREATE INDEX IF NOT EXISTS jobs_by_work ON jobs (domain, store)")?;
         let good: String = db.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
         if good != "ok" {
             return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(good)).into());
@@ -222,11 +224,15 @@ impl Table {
         statement.query_map([value], read)?.collect()
     }
 
-    /// Jobs that were lost since a time, of which nothing later has come to a good end: newest first, at most this many.
-    pub fn lost(&self, since_unix_ms: u64, max: usize) -> rusqlite::Result<Vec<Job>> {
+    /// Jobs since a time that owe a point, newest first, at most this many: those that were lost, and those of an event that failed for good. Nothing later of the
+    /// same work has come to a good end. Of what failed the last one tells, while no other try and no job of another event is to do it.
+    /// A domain that is gone owes none.
+    pub fn owed(&self, since_unix_ms: u64, max: usize) -> rusqlite::Result<Vec<Job>> {
         let mut statement = self.db.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM jobs WHERE state = 'lost' AND ended_unix_ms >= ?1 AND NOT EXISTS (SELECT 1 FROM jobs AS later WHERE later.id > jobs.id
-                AND later.kind = jobs.kind AND later.domain = jobs.domain AND later.store = jobs.store AND later.state IN ('done', 'warnings'))
+            "SELECT {COLUMNS} FROM jobs WHERE ended_unix_ms >= ?1 AND (state = 'lost' OR (state = 'failed' AND cause <> '{ASKED}' AND code IS NOT {NOT_FOUND}))
+                AND NOT EXISTS (SELECT 1 FROM jobs AS later WHERE later.domain = jobs.domain AND later.store = jobs.store AND later.id > jobs.id
+                AND later.kind = jobs.kind AND (later.state IN ('done', 'warnings') OR (jobs.state = 'failed' AND (later.retry_of = jobs.id
+                OR (later.cause <> '{ASKED}' AND later.state IN ('queued', 'running', 'failed', 'lost'))))))
                 ORDER BY id DESC LIMIT ?2"
         ))?;
         statement.query_map(params![to_sql(since_unix_ms), i64::try_from(max).unwrap_or(i64::MAX)], read)?.collect()
@@ -341,151 +347,5 @@ fn to_sql(ms: u64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn order(domain: &str) -> Order {
-        Order {
-            kind: Kind::Backup,
-            domain: domain.into(),
-            uuid: Some("u".into()),
-            store: "main".into(),
-            policies: vec!["a".into(), "b".into()],
-            trigger: "asked".into(),
-            why: "by hand".into(),
-            argv: vec!["backup".into(), "--".into(), domain.into()],
-            cancel_limit_ms: 60_000,
-        }
-    }
-
-    fn opened(dir: &tempfile::TempDir) -> Table {
-        let (table, word) = open(&path(dir.path())).expect("opens");
-        assert_eq!(word, None);
-        table
-    }
-
-    fn ended(table: &Table, id: JobId, at: u64) {
-        let mut job = table.get(id).expect("reads").expect("there");
-        (job.state, job.code, job.started_unix_ms, job.ended_unix_ms) = (State::Done, Some(0), Some(at - 1), Some(at));
-        table.update(&job).expect("writes");
-        assert_eq!(table.get(id).expect("reads"), Some(job));
-    }
-
-    #[test]
-    fn rows_are_kept_and_found() {
-        let dir = tempfile::tempdir().expect("dir");
-        let mut table = opened(&dir);
-        let ids = table.add(&[order("a"), order("b"), order("c")], 5).expect("adds");
-        assert_eq!(ids, [1, 2, 3]);
-        ended(&table, 2, 100);
-        drop(table);
-        let table = opened(&dir);
-        let found = |which| table.list(which).expect("lists").into_iter().map(|j| j.id).collect::<Vec<_>>();
-        assert_eq!((found(Which::All), found(Which::In(State::Queued)), found(Which::Since(101))), (vec![1, 2, 3], vec![1, 3], vec![1, 3]));
-        assert_eq!(found(Which::Since(100)), [1, 2, 3]);
-        assert_eq!((table.count(State::Done).expect("counts"), table.count(State::Lost).expect("counts")), (1, 0));
-        assert_eq!(table.get(1).expect("reads").expect("there").order, order("a"));
-        assert_eq!(table.get(9).expect("reads"), None);
-    }
-
-    #[test]
-    fn a_lost_job_is_told_until_a_later_one_has_done_its_work() {
-        let dir = tempfile::tempdir().expect("dir");
-        let mut table = opened(&dir);
-        table.add(&[order("a"), order("b"), order("a"), order("a")], 5).expect("adds");
-        let ends = |table: &Table, id: JobId, state: State, at: u64| {
-            let mut job = table.get(id).expect("reads").expect("there");
-            (job.state, job.ended_unix_ms) = (state, Some(at));
-            table.update(&job).expect("writes");
-        };
-        let lost = |table: &Table, since, max| table.lost(since, max).expect("asks").into_iter().map(|j| j.id).collect::<Vec<_>>();
-        ends(&table, 1, State::Lost, 100);
-        ends(&table, 2, State::Lost, 200);
-        assert_eq!((lost(&table, 100, 9), lost(&table, 101, 9), lost(&table, 0, 1)), (vec![2, 1], vec![2], vec![2]));
-        ends(&table, 3, State::Failed, 300);
-        assert_eq!(lost(&table, 0, 9), [2, 1], "what failed has done nothing");
-        ends(&table, 4, State::Warnings, 400);
-        assert_eq!(lost(&table, 0, 9), [2], "the other domain's is still owed");
-    }
-
-    #[test]
-    fn old_rows_go_and_their_numbers_stay_theirs() {
-        let dir = tempfile::tempdir().expect("dir");
-        let mut table = opened(&dir);
-        table.add(&vec![order("a"); 6], 0).expect("adds");
-        (1..=5).for_each(|id| ended(&table, id, 100 * id.unsigned_abs()));
-        assert_eq!(table.outdated(200, 10).expect("asks"), [1], "by age");
-        assert_eq!(table.outdated(0, 3).expect("asks"), [1, 2], "by number; what waits does not count");
-        table.remove(5).expect("removes");
-        table.remove(6).expect("removes");
-        assert_eq!(table.add(&[order("b")], 0).expect("adds"), [7]);
-        table.reserve(20).expect("reserves");
-        table.reserve(3).expect("takes nothing back");
-        assert_eq!(table.add(&[order("b")], 0).expect("adds"), [21]);
-    }
-
-    #[test]
-    fn a_new_table_begins_behind_what_folders_have() {
-        let dir = tempfile::tempdir().expect("dir");
-        let mut table = opened(&dir);
-        table.reserve(41).expect("reserves");
-        let ticket = Ticket { id: 17, order: order("a"), queued_unix_ms: 9, again: Some(Again { of: 3, tries: 2, not_before_unix_ms: 8 }) };
-        table.take_in(&ticket).expect("takes in");
-        assert!(table.take_in(&ticket).is_err(), "once");
-        let job = table.get(17).expect("reads").expect("there");
-        assert_eq!((job.queued_unix_ms, job.again), (9, ticket.again));
-        assert!(table.has_retry(3).expect("asks") && !table.has_retry(17).expect("asks"));
-        assert_eq!(table.add(&[order("b")], 0).expect("adds"), [42]);
-    }
-
-    #[test]
-    fn a_table_of_the_first_layout_is_carried_on() {
-        let dir = tempfile::tempdir().expect("dir");
-        let mut table = opened(&dir);
-        table.add(&[order("a")], 5).expect("adds");
-        drop(table);
-        let old = "ALTER TABLE jobs DROP COLUMN retry_of; ALTER TABLE jobs DROP COLUMN tries; ALTER TABLE jobs DROP COLUMN not_before_unix_ms; PRAGMA user_version = 1";
-        Connection::open(path(dir.path())).and_then(|db| db.execute_batch(old)).expect("as it was");
-        let mut table = opened(&dir);
-        let mut job = table.get(1).expect("reads").expect("there");
-        assert_eq!((&job.order, &job.again), (&order("a"), &None));
-        let again = Again { of: 1, tries: 2, not_before_unix_ms: 77 };
-        (job.state, job.code, job.ended_unix_ms) = (State::Failed, Some(11), Some(9));
-        table.end_and_retry(&mut job, &again, 10, |id| format!("again as {id}")).expect("writes");
-        assert_eq!(table.get(1).expect("reads"), Some(job.clone()));
-        let next = table.get(2).expect("reads").expect("there");
-        assert_eq!((job.message.as_deref(), next.order, next.again, next.state), (Some("again as 2"), order("a"), Some(again), State::Queued));
-    }
-
-    #[test]
-    fn what_is_no_good_is_set_aside_with_a_word() {
-        type Hurt = fn(&Path);
-        let hurts: [(&str, Hurt); 4] = [
-            ("no database", |path| fs::write(path, vec![b'x'; 5000]).expect("writes")),
-            ("a page is zeros", |path| {
-                let mut bytes = fs::read(path).expect("reads");
-                let page = bytes.len() / 2 / 4096 * 4096;
-                bytes[page..page + 4096].fill(0);
-                fs::write(path, bytes).expect("writes");
-            }),
-            ("cut off", |path| fs::OpenOptions::new().write(true).open(path).and_then(|f| f.set_len(4096)).expect("cuts")),
-            ("newer", |path| Connection::open(path).and_then(|db| db.execute_batch("PRAGMA user_version = 99")).expect("writes")),
-        ];
-        for (what, hurt) in hurts {
-            let dir = tempfile::tempdir().expect("dir");
-            let mut table = opened(&dir);
-            table.add(&vec![order("a"); 200], 0).expect("adds");
-            drop(table);
-            let file = path(dir.path());
-            assert!(!file.with_extension("sqlite-wal").exists(), "all is in the file");
-            hurt(&file);
-            let (mut table, word) = open(&file).unwrap_or_else(|f| panic!("{what}: {f:?}"));
-            let word = word.unwrap_or_else(|| panic!("{what}: no word"));
-            assert!(word.contains("set aside") && file.with_extension("sqlite.aside").exists(), "{what}: {word}");
-            assert!(table.list(Which::All).expect("lists").is_empty(), "{what}");
-            table.add(&[order("b")], 0).expect("adds");
-            drop(table);
-            assert_eq!(opened(&dir).list(Which::All).expect("lists").len(), 1, "{what}");
-        }
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

@@ -10,6 +10,7 @@ use super::{
     child::{self, Looking},
     due::{Due, Look},
     failing::Failing,
+    frozen::{self, Frozen},
     life::Sight,
     post::{Message, Post},
     reconcile::boot,
@@ -61,6 +62,8 @@ pub struct State {
     pub looking: bool,
     /// Looks that fail again and again.
     pub failing: Failing,
+    /// Guests that may stand frozen.
+    pub frozen: Frozen,
     /// Why nothing is remembered of domains, for as long as it is so.
     pub forgetful: Option<String>,
 }
@@ -292,14 +295,8 @@ impl Core {
         }
         let problem = match result {
             Ok(reports) => {
-                for report in &reports {
-                    if let (Some("busy" | "failed"), Some(uuid)) = (report["outcome"].as_str(), report["uuid"].as_str()) {
-                        self.due.later(uuid, now);
-                    }
-                    if let Some(found) = report["found"].as_array().filter(|found| !found.is_empty()) {
-                        tracing::warn!(domain = report["name"].as_str(), found = json!(found).to_string(), "mended");
-                    }
-                }
+                with(&self.shared, |s| s.frozen.looked(&reports, *look == Look::All));
+                reports.iter().for_each(|report| self.follow(report, now));
                 None
             }
             Err(why) => {
@@ -321,6 +318,17 @@ impl Core {
             }
             s.problem = problem;
         });
+    }
+
+    /// What one report calls for.
+    fn follow(&mut self, report: &Value, now: Instant) {
+        let is_open = matches!(report["outcome"].as_str(), Some("busy" | "failed")) || frozen::stays(report).is_some();
+        if let Some(uuid) = report["uuid"].as_str().filter(|_| is_open) {
+            self.due.later(uuid, now);
+        }
+        if let Some(found) = report["found"].as_array().filter(|found| !found.is_empty()) {
+            tracing::warn!(domain = report["name"].as_str(), found = json!(found).to_string(), "{}", frozen::said(found));
+        }
     }
 
     /// Each wish once; one that finds no room waits. It stays in the records until it is granted.

@@ -135,6 +135,25 @@ fn what_failed_or_was_busy_is_looked_at_again() {
 }
 
 #[test]
+fn a_guest_that_stays_frozen_is_looked_at_again() {
+    for (kind, gone, again) in [("freeze", false, true), ("freeze", true, false), ("dead-bitmap", false, false)] {
+        let (mut w, now) = (world(), Instant::now());
+        let report = json!({"uuid": UUID, "name": "web", "state": "running", "outcome": "looked", "found": [{"kind": kind, "name": "x", "gone": gone}]});
+        w.core.looked(&Look::Domains(vec![UUID.into()]), Ok(vec![report]));
+        let next = w.core.due.take(now + Duration::from_secs(60));
+        assert_eq!(next, again.then(|| Look::Domains(vec![UUID.into()])), "{kind} {gone}");
+        let is_told = with(&w.core.shared, |s| {
+            let dir = tempfile::tempdir().expect("dir");
+            cairn_quiesce::record::open(dir.path(), UUID).expect("records");
+            let file = std::fs::File::options().write(true).open(dir.path().join(UUID)).expect("opens");
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(60)).expect("dates");
+            !s.frozen.problems(dir.path()).is_empty()
+        });
+        assert_eq!(is_told, again, "{kind} {gone}");
+    }
+}
+
+#[test]
 fn while_libvirt_is_gone_nothing_is_looked_at() {
     let mut w = world();
     w.core.take(Message::Ask(None));

@@ -1,7 +1,7 @@
 //! The watch: sees what happens to domains, keeps records of them, mends what it may, and asks for points (docs/watch.md).
 //!
 //! - [`inbox`]: what libvirt's hook tells; [`events`]: what libvirt tells; [`post`]: the queue between them and [`core`], the watch's own thread
-//! - [`due`]: when to look; [`child`]: a look's process; [`failing`]: what is told of looks that fail; [`reconcile`]: the look itself; [`stores`]: what it asks of stores
+//! - [`due`]: when to look; [`child`]: a look's process; [`failing`]: what is told of looks that fail, [`frozen`]: of guests that may stand still; [`reconcile`]: the look itself; [`stores`]: what it asks of stores
 //! - [`life`]: what an event means; [`records`]: what is remembered
 //!
 //! Invariants
@@ -14,6 +14,7 @@ mod core;
 mod due;
 mod events;
 mod failing;
+mod frozen;
 mod inbox;
 mod life;
 mod post;
@@ -29,6 +30,7 @@ use crate::{
     failure::{BUSY, FAILED, Failure, Outcome},
 };
 use cairn_hook::place::DIR_DEFAULT;
+use cairn_quiesce::record::RECORD_DIR_DEFAULT;
 use post::{Message, Post};
 use records::Records;
 use serde_json::{Value, json};
@@ -146,7 +148,13 @@ impl WatchHandle {
         let deaf = if is_wanted { self.inbox.problems() } else { Vec::new() };
         let state = core::with(&self.shared, |s| s.clone());
         let forgetful = state.forgetful.as_ref().map(|why| format!("nothing is remembered of domains: {why}"));
-        away(&state, Instant::now()).into_iter().chain(deaf).chain(state.failing.problems()).chain(forgetful).collect()
+        away(&state, Instant::now())
+            .into_iter()
+            .chain(deaf)
+            .chain(state.failing.problems())
+            .chain(state.frozen.problems(Path::new(RECORD_DIR_DEFAULT)))
+            .chain(forgetful)
+            .collect()
     }
 
     /// Ends it, within the limit or not at all.

@@ -73,6 +73,25 @@ fn a_job_whose_runner_is_killed_is_lost_and_ends() {
 }
 
 #[test]
+fn a_job_that_the_host_ends_when_it_shuts_down_was_cancelled_by_nobody() {
+    let served = Served::started("");
+    fs::write(served.place.path("image"), noise(64 << 20, 1)).expect("writes");
+    let id = served.save("image", "data");
+    let pid = served.wait_pid(id);
+    // It reads, and hears signals.
+    let progress = served.state().join(format!("jobs/{id}/progress.json"));
+    wait_for("it reads", || progress.exists());
+    // As systemd ends a scope: runner and command are told, and the runner writes down how the command ended.
+    for one in [parent(pid), pid] {
+        send(one, 15);
+    }
+    let job = served.wait_state(id, "failed");
+    assert_eq!(job["code"], 130, "{job}");
+    assert!(job["cancel_asked"] == false && job["message"].as_str().expect("a message").starts_with("interrupted, and nobody had cancelled it"), "{job}");
+    assert!(served.points("data").is_empty());
+}
+
+#[test]
 fn a_job_whose_runner_is_killed_runs_until_its_command_has_ended_too() {
     let served = Served::started("daemon: { jobs_max: 2 }\n");
     fs::write(served.place.path("image"), noise(8 << 20, 1)).expect("writes");

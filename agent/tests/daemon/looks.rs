@@ -37,6 +37,21 @@ fn looks_that_fail_again_and_again_are_told_with_what_they_said() {
     assert!(served.log().contains("ended with code 13"), "and the log has it: {}", served.log());
 }
 
+#[test]
+fn a_backup_that_ended_badly_is_followed_by_a_look_at_its_domain() {
+    let served = Served::started("");
+    let failed = || served.get("/api/v1/health")["watch"]["looks_failed"].as_u64().expect("a number");
+    wait_for("the first look fails", || failed() >= 1);
+    let followed = || served.log().contains("test: its backup did not end well; it is looked at");
+    assert!(!followed());
+    // Libvirt's test driver is none that can be backed up from.
+    let (status, job) = served.ask("POST", "/api/v1/backups", r#"{"domain": "test", "store": "main"}"#);
+    assert_eq!(status, 202, "{job}");
+    served.wait_state(1, "failed");
+    wait_for("it is looked at", followed);
+    wait_for("and that look fails as well", || failed() >= 2);
+}
+
 /// A description of a host that libvirt's test driver reads from a pipe: whoever opens it waits until somebody writes one.
 const HOST: &str = "<node><domain type='test'><name>web</name><memory>8192</memory><os><type>hvm</type></os></domain></node>";
 
