@@ -341,3 +341,36 @@ lab_test!(a_keep_of_a_damaged_point_names_the_damage_and_what_helps, Options::sm
     println!("{said} after {:.1} s", begin.elapsed().as_secs_f64());
     assert!(said.contains("restore --allow-damaged") && said.contains("cairn gc"), "{said}");
 });
+
+/// What libvirt told of the run's processors: seconds of the day, and whether they stood still.
+fn stops(events: &str) -> Vec<(f64, bool)> {
+    let line = |line: &str| {
+        let clock = line.split_whitespace().nth(1)?.split(['+', '-']).next()?;
+        let parts: Vec<f64> = clock.split(':').filter_map(|part| part.parse().ok()).collect();
+        let stands = if line.contains("Suspended") { true } else { line.contains("Resumed").then_some(false)? };
+        (parts.len() == 3).then(|| (parts[0] * 3600.0 + parts[1] * 60.0 + parts[2], stands))
+    };
+    events.lines().filter_map(line).collect()
+}
+
+lab_test!(a_change_over_stops_the_guest_for_moments_only, Options::small(), |lab| {
+    let (suite, copy) = begin(&lab);
+    copy.writer_start(2).expect("writer");
+    let to = folder(&suite, "kept");
+    let log = suite.path("events");
+    let virsh = ["event", "--domain", RUN, "--event", "lifecycle", "--loop", "--timestamp"];
+    let mut events = Command::new("virsh").args(virsh).stdout(std::fs::File::create(&log).expect("a file")).spawn().expect("virsh");
+    suite.cairn.ok(&["keep", RUN, "--to", &to.to_string_lossy(), "--rate", "4MiB"]).expect("keep");
+    runs::assert_ordinary(&copy, Some(&to));
+    let lengths = || {
+        let stops = stops(&std::fs::read_to_string(&log).unwrap_or_default());
+        let lengths: Vec<f64> = stops.windows(2).filter(|pair| pair[0].1 && !pair[1].1).map(|pair| pair[1].0 - pair[0].0).collect();
+        Ok((lengths.len() == 2).then_some(lengths))
+    };
+    let lengths = process::wait_for("one stop for each disk", LIMIT, POLL, lengths);
+    events.kill().expect("our child");
+    events.wait().expect("our child");
+    let lengths = lengths.unwrap_or_else(|e| panic!("{}: {:?}", e.report(), std::fs::read_to_string(&log)));
+    println!("the guest stood still for {lengths:?} s");
+    assert!(lengths.iter().all(|s| *s < 10.0), "{lengths:?}");
+});

@@ -105,6 +105,9 @@ fn copying(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> 
             let part = if job.total_bytes == 0 { 0.0 } else { job.done_bytes as f64 / job.total_bytes as f64 };
             keep::tell(work, done_bytes + (disk.size_bytes as f64 * part) as u64);
             if job.is_caught_up() {
+                // From now on a limit is time that the guest stands still.
+                work.domain.limit_block_job(&disk.target, 0).map_err(|e| libvirt(&e))?;
+                work.memory.limited.clear();
                 work.record.disks[index].phase = Phase::Pivoting { resume: work.state == GuestState::Running };
                 work.folder.save(work.record)?;
             }
