@@ -257,3 +257,120 @@ lab_test!(a_server_that_hangs_is_noticed, Options::small(), |lab| {
     suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
     assert_nothing_left();
 });
+
+/// Without a backing file, and not open in any QEMU.
+fn assert_whole(image: &str) {
+    let info = process::run_ok(Command::new("qemu-img").args(["info", image]), LIMIT).expect("nobody has it open");
+    assert!(!info.contains("backing file"), "{info}");
+}
+
+lab_test!(a_disk_that_was_detached_is_kept_whole_beside_the_others, Options::small(), |lab| {
+    let (suite, copy) = begin(&lab);
+    copy.sh("echo detached > /mnt/b/mine; umount /mnt/b").expect("unmounted");
+    for way in ["--live", "--config"] {
+        copy.virsh_ok(&["detach-disk", RUN, "vdb", way]).expect("detached");
+    }
+    let gone = || Ok((!copy.virsh_ok(&["domblklist", RUN])?.contains("vdb")).then_some(()));
+    process::wait_for("end of vdb", LIMIT, POLL, gone).expect("the guest lets go of it");
+    let image = format!("/var/lib/libvirt/images/{RUN}-vdb.qcow2");
+    let output = suite.cairn.run(&["keep", RUN]).expect("it ends");
+    println!("{}", suite::assert_refused(&output, cairn::WARNINGS, &image));
+    assert_whole(&image);
+    copy.virsh_ok(&["attach-disk", RUN, &image, "vdb", "--subdriver", "qcow2", "--targetbus", "virtio", "--live"]).expect("attached again");
+    let read = "for i in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vdb ] && break; sleep 1; done; mount /dev/vdb /mnt/b && cat /mnt/b/mine && ls /mnt/b/data | wc -l";
+    let read = copy.sh(read).expect("it reads");
+    assert!(read.starts_with("detached\n") && !read.ends_with("\n0\n"), "what it wrote, and what the point had: {read}");
+    copy.virsh_ok(&["destroy", RUN]).expect("destroy");
+    // Of domains that are off, in place and elsewhere.
+    let to = folder(&suite, "kept");
+    for (name, to) in [("a-run", None), ("b-run", Some(to.to_string_lossy()))] {
+        suite.cairn.ok(&["run", "lab1@latest", "--as", name, "--paused"]).expect("run");
+        copy.virsh_ok(&["destroy", name]).expect("destroy");
+        copy.virsh_ok(&["detach-disk", name, "vdb", "--config"]).expect("detached");
+        let mut args = vec!["keep", name];
+        args.extend(to.iter().flat_map(|to| ["--to", to.as_ref()]));
+        let image = format!("/var/lib/libvirt/images/{name}-vdb.qcow2");
+        suite::assert_refused(&suite.cairn.run(&args).expect("it ends"), cairn::WARNINGS, &image);
+        assert_whole(&image);
+        let disks = runs::disks_of(&Domain::new(name));
+        println!("{disks:?}");
+        assert!(disks.iter().any(|(target, image)| target == "vda" && to.as_ref().is_none_or(|to| image.starts_with(to.as_ref()))), "{disks:?}");
+    }
+    assert_eq!(names(&to), ["b-run-vda.qcow2"], "nothing but the disk that the domain has");
+});
+
+lab_test!(a_keep_outlives_a_store_that_is_away, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
+    suite.cairn.ok(&["run", "lab1@latest", "--paused"]).expect("run");
+    // A new one has nothing of the store in its memory.
+    let old = runs::pids(Part::Server);
+    runs::kill_all(Part::Server);
+    let again = || Ok((runs::pids(Part::Server).iter().any(|pid| !old.contains(pid)) && shown(&suite).1 == cairn::DONE).then_some(()));
+    process::wait_for("another server", LIMIT, POLL, again).expect("it is served");
+    let (store, away) = (suite.cairn.store().to_path_buf(), suite.path("away"));
+    std::fs::rename(&store, &away).expect("away");
+    suite.cairn.ok(&["keep", RUN, "--detach"]).expect("keep");
+    println!("{}", wait_told(&suite, "store cannot be reached"));
+    // Twenty attempts took less than two seconds once.
+    std::thread::sleep(Duration::from_secs(8));
+    println!("{}", wait_told(&suite, "store cannot be reached"));
+    std::fs::rename(&away, &store).expect("back");
+    let begin = Instant::now();
+    let kept = || Ok((!Path::new(runs::RECORDS).join(RUN).exists()).then_some(()));
+    process::wait_for("the keep", LIMIT, POLL, kept).unwrap_or_else(|e| panic!("{}: {:?}", e.report(), shown(&suite)));
+    println!("kept {:.1} s after the store was back", begin.elapsed().as_secs_f64());
+    runs::assert_ordinary(&Domain::new(RUN), None);
+});
+
+lab_test!(a_keep_of_a_damaged_point_names_the_damage_and_what_helps, Options::small(), |lab| {
+    let suite = Suite::new(&lab);
+    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
+    suite.domain.virsh_ok(&["suspend", "lab1"]).expect("suspend");
+    let packs = process::run_ok(Command::new("find").arg(suite.cairn.store().join("d")).args(["-type", "f", "-size", "+1M"]), LIMIT).expect("packs");
+    let pack = packs.lines().next().expect("a pack");
+    let half = std::fs::metadata(pack).expect("a pack").len() / 2;
+    cairn_lab::folder::set_mode(Path::new(pack), 0o600).expect("mode");
+    let file = std::fs::OpenOptions::new().write(true).open(pack).expect("opens");
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 64 << 10], half).expect("damaged");
+    suite.cairn.run(&["verify", "--all", "--data"]).expect("it ends");
+    suite.cairn.ok(&["run", "lab1@latest", "--allow-damaged", "--paused"]).expect("run");
+    let begin = Instant::now();
+    let said = suite::assert_refused(&suite.cairn.run(&["keep", RUN]).expect("it ends"), cairn::FAILED, "damaged data");
+    println!("{said} after {:.1} s", begin.elapsed().as_secs_f64());
+    assert!(said.contains("restore --allow-damaged") && said.contains("cairn gc"), "{said}");
+});
+
+/// What libvirt told of the run's processors: seconds of the day, and whether they stood still.
+fn stops(events: &str) -> Vec<(f64, bool)> {
+    let line = |line: &str| {
+        let clock = line.split_whitespace().nth(1)?.split(['+', '-']).next()?;
+        let parts: Vec<f64> = clock.split(':').filter_map(|part| part.parse().ok()).collect();
+        let stands = if line.contains("Suspended") { true } else { line.contains("Resumed").then_some(false)? };
+        (parts.len() == 3).then(|| (parts[0] * 3600.0 + parts[1] * 60.0 + parts[2], stands))
+    };
+    events.lines().filter_map(line).collect()
+}
+
+lab_test!(a_change_over_stops_the_guest_for_moments_only, Options::small(), |lab| {
+    let (suite, copy) = begin(&lab);
+    copy.writer_start(2).expect("writer");
+    let to = folder(&suite, "kept");
+    let log = suite.path("events");
+    let virsh = ["event", "--domain", RUN, "--event", "lifecycle", "--loop", "--timestamp"];
+    let mut events = Command::new("virsh").args(virsh).stdout(std::fs::File::create(&log).expect("a file")).spawn().expect("virsh");
+    suite.cairn.ok(&["keep", RUN, "--to", &to.to_string_lossy(), "--rate", "4MiB"]).expect("keep");
+    runs::assert_ordinary(&copy, Some(&to));
+    let lengths = || {
+        let stops = stops(&std::fs::read_to_string(&log).unwrap_or_default());
+        let lengths: Vec<f64> = stops.windows(2).filter(|pair| pair[0].1 && !pair[1].1).map(|pair| pair[1].0 - pair[0].0).collect();
+        Ok((lengths.len() == 2).then_some(lengths))
+    };
+    let lengths = process::wait_for("one stop for each disk", LIMIT, POLL, lengths);
+    events.kill().expect("our child");
+    events.wait().expect("our child");
+    let lengths = lengths.unwrap_or_else(|e| panic!("{}: {:?}", e.report(), std::fs::read_to_string(&log)));
+    println!("the guest stood still for {lengths:?} s");
+    assert!(lengths.iter().all(|s| *s < 10.0), "{lengths:?}");
+});

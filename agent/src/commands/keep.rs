@@ -8,7 +8,7 @@ use crate::{
     interrupt,
     output::{self, Bar},
     run::{
-        again,
+        again, detached,
         folder::{RunFolder, RunSockets},
         launch,
         record::{Destination, Record, State, Wish},
@@ -54,7 +54,7 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
     room::refuse(&record, &to)?;
     let asked_unix_ms = now_unix_ms();
     let bytes_per_s = o.rate.or_else(|| rate_of(&folder)).unwrap_or(0);
-    folder.set_wish(&Wish::Keep { asked_unix_ms, bytes_per_s, to })?;
+    folder.set_wish(&Wish::Keep { asked_unix_ms, bytes_per_s, to: to.clone() })?;
     launch::ensure_supervisor(&folder, &record)?;
     if o.detach {
         if common.json {
@@ -66,12 +66,18 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
     }
     watch(common, &folder, &record, asked_unix_ms)?;
     crate::run::wait_end(&record);
+    let left = detached::left(&record, &to);
     if common.json {
-        output::print_json(&serde_json::json!({"name": record.name, "kept": true}));
+        let left: Vec<_> = left.iter().map(|(target, path)| serde_json::json!({"target": target, "image": path})).collect();
+        output::print_json(&serde_json::json!({"name": record.name, "kept": true, "detached": left}));
     } else if !common.quiet {
         out!("domain {} is an ordinary one now", output::shown(&record.name));
     }
-    Ok(Done::Clean)
+    for (target, path) in &left {
+        let path = output::shown(&path.display().to_string());
+        say!("cairn: warning: disk {target} is not in the domain any more; its image {path} is whole and was left: attach it, or remove it");
+    }
+    Ok(if left.is_empty() { Done::Clean } else { Done::WithWarnings })
 }
 
 /// Before anything is wished for; the supervisor looks again. A domain that was undefined is defined again: only then can it be kept.

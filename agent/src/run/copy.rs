@@ -8,7 +8,7 @@
 //! the disk is what the definition names, always, and docs/run.md has the argument in full.
 
 use super::{
-    finish,
+    attempts, detached, finish,
     folder::failed,
     guest::{Step, Work},
     keep::{self, libvirt},
@@ -31,6 +31,13 @@ pub fn step(work: &mut Work<'_>, to: &[Destination]) -> Outcome<Step> {
     let mut done_bytes = 0;
     for index in 0..work.record.disks.len() {
         let disk = &work.record.disks[index];
+        if matches!(disk.phase, Phase::Overlay | Phase::Copying) && detached::is_out(work.domain, &disk.target)? {
+            if disk.filled && disk.copy.is_none() {
+                done_bytes += disk.size_bytes;
+                continue;
+            }
+            return leave(work, index, done_bytes);
+        }
         match disk.phase {
             Phase::Pivoted => done_bytes += disk.size_bytes,
             Phase::Overlay => return begin(work, index, to),
@@ -43,8 +50,20 @@ pub fn step(work: &mut Work<'_>, to: &[Destination]) -> Outcome<Step> {
     Ok(Step::Done)
 }
 
+/// A disk that was detached becomes whole where it is, and stays there: whatever is attached again next is that image.
+fn leave(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> {
+    if work.record.disks[index].copy.is_none() {
+        return offline::fill(work, index, done_bytes);
+    }
+    work.memory.stop_offline();
+    keep::forget_copy(&mut work.record.disks[index])?;
+    work.folder.save(work.record).map(|()| Step::Again)
+}
+
 /// K1.
 fn begin(work: &mut Work<'_>, index: usize, to: &[Destination]) -> Outcome<Step> {
+    // One that filled it while it was detached.
+    work.memory.stop_offline();
     keep::refuse_saved(work)?;
     let target = work.record.disks[index].target.clone();
     let Some(wanted) = to.iter().find(|d| d.target == target) else {
@@ -73,17 +92,22 @@ fn copying(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> 
     work.memory.offline = None;
     let disk = work.record.disks[index].clone();
     let live = work.domain.xml_live().map_err(|e| libvirt(&e))?;
-    if let Some(now) = xml::disk_now(&live, &disk.target).map_err(|e| Failure::new(FAILED, e.to_string()))? {
-        keep::refuse_snapshot(work.memory, &now, &disk)?;
-    }
+    let Some(now) = xml::disk_now(&live, &disk.target).map_err(|e| Failure::new(FAILED, e.to_string()))? else {
+        // Detached from the running domain alone.
+        return keep::refuse_saved(work).map(|()| Step::Again);
+    };
+    keep::refuse_snapshot(work.memory, &now, &disk)?;
     let copy = disk.copy.ok_or_else(|| Failure::new(FAILED, format!("disk {} has no destination", disk.target)))?;
     match work.domain.block_job(&disk.target).map_err(|e| libvirt(&e))? {
         Some(job) if job.kind == JobKind::Copy => {
-            work.memory.progress(&job);
+            work.memory.attempts.progress(&job);
             keep::limit(work, &disk.target, &job)?;
             let part = if job.total_bytes == 0 { 0.0 } else { job.done_bytes as f64 / job.total_bytes as f64 };
             keep::tell(work, done_bytes + (disk.size_bytes as f64 * part) as u64);
             if job.is_caught_up() {
+                // From now on a limit is time that the guest stands still.
+                work.domain.limit_block_job(&disk.target, 0).map_err(|e| libvirt(&e))?;
+                work.memory.limited.clear();
                 work.record.disks[index].phase = Phase::Pivoting { resume: work.state == GuestState::Running };
                 work.folder.save(work.record)?;
             }
@@ -92,7 +116,9 @@ fn copying(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> 
         Some(job) if job.kind == JobKind::Pull => work.domain.cancel_block_job(&disk.target).map_err(|e| libvirt(&e))?,
         Some(job) => return Err(keep::other_job(&disk.target, &job)),
         None => {
-            attempt(work, &disk.target, &copy, disk.size_bytes)?;
+            if !attempt(work, &disk.target, &copy, disk.size_bytes)? {
+                return Ok(Step::Again);
+            }
             let path = copy.path.display().to_string();
             match work.domain.drop_forgotten_copy(&disk.target, &path) {
                 Ok(0) => {}
@@ -112,10 +138,10 @@ fn copying(work: &mut Work<'_>, index: usize, done_bytes: u64) -> Outcome<Step> 
     Ok(Step::Again)
 }
 
-/// Counts an attempt. One that is the last because there is no room gives back what it took.
-pub fn attempt(work: &mut Work<'_>, target: &str, copy: &Destination, size_bytes: u64) -> Outcome<()> {
-    let result = work.memory.attempt(target, &copy.path);
-    if result.is_err() {
+/// Whether an attempt is due. The last one gives back what it took: there may be no room.
+pub fn attempt(work: &mut Work<'_>, target: &str, copy: &Destination, size_bytes: u64) -> Outcome<bool> {
+    let result = attempts::is_due(work, target, &copy.path);
+    if work.memory.gave_up {
         // The reason why it ends is worth more than why this fails.
         let _ = make_image(copy, size_bytes);
     }
@@ -143,10 +169,12 @@ fn pivoting(work: &mut Work<'_>, index: usize, resume: bool) -> Outcome<Step> {
     if work.state == GuestState::Off {
         // All ended in between. What the definition names is what may have been written since.
         let inactive = work.domain.xml_inactive().map_err(|e| libvirt(&e))?;
+        refuse_taken(work, &inactive, &disk.target, resume)?;
         work.record.disks[index].phase = if is_copy(&inactive)? { Phase::Pivoted } else { Phase::Copying };
         return work.folder.save(work.record).map(|()| Step::Again);
     }
     let live = work.domain.xml_live().map_err(|e| libvirt(&e))?;
+    refuse_taken(work, &live, &disk.target, resume)?;
     if !is_copy(&live)? {
         let job = work.domain.block_job(&disk.target).map_err(|e| libvirt(&e))?;
         let Some(job) = job.filter(|job| job.kind == JobKind::Copy) else {
@@ -172,6 +200,16 @@ fn pivoting(work: &mut Work<'_>, index: usize, resume: bool) -> Outcome<Step> {
     work.folder.save(work.record)?;
     log::say(format!("keep: {} is {} from now on", disk.target, copy.path.display()));
     go_on(work, resume).map(|()| Step::Again) // K9
+}
+
+/// A disk that somebody took out of the domain in the middle: nobody knows which of both images will be attached again.
+fn refuse_taken(work: &mut Work<'_>, xml: &str, target: &str, resume: bool) -> Outcome<()> {
+    if xml::disk_now(xml, target).map_err(|e| Failure::new(FAILED, e.to_string()))?.is_some() {
+        return Ok(());
+    }
+    go_on(work, resume)?;
+    work.memory.gave_up = true;
+    Err(Failure::refused(format!("disk {target} was detached while it changed over to its copy; attach it again, then 'cairn keep' again")))
 }
 
 fn go_on(work: &Work<'_>, resume: bool) -> Outcome<()> {

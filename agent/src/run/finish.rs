@@ -45,8 +45,13 @@ pub fn define_at(host: &Host, domain: &Domain, target: &str, copy: &Destination)
 }
 
 /// Makes the definition forget what was below the overlays.
-pub fn forget_backing(host: &Host, domain: &Domain, record: &Record) -> Outcome<()> {
+fn forget_backing(host: &Host, domain: &Domain, record: &Record) -> Outcome<()> {
+    let definition = domain.xml_inactive().map_err(|e| libvirt(&e))?;
     for disk in record.disks.iter().filter(|d| d.phase == Phase::Overlay) {
+        // Somebody detached it; its image stands by itself.
+        if xml::disk_now(&definition, &disk.target).map_err(|e| broken(&e))?.is_none() {
+            continue;
+        }
         let overlay = Destination { target: disk.target.clone(), path: disk.overlay.clone(), format: "qcow2".into(), inode: None };
         define_at(host, domain, &disk.target, &overlay)?;
     }
@@ -93,14 +98,18 @@ pub fn check_ordinary(host: &Host, domain: &Domain, record: &Record) -> Outcome<
             (Phase::Pivoted, Some(copy)) => &copy.path,
             _ => &disk.overlay,
         };
+        let mut is_out = true;
         for text in &texts {
             let now = xml::disk_now(text, &disk.target).map_err(|e| broken(&e))?;
+            is_out &= now.is_none();
             if now.as_ref().is_some_and(|now| now.has_backing || now.path.as_deref().map(Path::new) != Some(image)) {
                 return Err(Failure::new(FAILED, format!("disk {} is still at {now:?} for libvirt, and should be {}", disk.target, image.display())));
             }
         }
-        let raw = disk.copy.as_ref().is_some_and(|c| c.format == "raw");
-        if !raw && offline::has_backing_file(image)? {
+        let raw = disk.phase == Phase::Pivoted && disk.copy.as_ref().is_some_and(|c| c.format == "raw");
+        // Of one that was detached, whoever did it may have removed the image.
+        let is_gone = is_out && !image.exists();
+        if !raw && !is_gone && offline::has_backing_file(image)? {
             return Err(Failure::new(FAILED, format!("{} still has a backing file", image.display())));
         }
     }

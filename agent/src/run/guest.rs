@@ -295,7 +295,7 @@ impl Watcher<'_> {
                 Ok(TROUBLE)
             }
             Err(f) => {
-                self.memory.failed(&f);
+                self.memory.attempts.failed(&f);
                 Err(f)
             }
         }

@@ -8,16 +8,15 @@
 //! a backing file that is not recorded as filled may have lost what was pulled: it gets its backing file again, and is filled again.
 
 use super::{
+    attempts::{self, Attempts},
+    copy,
     folder::{RunFolder, failed},
     guest::{Step, Work},
-    log, obstacle, offline,
+    log, offline,
     record::{Phase, Record, RunDisk},
     saved,
 };
-use crate::{
-    failure::{FAILED, Failure, Outcome},
-    output::shown,
-};
+use crate::failure::{FAILED, Failure, Outcome};
 use cairn_hypervisor::{
     Domain,
     ffi::LibvirtError,
@@ -25,10 +24,8 @@ use cairn_hypervisor::{
 };
 use std::path::Path;
 
-/// Attempts at one disk without progress between them. QEMU's first read after its server came back always fails (measured with 7.2).
-const ATTEMPTS_MAX: u32 = 20;
-/// Progress that makes the count of attempts begin anew.
-const PROGRESS_BYTES: u64 = 1 << 20;
+/// Failed checks at the end of a keep, one a second.
+const CHECKS_MAX: u32 = 20;
 
 /// What lives from step to step; losing it loses nothing.
 #[derive(Default)]
@@ -37,12 +34,8 @@ pub struct Memory {
     pub asked_unix_ms: u64,
     /// No more attempts until it is asked for again.
     pub gave_up: bool,
-    attempts: u32,
-    best_bytes: u64,
-    /// The disk that `attempts` is about.
-    target: String,
-    /// What the last one that said something said.
-    failure: Option<String>,
+    /// At the disk whose turn it is.
+    pub attempts: Attempts,
     /// Attempts at the last check.
     checks: u32,
     /// The disk whose job has the limit of this wish.
@@ -62,54 +55,15 @@ impl Memory {
         self.offline = None;
     }
 
-    /// Counts an attempt at a disk that fills `image`; an error once there were too many, or as soon as one failed because there is no room.
-    pub fn attempt(&mut self, target: &str, image: &Path) -> Outcome<()> {
-        if self.target != target {
-            self.target = target.to_owned();
-            self.attempts = 0;
-            self.best_bytes = 0;
-            self.failure = None;
-        }
-        self.attempts += 1;
-        if self.attempts > 1
-            && let Some(folder) = image.parent().filter(|folder| obstacle::is_full(folder))
-        {
-            self.gave_up = true;
-            return Err(Failure::new(
-                FAILED,
-                format!("disk {target} cannot be copied: there is no room on {}; make some, then 'cairn keep' again", shown(&folder.display().to_string())),
-            ));
-        }
-        if self.attempts > ATTEMPTS_MAX {
-            self.gave_up = true;
-            let last = self.failure.as_ref().map_or_else(|| "see the run's log".to_owned(), |failure| format!("the last one with: {failure}"));
-            return Err(Failure::new(FAILED, format!("disk {target} cannot be copied: {ATTEMPTS_MAX} attempts failed, {last}; then 'cairn keep' again")));
-        }
-        Ok(())
-    }
-
-    /// Remembers why a step failed.
-    pub fn failed(&mut self, f: &Failure) {
-        self.failure = Some(f.message.clone());
-    }
-
     /// The check that ends a keep has failed: again, but not without end.
     pub fn check_failed(&mut self, f: Failure) -> Failure {
         self.checks += 1;
-        self.gave_up = self.checks >= ATTEMPTS_MAX;
+        self.gave_up = self.checks >= CHECKS_MAX;
         if !self.gave_up {
             return f;
         }
         let say = format!("all is copied, but the domain is no ordinary one yet: {}; mend that, then 'cairn keep' again", f.message);
         Failure::new(f.code, say)
-    }
-
-    /// Notes how far a job is.
-    pub fn progress(&mut self, job: &BlockJob) {
-        if job.done_bytes >= self.best_bytes + PROGRESS_BYTES {
-            self.best_bytes = job.done_bytes;
-            self.attempts = 0;
-        }
     }
 }
 
@@ -148,8 +102,6 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
     if work.state == GuestState::Off {
         return offline::rebase(work);
     }
-    // It was started meanwhile; qemu-img saw that by QEMU's lock, or will be done at once.
-    work.memory.offline = None;
     let live = work.domain.xml_live().map_err(|e| libvirt(&e))?;
     let mut done_bytes = 0;
     for index in 0..work.record.disks.len() {
@@ -159,13 +111,15 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
             continue;
         }
         let now = xml::disk_now(&live, &disk.target).map_err(|e| Failure::new(FAILED, e.to_string()))?;
-        // Somebody detached it: there is nothing to keep.
-        let Some(now) = now else { continue };
+        // Somebody detached it, and what the guest wrote is in it all the same.
+        let Some(now) = now else { return offline::fill(work, index, done_bytes) };
+        // It was started meanwhile; qemu-img saw that by QEMU's lock, or will be done at once.
+        work.memory.offline = None;
         refuse_snapshot(work.memory, &now, &disk)?;
         let job = work.domain.block_job(&disk.target).map_err(|e| libvirt(&e))?;
         match job {
             Some(job) if job.kind == JobKind::Pull => {
-                work.memory.progress(&job);
+                work.memory.attempts.progress(&job);
                 limit(work, &disk.target, &job)?;
                 // QEMU counts in its own units; the disk's size is what people know.
                 let part = if job.total_bytes == 0 { 0.0 } else { job.done_bytes as f64 / job.total_bytes as f64 };
@@ -175,14 +129,16 @@ pub fn step(work: &mut Work<'_>) -> Outcome<Step> {
             Some(job) => return Err(other_job(&disk.target, &job)),
             None if !now.has_backing => {
                 work.domain.flush_disk(&disk.target).map_err(|e| Failure::new(FAILED, crate::domain::chain(&e)))?; // P2
-                super::copy::sync(&disk.overlay)?;
+                copy::sync(&disk.overlay)?;
                 work.record.disks[index].filled = true;
                 work.folder.save(work.record)?; // P3
                 return Ok(Step::Again);
             }
             None => {
                 refuse_saved(work)?;
-                work.memory.attempt(&disk.target, &disk.overlay)?;
+                if !attempts::is_due(work, &disk.target, &disk.overlay)? {
+                    return Ok(Step::Again);
+                }
                 log::say(format!("keep: pulling {}", disk.target));
                 work.memory.limited.clone_from(&disk.target);
                 work.domain.start_pull(&disk.target, work.bytes_per_s).map_err(|e| libvirt(&e))?;
@@ -251,7 +207,8 @@ pub fn cancel_without_domain(folder: &RunFolder, record: &mut Record) -> Outcome
     Ok(())
 }
 
-fn forget_copy(disk: &mut RunDisk) -> Outcome<()> {
+/// An unfinished copy goes; the overlay is the disk.
+pub fn forget_copy(disk: &mut RunDisk) -> Outcome<()> {
     if let Some(copy) = disk.copy.take() {
         disk.phase = Phase::Overlay;
         super::teardown::remove_ours(&copy.path, copy.inode).map_err(|e| failed("remove", &copy.path, &e))?;

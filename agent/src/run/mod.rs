@@ -6,7 +6,7 @@
 //! - [`supervisor`]: keeps those alive; [`pulse`]: sees one that hangs
 //! - [`guest`]: sees to the domain; [`stopped`], [`obstacle`]: lets it go on after a failed read or write, and says why it cannot
 //! - [`keep`], [`copy`], [`offline`]: make it an ordinary one, if there is [`room`] for that; [`backing`]: undoes the half of that which a crash left;
-//!   [`again`]: defines a domain that was undefined
+//!   [`again`]: defines a domain that was undefined; [`attempts`]: how often; [`detached`]: disks that were taken out of the domain
 //!
 //! Invariants
 //! - Who holds the lock of a run's folder is its supervisor, or will be: there is one at most, and it alone changes the record of a finished run.
@@ -16,9 +16,11 @@
 //! What it must not do: decide about points; touch what a run did not make.
 
 pub mod again;
+pub mod attempts;
 pub mod backing;
 pub mod copy;
 pub mod daemon;
+pub mod detached;
 pub mod finish;
 pub mod folder;
 pub mod guest;

@@ -47,7 +47,7 @@ pub fn folders(record: &Record) -> BTreeSet<PathBuf> {
 }
 
 /// Why the store cannot be reached.
-fn store(path: &Path) -> Option<Failure> {
+pub fn store(path: &Path) -> Option<Failure> {
     let away = |why: String| Some(Failure::new(NO_STORE, format!("the store cannot be reached: {why}")));
     let hangs = || away(format!("{} does not answer within {} s", output::shown(&path.display().to_string()), LOOK_LIMIT.as_secs()));
     if LOOKING.swap(true, Ordering::SeqCst) {

@@ -6,7 +6,7 @@
 //! QEMU's image locks keep a guest from starting meanwhile, and this from beginning while a guest runs.
 
 use super::{
-    backing, copy, finish,
+    attempts, backing, copy, detached, finish,
     guest::{Step, Work as Around},
     keep, log,
     record::Phase,
@@ -103,41 +103,51 @@ pub fn has_backing_file(image: &Path) -> Outcome<bool> {
 pub fn rebase(around: &mut Around<'_>) -> Outcome<Step> {
     let mut done_bytes = 0;
     for index in 0..around.record.disks.len() {
-        let disk = around.record.disks[index].clone();
+        let disk = &around.record.disks[index];
         if disk.filled {
             done_bytes += disk.size_bytes;
             continue;
         }
-        if let Some(work) = around.memory.offline.as_mut().filter(|w| w.target == disk.target) {
-            let ended = work.ended();
-            if let Ok(None) = ended {
-                let filled = std::fs::metadata(&disk.overlay).map_or(0, |m| m.blocks() * 512);
-                keep::tell(around, done_bytes + filled.min(disk.size_bytes));
-                return Ok(Step::Again);
-            }
-            around.memory.offline = None;
-            ended.map_err(|f| explain(f, &disk.overlay))?;
-            copy::sync(&disk.overlay)?;
-            around.record.disks[index].filled = true;
-            around.folder.save(around.record)?;
-            return Ok(Step::Again);
-        }
-        if !around.shared.status().served {
-            return Ok(Step::Again);
-        }
-        keep::refuse_saved(around)?;
-        around.memory.attempt(&disk.target, &disk.overlay)?;
-        backing::header(around.record, &disk)?;
-        log::say(format!("keep: filling {} while the domain is off", disk.target));
-        let mut command = Command::new("qemu-img");
-        // What is written counts once the process has ended well; the header changes last.
-        command.args(["rebase", "-q", "-t", "none", "-f", "qcow2", "-b", ""]).arg(&disk.overlay);
-        around.memory.offline = Some(Work::start(&disk.target, command)?);
-        return Ok(Step::Again);
+        return fill(around, index, done_bytes);
     }
     keep::tell(around, done_bytes);
-    finish::forget_backing(around.host, around.domain, around.record)?;
     Ok(Step::Done)
+}
+
+/// The same for one disk that nobody uses: of a domain that is off, or detached.
+pub fn fill(around: &mut Around<'_>, index: usize, done_bytes: u64) -> Outcome<Step> {
+    let disk = around.record.disks[index].clone();
+    if let Some(work) = around.memory.offline.as_mut().filter(|w| w.target == disk.target) {
+        let ended = work.ended();
+        if let Ok(None) = ended {
+            let filled = std::fs::metadata(&disk.overlay).map_or(0, |m| m.blocks() * 512);
+            keep::tell(around, done_bytes + filled.min(disk.size_bytes));
+            return Ok(Step::Again);
+        }
+        around.memory.offline = None;
+        ended.map_err(|f| explain(f, &disk.overlay))?;
+        copy::sync(&disk.overlay)?;
+        around.record.disks[index].filled = true;
+        around.folder.save(around.record)?;
+        return Ok(Step::Again);
+    }
+    if !disk.overlay.exists() && detached::is_out(around.domain, &disk.target)? {
+        log::say(format!("keep: {} was detached, and its image is gone", disk.target));
+        around.record.disks[index].filled = true;
+        around.folder.save(around.record)?;
+        return Ok(Step::Again);
+    }
+    keep::refuse_saved(around)?;
+    if !attempts::is_due(around, &disk.target, &disk.overlay)? {
+        return Ok(Step::Again);
+    }
+    backing::header(around.record, &disk)?;
+    log::say(format!("keep: filling {}, which nobody uses", disk.target));
+    let mut command = Command::new("qemu-img");
+    // What is written counts once the process has ended well; the header changes last.
+    command.args(["rebase", "-q", "-t", "none", "-f", "qcow2", "-b", ""]).arg(&disk.overlay);
+    around.memory.offline = Some(Work::start(&disk.target, command)?);
+    Ok(Step::Again)
 }
 
 /// One step of a keep elsewhere, for one disk in phase `Copying`.
@@ -166,11 +176,10 @@ pub fn convert(around: &mut Around<'_>, index: usize, done_bytes: u64) -> Outcom
             }
         }
     }
-    if !around.shared.status().served {
+    keep::refuse_saved(around)?;
+    if !copy::attempt(around, &disk.target, &copy, disk.size_bytes)? {
         return Ok(Step::Again);
     }
-    keep::refuse_saved(around)?;
-    copy::attempt(around, &disk.target, &copy, disk.size_bytes)?;
     log::say(format!("keep: copying {} while the domain is off", disk.target));
     copy::make_image(&copy, disk.size_bytes)?;
     let mut command = Command::new("qemu-img");

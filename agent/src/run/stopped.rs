@@ -109,7 +109,7 @@ pub fn log_bytes(log: &Path) -> u64 {
 }
 
 /// What the server said last of a failed read, behind a place in the log.
-fn failed_read(log: &Path, from: u64) -> Option<String> {
+pub fn failed_read(log: &Path, from: u64) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let len = file.metadata().ok()?.len();
     // A log that is shorter than it was has been cut.
