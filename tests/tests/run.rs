@@ -3,6 +3,7 @@
 use cairn_lab::runs::{self, Part};
 use cairn_lab::suite::{self, Suite};
 use cairn_lab::{Domain, Options, cairn, lab_test, libvirt, process, reference};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 const RUN: &str = "lab1-run";
 const AGENT_S: &str = "120";
 const END_LIMIT: Duration = Duration::from_secs(20);
+/// `runs` gives libvirt 5 s, and other commands 15 s; the machine may be slow.
+const SILENT_RUNS_LIMIT: Duration = Duration::from_secs(20);
+const SILENT_LIMIT: Duration = Duration::from_secs(45);
 /// A libvirt 11.3 without KVM takes 12 s for a definition, and what was begun is ended first.
 const INTERRUPTED_LIMIT: Duration = Duration::from_secs(90);
 
@@ -45,6 +49,24 @@ fn assert_console_is_its_own(suite: &Suite, copy: &Domain) {
     assert!(!log().contains("words of the copy"), "it wrote into the original's file");
 }
 
+/// A libvirtd that is stopped lets callers in and says nothing.
+fn assert_ends_without_libvirt(suite: &Suite) {
+    let pid = libvirt::daemon().expect("libvirtd");
+    kill(pid, Signal::SIGSTOP).expect("libvirtd is there");
+    let begin = Instant::now();
+    let runs = suite.cairn.run(&["runs", "--json"]).expect("it ends");
+    let runs_took = begin.elapsed();
+    let discard = suite.cairn.run(&["discard", RUN, "--force"]).expect("it ends");
+    let took = begin.elapsed();
+    kill(pid, Signal::SIGCONT).expect("libvirtd is there");
+    assert!(runs_took < SILENT_RUNS_LIMIT && took < SILENT_LIMIT, "{runs_took:?}, {took:?}");
+    let told: Value = serde_json::from_str(&runs.text()).expect("JSON");
+    assert_eq!((runs.code(), told[0]["state"].as_str()), (cairn::WARNINGS, Some("unknown: libvirt does not answer")), "{told}");
+    assert!(told[0]["problem"].as_str().expect("a problem").contains("virsh list"), "{told}");
+    suite::assert_refused(&discard, cairn::FAILED, "nothing of it was removed");
+    assert_eq!(shown(suite)["state"], "running", "nobody wished for its end");
+}
+
 lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let before = runs::content_sum(&suite.domain).expect("sum");
@@ -70,6 +92,7 @@ lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::sma
     let refused = suite.cairn.run(&["discard", RUN]).expect("it ends");
     suite::assert_refused(&refused, cairn::REFUSED, "--force");
     assert_eq!(copy.state().expect("state"), "running");
+    assert_ends_without_libvirt(&suite);
     suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
     assert_nothing_left();
     assert!(copy.state().is_err(), "the domain is gone");

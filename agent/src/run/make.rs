@@ -137,7 +137,7 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         // Says what to do about it.
         folder.create()?;
     }
-    let host = Host::open(common.connect.as_deref())?;
+    let host = super::connect(common.connect.as_deref())?;
     host.check_versions()?;
     refuse_taken(&host, &name)?;
     let images = images_folder(&host, o)?;
