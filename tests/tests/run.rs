@@ -106,13 +106,19 @@ lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::sma
 
 lab_test!(what_cannot_run_is_refused_and_leaves_nothing, Options::small(), |lab| {
     let suite = Suite::new(&lab);
+    let medium = Path::new(cairn_lab::libvirt::IMAGES).join("cd.iso");
+    let at = medium.to_str().expect("UTF-8");
+    std::fs::write(&medium, vec![0; 1 << 20]).expect("written");
+    let attach = ["attach-disk", "lab1", at, "sda", "--type", "cdrom", "--mode", "readonly", "--targetbus", "sata", "--config"];
+    suite.domain.virsh_ok(&attach).expect("attach");
     suite.cairn.ok(&["backup", "lab1"]).expect("backup");
     let refused = |args: &[&str], code: i32, word: &str| {
         let output = suite.cairn.run(args).expect("it ends");
         suite::assert_refused(&output, code, word);
         assert_eq!(runs::left_over(), Vec::<String>::new(), "after {args:?}");
     };
-    refused(&["run", "lab1@latest", "--as", "lab1"], cairn::REFUSED, "exists");
+    refused(&["run", "lab1@latest", "--as", "lab1"], cairn::REFUSED, "another name with --as");
+    refused(&["run", "lab1@latest", "--keep-identity"], cairn::REFUSED, "virsh undefine");
     refused(&["run", "lab1@latest", "--as", "a/b"], cairn::USAGE, "--as");
     refused(&["run", "nobody@latest"], cairn::NOT_FOUND, "nobody");
     refused(&["run", "lab1@latest", "--keep-identity", "--as", "other"], cairn::REFUSED, "exists");
@@ -127,11 +133,21 @@ lab_test!(what_cannot_run_is_refused_and_leaves_nothing, Options::small(), |lab|
     assert_eq!(std::fs::read(&taken).expect("there"), b"somebody's");
     refused(&["run", "lab1@latest", "--network", "no-such-network"], cairn::REFUSED, "no-such-network");
     refused(&["run", "lab1@latest", "--memory", "2"], cairn::USAGE, "16MiB");
+    // What another host lacks is told before anything is made; a medium is no reason to.
+    std::fs::remove_file(&medium).expect("removed");
+    let defined = suite.domain.virsh_ok(&["dumpxml", "--inactive", "lab1"]).expect("XML");
+    let kernel = defined.split_once("<kernel>").and_then(|(_, rest)| rest.split_once("</kernel>")).expect("a direct boot").0;
+    let away = format!("{kernel}.away");
+    std::fs::rename(kernel, &away).expect("away");
+    refused(&["run", "lab1@latest"], cairn::REFUSED, &format!("the kernel {kernel} of its direct boot is not on this host"));
+    std::fs::rename(&away, kernel).expect("back");
     // A start that fails takes everything away again.
     refused(&["run", "lab1@latest", "--memory", "1000GiB"], cairn::FAILED, "start");
     assert!(Domain::new(RUN).state().is_err(), "no domain is left");
     // One that was made and does not start again stays, and says why.
-    suite.cairn.ok(&["run", "lab1@latest", "--paused"]).expect("run");
+    let made = suite.cairn.run(&["run", "lab1@latest", "--paused"]).expect("it ends");
+    assert_eq!(made.code(), cairn::WARNINGS, "{}", made.err_text());
+    assert!(made.err_text().contains(&format!("the medium {at} of drive sda is not on this host")), "{}", made.err_text());
     let copy = Domain::new(RUN);
     copy.virsh_ok(&["destroy", RUN]).expect("destroy");
     copy.virsh_ok(&["setmaxmem", RUN, "1000GiB", "--config"]).expect("setmaxmem");
