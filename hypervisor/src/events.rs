@@ -3,7 +3,8 @@
 //! Events are hints: one may be lost while the connection is down. Whoever acts on them looks at all domains now and then as well.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use virt_sys as sys;
 
@@ -240,6 +241,20 @@ pub fn open(uri: Option<&str>) -> Result<Host, HostError> {
         Err(error) if error.code != sys::VIR_ERR_NO_SUPPORT => Err(error.into()),
         _ => Ok(host),
     }
+}
+
+/// [`open`], with a limit: one that does not come back is left behind on a thread of its own, and ends with the program.
+///
+/// # Errors
+/// [`HostError::Silent`], [`HostError`].
+pub fn open_within(uri: Option<&str>, limit: Duration) -> Result<Host, HostError> {
+    let (opened, host) = channel();
+    let uri = uri.map(str::to_owned);
+    std::thread::spawn(move || {
+        // Whoever waited has given up if this fails.
+        let _ = opened.send(open(uri.as_deref()));
+    });
+    host.recv_timeout(limit).unwrap_or(Err(HostError::Silent { limit_s: limit.as_secs() }))
 }
 
 /// Events of a connection, until it is dropped.

@@ -32,6 +32,12 @@ pub enum HostError {
         /// Why.
         source: LibvirtError,
     },
+    /// Nothing is said: a daemon that is stopped has its socket still, and the kernel lets callers in.
+    #[error("libvirt's daemon does not answer within {limit_s} s; is it stopped, or overloaded? 'virsh list' would hang too")]
+    Silent {
+        /// How long it was waited for, seconds.
+        limit_s: u64,
+    },
     /// No such domain.
     #[error("there is no domain {name:?} on this host; `virsh list --all` shows what there is")]
     NoDomain {

@@ -36,6 +36,17 @@ impl std::fmt::Display for Problem {
     }
 }
 
+/// Kind of file that firmware's variables are made from.
+const TEMPLATE: &str = "firmware's template of variables";
+
+impl Problem {
+    /// It is of no weight for a domain that has its variables already.
+    #[must_use]
+    pub fn is_template(&self) -> bool {
+        self.what.contains(TEMPLATE)
+    }
+}
+
 fn problem(what: impl Into<String>, remedy: impl Into<String>) -> Problem {
     Problem { what: what.into(), remedy: remedy.into() }
 }
@@ -165,7 +176,7 @@ fn firmware(root: Node<'_, '_>) -> Vec<Problem> {
     let Some(os) = child(root, "os") else { return Vec::new() };
     let loader = child(os, "loader").and_then(|node| node.text()).map(str::trim);
     let template = child(os, "nvram").and_then(|node| node.attribute("template"));
-    let files = [("firmware", loader), ("firmware's template of variables", template)];
+    let files = [("firmware", loader), (TEMPLATE, template)];
     let lost = files.into_iter().filter_map(|(what, path)| Some((what, path.filter(|path| path.starts_with('/') && !Path::new(path).exists())?)));
     lost.map(|(what, path)| {
         problem(format!("the {what} {path} is not there"), format!("install it (Debian: ovmf; Fedora and kin: edk2-ovmf), or --map-path {path}=ANOTHER"))

@@ -140,4 +140,19 @@ lab_test!(disks_that_were_whole_are_not_written_twice, Options::small(), |lab| {
     assert_eq!(inodes(), before, "they are the same files");
     suite.domain.start(Duration::from_secs(120)).expect("it boots");
     assert_eq!(suite.points(), [point.id]);
+
+    // It is here as long as its disks are: images may be lost and definitions survive.
+    suite.domain.virsh_ok(&["destroy", "lab1"]).expect("destroy");
+    let forced: Vec<&str> = [&args[..], &["--force"]].concat();
+    let again = suite.cairn.run(&forced).expect("it ends");
+    assert_eq!((again.code(), status(&answer(&again), "lab1").0), (cairn::DONE, "skipped"), "what was written since would be lost: {}", again.text());
+    fs::remove_file(&disks[1]).expect("removed");
+    let refused = suite.cairn.run(&args).expect("it ends");
+    assert_eq!(refused.code(), cairn::REFUSED, "{}", refused.text());
+    let told = answer(&refused);
+    let message = status(&told, "lab1").1["message"].as_str().expect("message");
+    assert!(message.contains(disks[1].to_str().expect("UTF-8")) && message.contains("--force"), "{message}");
+    let output = suite.cairn.run(&forced).expect("it ends");
+    assert_eq!((output.code(), status(&answer(&output), "lab1").0), (cairn::DONE, "restored"), "{}\n{}", output.text(), output.err_text());
+    assert!(disks.iter().all(|path| path.exists()));
 });

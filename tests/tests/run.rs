@@ -3,6 +3,7 @@
 use cairn_lab::runs::{self, Part};
 use cairn_lab::suite::{self, Suite};
 use cairn_lab::{Domain, Options, cairn, lab_test, libvirt, process, reference};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 const RUN: &str = "lab1-run";
 const AGENT_S: &str = "120";
 const END_LIMIT: Duration = Duration::from_secs(20);
+/// `runs` gives libvirt 5 s, and other commands 15 s; the machine may be slow.
+const SILENT_RUNS_LIMIT: Duration = Duration::from_secs(20);
+const SILENT_LIMIT: Duration = Duration::from_secs(45);
 /// A libvirt 11.3 without KVM takes 12 s for a definition, and what was begun is ended first.
 const INTERRUPTED_LIMIT: Duration = Duration::from_secs(90);
 
@@ -45,6 +49,24 @@ fn assert_console_is_its_own(suite: &Suite, copy: &Domain) {
     assert!(!log().contains("words of the copy"), "it wrote into the original's file");
 }
 
+/// A libvirtd that is stopped lets callers in and says nothing.
+fn assert_ends_without_libvirt(suite: &Suite) {
+    let pid = libvirt::daemon().expect("libvirtd");
+    kill(pid, Signal::SIGSTOP).expect("libvirtd is there");
+    let begin = Instant::now();
+    let runs = suite.cairn.run(&["runs", "--json"]).expect("it ends");
+    let runs_took = begin.elapsed();
+    let discard = suite.cairn.run(&["discard", RUN, "--force"]).expect("it ends");
+    let took = begin.elapsed();
+    kill(pid, Signal::SIGCONT).expect("libvirtd is there");
+    assert!(runs_took < SILENT_RUNS_LIMIT && took < SILENT_LIMIT, "{runs_took:?}, {took:?}");
+    let told: Value = serde_json::from_str(&runs.text()).expect("JSON");
+    assert_eq!((runs.code(), told[0]["state"].as_str()), (cairn::WARNINGS, Some("unknown: libvirt does not answer")), "{told}");
+    assert!(told[0]["problem"].as_str().expect("a problem").contains("virsh list"), "{told}");
+    suite::assert_refused(&discard, cairn::FAILED, "nothing of it was removed");
+    assert_eq!(shown(suite)["state"], "running", "nobody wished for its end");
+}
+
 lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let before = runs::content_sum(&suite.domain).expect("sum");
@@ -70,6 +92,7 @@ lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::sma
     let refused = suite.cairn.run(&["discard", RUN]).expect("it ends");
     suite::assert_refused(&refused, cairn::REFUSED, "--force");
     assert_eq!(copy.state().expect("state"), "running");
+    assert_ends_without_libvirt(&suite);
     suite.cairn.ok(&["discard", RUN, "--force"]).expect("discard");
     assert_nothing_left();
     assert!(copy.state().is_err(), "the domain is gone");
@@ -83,13 +106,19 @@ lab_test!(a_backup_runs_at_once_and_is_thrown_away_without_a_trace, Options::sma
 
 lab_test!(what_cannot_run_is_refused_and_leaves_nothing, Options::small(), |lab| {
     let suite = Suite::new(&lab);
+    let medium = Path::new(cairn_lab::libvirt::IMAGES).join("cd.iso");
+    let at = medium.to_str().expect("UTF-8");
+    std::fs::write(&medium, vec![0; 1 << 20]).expect("written");
+    let attach = ["attach-disk", "lab1", at, "sda", "--type", "cdrom", "--mode", "readonly", "--targetbus", "sata", "--config"];
+    suite.domain.virsh_ok(&attach).expect("attach");
     suite.cairn.ok(&["backup", "lab1"]).expect("backup");
     let refused = |args: &[&str], code: i32, word: &str| {
         let output = suite.cairn.run(args).expect("it ends");
         suite::assert_refused(&output, code, word);
         assert_eq!(runs::left_over(), Vec::<String>::new(), "after {args:?}");
     };
-    refused(&["run", "lab1@latest", "--as", "lab1"], cairn::REFUSED, "exists");
+    refused(&["run", "lab1@latest", "--as", "lab1"], cairn::REFUSED, "another name with --as");
+    refused(&["run", "lab1@latest", "--keep-identity"], cairn::REFUSED, "virsh undefine");
     refused(&["run", "lab1@latest", "--as", "a/b"], cairn::USAGE, "--as");
     refused(&["run", "nobody@latest"], cairn::NOT_FOUND, "nobody");
     refused(&["run", "lab1@latest", "--keep-identity", "--as", "other"], cairn::REFUSED, "exists");
@@ -104,11 +133,21 @@ lab_test!(what_cannot_run_is_refused_and_leaves_nothing, Options::small(), |lab|
     assert_eq!(std::fs::read(&taken).expect("there"), b"somebody's");
     refused(&["run", "lab1@latest", "--network", "no-such-network"], cairn::REFUSED, "no-such-network");
     refused(&["run", "lab1@latest", "--memory", "2"], cairn::USAGE, "16MiB");
+    // What another host lacks is told before anything is made; a medium is no reason to.
+    std::fs::remove_file(&medium).expect("removed");
+    let defined = suite.domain.virsh_ok(&["dumpxml", "--inactive", "lab1"]).expect("XML");
+    let kernel = defined.split_once("<kernel>").and_then(|(_, rest)| rest.split_once("</kernel>")).expect("a direct boot").0;
+    let away = format!("{kernel}.away");
+    std::fs::rename(kernel, &away).expect("away");
+    refused(&["run", "lab1@latest"], cairn::REFUSED, &format!("the kernel {kernel} of its direct boot is not on this host"));
+    std::fs::rename(&away, kernel).expect("back");
     // A start that fails takes everything away again.
     refused(&["run", "lab1@latest", "--memory", "1000GiB"], cairn::FAILED, "start");
     assert!(Domain::new(RUN).state().is_err(), "no domain is left");
     // One that was made and does not start again stays, and says why.
-    suite.cairn.ok(&["run", "lab1@latest", "--paused"]).expect("run");
+    let made = suite.cairn.run(&["run", "lab1@latest", "--paused"]).expect("it ends");
+    assert_eq!(made.code(), cairn::WARNINGS, "{}", made.err_text());
+    assert!(made.err_text().contains(&format!("the medium {at} of drive sda is not on this host")), "{}", made.err_text());
     let copy = Domain::new(RUN);
     copy.virsh_ok(&["destroy", RUN]).expect("destroy");
     copy.virsh_ok(&["setmaxmem", RUN, "1000GiB", "--config"]).expect("setmaxmem");

@@ -4,7 +4,7 @@ use super::Done;
 use crate::{
     cli::{self, Common},
     context,
-    failure::{Failure, Outcome},
+    failure::{FAILED, Failure, Outcome},
     output,
     run::{
         self,
@@ -14,7 +14,7 @@ use crate::{
         saved, teardown,
     },
 };
-use cairn_hypervisor::{Host, host::HostError, run::GuestState};
+use cairn_hypervisor::{host::HostError, run::GuestState};
 use std::path::PathBuf;
 
 /// Removes runs.
@@ -54,10 +54,9 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
         gone.push(folder.name().to_owned());
     }
     for (folder, record) in &chosen {
-        let elsewhere = snapshots_elsewhere(record);
         let made = files_of(record);
-        match run::discard(folder, record) {
-            Ok(()) => {
+        match snapshots_elsewhere(record).and_then(|elsewhere| run::discard(folder, record).map(|()| elsewhere)) {
+            Ok(elsewhere) => {
                 if !common.quiet && !common.json {
                     out!("run {} is gone", output::shown(&record.name));
                 }
@@ -102,14 +101,20 @@ fn files_of(record: &Record) -> Vec<PathBuf> {
 }
 
 /// Files of snapshots that do not lie where the run's images do; only its domain knows them.
-fn snapshots_elsewhere(record: &Record) -> Vec<PathBuf> {
-    let domain = Host::open(record.connect.as_deref()).and_then(|host| host.domain(&record.uuid));
+fn snapshots_elsewhere(record: &Record) -> Outcome<Vec<PathBuf>> {
+    let domain = match run::connect(record.connect.as_deref()) {
+        // Nothing is wished for yet: a run must not end by itself long after its command failed.
+        Err(e @ HostError::Silent { .. }) => {
+            return Err(Failure::new(FAILED, format!("run '{}': {e}; nothing of it was removed", output::shown(&record.name))));
+        }
+        opened => opened.and_then(|host| host.domain(&record.uuid)),
+    };
     let found = domain.ok().and_then(|domain| layers::of(&domain, record).ok()).unwrap_or_default();
-    found.into_iter().filter(|layer| !layers::goes(record, layer)).map(|layer| layer.path).collect()
+    Ok(found.into_iter().filter(|layer| !layers::goes(record, layer)).map(|layer| layer.path).collect())
 }
 
 fn runs(record: &Record) -> Outcome<bool> {
-    match Host::open(record.connect.as_deref())?.domain(&record.uuid) {
+    match run::connect(record.connect.as_deref())?.domain(&record.uuid) {
         Err(HostError::NoDomain { .. }) => Ok(false),
         Err(e) => Err(e.into()),
         // The machine itself, brought back otherwise: it stays whatever becomes of the run.

@@ -16,7 +16,6 @@ use crate::{
         status::Status,
     },
 };
-use cairn_hypervisor::Host;
 use cairn_store::Progress;
 use std::{
     fs,
@@ -82,7 +81,7 @@ pub fn run(common: &Common, o: &cli::Keep) -> Outcome<Done> {
 
 /// Before anything is wished for; the supervisor looks again. A domain that was undefined is defined again: only then can it be kept.
 fn refuse_what_would_be_lost(folder: &RunFolder, record: &Record) -> Outcome<()> {
-    let (domain, again) = again::find(&Host::open(record.connect.as_deref())?, folder, record)?;
+    let (domain, again) = again::find(&crate::run::connect(record.connect.as_deref())?, folder, record)?;
     if again {
         say!("cairn: warning: domain {} was undefined; it is defined again", output::shown(&record.name));
     }
@@ -221,7 +220,7 @@ fn destinations(folder: &RunFolder, record: &Record, o: &cli::Keep) -> Outcome<V
 /// A folder, or the path of the only disk.
 fn place(record: &Record, to: &str) -> Outcome<(PathBuf, bool)> {
     if !to.contains('/') {
-        return Ok((PathBuf::from(Host::open(record.connect.as_deref())?.pool_folder(to)?), true));
+        return Ok((PathBuf::from(crate::run::connect(record.connect.as_deref())?.pool_folder(to)?), true));
     }
     let path = std::path::absolute(to).map_err(|e| Failure::usage(format!("'{to}': {e}")))?;
     if path.is_dir() {

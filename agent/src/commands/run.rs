@@ -64,7 +64,7 @@ pub fn run(common: &Common, o: &cli::Run) -> Outcome<Done> {
         out!("  keep      cairn keep {name}");
         out!("  discard   cairn discard {name} --force");
     }
-    made.warnings.iter().for_each(|w| eprintln!("cairn: warning: {}", output::shown(w)));
+    made.warnings.iter().for_each(|w| say!("cairn: warning: {}", output::shown(w)));
     if answered == Some(false) {
         return Err(Failure::new(
             FAILED,
@@ -89,7 +89,7 @@ fn resume(common: &Common, name: &str) -> Outcome<Made> {
     let _starting = folder.starting()?;
     launch::ensure_supervisor(&folder, &record)?;
     make::wait_served(&folder, &record, None)?;
-    let host = Host::open(record.connect.as_deref())?;
+    let host = run::connect(record.connect.as_deref())?;
     let (domain, again) = again::find(&host, &folder, &record)?;
     let warnings = if again { vec!["it was undefined; it is defined again".to_owned()] } else { Vec::new() };
     match domain.guest_state().map_err(|e| libvirt(&e))? {

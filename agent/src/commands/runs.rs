@@ -14,7 +14,7 @@ use crate::{
         status::Status,
     },
 };
-use cairn_hypervisor::{Host, host::HostError, run::GuestState};
+use cairn_hypervisor::{events, host::HostError, run::GuestState};
 use std::{
     fs,
     os::unix::fs::MetadataExt,
@@ -24,6 +24,8 @@ use std::{
 /// For a run that nobody served: the store is opened, and QEMU's tools started.
 const SERVED_WAIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
+/// For libvirt's daemon: what is shown without it is worth more than a long wait.
+const LIBVIRT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A run as it is shown.
 struct Shown {
@@ -44,7 +46,7 @@ pub fn run(common: &Common, o: &cli::Runs) -> Outcome<Done> {
         None => RunFolder::all(&state_dir)?,
         Some(name) => vec![RunFolder::of(&state_dir, name)?],
     };
-    let mut shown = Vec::new();
+    let (mut shown, mut libvirt) = (Vec::new(), Libvirt::default());
     for folder in &folders {
         let record = match folder.record() {
             Ok(record) => record,
@@ -52,7 +54,7 @@ pub fn run(common: &Common, o: &cli::Runs) -> Outcome<Done> {
             Err(f) if f.code == crate::failure::NOT_FOUND && o.name.is_none() => continue,
             Err(f) => return Err(f),
         };
-        shown.push(look(folder, record)?);
+        shown.push(look(folder, record, &mut libvirt)?);
     }
     if common.json {
         output::print_json(&shown.iter().map(json).collect());
@@ -63,32 +65,56 @@ pub fn run(common: &Common, o: &cli::Runs) -> Outcome<Done> {
     }
     for s in &shown {
         if let Some(trouble) = &s.trouble {
-            eprintln!("cairn: warning: {}: {}", output::shown(&s.record.name), output::shown(trouble));
+            say!("cairn: warning: {}: {}", output::shown(&s.record.name), output::shown(trouble));
         }
     }
     left.iter().for_each(|l| say!("cairn: warning: {}", output::shown(l)));
     Ok(if !left.is_empty() || shown.iter().any(|s| s.trouble.is_some()) { Done::WithWarnings } else { Done::Clean })
 }
 
-fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
+/// libvirt's daemons, one for each URI. One that says nothing is asked once: every run of it would wait as long again.
+#[derive(Default)]
+struct Libvirt {
+    silent: Vec<Option<String>>,
+}
+
+impl Libvirt {
+    /// What a run's guest does, and what keeps that from being told.
+    fn guest(&mut self, record: &Record) -> (&'static str, Option<String>) {
+        const SILENT: &str = "unknown: libvirt does not answer";
+        let trouble = || Some("libvirt's daemon does not answer; is it stopped, or overloaded? 'virsh list' would hang too".to_owned());
+        if self.silent.contains(&record.connect) {
+            return (SILENT, trouble());
+        }
+        match events::open_within(record.connect.as_deref(), LIBVIRT_LIMIT).and_then(|host| host.domain(&record.uuid)) {
+            Err(HostError::Silent { .. }) => {
+                self.silent.push(record.connect.clone());
+                (SILENT, trouble())
+            }
+            Err(HostError::NoDomain { .. }) => ("gone", None),
+            Err(_) => ("unknown", None),
+            Ok(domain) => (domain.guest_state().map_or("unknown", word), None),
+        }
+    }
+}
+
+fn word(state: GuestState) -> &'static str {
+    match state {
+        GuestState::Running => "running",
+        GuestState::Paused => "paused",
+        GuestState::IoError => "paused (I/O error)",
+        GuestState::Off => "off",
+    }
+}
+
+fn look(folder: &RunFolder, record: Record, libvirt: &mut Libvirt) -> Outcome<Shown> {
     let wish = folder.wish()?;
     if record.state == State::Ready {
         // A run that ends at this moment is none.
         let _ = launch::ensure_supervisor(folder, &record);
     }
     let status = served(folder, &record, wish.as_ref());
-    let guest = Host::open(record.connect.as_deref()).and_then(|host| host.domain(&record.uuid));
-    let guest = match guest {
-        Err(HostError::NoDomain { .. }) => "gone",
-        Err(_) => "unknown",
-        Ok(domain) => match domain.guest_state() {
-            Ok(GuestState::Running) => "running",
-            Ok(GuestState::Paused) => "paused",
-            Ok(GuestState::IoError) => "paused (I/O error)",
-            Ok(GuestState::Off) => "off",
-            Err(_) => "unknown",
-        },
-    };
+    let (guest, silent) = libvirt.guest(&record);
     let state = match (record.state, &wish) {
         (_, Some(Wish::Discard)) => "being removed".to_owned(),
         (State::Making, _) => "unfinished".to_owned(),
@@ -100,7 +126,8 @@ fn look(folder: &RunFolder, record: Record) -> Outcome<Shown> {
     let written_bytes = record.disks.iter().filter(|d| d.phase != Phase::Pivoted).map(|d| of(&d.overlay)).sum();
     let unserved = (record.state == State::Ready && !status.served && !matches!(wish, Some(Wish::Discard)))
         .then(|| format!("the point is not served; {} says more", folder.log().display()));
-    let trouble = status.trouble().or(unserved);
+    let said: Vec<String> = [status.trouble().or(unserved), silent].into_iter().flatten().collect();
+    let trouble = (!said.is_empty()).then(|| said.join("; "));
     Ok(Shown { record, state, status, written_bytes, trouble, keeping: matches!(wish, Some(Wish::Keep { .. })) })
 }
 

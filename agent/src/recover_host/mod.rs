@@ -20,12 +20,12 @@ use crate::{
     output::{self, Bar},
     restore::{self, Journal, Options, Work},
 };
-use cairn_hypervisor::{Domain, Host, host::HostError, restore_map};
+use cairn_hypervisor::{Domain, Host, disks::Source, host::HostError, restore_map, storage::PoolKind};
 use cairn_quiesce::agent::GuestAgent;
 use cairn_store::{Point, Progress, Store, StoreError};
 use choose::{Choice, choose, domain_of};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -66,6 +66,10 @@ pub fn entries(store: &Store, points: &[Point], o: &cli::RecoverHost) -> Outcome
             parse(&text, &defaults).map_err(|f| Failure::new(f.code, format!("{}: {}", path.display(), f.message)))
         }
     }
+}
+
+fn is_lost(path: &Path) -> bool {
+    !path.try_exists().unwrap_or(true)
 }
 
 /// Maps that fit nothing of any domain; none where a domain could not be looked at.
@@ -121,15 +125,19 @@ impl Recovering<'_> {
         line.point = Some((point.id.to_string(), point.summary.time_unix_ms));
         line.warnings.clone_from(&choice.notes);
         line.name = entry.options.rename.clone().unwrap_or_else(|| point.summary.name.clone());
-        if let Some((domain, from)) = self.done(&line.name, &choice)? {
-            line.status = Status::Skipped;
-            line.message = format!("is here already, restored from point {from}");
-            return if look_only { Ok(()) } else { self.complete(entry, &domain, point, line) };
-        }
+        let lost = match self.earlier(&line.name, &choice)? {
+            Some((domain, from, None)) => {
+                line.status = Status::Skipped;
+                line.message = format!("is here already, restored from point {from}");
+                return if look_only { Ok(()) } else { self.complete(entry, &domain, point, line) };
+            }
+            Some((_, from, Some(disk))) => format!("it was restored from point {from}, and its disk {} is not there any more: ", output::shown(&disk)),
+            None => String::new(),
+        };
         let journal = Journal::open(&self.journals, &point.id.to_string(), &line.name);
         let options = self.restore_options(entry)?;
         let work = Work { common: self.common, store: self.store, journal: Some(&journal) };
-        let prepared = restore::prepare(work, point, &options)?;
+        let prepared = restore::prepare(work, point, &options).map_err(|f| Failure::new(f.code, format!("{lost}{}", f.message)))?;
         line.unused_maps = prepared.domain.as_ref().map(|d| d.unused_maps.clone());
         line.own = prepared.domain.iter().flat_map(|d| d.own.clone()).collect();
         if look_only {
@@ -166,16 +174,43 @@ impl Recovering<'_> {
         })
     }
 
-    /// The domain and the point it was restored from, if it is one that came back.
-    fn done(&self, name: &str, choice: &Choice) -> Outcome<Option<(Domain, String)>> {
+    /// The domain and the point it was restored from, if it is one that came back; and a disk that it lost since: definitions may outlive images.
+    fn earlier(&self, name: &str, choice: &Choice) -> Outcome<Option<(Domain, String, Option<String>)>> {
         let domain = match self.host.domain(name) {
             Ok(domain) => domain,
             Err(HostError::NoDomain { .. }) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        let xml = domain.xml_inactive().map_err(|e| Failure::new(FAILED, chain(&e)))?;
+        let fail = |e: &dyn std::error::Error| Failure::new(FAILED, chain(e));
+        let xml = domain.xml_inactive().map_err(|e| fail(&e))?;
         let from = restore_map::marked(&xml).filter(|from| choice.by_name || *from == choice.point.id.to_string());
-        Ok(from.map(|from| (domain, from)))
+        let Some(from) = from else { return Ok(None) };
+        // One that runs has its disks, whatever became of their names.
+        let lost = if domain.is_running().map_err(|e| fail(&e))? { None } else { self.lost_disk(&domain, &choice.point)? };
+        Ok(Some((domain, from, lost)))
+    }
+
+    /// The first of the point's disks whose file, device or volume is not there; one that cannot be looked at is taken to be.
+    fn lost_disk(&self, domain: &Domain, point: &Point) -> Outcome<Option<String>> {
+        let targets: Vec<String> = self.store.disks(point)?.into_iter().map(|entry| entry.target).collect();
+        let disks = domain.disks().map_err(|e| Failure::new(FAILED, chain(&e)))?;
+        let mut lost = disks.iter().filter(|disk| targets.contains(&disk.target)).filter_map(|disk| match &disk.source {
+            Source::File(path) | Source::Block(path) => is_lost(Path::new(path)).then(|| path.clone()),
+            Source::Volume { pool, volume } => self.lost_volume(pool, volume).then(|| format!("{pool}/{volume}")),
+            _ => None,
+        });
+        Ok(lost.next())
+    }
+
+    fn lost_volume(&self, pool: &str, volume: &str) -> bool {
+        let Ok(pool) = self.host.pool(pool) else { return false };
+        match (pool.volume_path(volume), &pool.kind) {
+            (Ok(Some(path)), _) => is_lost(&path),
+            // libvirt may not have looked since somebody put it there.
+            (Ok(None), PoolKind::Files(folder)) => is_lost(&folder.join(volume)),
+            (Ok(None), PoolKind::Devices) => true,
+            (Err(_), _) => false,
+        }
     }
 
     /// What an interruption may have kept from a domain that came back.

@@ -28,10 +28,10 @@ use crate::{
 use cairn_hypervisor::{
     Domain, Host,
     host::{HostError, LIBVIRT_NBD_RECONNECT},
-    restore_map::Mapping,
+    restore_map::{self, Mapping},
     restore_xml::RestoreXmlError,
     run::{Built, Network, RunXml, driver, isolate::isolate, xml},
-    state_files::Role,
+    state_files::{Role, state_files},
 };
 use cairn_store::{PointState, Store, format::manifest::Manifest};
 use std::{
@@ -137,9 +137,9 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         // Says what to do about it.
         folder.create()?;
     }
-    let host = Host::open(common.connect.as_deref())?;
+    let host = super::connect(common.connect.as_deref())?;
     host.check_versions()?;
-    refuse_taken(&host, &name)?;
+    refuse_taken(&host, &name, o.keep_identity)?;
     let images = images_folder(&host, o)?;
     let owner = host.qemu_owner()?;
     let mut disks = Vec::new();
@@ -185,16 +185,16 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         _ => Failure::new(FAILED, format!("cannot make the domain's XML: {}", chain(&e))),
     };
     let mut built = wanted.build(&origin.xml).map_err(broken)?;
+    let (xml, lost_media) = restore_map::without_lost_media(&built.xml, |path| Path::new(path).exists()).map_err(broken)?;
+    built.xml = xml;
     if o.proof.is_some() {
         let targets: Vec<String> = disks.iter().map(|d| d.target.clone()).collect();
         let isolated = isolate(&built.xml, &targets).map_err(broken)?;
         built.xml = isolated.xml;
     }
-    refuse_taken(&host, &built.uuid)?;
+    refuse_taken(&host, &built.uuid, o.keep_identity)?;
     refuse_networks(&host, &built.xml)?;
-    if let Some(path) = built.nvram.as_ref().map(PathBuf::from).filter(|p| fs::symlink_metadata(p).is_ok()) {
-        return Err(Failure::refused(format!("the firmware's variables {} exist; nothing was made (give another name with --as)", path.display())));
-    }
+    refuse_variables(built.nvram.as_deref(), o.keep_identity)?;
     let files = Files::prepare(&FileContext {
         store: &store,
         manifest: &origin.manifest,
@@ -206,6 +206,7 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
         force: false,
         roles: &[Role::Nvram, Role::Tpm],
     })?;
+    refuse_lacks(&host, &built.xml, files.path(Role::Nvram).is_some())?;
     // Where libvirt chooses the firmware itself, the definition does not say where its variables are; libvirt may make them although the point has none.
     let nvram = files.path(Role::Nvram).map(Path::to_path_buf).or_else(|| built.nvram.clone().map(PathBuf::from));
     let mut record = Record {
@@ -239,7 +240,10 @@ pub fn make(common: &Common, o: &Request, spec: &str, cancel: &AtomicBool) -> Ou
     })();
     match made {
         Ok((domain, mut warnings)) => {
-            warnings.splice(..0, origin.warnings);
+            // A guest in isolation is to lack its media, too.
+            let media = lost_media.iter().filter(|_| record.proof.is_none());
+            let media = media.map(|(target, path)| format!("the medium {path} of drive {target} is not on this host: the drive is empty"));
+            warnings.splice(..0, origin.warnings.into_iter().chain(media));
             Ok(Made { record, domain, warnings, own: built.unshared.own, owner })
         }
         Err(f) => Err(undo(&folder, &record, f)),
@@ -389,15 +393,46 @@ impl Key {
     }
 }
 
-fn refuse_taken(host: &Host, name: &str) -> Outcome<()> {
+fn refuse_taken(host: &Host, name: &str, keep_identity: bool) -> Outcome<()> {
     match host.domain(name) {
-        Err(HostError::NoDomain { .. }) => Ok(()),
-        Err(e) => Err(e.into()),
-        Ok(_) => Err(Failure::refused(format!(
-            "domain {} exists; nothing was made (choose another name with --as, or leave --keep-identity away)",
-            output::shown(name)
-        ))),
+        Err(HostError::NoDomain { .. }) => return Ok(()),
+        Err(e) => return Err(e.into()),
+        Ok(_) => {}
     }
+    let name = output::shown(name);
+    let remedy = match keep_identity {
+        true => format!(
+            "if the point is to take its place, shut it down and remove its definition first: `virsh undefine '{name}'`, with --nvram where it has variables of \
+             firmware; for a copy beside it leave --keep-identity away"
+        ),
+        false => "choose another name with --as".to_owned(),
+    };
+    Err(Failure::refused(format!("domain {name} exists; nothing was made ({remedy})")))
+}
+
+fn refuse_variables(path: Option<&str>, keep_identity: bool) -> Outcome<()> {
+    let Some(path) = path.filter(|path| fs::symlink_metadata(path).is_ok()) else { return Ok(()) };
+    let remedy = match keep_identity {
+        true => "move them away: the point's own are put there; `virsh undefine --nvram` removes them with a definition",
+        false => "give another name with --as",
+    };
+    Err(Failure::refused(format!("the firmware's variables {path} exist; nothing was made ({remedy})")))
+}
+
+/// What else it would not start without. `has_variables`: those of its firmware come from the point.
+fn refuse_lacks(host: &Host, xml: &str, has_variables: bool) -> Outcome<()> {
+    let problems = host.problems(xml, true)?.into_iter().filter(|p| !(has_variables && p.is_template()));
+    let boot = state_files(xml).map(|files| files.boot).unwrap_or_default();
+    let lost = boot.into_iter().filter(|(_, path)| !Path::new(path).exists());
+    let lost = lost.map(|(role, path)| format!("{} {path} of its direct boot is not on this host", role.text()));
+    let lacking: Vec<String> = problems.map(|p| p.what).chain(lost).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let what = output::shown(&lacking.join("; "));
+    Err(Failure::refused(format!(
+        "{what}; nothing was made (a run takes these from the host: put them there, or use 'cairn restore', which brings files of a direct boot back and can map the rest)"
+    )))
 }
 
 /// Without its networks it would not start: said before anything is made.

@@ -44,12 +44,21 @@ pub mod supervisor;
 pub mod teardown;
 
 use crate::failure::{FAILED, Failure, NOT_FOUND, Outcome};
+use cairn_hypervisor::{Host, events, host::HostError};
 use folder::RunFolder;
 use record::{Record, Wish};
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
+
+/// For libvirt's daemon to let a command in; one that is stopped never does.
+const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+
+/// A connection for a command on runs, which must not hang with libvirt's daemon.
+pub fn connect(uri: Option<&str>) -> Result<Host, HostError> {
+    events::open_within(uri, CONNECT_LIMIT)
+}
 
 /// The run whose domain has this UUID.
 pub fn of_domain(state_dir: &Path, uuid: &str) -> Option<(RunFolder, Record)> {

@@ -11,7 +11,7 @@ use super::{
     record::{Layer, Record},
 };
 use crate::failure::{FAILED, Failure, Outcome};
-use cairn_hypervisor::{Domain, Host, host::HostError};
+use cairn_hypervisor::{Domain, host::HostError};
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 /// Device and inode of a file.
@@ -56,7 +56,7 @@ pub fn all(folder: &RunFolder, record: &Record) -> Outcome<()> {
 
 /// T1: the domain, if it is the run's; what its snapshots laid over the images is recorded before. Whether there is one that is not.
 fn domain(folder: &RunFolder, record: &mut Record) -> Outcome<bool> {
-    let host = Host::open(record.connect.as_deref())?;
+    let host = super::connect(record.connect.as_deref())?;
     let domain = match host.domain(&record.uuid) {
         Err(HostError::NoDomain { .. }) => return Ok(false),
         result => result?,

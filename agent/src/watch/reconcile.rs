@@ -17,7 +17,7 @@ use crate::{
     config::StoreEntry,
     context,
     domain::chain,
-    failure::{FAILED, Failure, Outcome},
+    failure::{Failure, Outcome},
     run::{
         folder::RunFolder,
         launch,
@@ -124,7 +124,7 @@ pub fn run(request: &Request<'_>) -> Outcome<(Vec<Report>, Vec<String>)> {
     let runs = Runs::of(&state_dir);
     // First: a guest that cannot read its point waits for no libvirt.
     let mut warnings = runs.attend();
-    let host = open(request.common.connect.clone())?;
+    let host = events::open_within(request.common.connect.as_deref(), CONNECT_LIMIT)?;
     host.check_versions()?;
     let mut records = Records::open(&state_dir).map_err(|f| warnings.push(f.message)).ok();
     let listed_ns = clock::since_boot_ns();
@@ -143,20 +143,6 @@ pub fn run(request: &Request<'_>) -> Outcome<(Vec<Report>, Vec<String>)> {
         tell(records.as_mut().map(|r| r.only_these(&uuids, now_unix_ms(), listed_ns)));
     }
     Ok((reports, warnings))
-}
-
-/// A daemon that is stopped lets callers in and says nothing.
-fn open(uri: Option<String>) -> Outcome<Host> {
-    let (opened, host) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        // Whoever waited has given up if this fails.
-        let _ = opened.send(events::open(uri.as_deref()));
-    });
-    let silent = |_| {
-        let why = format!("libvirt's daemon does not answer within {} s; is it stopped, or overloaded? 'virsh list' would hang too", CONNECT_LIMIT.as_secs());
-        Failure::new(FAILED, why)
-    };
-    Ok(host.recv_timeout(CONNECT_LIMIT).map_err(silent)??)
 }
 
 fn choose(host: &Host, names: &[String]) -> Outcome<(Vec<Domain>, Vec<Report>)> {
