@@ -120,7 +120,7 @@ pub fn check_ordinary(host: &Host, domain: &Domain, record: &Record) -> Outcome<
 pub fn end(folder: &RunFolder, record: &Record) -> Outcome<()> {
     teardown::processes(record)?;
     if record.autostart
-        && let Err(e) = Host::open(record.connect.as_deref())
+        && let Err(e) = super::connect(record.connect.as_deref())
             .and_then(|host| host.domain(&record.uuid))
             .map_err(|e| e.to_string())
             .and_then(|domain| domain.set_autostart(true).map_err(|e| e.to_string()))
