@@ -183,7 +183,10 @@ mod tests {
     #[test]
     fn the_daemon_of_a_dead_restore_is_ended() {
         let mark = format!("mark-{}", uuid::Uuid::new_v4());
-        let mut child = std::process::Command::new("sh").args(["-c", "sleep 100; exit 0", &mark]).spawn().expect("starts");
+        // It waits by itself: a child of its own would outlive it.
+        let mut shell = std::process::Command::new("sh");
+        let mut child = shell.args(["-c", "read line; exit 0", &mark]).stdin(std::process::Stdio::piped()).spawn().expect("starts");
+        let _held = child.stdin.take();
         // A new program's arguments are there a moment after its start is reported.
         let begin = Instant::now();
         while !is_marked(child.id(), &mark) {
