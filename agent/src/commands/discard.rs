@@ -42,7 +42,8 @@ pub fn run(common: &Common, o: &cli::Discard) -> Outcome<Done> {
         }
         if !o.force && record.state == State::Ready && runs(&record)? {
             return Err(Failure::refused(format!(
-                "the domain of run '{}' is running; what it wrote would be lost (shut it down first, or --force); nothing was removed",
+                "the domain of run '{}' is running, or its memory is saved; what it wrote would be lost (shut it down first, 'virsh managedsave-remove' drops a saved memory, or --force); nothing was \
+                 removed",
                 output::shown(name)
             )));
         }

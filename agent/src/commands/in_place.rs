@@ -123,7 +123,7 @@ fn restore(common: &Common, o: &cli::Restore, wanted: &Wanted<'_>, owner: &Owner
                 }
                 return Err(f);
             }
-            Err(f) => return Err(half_restored(&f, owner, p)),
+            Err(f) => return Err(half_restored(&f, &record)),
         }
     }
     drop(bar);
@@ -291,7 +291,7 @@ fn go_on(earlier: &Record, owner: &Owner, p: &Point) -> Outcome<()> {
     let left: Vec<&str> = earlier.disks.iter().map(String::as_str).filter(|t| !owner.disks.iter().any(|d| d.0.target == *t)).collect();
     if !left.is_empty() {
         return Err(Failure::refused(format!(
-            "disk {} of {} is half restored to point {} and not among the disks of this restore; nothing was written (leave --disk away, or name it too)",
+            "disk {} of {} is half restored to point {} and not among the disks of this restore; nothing was written (name it, too; without --disk all disks are restored)",
             left.join(", "),
             output::shown(&owner.name),
             earlier.point
@@ -344,8 +344,8 @@ fn refuse_resize(o: &cli::Restore, work: &[Work]) -> Outcome<Vec<String>> {
 }
 
 /// What failed in the middle says how to go on.
-fn half_restored(f: &Failure, owner: &Owner, p: &Point) -> Failure {
-    let again = format!("'cairn restore {} --in-place' again goes on", p.id);
+fn half_restored(f: &Failure, record: &Record) -> Failure {
+    let again = format!("'{}' goes on", record.again());
     let code = if f.code == BUSY { FAILED } else { f.code };
-    Failure::new(code, format!("{} ({} may be half restored now and is not backed up until it is whole; {again})", f.message, output::shown(&owner.name)))
+    Failure::new(code, format!("{} ({} may be half restored now and is not backed up until it is whole; {again})", f.message, output::shown(&record.name)))
 }

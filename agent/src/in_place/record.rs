@@ -16,6 +16,8 @@ use std::{
 };
 
 const FOLDER: &str = "in-place";
+/// How the key of an image begins.
+const IMAGE_KEY: &str = "image-";
 /// How long a storage daemon that an earlier restore left may take to write its bitmaps and end.
 const LEFTOVER_MS_MAX: u64 = 60_000;
 const POLL_MS: u64 = 50;
@@ -41,7 +43,7 @@ pub struct Record {
 pub fn image_key(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     let hash = path.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
-    format!("image-{hash:016x}")
+    format!("{IMAGE_KEY}{hash:016x}")
 }
 
 fn path(state_dir: &Path, key: &str) -> PathBuf {
@@ -103,16 +105,24 @@ impl Record {
         Ok(())
     }
 
+    /// The command that goes on. It names the disks, and the place of an image: without them it would write to what was never to be restored.
+    pub fn again(&self) -> String {
+        let is_image = self.key.starts_with(IMAGE_KEY);
+        let place = if is_image { format!("={}", crate::output::shown(&self.name)) } else { String::new() };
+        let disks: String = self.disks.iter().map(|disk| format!(" --disk {disk}{place}")).collect();
+        format!("cairn restore {} --in-place{disks}", self.point)
+    }
+
     /// What is said of it, with what to do.
     fn message(&self) -> String {
         format!(
             "{} is half restored: disk {} was to become what point {} ({}) says and is not whole; run \
-             'cairn restore {} --in-place' again, which goes on where it stopped (another point of it will do as well)",
+             '{}' again, which goes on where it stopped (another point of it will do as well)",
             crate::output::shown(&self.name),
             self.disks.join(", "),
             &self.point[..self.point.len().min(crate::points::SHOWN_ID_DIGITS)],
             crate::output::shown(&self.point_name),
-            self.point,
+            self.again(),
         )
     }
 }
@@ -170,11 +180,18 @@ mod tests {
         record.write(state).expect("writes");
         let refused = refuse_half_restored(state, "u").expect_err("half restored");
         assert_eq!(refused.code, crate::failure::REFUSED);
-        assert!(refused.message.contains("vda, vdb") && refused.message.contains("restore 0123456789abcdef --in-place"), "{}", refused.message);
+        assert!(
+            refused.message.contains("vda, vdb") && refused.message.contains("'cairn restore 0123456789abcdef --in-place --disk vda --disk vdb'"),
+            "{}",
+            refused.message
+        );
         assert_eq!((warnings(state, Some("web1")).len(), warnings(state, Some("db1")).len()), (1, 0));
         record.end_leftover().expect("that process is another one now");
         record.done(state, "vda").expect("writes");
-        assert_eq!(Record::read(state, "u").expect("reads").expect("there").disks, ["vdb"]);
+        let left = Record::read(state, "u").expect("reads").expect("there");
+        assert_eq!((left.disks.as_slice(), left.again().as_str()), (&["vdb".to_owned()][..], "cairn restore 0123456789abcdef --in-place --disk vdb"));
+        let image = Record { key: image_key(Path::new("/srv/db.raw")), name: "/srv/db.raw".into(), disks: vec!["disk0".into()], ..left };
+        assert_eq!(image.again(), "cairn restore 0123456789abcdef --in-place --disk disk0=/srv/db.raw", "not where the point was made from");
         record.done(state, "vdb").expect("removes");
         assert!(refuse_half_restored(state, "u").is_ok());
         remove(state, "u").expect("twice is once");
