@@ -1,5 +1,6 @@
 //! Options of what makes stores and points: `init`, `backup`, `backup-image`.
 
+use crate::give_way::Priority;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -88,6 +89,9 @@ pub struct Backup {
     /// Folder on a local disk, writable by QEMU, that takes old blocks while the backup runs
     #[arg(long, value_name = "DIR", env = "CAIRN_SCRATCH_DIR")]
     pub scratch_dir: Option<PathBuf>,
+    /// Whom reading and storing give way to
+    #[arg(long, value_enum, default_value = "low")]
+    pub priority: Priority,
 }
 
 /// `cairn backup-image`
@@ -113,4 +117,7 @@ pub struct BackupImage {
     /// Tag for the point; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
+    /// Whom reading and storing give way to
+    #[arg(long, value_enum, default_value = "low")]
+    pub priority: Priority,
 }

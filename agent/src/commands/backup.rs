@@ -151,6 +151,7 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
         on_stuck_freeze: o.on_stuck_freeze.clone(),
         tags: &o.tags,
         scratch_dir: o.scratch_dir.clone(),
+        priority: o.priority,
     };
     let bar = Bar::start(common, name, progress);
     let (outcome, warnings) = back_up(&request, progress).map_err(|f| match &run {

@@ -11,6 +11,7 @@ use crate::{
     cli::Quiesce,
     commands::now_unix_ms,
     failure::{FAILED, Failure, Outcome},
+    give_way::{Priority, giving_way},
 };
 use cairn_hypervisor::{
     Capture, CarrierRecord, DiskPlan, Domain, LiveCapture, LiveOptions, OfflineCapture, OfflineOptions,
@@ -59,6 +60,8 @@ pub struct BackupRequest<'a> {
     pub tags: &'a [String],
     /// Scratch folder other than the default.
     pub scratch_dir: Option<PathBuf>,
+    /// Whom reading and storing give way to.
+    pub priority: Priority,
 }
 
 /// How a point is taken.
@@ -283,7 +286,7 @@ fn store_capture(
         parts: facts.parts,
         cairn_version: env!("CARGO_PKG_VERSION").into(),
     };
-    let stored = session.backup(&jobs, info, progress, || still_running(capture));
+    let stored = giving_way(r.priority, || session.backup(&jobs, info, progress, || still_running(capture)));
     match stored {
         Ok(outcome) => Ok((outcome, warnings)),
         // A read that failed because the job ended is explained by the job's end.
