@@ -22,7 +22,7 @@ impl Priority {
         const IDLE: libc::c_int = 3 << 13;
         match self {
             Self::Normal => None,
-            Self::Low => Some((10, BEST_EFFORT_LOWEST)),
+            Self::Low => Some((5, BEST_EFFORT_LOWEST)),
             Self::Idle => Some((19, IDLE)),
         }
     }
@@ -73,7 +73,7 @@ mod tests {
     fn what_gives_way_passes_it_on_and_the_caller_does_not_change() {
         let before = now();
         let seen = giving_way(Priority::Low, || thread::spawn(now).join().expect("ends"));
-        assert_eq!(seen, (10.max(before.0), 16391));
+        assert_eq!(seen, (5.max(before.0), 16391));
         let lowest = giving_way(Priority::Idle, || (now(), giving_way(Priority::Low, now)));
         assert_eq!(lowest, ((19, 24576), (19, 24576)), "it is never raised");
         assert_eq!(giving_way(Priority::Normal, now), before);
