@@ -198,7 +198,9 @@ impl<'a> Ordering<'a> {
     }
 
     fn store(&self, name: &str) -> Outcome<Named<'a>> {
-        let found = self.config.stores.get_key_value(name).map(|(name, entry)| (name.as_str(), entry));
+        // CAIRN_STORE is the path for all other commands.
+        let found = self.config.stores.get_key_value(name).or_else(|| self.config.stores.iter().find(|(_, entry)| entry.url == name));
+        let found = found.map(|(name, entry)| (name.as_str(), entry));
         found.ok_or_else(|| Failure::not_found(format!("the configuration has no store '{name}'; {}", has(self.config.stores.keys()))))
     }
 
@@ -323,6 +325,8 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
             let line = orders[1].argv.join(" ");
             assert!(line.contains("--quiesce require --freeze-limit=5") && line.contains("--tag=off --tag=gold --"), "the strictest counts: {line}");
         }
+        let by_path = BackupWanted { store: Some("/srv/b".into()), ..wanted.clone() };
+        assert_eq!(ordering(&config).of_request(&by_path, None, "somebody").expect("its path is as good as its name")[0].store, "far");
         let far = BackupWanted { store: Some("main".into()), policy: Some("other".into()), ..wanted };
         assert_eq!(ordering(&config).of_request(&far, None, "somebody").expect("orders")[0].policies, ["other"], "the one that is named");
     }
