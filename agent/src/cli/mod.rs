@@ -9,6 +9,7 @@ mod elsewhere;
 mod export;
 mod hook;
 mod in_place;
+mod pages;
 mod points;
 mod reconcile;
 mod recover_host;
@@ -26,6 +27,7 @@ pub use elsewhere::Elsewhere;
 pub use export::Export;
 pub use hook::{HookCommand, HookInstall, HookPlace, HookStatus};
 pub use in_place::InPlace;
+pub use pages::{Completions, Man, ShellName};
 pub use points::{List, Note, OnePoint, Show, Tag};
 pub use reconcile::Reconcile;
 pub use recover_host::RecoverHost;
@@ -169,6 +171,10 @@ pub enum Command {
         #[command(subcommand)]
         command: JobCommand,
     },
+    /// Print what a shell needs to complete commands and options
+    Completions(Completions),
+    /// Print or write the manual pages
+    Man(Man),
     /// Runs the command of a job and writes down how it ended (started by the daemon itself)
     #[command(hide = true)]
     JobRunner(JobRunner),
@@ -249,11 +255,16 @@ mod tests {
             "cairn job run --image /x --name b",
             "cairn job cancel 7",
             "cairn job log 7 --follow",
+            "cairn completions fish",
+            "cairn man /x --json",
+            "cairn man",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
         for line in [
             "cairn backup",
+            "cairn completions",
+            "cairn completions tcsh",
             "cairn restore web1 --pool p --dir /x",
             "cairn recover-host",
             "cairn recover-host --all --from-list /l",
