@@ -16,6 +16,8 @@ mod jobs;
 mod keep;
 mod list;
 mod log;
+mod policy;
+mod policy_edit;
 mod reconcile;
 mod recover_host;
 mod restore;
@@ -58,7 +60,7 @@ fn unreadable(damaged: &[String]) -> Done {
 pub fn run(cli: Cli) -> Outcome<Done> {
     let common = &match cli.command {
         // Their store is a name for the daemon; `doctor` looks at a configuration that is wrong.
-        Command::Daemon(_) | Command::Jobs(_) | Command::Job { .. } | Command::JobRunner(_) | Command::Doctor(_) => cli.common,
+        Command::Daemon(_) | Command::Jobs(_) | Command::Job { .. } | Command::Policy { .. } | Command::JobRunner(_) | Command::Doctor(_) => cli.common,
         _ => crate::context::with_named_store(cli.common)?,
     };
     match cli.command {
@@ -93,6 +95,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Daemon(o) => daemon::run(common, &o),
         Command::Jobs(o) => jobs::list(common, &o),
         Command::Job { command } => jobs::run(common, &command),
+        Command::Policy { command } => policy::run(common, &command),
         Command::JobRunner(o) => jobs::runner(&o),
         Command::Guard => backup::guard(),
     }
