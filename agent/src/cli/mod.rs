@@ -11,6 +11,7 @@ mod hook;
 mod in_place;
 mod pages;
 mod points;
+mod policy;
 mod reconcile;
 mod recover_host;
 mod restore;
@@ -29,6 +30,7 @@ pub use hook::{HookCommand, HookInstall, HookPlace, HookStatus};
 pub use in_place::InPlace;
 pub use pages::{Completions, Man, ShellName};
 pub use points::{List, Note, OnePoint, Show, Tag};
+pub use policy::{PolicyCommand, PolicyCreate};
 pub use reconcile::Reconcile;
 pub use recover_host::RecoverHost;
 pub use restore::{Format, Restore, Verify};
@@ -175,6 +177,12 @@ pub enum Command {
     Completions(Completions),
     /// Print or write the manual pages
     Man(Man),
+    /// Policies: which domains are saved when, and what is kept
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Runs the command of a job and writes down how it ended (started by the daemon itself)
     #[command(hide = true)]
     JobRunner(JobRunner),
@@ -258,6 +266,13 @@ mod tests {
             "cairn completions fish",
             "cairn man /x --json",
             "cairn man",
+            "cairn policy list --json",
+            "cairn policy show nightly --config /x",
+            "cairn policy check -c test:///default",
+            "cairn policy create nightly --name web* --name db* --to main --schedule @daily --keep-daily 7 --rpo 26h",
+            "cairn policy create rest --default --to main --to far --on shutdown --window 22:00-06:00 --dry-run",
+            "cairn policy delete nightly",
+            "cairn prune --keep-last 1 --host h --ignore-missing web1",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -310,6 +325,10 @@ mod tests {
             "cairn job run --domain a --image /x --name b",
             "cairn job cancel",
             "cairn job log x",
+            "cairn policy",
+            "cairn policy show",
+            "cairn policy create x --to main",
+            "cairn policy create x --default",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
