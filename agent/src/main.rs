@@ -31,6 +31,7 @@ mod recover_host;
 mod restore;
 mod retention;
 mod run;
+mod schedule;
 mod watch;
 
 use std::process::ExitCode;

@@ -6,6 +6,7 @@ use roxmltree::{Document, Node};
 use thiserror::Error;
 
 use crate::ffi::LibvirtError;
+use crate::metadata::BackupWord;
 
 /// Most disks of one domain that are looked at.
 pub const DISKS_MAX: usize = 1024;
@@ -47,6 +48,8 @@ pub enum SkipReason {
     ReadOnly,
     /// No medium.
     Empty,
+    /// The domain's own metadata says so.
+    Excluded,
     /// Not asked for.
     NotSelected,
 }
@@ -61,6 +64,7 @@ impl fmt::Display for SkipReason {
             Self::Shareable => "shareable with other domains",
             Self::ReadOnly => "read-only",
             Self::Empty => "no medium",
+            Self::Excluded => "excluded by the domain's metadata",
             Self::NotSelected => "not selected",
         })
     }
@@ -131,6 +135,7 @@ pub struct Disk {
 /// [`DisksError`].
 pub fn parse_disks(xml: &str) -> Result<Vec<Disk>, DisksError> {
     let document = Document::parse(xml)?;
+    let excluded = BackupWord::of(&document).disks_excluded;
     let devices = document.root_element().children().find(|node| node.has_tag_name("devices"));
     let disks = devices.into_iter().flat_map(|devices| devices.children().filter(|node| node.has_tag_name("disk")));
     let mut out = Vec::new();
@@ -138,7 +143,12 @@ pub fn parse_disks(xml: &str) -> Result<Vec<Disk>, DisksError> {
         if index == DISKS_MAX {
             return Err(DisksError::TooMany);
         }
-        out.push(parse_disk(node, index)?);
+        let mut disk = parse_disk(node, index)?;
+        // What cannot be saved at all stays that.
+        if disk.skip.is_none() && excluded.contains(&disk.target) {
+            disk.skip = Some(SkipReason::Excluded);
+        }
+        out.push(disk);
     }
     Ok(out)
 }
@@ -225,6 +235,14 @@ mod tests {
         assert_eq!(disks[0].alias.as_deref(), Some("virtio-disk0"));
         assert_eq!(disks[5].source, Source::Volume { pool: "p".to_owned(), volume: "v".to_owned() });
         assert!(disks[6].encrypted);
+    }
+
+    #[test]
+    fn the_domain_itself_may_leave_disks_out() {
+        let word = "<metadata><c:backup xmlns:c='https://cairn-backup.org/xmlns/domain/1.0'><c:disk target='vdb' exclude='yes'/><c:disk target='sda' exclude='yes'/></c:backup></metadata>";
+        let disks = parse_disks(&XML.replace("<domain>", &format!("<domain>{word}"))).expect("XML");
+        let told: Vec<_> = disks.iter().take(3).map(|disk| (disk.target.as_str(), disk.skip)).collect();
+        assert_eq!(told, [("vda", None), ("vdb", Some(SkipReason::Excluded)), ("sda", Some(SkipReason::Cdrom))]);
     }
 
     #[test]

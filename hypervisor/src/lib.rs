@@ -21,6 +21,7 @@ pub mod ffi;
 pub mod guard;
 pub mod host;
 pub mod image_tools;
+pub mod metadata;
 pub mod needs;
 pub mod phase;
 pub mod qmp;

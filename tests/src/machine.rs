@@ -1,7 +1,7 @@
 //! A machine with a systemd of its own as process 1: this host's Debian, with nothing enabled and nothing configured, in a container beside the lab's libvirt.
 //!
 //! Its root is this host's, with a layer in memory over it: what is written there is gone with the layer. The lab's folder, its libvirt and its images are
-//! shared with it, so a backup of `lab1` that is started in the machine is a real one.
+//! shared with it, so a backup of `lab1` that is started in the machine is a real one. [`Machine::of_root`] is one of another root, without a lab.
 //!
 //! Invariants
 //! - Nothing of the host is changed but a control group below the caller's own, which goes with the machine (or, after SIGKILL, with the next one).
@@ -35,8 +35,8 @@ const UNITS: [&str; 2] = ["cairn.service", "cairn.socket"];
 const SHARED: [&str; 5] = ["/run/libvirt", "/run/cairn", "/var/lib/libvirt", "/var/lib/cairn", "/etc/cairn"];
 
 /// `$0` is the layer's folder, `$1` the control group below the root of them, the rest systemd-nspawn and its arguments. Whatever kinds of control
-/// groups the host has, the machine gets the unified ones.
-const ENTER: &str = r#"set -e
+/// groups the host has, the machine gets the unified ones. Behind it comes what is done in the root before it boots, then [`LAST`].
+const FIRST: &str = r#"set -e
 layer=$0 group=$1; shift
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for old in "$(dirname "/sys/fs/cgroup$group")"/cairn-lab-*; do
@@ -44,21 +44,23 @@ for old in "$(dirname "/sys/fs/cgroup$group")"/cairn-lab-*; do
 done
 mkdir "/sys/fs/cgroup$group"
 echo $$ > "/sys/fs/cgroup$group/cgroup.procs"
-mount -t tmpfs -o mode=0755,size=256m tmpfs "$layer"
+mount -t tmpfs -o mode=0755,size=4g tmpfs "$layer"
 mkdir "$layer/upper" "$layer/work" "$layer/root"
-mount -t overlay -o "lowerdir=/,upperdir=$layer/upper,workdir=$layer/work" overlay "$layer/root"
+mount -t overlay -o "lowerdir=$LOWER,upperdir=$layer/upper,workdir=$layer/work" overlay "$layer/root"
 cd "$layer/root"
-rm -rf etc/systemd/system etc/rc?.d etc/cairn etc/fstab var/log/journal
-mkdir -p etc/systemd/system etc/cairn var/lib/cairn var/lib/libvirt var/log/journal
 : > etc/machine-id
 : > etc/fstab
+"#;
+const OF_HOST: &str = r#"rm -rf etc/systemd/system etc/rc?.d etc/cairn var/log/journal
+mkdir -p etc/systemd/system etc/cairn var/lib/cairn var/lib/libvirt var/log/journal
 for unit in cairn.service cairn.socket; do cp "$UNITS/$unit" etc/systemd/system/; done
 mkdir -p usr/bin
 rm -f usr/bin/cairn
 cp "$PROGRAM" usr/bin/cairn
-cd /
-exec "$@"
 "#;
+/// Packages start their services there.
+const OF_ROOT: &str = "mkdir -p var/log/journal packages\nrm -f usr/sbin/policy-rc.d\n";
+const LAST: &str = "cd /\nexec \"$@\"\n";
 const LEAVE: &str = r#"mount -t cgroup2 cgroup2 /sys/fs/cgroup && find "/sys/fs/cgroup$0" -depth -type d -exec rmdir {} \;"#;
 
 /// A machine that is up; it ends when this is dropped.
@@ -78,19 +80,44 @@ impl Machine {
     /// # Errors
     /// systemd-nspawn is not here, or the machine does not come up: its console is quoted.
     pub fn boot(lab: &Lab, config: &str) -> Result<Self> {
-        if !Path::new("/usr/bin/systemd-nspawn").is_file() {
-            return Err(Error::Missing { what: "systemd-nspawn".into(), remedy: REMEDY.into() });
-        }
         for folder in SHARED {
             fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
         fs::write("/etc/cairn/cairn.yaml", config).map_err(Error::io("write", "/etc/cairn/cairn.yaml"))?;
-        let layer = lab.folder().join("machine");
-        fs::create_dir_all(&layer).map_err(Error::io("create", &layer))?;
         let name = lab.folder().extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd");
+        if let Some(unit) = UNITS.iter().map(|unit| units.join(unit)).find(|unit| !unit.is_file()) {
+            return Err(Error::answer(unit.display().to_string(), "is not there"));
+        }
+        let (script, log) = ([FIRST, OF_HOST, LAST].concat(), lab.folder().join("log/machine.log"));
+        Self::start(&script, &lab.folder().join("machine"), &name, log, |command| {
+            // As long as the lab's own work lies there, the machine has it in the same place: stores, keys.
+            command.arg(format!("--bind={}", lab.dir().display())).args(SHARED.iter().map(|folder| format!("--bind={folder}")));
+            command.env("LOWER", "/").env("UNITS", &units).env("PROGRAM", lab.cairn()?);
+            Ok(())
+        })
+    }
+
+    /// Boots a root of Debian that is not changed by it, with its own services and without a network, and `packages` at `/packages`; `folder` is for its
+    /// console and a layer in memory.
+    ///
+    /// # Errors
+    /// As [`Machine::boot`].
+    pub fn of_root(root: &Path, packages: &Path, folder: &Path) -> Result<Self> {
+        let script = [FIRST, OF_ROOT, LAST].concat();
+        Self::start(&script, &folder.join("machine"), &format!("root-{}", std::process::id()), folder.join("machine.log"), |command| {
+            command.arg(format!("--bind-ro={}:/packages", packages.display())).env("LOWER", root);
+            Ok(())
+        })
+    }
+
+    fn start(script: &str, layer: &Path, name: &str, log: PathBuf, more: impl FnOnce(&mut Command) -> Result<()>) -> Result<Self> {
+        if !Path::new("/usr/bin/systemd-nspawn").is_file() {
+            return Err(Error::Missing { what: "systemd-nspawn".into(), remedy: REMEDY.into() });
+        }
+        fs::create_dir_all(layer).map_err(Error::io("create", layer))?;
         let group = own_group()?.join(format!("{PREFIX}{name}"));
-        let log = lab.folder().join("log/machine.log");
-        let nspawn = spawn(lab, &layer, &group, &name, &log)?;
+        let nspawn = spawn(script, layer, &group, name, &log, more)?;
         let mut machine = Self { nspawn, leader: 0, log, group };
         machine.wait_up()?;
         Ok(machine)
@@ -201,21 +228,15 @@ impl Drop for Machine {
     }
 }
 
-fn spawn(lab: &Lab, layer: &Path, group: &Path, name: &str, log: &Path) -> Result<Child> {
-    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd");
-    let missing = UNITS.iter().map(|unit| units.join(unit)).find(|unit| !unit.is_file());
-    if let Some(unit) = missing {
-        return Err(Error::answer(unit.display().to_string(), "is not there"));
-    }
+fn spawn(script: &str, layer: &Path, group: &Path, name: &str, log: &Path, more: impl FnOnce(&mut Command) -> Result<()>) -> Result<Child> {
     let file = fs::File::create(log).map_err(Error::io("create", log))?;
     let again = file.try_clone().map_err(Error::io("open again", log))?;
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]).arg(layer).arg(group);
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(layer).arg(group);
     command.args(["systemd-nspawn", "--boot", "--quiet", "--register=no", "--keep-unit", "--private-network", "--link-journal=no", "--timezone=off"]);
     command.args(["--resolv-conf=off", "--console=read-only"]).arg(format!("--machine={PREFIX}{name}")).arg("--directory").arg(layer.join("root"));
-    // As long as the lab's own work lies there, the machine has it in the same place: stores, keys.
-    command.arg(format!("--bind={}", lab.dir().display())).args(SHARED.iter().map(|folder| format!("--bind={folder}")));
-    command.arg("systemd.unit=multi-user.target").env("UNITS", &units).env("PROGRAM", lab.cairn()?).env("PATH", PATH);
+    more(&mut command)?;
+    command.arg("systemd.unit=multi-user.target").env("PATH", PATH);
     command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_LOCK", "0");
     with_empty_mask(&mut command).stdin(Stdio::null()).stdout(file).stderr(again).spawn().map_err(Error::io("start", "unshare"))
 }

@@ -8,6 +8,7 @@ mod error;
 mod gates;
 mod lab;
 mod licences;
+mod package;
 mod root;
 mod say;
 mod setup;
@@ -29,6 +30,8 @@ usage: cargo xtask COMMAND
   test --root RELEASE [-- SUITES]
                         the suites of the lab with libvirt and QEMU of another Debian release, for instance trixie
   hook                  build cairn-hook as it is shipped, static; prints where it is and how large
+  package [OPTIONS]     .deb, .rpm, checksums, signature, bundle for hosts without a network; --help tells the rest
+  package --try RELEASE install, use, upgrade, remove and purge the .deb in a booted root of that Debian release
   tidy                  the tidy check alone
   bench [OPTIONS]       Cairn beside the least work for its format, restic and borg; --help tells the rest
   lab [OPTIONS] -- COMMAND...
@@ -58,6 +61,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
             "bench" => bench::main(rest),
             "test" => gates::main(rest),
             "hook" => hook(rest),
+            "package" => package::main(rest),
             "tidy" => tidy::main(rest),
             demo::INSIDE => demo::inside(rest),
             "help" | "--help" | "-h" => {

@@ -71,9 +71,6 @@ exec "$@"
 /// # Errors
 /// The root cannot be made, the build fails, or there is no such suite.
 pub fn suites(release: &str, wanted: &[String]) -> Result<(Vec<String>, bool)> {
-    if release.is_empty() || !release.bytes().all(|byte| byte.is_ascii_lowercase()) {
-        return Err(Error::Usage(format!("--root {release:?}: give the name of a Debian release, for instance trixie")));
-    }
     let root = ready(release)?;
     let program = workspace::cairn(true)?.ok_or_else(|| Error::failed("cargo built no target/debug/cairn"))?;
     let hook = workspace::hook(true)?.ok_or_else(|| Error::failed("cargo built no cairn-hook"))?;
@@ -101,7 +98,13 @@ fn enter(root: &Path) -> Result<Command> {
 }
 
 /// The root, made on first use.
-fn ready(release: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// That is no name of a release, or the root cannot be made.
+pub fn ready(release: &str) -> Result<PathBuf> {
+    if release.is_empty() || !release.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        return Err(Error::Usage(format!("{release:?}: give the name of a Debian release, for instance trixie")));
+    }
     let root = Path::new(CACHE).join(release);
     if root.is_dir() {
         return Ok(root);

@@ -9,7 +9,9 @@ mod elsewhere;
 mod export;
 mod hook;
 mod in_place;
+mod pages;
 mod points;
+mod policy;
 mod reconcile;
 mod recover_host;
 mod restore;
@@ -26,7 +28,9 @@ pub use elsewhere::Elsewhere;
 pub use export::Export;
 pub use hook::{HookCommand, HookInstall, HookPlace, HookStatus};
 pub use in_place::InPlace;
+pub use pages::{Completions, Man, ShellName};
 pub use points::{List, Note, OnePoint, Show, Tag};
+pub use policy::{PolicyCommand, PolicyCreate};
 pub use reconcile::Reconcile;
 pub use recover_host::RecoverHost;
 pub use restore::{Format, Restore, Verify};
@@ -169,6 +173,16 @@ pub enum Command {
         #[command(subcommand)]
         command: JobCommand,
     },
+    /// Print what a shell needs to complete commands and options
+    Completions(Completions),
+    /// Print or write the manual pages
+    Man(Man),
+    /// Policies: which domains are saved when, and what is kept
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Runs the command of a job and writes down how it ended (started by the daemon itself)
     #[command(hide = true)]
     JobRunner(JobRunner),
@@ -249,11 +263,23 @@ mod tests {
             "cairn job run --image /x --name b",
             "cairn job cancel 7",
             "cairn job log 7 --follow",
+            "cairn completions fish",
+            "cairn man /x --json",
+            "cairn man",
+            "cairn policy list --json",
+            "cairn policy show nightly --config /x",
+            "cairn policy check -c test:///default",
+            "cairn policy create nightly --name web* --name db* --to main --schedule @daily --keep-daily 7 --rpo 26h",
+            "cairn policy create rest --default --to main --to far --on shutdown --window 22:00-06:00 --dry-run",
+            "cairn policy delete nightly",
+            "cairn prune --keep-last 1 --host h --ignore-missing web1",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
         for line in [
             "cairn backup",
+            "cairn completions",
+            "cairn completions tcsh",
             "cairn restore web1 --pool p --dir /x",
             "cairn recover-host",
             "cairn recover-host --all --from-list /l",
@@ -299,6 +325,10 @@ mod tests {
             "cairn job run --domain a --image /x --name b",
             "cairn job cancel",
             "cairn job log x",
+            "cairn policy",
+            "cairn policy show",
+            "cairn policy create x --to main",
+            "cairn policy create x --default",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -39,6 +39,12 @@ pub struct Prune {
     /// Only points of these domains or images
     #[arg(value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub names: Vec<String>,
+    /// Only points that were taken on this host; may be repeated
+    #[arg(long = "host", value_name = "HOST", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub hosts: Vec<String>,
+    /// Pass over names that have no points
+    #[arg(long)]
+    pub ignore_missing: bool,
     /// Keep the newest N
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub keep_last: u32,

@@ -12,7 +12,13 @@ use crate::{
     points,
     restore::{refuse_paths_in_use, refuse_store_folder},
 };
-use cairn_hypervisor::{Domain, Host, capture::lock::DomainLock, capture::lock::LOCK_DIR_DEFAULT, disks::Disk, image_tools::chain::Look};
+use cairn_hypervisor::{
+    Domain, Host,
+    capture::lock::DomainLock,
+    capture::lock::LOCK_DIR_DEFAULT,
+    disks::{Disk, SkipReason},
+    image_tools::chain::Look,
+};
 use cairn_store::{
     Pin, Point, Progress, Store,
     format::{SessionId, register::DiskEntry},
@@ -242,7 +248,8 @@ fn choose(o: &cli::Restore, entries: &[DiskEntry], have: &[Disk], name: &str) ->
         if disk.encrypted {
             return Err(refuse("is encrypted by QEMU, which a restore in place does not serve"));
         }
-        if let Some(reason) = disk.skip {
+        // A disk that is excluded from new points can be given what an older one has.
+        if let Some(reason) = disk.skip.filter(|reason| *reason != SkipReason::Excluded) {
             return Err(refuse(&format!("is not one that is restored now ({reason})")));
         }
         let path = disk.source.path().ok_or_else(|| refuse("is neither a file nor a block device; restore it with --disk TARGET=PATH instead"))?;

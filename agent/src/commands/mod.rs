@@ -16,6 +16,9 @@ mod jobs;
 mod keep;
 mod list;
 mod log;
+mod pages;
+mod policy;
+mod policy_edit;
 mod reconcile;
 mod recover_host;
 mod restore;
@@ -58,7 +61,9 @@ fn unreadable(damaged: &[String]) -> Done {
 pub fn run(cli: Cli) -> Outcome<Done> {
     let common = &match cli.command {
         // Their store is a name for the daemon; `doctor` looks at a configuration that is wrong.
-        Command::Daemon(_) | Command::Jobs(_) | Command::Job { .. } | Command::JobRunner(_) | Command::Doctor(_) => cli.common,
+        Command::Daemon(_) | Command::Jobs(_) | Command::Job { .. } | Command::Policy { .. } | Command::JobRunner(_) | Command::Doctor(_) => cli.common,
+        // They are made where packages are, without any store.
+        Command::Completions(_) | Command::Man(_) => cli.common,
         _ => crate::context::with_named_store(cli.common)?,
     };
     match cli.command {
@@ -93,7 +98,10 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Daemon(o) => daemon::run(common, &o),
         Command::Jobs(o) => jobs::list(common, &o),
         Command::Job { command } => jobs::run(common, &command),
+        Command::Policy { command } => policy::run(common, &command),
         Command::JobRunner(o) => jobs::runner(&o),
+        Command::Completions(o) => pages::completions(&o),
+        Command::Man(o) => pages::man(common, &o),
         Command::Guard => backup::guard(),
     }
 }

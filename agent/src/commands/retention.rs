@@ -165,10 +165,11 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     // rules). What its own log cannot tell keeps a point.
     let (all, damaged) = store.points_for_retention()?;
     let hidden = super::unreadable(&damaged);
-    if let Some(name) = o.names.iter().find(|n| points::of_name(&all, n).is_empty()) {
+    if let Some(name) = o.names.iter().find(|n| !o.ignore_missing && points::of_name(&all, n).is_empty()) {
         return Err(Failure::not_found(format!("no restore point of '{}' in {}", output::shown(name), store.location())));
     }
-    let chosen: Vec<&Point> = all.iter().filter(|p| o.names.is_empty() || o.names.contains(&p.summary.name)).collect();
+    let among = |list: &[String], word: &String| list.is_empty() || list.contains(word);
+    let chosen: Vec<&Point> = all.iter().filter(|p| among(&o.names, &p.summary.name) && among(&o.hosts, &p.summary.host)).collect();
     let candidates = candidates(&chosen, &all, now_unix_ms());
     times::warn_ahead(&chosen, now_unix_ms());
     if let Some(span_ms) = o.simulate {

@@ -8,11 +8,13 @@
 //! - A file that is wrong changes nothing: who reloads keeps what there was.
 
 mod check;
+mod check_policy;
+mod policy;
 mod raw;
+mod select;
 mod text;
 mod words;
 
-use crate::{cli::Quiesce, watch::Trigger};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -20,7 +22,9 @@ use std::{
 };
 
 pub use check::{SOCKET_BYTES_MAX, is_program};
-pub use text::{ConfigErrors, load, load_for_daemon};
+pub use policy::{Every, Policy, QuiesceSettings, Retention, Select, SelectState};
+pub use select::{Subject, Word};
+pub use text::{ConfigErrors, load, load_for_daemon, parse_for_daemon};
 
 /// Where it lies unless told otherwise.
 pub const PATH_DEFAULT: &str = "/etc/cairn/cairn.yaml";
@@ -37,7 +41,7 @@ pub struct Config {
 }
 
 /// A store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreEntry {
     /// Its place, as on the command line.
     pub url: String,
@@ -45,41 +49,10 @@ pub struct StoreEntry {
     pub key_file: Option<PathBuf>,
     /// File whose first line is the passphrase.
     pub passphrase_file: Option<PathBuf>,
-}
-
-/// What is done for which domains.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Policy {
-    /// Which domains.
-    pub select: Select,
-    /// What makes a backup of them, besides being asked for.
-    pub on: Vec<Trigger>,
-    /// Names of stores; each gets a point.
-    pub stores: Vec<String>,
-    /// How the guest is quiesced.
-    pub quiesce: QuiesceSettings,
-    /// Tags of its points.
-    pub tags: Vec<String>,
-}
-
-/// Which domains.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Select {
-    /// Patterns of names, with `*`, `?` and `[...]`.
-    pub names: Vec<glob::Pattern>,
-    /// Patterns of names that are left out all the same.
-    pub except: Vec<glob::Pattern>,
-}
-
-/// How the guest is quiesced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuiesceSettings {
-    /// How much it matters.
-    pub level: Quiesce,
-    /// Longest freeze, whole seconds; none is the command line's default.
-    pub freeze_limit_s: Option<u64>,
-    /// Mount points to freeze; empty for all.
-    pub freeze_mounts: Vec<String>,
+    /// Jobs at once of those that have to do with it; none is no limit but the daemon's.
+    pub jobs_max: Option<usize>,
+    /// At most so often its space is freed after points were forgotten; none is never.
+    pub gc_every: Option<Duration>,
 }
 
 /// The daemon's own settings.
@@ -118,36 +91,7 @@ impl Default for DaemonSettings {
     }
 }
 
-impl Select {
-    /// Whether a domain of this name is meant.
-    pub fn takes(&self, name: &str) -> bool {
-        let any = |patterns: &[glob::Pattern]| patterns.iter().any(|p| p.matches(name));
-        any(&self.names) && !any(&self.except)
-    }
-}
-
-impl Config {
-    /// Policies that take a domain, by name.
-    pub fn policies_of(&self, domain: &str) -> Vec<(&str, &Policy)> {
-        self.policies.iter().filter(|(_, policy)| policy.select.takes(domain)).map(|(name, policy)| (name.as_str(), policy)).collect()
-    }
-}
-
 /// The file that options name, or the default; `None` where only the default was looked for and is not there.
 pub fn find(named: Option<&Path>) -> Option<PathBuf> {
     named.map(Path::to_path_buf).or_else(|| Path::new(PATH_DEFAULT).exists().then(|| PathBuf::from(PATH_DEFAULT)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn domains_are_selected_by_patterns() {
-        let patterns = |all: &[&str]| all.iter().map(|p| glob::Pattern::new(p).expect("a pattern")).collect();
-        let select = Select { names: patterns(&["prod-*", "db?"]), except: patterns(&["*-test"]) };
-        for (name, taken) in [("prod-web", true), ("db1", true), ("db12", false), ("prod-web-test", false), ("web", false)] {
-            assert_eq!(select.takes(name), taken, "{name}");
-        }
-    }
 }

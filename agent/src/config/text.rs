@@ -69,6 +69,11 @@ pub fn load_for_daemon(path: &Path) -> Result<Config, ConfigErrors> {
     parse(path, &read(path)?, Programs::There)
 }
 
+/// A text that is to be this file.
+pub fn parse_for_daemon(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
+    parse(path, text, Programs::There)
+}
+
 fn read(path: &Path) -> Result<String, ConfigErrors> {
     let failed = |why: String| ConfigErrors::whole(path, why);
     // A pipe would be waited for: what it is comes first.
@@ -120,7 +125,11 @@ fn place(at: Location) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::Quiesce, watch::Trigger};
+    use crate::{
+        cli::Quiesce,
+        config::{Every, Subject},
+        watch::Trigger,
+    };
     use std::time::Duration;
 
     const GOOD: &str = "\
@@ -154,7 +163,7 @@ daemon:
         assert_eq!((c.daemon.reconcile_every, c.daemon.jobs_max, c.daemon.cancel_limit), (Duration::from_secs(120), 4, Duration::from_secs(60)));
         assert_eq!(policy.on, [Trigger::Shutdown]);
         assert_eq!(c.daemon.on_stuck_freeze.as_deref(), Some(Path::new("/bin/sh")));
-        assert_eq!((c.policies_of("prod-web").len(), c.policies_of("prod-test").len()), (1, 0));
+        assert_eq!((c.policies_of(&Subject::named("prod-web")).len(), c.policies_of(&Subject::named("prod-test")).len()), (1, 0));
     }
 
     #[test]
@@ -169,7 +178,24 @@ daemon:
         let mut odd = Vec::new();
         for (from, to, at, word) in [
             ("quiesce:", "quiesc:", (8, 5), "quiesc"),
-            ("    on: [shutdown]", "    schedule: \"0 2 * * *\"", (6, 5), "schedule"),
+            ("    on: [shutdown]", "    schedul: \"0 2 * * *\"", (6, 5), "did you mean 'schedule'"),
+            ("    on: [shutdown]", "    schedule: \"0 2 * *\"", (6, 15), "has 4 fields"),
+            ("    on: [shutdown]", "    schedule: [\"0 2 * * *\", \"0 25 * * *\"]", (6, 29), "is no hour"),
+            ("    on: [shutdown]", "    schedule: []", (6, 15), "is empty"),
+            ("    on: [shutdown]", "    timezone: Europe/Atlantis", (6, 15), "is no time zone"),
+            ("    on: [shutdown]", "    jitter: 10m", (6, 13), "has no schedule"),
+            ("    on: [shutdown]", "    window: 22-6", (6, 13), "22:00-06:00"),
+            ("    on: [shutdown]", "    rpo: 1s", (6, 10), "within 60 s"),
+            ("    on: [shutdown]", "    retention: { keep_daily: 7, keep_fortnightly: 2 }", (6, 33), "keep_fortnightly"),
+            ("    on: [shutdown]", "    retention: { min_age: 1d }", (6, 16), "nothing that is to be kept"),
+            ("    on: [shutdown]", "    retention: { keep_within: soon }", (6, 31), "no length of time"),
+            ("    on: [shutdown]", "    verify: { data_percent_daily: 101 }", (6, 35), "within 1 and 100"),
+            ("    on: [shutdown]", "    verify: { rate: 1MiB }", (6, 21), "give both"),
+            ("    on: [shutdown]", "    verify: { boot: hourly }", (6, 21), "there are: daily, weekly, monthly"),
+            ("names: [\"prod-*\"]", "tags: [\"a b\"]", (5, 22), "cannot be a tag of domains"),
+            ("names: [\"prod-*\"]", "state: asleep", (5, 22), "there are: any, running, off"),
+            ("key_file: /etc/cairn/keys/main.key", "jobs_max: 0", (2, 39), "within 1 and 64"),
+            ("key_file: /etc/cairn/keys/main.key", "gc_every: often", (2, 39), "gc_every"),
             ("reconcile_every: 2m", "reconcile_every: soon", (11, 20), "soon"),
             ("reconcile_every: 2m", "reconcile_every: 1s", (11, 20), "5 s"),
             ("reconcile_every: 2m", "socket: run.sock", (11, 11), "absolute"),
@@ -209,6 +235,27 @@ daemon:
         }
         assert!(odd.is_empty(), "{odd:#?}");
         assert!(wrong("stores: [").errors[0].at.is_some());
+    }
+
+    #[test]
+    fn a_policy_says_when_what_is_kept_and_what_is_checked() {
+        let more = "    on: [shutdown]\n    schedule: [\"0 2 * * *\", \"@weekly\"]\n    timezone: Europe/Berlin\n    jitter: 30m\n    window: 22:00-06:00\n    rpo: 26h\n    retention: { keep_last: 3, keep_daily: 7, keep_within: 1mo, keep_tags: [gold], min_age: 1d }\n    verify: { data_percent_daily: 15, rate: 50MiB, boot: weekly }";
+        let text = GOOD.replace("    on: [shutdown]", more).replace("key_file: /etc/cairn/keys/main.key", "jobs_max: 1, gc_every: never");
+        let c = parse(Path::new("/c"), &text, Programs::There).unwrap_or_else(|e| panic!("{e}"));
+        let policy = &c.policies["nightly"];
+        let schedule = policy.schedule.as_ref().expect("a schedule");
+        assert_eq!((schedule.crons.len(), schedule.zone.iana_name(), policy.jitter), (2, Some("Europe/Berlin"), Duration::from_secs(1800)));
+        assert_eq!((policy.window.as_ref().map(ToString::to_string).as_deref(), policy.rpo), (Some("22:00-06:00"), Some(Duration::from_secs(26 * 3600))));
+        let options = policy.retention.as_ref().expect("rules").options();
+        assert_eq!(options, ["--keep-last=3", "--keep-daily=7", "--keep-within=1mo", "--keep-tag=gold", "--min-age=1d"]);
+        assert_eq!(
+            (policy.verify.percent_daily, policy.verify.rate.as_deref(), policy.verify.boot.map(Every::word)),
+            (Some(15), Some("50MiB"), Some("weekly"))
+        );
+        assert_eq!((c.stores["main"].jobs_max, c.stores["main"].gc_every), (Some(1), None));
+        let second = text.replace("policies:\n", "policies:\n  a: { default: true, stores: [main] }\n  b: { default: true, stores: [main] }\n");
+        let e = wrong(&second);
+        assert!(e.errors.len() == 1 && e.errors[0].at == Some((5, 6)) && e.errors[0].why.contains("\"a\" is that already"), "{e}");
     }
 
     #[test]

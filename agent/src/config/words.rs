@@ -186,7 +186,7 @@ mod tests {
             ("daemon: { jobs_max: [4] }\n".into(), "1:21", "one value is wanted"),
             ("stores:\npolicies:\n".into(), "1:7", "stores: has nothing below it"),
             ("stores:\n  main: { url: }\n".into(), "2:14", "a value is missing"),
-            ("policies:\n  p:\n    stores: [m]\n".into(), "3:5", "the key 'select' is missing"),
+            ("policies:\n  p:\n    select: { names: [a] }\n".into(), "3:5", "the key 'stores' is missing"),
             ("stores: {}\n---\nstores: {}\n".into(), "3:1", "a second document"),
             ("- a\n".into(), "1:1", "without the dash"),
             (policy("select: { names: [a] }").replace("[main]", "[mian]"), "6:14", "there is no store \"mian\", did you mean 'main'?; there are: main"),
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn what_is_near_is_offered_and_what_is_not_is_not() {
         let all = ["stores", "policies", "daemon"];
-        for (word, meant) in [("store", "stores"), ("polices", "policies"), ("deamon", "daemon"), ("schedule", ""), ("x", "")] {
+        for (word, meant) in [("store", "stores"), ("polices", "policies"), ("deamon", "daemon"), ("fortnight", ""), ("x", "")] {
             let said = super::did_you_mean(word, all.into_iter());
             assert_eq!(said, if meant.is_empty() { String::new() } else { format!(", did you mean '{meant}'?") }, "{word}");
         }

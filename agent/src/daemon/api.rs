@@ -10,6 +10,7 @@ use super::{
     state::{NotReloaded, Reloaded, Shared},
 };
 use crate::{
+    config::Word,
     failure::{BUSY, FAILED, Failure, NOT_FOUND, Outcome, REFUSED, USAGE},
     jobs::{JobId, State as JobState, Which},
     points::check_name,
@@ -193,19 +194,24 @@ async fn cancel(State(shared): Ctx, id: Id) -> Answer {
 
 async fn backups(State(shared): Ctx, body: Body) -> Answer {
     let wanted: BackupWanted = read(body)?;
-    let known = known(&shared, &wanted).await?;
-    let orders = shared.order(|ordering| ordering.of_request(&wanted, known.as_ref(), "asked for over the API"))?;
+    let (known, word) = known(&shared, &wanted).await?;
+    let orders = shared.order(|ordering| ordering.of_request(&wanted, known.as_ref(), &word, "asked for over the API"))?;
     Ok(answer(StatusCode::ACCEPTED, &json!({"jobs": shared.add(orders).await?})))
 }
 
 /// Policies select by name: a UUID is looked up in the watch's records. Where a store or a policy is named, the domain need not have been seen yet.
-async fn known(shared: &Arc<Shared>, wanted: &BackupWanted) -> Outcome<Option<Known>> {
-    let Some(uuid) = wanted.domain.as_ref().and_then(|domain| Uuid::parse(domain.as_bytes())) else { return Ok(None) };
+async fn known(shared: &Arc<Shared>, wanted: &BackupWanted) -> Outcome<(Option<Known>, Word)> {
+    let Some(domain) = &wanted.domain else { return Ok((None, Word::default())) };
+    let Some(uuid) = Uuid::parse(domain.as_bytes()) else {
+        // Without records there is no word, and a name is enough.
+        let word = shared.word_of(|one| one.subject.name == *domain).await.unwrap_or_default();
+        return Ok((None, word));
+    };
     let uuid = uuid.to_string();
-    let asked = uuid.clone();
-    match shared.of_watch(move |watch| watch.name_of(&asked)).await? {
-        Some(name) => Ok(Some(Known { uuid, name })),
-        None if wanted.store.is_some() || wanted.policy.is_some() => Ok(None),
+    let found = shared.seen().await?.into_iter().find(|one| one.uuid == uuid);
+    match found {
+        Some(one) => Ok((Some(Known { uuid, name: one.subject.name }), one.subject.word)),
+        None if wanted.store.is_some() || wanted.policy.is_some() => Ok((None, Word::default())),
         None => Err(Failure::not_found(format!(
             "no domain with the UUID {uuid} was seen yet, so no policy can be found for it; name a store or a policy, or look at 'GET /api/v1/domains'"
         ))),

@@ -1,7 +1,7 @@
 //! `cairn daemon`: one a host. Owns the jobs, starts the watch, answers the API (docs/daemon.md).
 //!
 //! - [`lock`]: there is one; [`listen`]: its socket; [`door`]: that it stays; [`notify`]: what systemd hears
-//! - [`state`]: configuration, jobs and watch, shared; [`orders`]: from what is wanted to jobs
+//! - [`state`]: configuration, jobs and watch, shared; [`orders`]: from what is wanted to jobs; [`schedule`], [`upkeep`]: what is wanted by the clock
 //! - [`serve`], [`api`]: the API; [`client`]: the command line's end of it
 //!
 //! Invariants
@@ -16,8 +16,10 @@ mod listen;
 mod lock;
 mod notify;
 mod orders;
+pub mod schedule;
 mod serve;
 mod state;
+mod upkeep;
 
 use crate::{
     cli::{Common, Daemon},
@@ -100,6 +102,7 @@ async fn serve_until_end(
     tokio::spawn(grant(shared.clone(), wishes));
     tokio::spawn(look_after(shared.clone(), broken));
     tokio::spawn(tell(shared.clone()));
+    tokio::spawn(schedule::keep(shared.clone()));
     let reloader = shared.clone();
     tokio::spawn(async move {
         while hup.recv().await.is_some() {
@@ -162,7 +165,9 @@ fn end_signals() -> Outcome<oneshot::Receiver<()>> {
 /// Wishes become jobs where a policy wants them.
 async fn grant(shared: Arc<Shared>, mut wishes: Receiver<Wish>) {
     while let Some(wish) = wishes.recv().await {
-        let orders = shared.order(|ordering| ordering.of_wish(&wish));
+        // Without records there is no word of the domain's, and its name is enough.
+        let word = shared.word_of(|one| one.uuid == wish.uuid).await.unwrap_or_default();
+        let orders = shared.order(|ordering| ordering.of_wish(&wish, &word));
         let domain = crate::output::shown(&wish.domain);
         while !orders.is_empty() {
             match shared.add(orders.clone()).await {

@@ -3,12 +3,14 @@
 //! Invariants
 //! - One event, or one request, is one point of a domain in a store, however many policies want it: a job is for all of them ([`By::all`]).
 
+use super::schedule::Run;
 use crate::{
     cli::Quiesce,
-    config::{Config, Policy, QuiesceSettings, StoreEntry},
+    config::{Config, Policy, QuiesceSettings, StoreEntry, Subject, Word},
     failure::{Failure, Outcome},
     jobs::{Kind, Order, record::ASKED},
     points::{check_chosen_name, check_name},
+    schedule::Window,
     watch::{Trigger, Wish},
 };
 use serde::Deserialize;
@@ -20,6 +22,9 @@ use std::{
 
 /// How long a guest that has just been started may take to bring up its agent: until then nothing can be frozen.
 const AGENT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Trigger of what is due by the clock.
+const SCHEDULE: &str = "schedule";
 
 /// `POST /api/v1/backups`
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -62,6 +67,7 @@ struct By {
     policies: Vec<String>,
     quiesce: QuiesceSettings,
     tags: Vec<String>,
+    windows: Vec<String>,
 }
 
 /// A store of the configuration, by name.
@@ -71,14 +77,24 @@ type NamedPolicy<'a> = (&'a str, &'a Policy);
 
 impl<'a> Ordering<'a> {
     /// What policies want of what happened to a domain; nothing, if none does.
-    pub fn of_wish(&self, wish: &Wish) -> Vec<Order> {
-        let policies: Vec<(&str, &Policy)> =
-            self.config.policies_of(&wish.domain).into_iter().filter(|(_, policy)| policy.on.contains(&wish.trigger)).collect();
+    /// `word`: what the domain's metadata says.
+    pub fn of_wish(&self, wish: &Wish, word: &Word) -> Vec<Order> {
+        // What it does now is what happened to it, and no matter of selection.
+        let subject = Subject { word: word.clone(), ..Subject::named(&wish.domain) };
+        let policies: Vec<(&str, &Policy)> = self.config.policies_of(&subject).into_iter().filter(|(_, policy)| policy.on.contains(&wish.trigger)).collect();
         let order = |(store, policies): (Named<'_>, Vec<NamedPolicy<'_>>)| {
             self.domain(&wish.domain, Some(&wish.uuid), store, &By::all(&policies), (wish.trigger.word(), &wish.why))
         };
         // What a policy names is there: the configuration was checked.
         self.by_store(&policies).unwrap_or_default().into_iter().map(order).collect()
+    }
+
+    /// What is due by the clock.
+    pub fn of_schedule(&self, run: &Run<'_>) -> Vec<Order> {
+        let order = |(store, policies): (Named<'_>, Vec<NamedPolicy<'_>>)| {
+            self.domain(&run.seen.subject.name, Some(&run.seen.uuid), store, &By::all(&policies), (SCHEDULE, &run.why))
+        };
+        self.by_store(&run.policies).unwrap_or_default().into_iter().map(order).collect()
     }
 
     /// Each store that is named by any of these policies, with those that name it.
@@ -96,12 +112,12 @@ impl<'a> Ordering<'a> {
     }
 
     /// What somebody asked for.
-    /// `known`: the domain, where it was asked for by its UUID.
-    pub fn of_request(&self, wanted: &BackupWanted, known: Option<&Known>, who: &str) -> Outcome<Vec<Order>> {
+    /// `known`: the domain, where it was asked for by its UUID; `word`: what its metadata says.
+    pub fn of_request(&self, wanted: &BackupWanted, known: Option<&Known>, word: &Word, who: &str) -> Outcome<Vec<Order>> {
         match (&wanted.domain, &wanted.image) {
             (Some(domain), None) if wanted.name.is_none() => {
                 let (name, uuid) = known.map_or((domain.as_str(), None), |k| (k.name.as_str(), Some(k.uuid.as_str())));
-                self.of_domain(name, uuid, wanted, who)
+                self.of_domain((name, uuid, word), wanted, who)
             }
             (None, Some(image)) => self.of_image(image, wanted, who),
             (Some(_), None) => Err(Failure::usage("a name goes with an image; a domain's points have the domain's")),
@@ -109,13 +125,13 @@ impl<'a> Ordering<'a> {
         }
     }
 
-    fn of_domain(&self, domain: &str, uuid: Option<&str>, wanted: &BackupWanted, who: &str) -> Outcome<Vec<Order>> {
+    fn of_domain(&self, (domain, uuid, word): (&str, Option<&str>, &Word), wanted: &BackupWanted, who: &str) -> Outcome<Vec<Order>> {
         check_name(domain)?;
         let store = wanted.store.as_deref().map(|name| self.store(name)).transpose()?;
         let by: Vec<(&str, &Policy)> = match &wanted.policy {
             Some(name) => vec![self.policy(name)?],
             None if store.is_some() => Vec::new(),
-            None => self.config.policies_of(domain),
+            None => self.config.policies_of(&Subject { word: word.clone(), ..Subject::named(domain) }),
         };
         let stores = match store {
             Some(one) => vec![(one, by)],
@@ -174,7 +190,7 @@ impl<'a> Ordering<'a> {
         self.order(Kind::Backup, domain, uuid, store, by, why, argv)
     }
 
-    fn common(&self, command: &str, entry: &StoreEntry) -> Vec<String> {
+    pub(super) fn common(&self, command: &str, entry: &StoreEntry) -> Vec<String> {
         let mut argv = vec![command.to_owned(), "--json".into(), format!("--store={}", entry.url)];
         argv.extend(entry.key_file.iter().map(|f| format!("--key-file={}", f.display())));
         argv.extend(entry.passphrase_file.iter().map(|f| format!("--passphrase-file={}", f.display())));
@@ -192,6 +208,8 @@ impl<'a> Ordering<'a> {
             policies: by.policies.clone(),
             trigger: trigger.to_owned(),
             why: why.to_owned(),
+            // Who asks wants it now.
+            windows: if trigger == ASKED { Vec::new() } else { by.windows.clone() },
             argv,
             cancel_limit_ms: u64::try_from(self.config.daemon.cancel_limit.as_millis()).unwrap_or(u64::MAX),
         }
@@ -236,8 +254,22 @@ impl By {
                 tags.push(tag.clone());
             }
         }
-        Self { policies: policies.iter().map(|(name, _)| (*name).to_owned()).collect(), quiesce: strictest.cloned().unwrap_or(nobody), tags }
+        Self {
+            policies: policies.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            quiesce: strictest.cloned().unwrap_or(nobody),
+            tags,
+            windows: windows(policies),
+        }
     }
+}
+
+/// When work for these policies may begin: while the window of any is open, and always where one has none.
+pub(super) fn windows(policies: &[(&str, &Policy)]) -> Vec<String> {
+    let all: Option<Vec<String>> = policies.iter().map(|(_, policy)| policy.window.as_ref().map(Window::record)).collect();
+    let mut all = all.unwrap_or_default();
+    all.sort();
+    all.dedup();
+    all
 }
 
 fn has<'a>(names: impl Iterator<Item = &'a String>) -> String {
@@ -282,14 +314,14 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
     fn a_wish_is_an_order_for_each_store_of_policies_that_want_it() {
         let config = config(TEXT);
         let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger: Trigger::Shutdown, why: "shut down".into() };
-        let orders = ordering(&config).of_wish(&wish);
+        let orders = ordering(&config).of_wish(&wish, &Word::default());
         assert_eq!(orders.iter().map(|o| o.store.as_str()).collect::<Vec<_>>(), ["main", "far"]);
         let line = orders[0].argv.join(" ");
         let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --quiesce require --freeze-limit=5 --freeze-mounts=/,/srv/x y --on-stuck-freeze=/usr/local/bin/page --tag=off -- u-1";
         assert_eq!(line, wanted);
         assert_eq!((orders[0].trigger.as_str(), orders[0].policies.join(" "), orders[0].cancel_limit_ms), ("shutdown", "down".to_owned(), 7000));
-        assert!(ordering(&config).of_wish(&Wish { trigger: Trigger::Started, ..wish.clone() }).is_empty());
-        assert!(ordering(&config).of_wish(&Wish { domain: "db".into(), ..wish }).is_empty());
+        assert!(ordering(&config).of_wish(&Wish { trigger: Trigger::Started, ..wish.clone() }, &Word::default()).is_empty());
+        assert!(ordering(&config).of_wish(&Wish { domain: "db".into(), ..wish }, &Word::default()).is_empty());
     }
 
     #[test]
@@ -302,7 +334,7 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
                     .replace("level: require, freeze_limit: 5s, freeze_mounts: [/, /srv/x y]", &format!("level: {level}")),
             );
             let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger, why: "it happened".into() };
-            let argv = ordering(&config).of_wish(&wish).remove(0).argv;
+            let argv = ordering(&config).of_wish(&wish, &Word::default()).remove(0).argv;
             crate::cli::Cli::try_parse_from(std::iter::once("cairn".to_owned()).chain(argv.clone())).unwrap_or_else(|e| panic!("{argv:?}: {e}"));
             argv.iter().any(|arg| arg == "--wait-for-agent=120")
         };
@@ -319,7 +351,9 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
         ));
         let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger: Trigger::Shutdown, why: "shut down".into() };
         let wanted = BackupWanted { domain: Some("web1".into()), ..BackupWanted::default() };
-        for orders in [ordering(&config).of_wish(&wish), ordering(&config).of_request(&wanted, None, "somebody").expect("orders")] {
+        for orders in
+            [ordering(&config).of_wish(&wish, &Word::default()), ordering(&config).of_request(&wanted, None, &Word::default(), "somebody").expect("orders")]
+        {
             let told: Vec<(&str, String)> = orders.iter().map(|o| (o.store.as_str(), o.policies.join(" "))).collect();
             assert_eq!(told, [("main", "down".to_owned()), ("far", "down other".to_owned())]);
             let line = orders[1].argv.join(" ");
@@ -328,7 +362,7 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
         let by_path = BackupWanted { store: Some("/srv/b".into()), ..wanted.clone() };
         assert_eq!(ordering(&config).of_request(&by_path, None, "somebody").expect("its path is as good as its name")[0].store, "far");
         let far = BackupWanted { store: Some("main".into()), policy: Some("other".into()), ..wanted };
-        assert_eq!(ordering(&config).of_request(&far, None, "somebody").expect("orders")[0].policies, ["other"], "the one that is named");
+        assert_eq!(ordering(&config).of_request(&far, None, &Word::default(), "somebody").expect("orders")[0].policies, ["other"], "the one that is named");
     }
 
     #[test]
@@ -336,7 +370,7 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
         let config = config(TEXT);
         let known = Known { uuid: "0d5a1f00-0000-4000-8000-000000000001".into(), name: "web1".into() };
         let wanted = BackupWanted { domain: Some(known.uuid.clone()), ..BackupWanted::default() };
-        let orders = ordering(&config).of_request(&wanted, Some(&known), "somebody").expect("orders");
+        let orders = ordering(&config).of_request(&wanted, Some(&known), &Word::default(), "somebody").expect("orders");
         assert_eq!((orders.len(), orders[0].domain.as_str(), orders[0].uuid.as_deref()), (2, "web1", Some(known.uuid.as_str())));
         assert_eq!(orders[0].argv.last(), Some(&known.uuid), "which outlives a rename");
     }
@@ -345,7 +379,7 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
     fn requests_become_orders_that_the_command_line_takes() {
         use clap::Parser;
         let config = config(TEXT);
-        let of = |wanted: BackupWanted| ordering(&config).of_request(&wanted, None, "somebody");
+        let of = |wanted: BackupWanted| ordering(&config).of_request(&wanted, None, &Word::default(), "somebody");
         let domain = |name: &str| BackupWanted { domain: Some(name.into()), ..BackupWanted::default() };
         let image = |path: &str| BackupWanted { image: Some(path.into()), name: Some("-n".into()), store: Some("far".into()), ..BackupWanted::default() };
         assert_eq!(of(domain("web1")).expect("orders").len(), 2, "one for each store, whichever policies take it");

@@ -8,18 +8,20 @@ use crate::{
     config::{self, Config, ConfigErrors},
     failure::{FAILED, Failure, Outcome},
     jobs::{Job, Jobs, Limits, Order, State, folder::JobFolder},
-    watch::{self, WatchHandle},
+    watch::{self, Records, WatchHandle},
 };
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::Semaphore;
 
 /// For files in which jobs tell how far they are.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(2);
+/// For how long the records of domains are held open.
+const RECORDS_KEPT: Duration = Duration::from_secs(60);
 /// Threads that a disk that hangs may keep.
 const PROGRESS_READERS_MAX: usize = 4;
 
@@ -54,6 +56,10 @@ pub struct Shared {
     pub ungranted: AtomicBool,
     /// Why commands do not find the daemon where they look.
     unreachable: Mutex<Option<String>>,
+    /// What keeps policies from their times, for people.
+    unscheduled: Mutex<Vec<String>>,
+    /// The records of domains, kept open between two looks.
+    records: Mutex<Option<(Records, Instant)>>,
 }
 
 /// What a reload did.
@@ -95,7 +101,8 @@ pub fn watch_settings(config: &Config, places: &Places) -> watch::Settings {
 
 /// Limits of jobs in a configuration.
 pub fn limits(config: &Config) -> Limits {
-    Limits { jobs_max: config.daemon.jobs_max }
+    let of_stores = config.stores.iter().filter_map(|(name, entry)| Some((name.clone(), entry.jobs_max?))).collect();
+    Limits { jobs_max: config.daemon.jobs_max, of_stores }
 }
 
 fn connect<'a>(config: &'a Config, places: &'a Places) -> Option<&'a str> {
@@ -116,7 +123,26 @@ impl Shared {
             progress_readers: Arc::new(Semaphore::new(PROGRESS_READERS_MAX)),
             ungranted: AtomicBool::new(false),
             unreachable: Mutex::new(None),
+            unscheduled: Mutex::new(Vec::new()),
+            records: Mutex::new(None),
         }
+    }
+
+    /// What keeps policies from their times; what is new of it goes to the log.
+    pub fn set_schedule_problems(&self, problems: Vec<String>) {
+        let mut known = self.unscheduled.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.iter().filter(|problem| !known.contains(problem)).for_each(|problem| tracing::warn!("{problem}"));
+        *known = problems;
+    }
+
+    /// The open records, and since when, if nobody else has them. Not for ever: their file may have been deleted meanwhile, and begun anew.
+    pub fn take_records(&self) -> Option<(Records, Instant)> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|(_, since)| since.elapsed() < RECORDS_KEPT)
+    }
+
+    /// For the next one.
+    pub fn keep_records(&self, records: (Records, Instant)) {
+        *self.records.lock().unwrap_or_else(PoisonError::into_inner) = Some(records);
     }
 
     /// Commands do not find the daemon where they look; said once. The first reason stays: it is the one that names the remedy.
@@ -235,6 +261,7 @@ impl Shared {
             reasons.push("what an event asks for cannot be queued; see the daemon's log".into());
         }
         reasons.extend(self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        reasons.extend(self.unscheduled.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
         reasons.extend(self.watch.problems());
         json!({
             "status": if reasons.is_empty() { "ok" } else { "degraded" }, "reasons": reasons,

@@ -316,6 +316,7 @@ mod tests {
             policies: Vec::new(),
             trigger: "asked".into(),
             why: "by hand".into(),
+            windows: vec![],
             argv: vec!["backup".into()],
             cancel_limit_ms: 1,
         };

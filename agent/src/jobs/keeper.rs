@@ -1,7 +1,7 @@
 //! The thread that owns the table of jobs.
 //!
 //! Invariants
-//! - At most `jobs_max` jobs run, and one for each domain; what waits is started in the order of its number, those passed over that must wait for a
+//! - At most `jobs_max` jobs run, of a store no more than its own limit, and one for each domain; none begins while all windows of its policies are closed; what waits is started in the order of its number, those passed over that must wait for a
 //!   job of the same domain.
 //! - A row says `running` before its runner is started. What a crash leaves in between is seen as such: nobody holds the lock, nothing was
 //!   started; so it waits again.
@@ -12,7 +12,7 @@
 //! - Nothing begins on a disk that has no room for its end; what waits waits on, and says why.
 
 use super::{
-    Counts, Limits, Which, again,
+    Activity, Counts, Limits, Which, again,
     folder::{JobFolder, Seen},
     launch::{self, Started, Way},
     record::{Begun, Exit, Job, JobId, Order, State, Ticket, jobs_dir},
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     commands::now_unix_ms,
     failure::{BUSY, FAILED, Failure, INTERRUPTED, NOT_FOUND, Outcome},
+    schedule::Slot,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -44,6 +45,8 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// How long jobs that are over are kept, and how many.
 const KEEP_MS: u64 = 30 * 24 * 3600 * 1000;
 const KEEP_MAX: usize = 2000;
+/// How long it is known what was run last: longer than any schedule pauses.
+const SLOT_KEEP_MS: u64 = 10 * 366 * 24 * 3600 * 1000;
 /// More jobs that wait are no plan, but a loop.
 const QUEUED_MAX: usize = 1000;
 /// For how long health tells of a job that owes a point, unless one was done since; how many are named.
@@ -63,7 +66,9 @@ type Reply<T> = oneshot::Sender<Outcome<T>>;
 
 /// What is asked of the keeper.
 pub enum Ask {
-    Add(Vec<Order>, Reply<Vec<Job>>),
+    Add(Vec<Order>, Vec<(String, Slot)>, Reply<Vec<Job>>),
+    Slots(Reply<HashMap<String, Slot>>),
+    Activity(Reply<Vec<Activity>>),
     List(Which, Reply<Vec<Job>>),
     Get(JobId, Reply<Job>),
     Cancel(JobId, Reply<Job>),
@@ -158,10 +163,12 @@ impl Keeper {
     fn answer(&mut self, ask: Ask) {
         match ask {
             // Who gave up was told that it is not known what became of it: then it shall not be done late, and once more by a second try.
-            Ask::Add(_, reply) if reply.is_closed() => {}
+            Ask::Add(_, _, reply) if reply.is_closed() => {}
             Ask::Cancel(_, reply) if reply.is_closed() => {}
             // Who does not wait any more misses nothing but the answer.
-            Ask::Add(orders, reply) => drop(reply.send(self.add(&orders))),
+            Ask::Add(orders, slots, reply) => drop(reply.send(self.add(&orders, &slots))),
+            Ask::Slots(reply) => drop(reply.send(self.sql(|t| t.slots()))),
+            Ask::Activity(reply) => drop(reply.send(self.sql(|t| t.activity()))),
             Ask::List(which, reply) => drop(reply.send(self.sql(|t| t.list(which)))),
             Ask::Get(id, reply) => drop(reply.send(self.get(id))),
             Ask::Cancel(id, reply) => drop(reply.send(self.cancel(id))),
@@ -220,7 +227,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn add(&mut self, orders: &[Order]) -> Outcome<Vec<Job>> {
+    fn add(&mut self, orders: &[Order], slots: &[(String, Slot)]) -> Outcome<Vec<Job>> {
         self.is_home()?;
         let waiting = self.sql(|t| t.list(Which::In(State::Queued)))?;
         let same = |order: &Order| waiting.iter().find(|job| job.is_for(order));
@@ -234,7 +241,7 @@ impl Keeper {
             self.room().map_err(|why| Failure::new(FAILED, why))?;
         }
         let new: Vec<Order> = new.into_iter().cloned().collect();
-        for id in self.sql(|t| t.add(&new, now_unix_ms()))? {
+        for id in self.sql(|t| t.add(&new, slots, now_unix_ms()))? {
             jobs.push(self.get(id)?);
         }
         self.start_waiting()?;
@@ -316,7 +323,9 @@ impl Keeper {
         }
         self.start_waiting()?;
         if self.stalled.is_due(Instant::now()) {
-            let (running, waiting) = (self.sql(|t| t.list(Which::In(State::Running)))?, self.sql(|t| t.list(Which::In(State::Queued)))?);
+            let (running, mut waiting) = (self.sql(|t| t.list(Which::In(State::Running)))?, self.sql(|t| t.list(Which::In(State::Queued)))?);
+            // One that waits for a window waits for no turn.
+            waiting.retain(|job| job.order.windows.is_empty());
             let dir = &self.dir;
             self.stalled.look(&running, &waiting, |id| JobFolder::of(dir, id).progress(), (Instant::now(), now_unix_ms()));
         }
@@ -402,7 +411,12 @@ impl Keeper {
             if running.len() >= self.limits.jobs_max {
                 break;
             }
-            if !again::is_due(&job, now_unix_ms()) || running.iter().any(|other| other.concerns_same(&job.order)) {
+            let now = now_unix_ms();
+            if !again::is_due(&job, now) || !job.order.may_begin(now) || running.iter().any(|other| other.concerns_same(&job.order)) {
+                continue;
+            }
+            let of_store = running.iter().filter(|other| other.order.store == job.order.store).count();
+            if self.limits.of_stores.get(&job.order.store).is_some_and(|max| of_store >= *max) {
                 continue;
             }
             self.is_home()?;
@@ -445,6 +459,7 @@ impl Keeper {
             JobFolder::of(&self.dir, *id).remove()?;
             self.sql(|t| t.remove(*id))?;
         }
+        self.sql(|t| t.forget_slots(now_unix_ms().saturating_sub(SLOT_KEEP_MS)))?;
         Ok(outdated.len() <= PRUNED_MAX)
     }
 

@@ -12,7 +12,7 @@ fn hearing(dir: &Path) -> (Keeper, mpsc::Receiver<String>) {
     let (broken, heard) = mpsc::channel(super::super::BROKEN_MAX);
     // Nothing is started: what would be is this very test program.
     let home = Home { is_ours: Box::new(|| true), lost: Arc::default() };
-    (Keeper::open(dir, Limits { jobs_max: 0 }, home, broken).expect("opens"), heard)
+    (Keeper::open(dir, Limits::default(), home, broken).expect("opens"), heard)
 }
 
 fn order(trigger: &str) -> Order {
@@ -24,6 +24,7 @@ fn order(trigger: &str) -> Order {
         policies: vec!["p".into()],
         trigger: trigger.into(),
         why: "w".into(),
+        windows: vec![],
         argv: vec!["backup".into()],
         cancel_limit_ms: 1,
     }
@@ -46,7 +47,7 @@ fn end_with(keeper: &mut Keeper, id: JobId, code: i32, ended_unix_ms: u64) -> Jo
 fn an_events_job_that_meets_somebody_is_tried_again_so_often() {
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = keeper(dir.path());
-    let mut id = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+    let mut id = keeper.add(&[order("shutdown")], &[]).expect("adds")[0].id;
     for (n, pause) in again::PAUSES_MS.iter().enumerate() {
         let begin = now_unix_ms();
         let job = end_with(&mut keeper, id, 11, begin);
@@ -100,7 +101,7 @@ fn what_may_be_over_soon_is_tried_again_and_what_stays_is_not() {
     ] {
         let dir = tempfile::tempdir().expect("dir");
         let mut keeper = keeper(dir.path());
-        let id = keeper.add(&[order(trigger)]).expect("adds")[0].id;
+        let id = keeper.add(&[order(trigger)], &[]).expect("adds")[0].id;
         let job = end_with(&mut keeper, id, code, ended_unix_ms);
         let message = job.message.clone().unwrap_or_default();
         assert!(job.state.is_over() && message.contains("busy") && message.contains("tried again as job 2") == is_tried, "{what}: {job:?}");
@@ -116,7 +117,7 @@ fn what_may_be_over_soon_is_tried_again_and_what_stays_is_not() {
 fn a_job_that_the_hosts_shutdown_ends_is_tried_again_however_long_the_host_was_off() {
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = keeper(dir.path());
-    let id = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+    let id = keeper.add(&[order("shutdown")], &[]).expect("adds")[0].id;
     let mut job = keeper.get(id).expect("there");
     // As the rounds of the daemon before have it.
     job.started_unix_ms = Some(1);
@@ -133,7 +134,7 @@ fn a_backup_that_ended_badly_calls_for_a_look_at_its_domain() {
     for (code, is_called) in [(0, false), (3, false), (1, true), (13, true), (130, true), (137, true)] {
         let dir = tempfile::tempdir().expect("dir");
         let (mut keeper, mut heard) = hearing(dir.path());
-        let id = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+        let id = keeper.add(&[order("shutdown")], &[]).expect("adds")[0].id;
         end_with(&mut keeper, id, code, now_unix_ms());
         assert_eq!(heard.try_recv().ok().as_deref(), is_called.then_some("u"), "{code}");
         keeper.round().expect("goes round");
@@ -144,7 +145,7 @@ fn a_backup_that_ended_badly_calls_for_a_look_at_its_domain() {
     let image = Order { kind: Kind::BackupImage, ..order("shutdown") };
     let nameless = Order { uuid: None, ..order(ASKED) };
     for order in [image, nameless] {
-        let mut job = keeper.add(&[order]).expect("adds").remove(0);
+        let mut job = keeper.add(&[order], &[]).expect("adds").remove(0);
         // Its folder is gone, and with it whoever could tell how it ended.
         (job.state, job.started_unix_ms) = (State::Running, Some(1));
         keeper.table.update(&job).expect("writes");
@@ -158,7 +159,7 @@ fn a_backup_that_ended_badly_calls_for_a_look_at_its_domain() {
 fn a_job_whose_turn_does_not_come_is_told() {
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = keeper(dir.path());
-    keeper.table.add(&[order(ASKED)], now_unix_ms() - 7 * 3600 * 1000).expect("adds");
+    keeper.table.add(&[order(ASKED)], &[], now_unix_ms() - 7 * 3600 * 1000).expect("adds");
     keeper.round().expect("goes round");
     let told = keeper.counts().expect("counts").problems;
     assert!(told.len() == 1 && told[0].starts_with("job 1 (backup of web to main) has waited for its turn for 7 hours"), "{told:?}");
@@ -168,17 +169,17 @@ fn a_job_whose_turn_does_not_come_is_told() {
 fn a_new_event_and_another_try_are_one_job() {
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = keeper(dir.path());
-    let first = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+    let first = keeper.add(&[order("shutdown")], &[]).expect("adds")[0].id;
     end_with(&mut keeper, first, 11, now_unix_ms());
-    assert_eq!(keeper.add(&[order("shutdown")]).expect("joins")[0].id, first + 1, "the other try waits already");
+    assert_eq!(keeper.add(&[order("shutdown")], &[]).expect("joins")[0].id, first + 1, "the other try waits already");
     // And the other way round: the event came before the end.
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = self::keeper(dir.path());
-    let first = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+    let first = keeper.add(&[order("shutdown")], &[]).expect("adds")[0].id;
     let mut job = keeper.get(first).expect("there");
     job.state = State::Running;
     keeper.table.update(&job).expect("writes");
-    let second = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+    let second = keeper.add(&[order("shutdown")], &[]).expect("adds")[0].id;
     let job = end_with(&mut keeper, first, 11, now_unix_ms());
     assert!(job.message.expect("a message").contains(&format!("job {second}, which waits, is for the same")));
     assert_eq!(keeper.counts().expect("counts").queued, 1);
@@ -188,16 +189,16 @@ fn a_new_event_and_another_try_are_one_job() {
 fn what_cannot_be_prepared_for_want_of_room_waits_and_says_so() {
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = keeper(dir.path());
-    let id = keeper.add(&[order("shutdown")]).expect("adds")[0].id;
+    let id = keeper.add(&[order("shutdown")], &[]).expect("adds")[0].id;
     (keeper.no_room, keeper.no_room_until) = (Some("a quota".into()), Instant::now() + NO_ROOM_PAUSE);
     keeper.limits.jobs_max = 1;
     keeper.round().expect("goes round");
     assert_eq!((keeper.get(id).expect("there").state, keeper.counts().expect("counts").problems), (State::Queued, vec!["a quota".to_owned()]));
-    assert_eq!(keeper.add(&[order("shutdown")]).expect("what waits already is no more")[0].id, id);
-    assert!(keeper.add(&[order("started"), order(ASKED)]).expect_err("refused").message.contains("a quota"));
+    assert_eq!(keeper.add(&[order("shutdown")], &[]).expect("what waits already is no more")[0].id, id);
+    assert!(keeper.add(&[order("started"), order(ASKED)], &[]).expect_err("refused").message.contains("a quota"));
     keeper.limits.jobs_max = 0;
     keeper.no_room_until = Instant::now();
-    keeper.add(&[order(ASKED)]).expect("there is room again");
+    keeper.add(&[order(ASKED)], &[]).expect("there is room again");
     assert!(keeper.counts().expect("counts").problems.is_empty());
 }
 
@@ -205,12 +206,12 @@ fn what_cannot_be_prepared_for_want_of_room_waits_and_says_so() {
 fn in_a_folder_that_is_not_ours_any_more_nothing_is_begun() {
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = keeper(dir.path());
-    let id = keeper.add(&[order(ASKED)]).expect("adds")[0].id;
+    let id = keeper.add(&[order(ASKED)], &[]).expect("adds")[0].id;
     keeper.limits.jobs_max = 1;
     keeper.home.is_ours = Box::new(|| false);
     for _ in 0..2 {
         assert!(keeper.round().expect_err("it is told").message.contains("removed or replaced"));
-        assert!(keeper.add(&[order(ASKED)]).is_err() && keeper.start_waiting().is_err() && keeper.home.lost.load(Ordering::Relaxed));
+        assert!(keeper.add(&[order(ASKED)], &[]).is_err() && keeper.start_waiting().is_err() && keeper.home.lost.load(Ordering::Relaxed));
         // Another that is in its place by now is none of ours.
         keeper.home.is_ours = Box::new(|| true);
     }
@@ -222,7 +223,7 @@ fn in_a_folder_that_is_not_ours_any_more_nothing_is_begun() {
 fn a_flood_of_questions_keeps_no_job_from_its_turn() {
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = keeper(dir.path());
-    let id = keeper.add(&[order(ASKED)]).expect("adds")[0].id;
+    let id = keeper.add(&[order(ASKED)], &[]).expect("adds")[0].id;
     let mut job = keeper.get(id).expect("there");
     job.state = State::Running;
     keeper.table.update(&job).expect("writes");
@@ -246,7 +247,7 @@ fn what_is_outdated_goes_in_portions_and_all_of_it() {
     let dir = tempfile::tempdir().expect("dir");
     let mut keeper = keeper(dir.path());
     let many = 2 * PRUNED_MAX + 1;
-    let jobs = keeper.add(&vec![order(ASKED); many]).expect("adds");
+    let jobs = keeper.add(&vec![order(ASKED); many], &[]).expect("adds");
     for mut job in jobs {
         (job.state, job.ended_unix_ms) = (State::Done, Some(1));
         keeper.table.update(&job).expect("writes");

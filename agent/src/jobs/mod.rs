@@ -24,11 +24,15 @@ mod table;
 
 pub use folder::last_words;
 pub use record::{Job, JobId, Kind, Order, State};
-pub use table::Which;
+pub use table::{Activity, Which};
 
-use crate::failure::{BUSY, FAILED, Failure, Outcome};
+use crate::{
+    failure::{BUSY, FAILED, Failure, Outcome},
+    schedule::Slot,
+};
 use keeper::{Ask, Home, Keeper};
 use std::{
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -48,10 +52,12 @@ pub const BROKEN_MAX: usize = 256;
 const ASKS_MAX: usize = 256;
 
 /// What may be set while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Jobs at once.
     pub jobs_max: usize,
+    /// Jobs at once that have to do with a store, by its name; one that is not here has no limit of its own.
+    pub of_stores: BTreeMap<String, usize>,
 }
 
 /// How many there are, and what is in their way.
@@ -95,7 +101,23 @@ impl Jobs {
 
     /// Queues orders, all or none. One of a trigger that waits already is answered with the job that waits.
     pub async fn add(&self, orders: Vec<Order>) -> Outcome<Vec<Job>> {
-        self.ask(|reply| Ask::Add(orders, reply)).await
+        self.ask(|reply| Ask::Add(orders, Vec::new(), reply)).await
+    }
+
+    /// The same for what is done again and again: orders and slots are written in one transaction, so that nothing is ordered twice, and nothing is noted that
+    /// was not ordered.
+    pub async fn add_due(&self, orders: Vec<Order>, slots: Vec<(String, Slot)>) -> Outcome<Vec<Job>> {
+        self.ask(|reply| Ask::Add(orders, slots, reply)).await
+    }
+
+    /// What was run of all that is done again and again, by its key.
+    pub async fn slots(&self) -> Outcome<HashMap<String, Slot>> {
+        self.ask(Ask::Slots).await
+    }
+
+    /// What was done lately, and what waits or runs.
+    pub async fn activity(&self) -> Outcome<Vec<Activity>> {
+        self.ask(Ask::Activity).await
     }
 
     /// Jobs by number.

@@ -1,6 +1,6 @@
 //! What a job is: what was ordered, and what has become of it.
 
-use crate::failure::WARNINGS;
+use crate::{failure::WARNINGS, schedule::Window};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -21,6 +21,12 @@ pub enum Kind {
     Backup,
     /// A point of an image or a device.
     BackupImage,
+    /// Points that no rule of policies keeps are forgotten; its name is that of the policies.
+    Prune,
+    /// A store's space is freed; its name is the store's.
+    Gc,
+    /// A store's packs are read, or a domain's latest point is booted; its name is the store's, or the domain's.
+    Verify,
 }
 
 impl Kind {
@@ -29,12 +35,15 @@ impl Kind {
         match self {
             Self::Backup => "backup",
             Self::BackupImage => "backup-image",
+            Self::Prune => "prune",
+            Self::Gc => "gc",
+            Self::Verify => "verify",
         }
     }
 
     /// From the table.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Backup, Self::BackupImage].into_iter().find(|k| k.word() == word)
+        [Self::Backup, Self::BackupImage, Self::Prune, Self::Gc, Self::Verify].into_iter().find(|k| k.word() == word)
     }
 }
 
@@ -113,6 +122,9 @@ pub struct Order {
     pub trigger: String,
     /// The same in words.
     pub why: String,
+    /// Windows of its policies ([`Window::record`]): it begins while one of them is open; none is always.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<String>,
     /// Arguments of the command, without the program.
     pub argv: Vec<String>,
     /// How long it may clean up by itself after a cancel, milliseconds.
@@ -120,6 +132,11 @@ pub struct Order {
 }
 
 impl Order {
+    /// Whether it may begin now. A window that cannot be read is no reason to make no point.
+    pub fn may_begin(&self, now_unix_ms: u64) -> bool {
+        self.windows.is_empty() || self.windows.iter().any(|text| Window::of_record(text).is_none_or(|window| window.is_open(now_unix_ms)))
+    }
+
     /// Its command is one that orders have; what else lies in a folder is not run.
     pub fn is_ours(&self) -> bool {
         self.argv.first().is_some_and(|command| command == self.kind.word())
@@ -229,9 +246,16 @@ impl Job {
                 format!("failed: {}", crate::output::shown(&message))
             }
         };
-        format!(
-            "job {id} ({kind} of {domain} to {store}) {why}; nothing has saved that since. 'cairn job log {id}' has its last words, 'cairn job run' makes another"
-        )
+        match self.order.kind {
+            Kind::Backup | Kind::BackupImage => format!(
+                "job {id} ({kind} of {domain} to {store}) {why}; nothing has saved that since. 'cairn job log {id}' has its last words, 'cairn job run' makes another"
+            ),
+            Kind::Prune | Kind::Gc | Kind::Verify => {
+                format!(
+                    "job {id} ({kind} of {domain} in {store}) {why}; 'cairn job log {id}' has its last words; the next of its kind that ends well ends this"
+                )
+            }
+        }
     }
 
     /// As the API has it; progress and the log's path are its folder's.
@@ -240,7 +264,7 @@ impl Job {
         let o = &self.order;
         json!({
             "id": self.id, "kind": o.kind.word(), "domain": o.domain, "uuid": o.uuid, "store": o.store,
-            "policy": o.policies.first(), "policies": o.policies, "trigger": o.trigger, "why": o.why, "command": o.argv, "state": self.state.word(), "code": self.code, "pid": self.pid, "cancel_asked": self.cancel,
+            "policy": o.policies.first(), "policies": o.policies, "trigger": o.trigger, "why": o.why, "windows": o.windows, "command": o.argv, "state": self.state.word(), "code": self.code, "pid": self.pid, "cancel_asked": self.cancel,
             "queued": time(Some(self.queued_unix_ms)), "started": time(self.started_unix_ms), "ended": time(self.ended_unix_ms),
             "message": self.message, "point": self.point, "progress": progress, "log": log.display().to_string(),
             "tries": self.tries(), "retry_of": self.again.as_ref().map(|a| a.of), "not_before": time(self.again.as_ref().map(|a| a.not_before_unix_ms)),
@@ -301,6 +325,9 @@ mod tests {
             assert_eq!(State::parse(state.word()), Some(state));
         }
         assert_eq!(State::parse("asleep"), None);
+        for kind in [Kind::Backup, Kind::BackupImage, Kind::Prune, Kind::Gc, Kind::Verify] {
+            assert_eq!(Kind::parse(kind.word()), Some(kind));
+        }
         assert_eq!((Kind::parse("backup-image"), Kind::parse("x")), (Some(Kind::BackupImage), None));
     }
 

@@ -114,6 +114,7 @@ mod tests {
             policies: Vec::new(),
             trigger: "shutdown".into(),
             why: "w".into(),
+            windows: vec![],
             argv: vec!["backup".into()],
             cancel_limit_ms: 1,
         };

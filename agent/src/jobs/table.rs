@@ -11,9 +11,13 @@ use super::{
     record::{ASKED, Again, Job, JobId, Kind, Order, State, Ticket, names},
     room,
 };
-use crate::failure::{FAILED, Failure, NOT_FOUND, Outcome};
+use crate::{
+    failure::{FAILED, Failure, NOT_FOUND, Outcome},
+    schedule::Slot,
+};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::{
+    collections::HashMap,
     fs,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -21,7 +25,7 @@ use std::{
 };
 
 /// Version of the layout.
-const LAYOUT: i64 = 2;
+const LAYOUT: i64 = 3;
 /// Nobody else writes; somebody who looks with `sqlite3` is waited for.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 /// The journal goes into the file after so many pages of 4 KiB, and has room for twice as much.
@@ -31,13 +35,18 @@ const SCHEMA: &str = "
     CREATE TABLE jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, domain TEXT NOT NULL, uuid TEXT, store TEXT NOT NULL, policy TEXT,
         cause TEXT NOT NULL, why TEXT NOT NULL, argv TEXT NOT NULL, cancel_limit_ms INTEGER NOT NULL, state TEXT NOT NULL, code INTEGER, pid INTEGER,
         cancel INTEGER NOT NULL, queued_unix_ms INTEGER NOT NULL, started_unix_ms INTEGER, ended_unix_ms INTEGER, message TEXT, point TEXT,
-        retry_of INTEGER, tries INTEGER, not_before_unix_ms INTEGER);
-    CREATE INDEX jobs_by_state ON jobs (state);";
+        retry_of INTEGER, tries INTEGER, not_before_unix_ms INTEGER, windows TEXT);
+    CREATE INDEX jobs_by_state ON jobs (state);
+    CREATE TABLE slots (work TEXT PRIMARY KEY, done_unix_ms INTEGER NOT NULL, ran_unix_ms INTEGER) WITHOUT ROWID;";
 /// From layout 1, which knew no second try.
 const FROM_1: &str = "
     ALTER TABLE jobs ADD COLUMN retry_of INTEGER; ALTER TABLE jobs ADD COLUMN tries INTEGER; ALTER TABLE jobs ADD COLUMN not_before_unix_ms INTEGER;";
+/// From layout 2, which knew no schedule.
+const FROM_2: &str = "
+    ALTER TABLE jobs ADD COLUMN windows TEXT;
+    CREATE TABLE slots (work TEXT PRIMARY KEY, done_unix_ms INTEGER NOT NULL, ran_unix_ms INTEGER) WITHOUT ROWID;";
 const COLUMNS: &str = "id, kind, domain, uuid, store, policy, cause, why, argv, cancel_limit_ms, state, code, pid, cancel, queued_unix_ms, started_unix_ms, \
-    ended_unix_ms, message, point, retry_of, tries, not_before_unix_ms";
+    ended_unix_ms, message, point, retry_of, tries, not_before_unix_ms, windows";
 
 /// Which jobs are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +57,23 @@ pub enum Which {
     In(State),
     /// Those that are not over, and those that ended at this time or later, ms since 1970.
     Since(u64),
+}
+
+/// One kind of work on one thing, over all its jobs that are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Activity {
+    /// What kind.
+    pub kind: Kind,
+    /// As the order has it.
+    pub name: String,
+    /// Name of the store.
+    pub store: String,
+    /// Names of the policies.
+    pub policies: Vec<String>,
+    /// One of them waits or runs.
+    pub is_busy: bool,
+    /// When one last came to a good end.
+    pub done_unix_ms: Option<u64>,
 }
 
 /// The open table.
@@ -151,11 +177,12 @@ impl Table {
             return Err(Unusable::Newer(layout));
         }
         let make = match layout {
-            0 => Some(SCHEMA),
-            1 => Some(FROM_1),
-            _ => None,
+            0 => SCHEMA.to_owned(),
+            1 => format!("{FROM_1}{FROM_2}"),
+            2 => FROM_2.to_owned(),
+            _ => String::new(),
         };
-        if let Some(make) = make {
+        if !make.is_empty() {
             db.execute_batch(&format!("BEGIN IMMEDIATE; {make} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
         }
         // Not of the layout: an older Cairn goes on with it, and one without is as good.
@@ -168,16 +195,53 @@ impl Table {
         Ok(Self { db })
     }
 
-    /// Adds orders, all or none; each waits for its turn.
-    pub fn add(&mut self, orders: &[Order], now_unix_ms: u64) -> rusqlite::Result<Vec<JobId>> {
+    /// Adds orders, all or none, and what is noted with them; each waits for its turn.
+    pub fn add(&mut self, orders: &[Order], slots: &[(String, Slot)], now_unix_ms: u64) -> rusqlite::Result<Vec<JobId>> {
         let tx = self.db.transaction()?;
         let mut ids = Vec::new();
         for order in orders {
             insert(&tx, None, order, None, now_unix_ms)?;
             ids.push(tx.last_insert_rowid());
         }
+        for (work, slot) in slots {
+            let sql =
+                "INSERT INTO slots (work, done_unix_ms, ran_unix_ms) VALUES (?1, ?2, ?3) ON CONFLICT (work) DO UPDATE SET done_unix_ms = ?2, ran_unix_ms = ?3";
+            tx.prepare_cached(sql)?.execute(params![work, to_sql(slot.done), slot.ran.map(to_sql)])?;
+        }
         tx.commit()?;
         Ok(ids)
+    }
+
+    /// What was run of all that is done again and again, by its key.
+    pub fn slots(&self) -> rusqlite::Result<HashMap<String, Slot>> {
+        let mut select = self.db.prepare_cached("SELECT work, done_unix_ms, ran_unix_ms FROM slots")?;
+        let row = |r: &Row<'_>| Ok((r.get(0)?, Slot { done: from_sql(r.get(1)?), ran: r.get::<_, Option<i64>>(2)?.map(from_sql) }));
+        select.query_map([], row)?.collect()
+    }
+
+    /// Forgets what was noted before a time: its policy, store or domain is not here any more.
+    pub fn forget_slots(&self, before_unix_ms: u64) -> rusqlite::Result<()> {
+        self.db.execute("DELETE FROM slots WHERE done_unix_ms < ?1", [to_sql(before_unix_ms)]).map(drop)
+    }
+
+    /// All kinds of work that are kept, each once.
+    pub fn activity(&self) -> rusqlite::Result<Vec<Activity>> {
+        let mut select = self.db.prepare_cached(
+            "SELECT kind, domain, store, policy, max(state IN ('queued', 'running')), max(CASE WHEN state IN ('done', 'warnings') THEN ended_unix_ms END)
+                FROM jobs GROUP BY kind, domain, store, policy",
+        )?;
+        let row = |r: &Row<'_>| {
+            let kind: String = r.get(0)?;
+            Ok(Activity {
+                kind: Kind::parse(&kind).ok_or_else(|| odd(0, &kind))?,
+                name: r.get(1)?,
+                store: r.get(2)?,
+                policies: names::split(r.get::<_, Option<String>>(3)?.as_deref()),
+                is_busy: r.get(4)?,
+                done_unix_ms: r.get::<_, Option<i64>>(5)?.map(from_sql),
+            })
+        };
+        select.query_map([], row)?.collect()
     }
 
     /// Takes in a job that is known from its folder only, as one that waits.
@@ -287,7 +351,7 @@ fn insert(db: &Connection, id: Option<JobId>, o: &Order, again: Option<&Again>, 
     let argv = serde_json::Value::from(o.argv.clone()).to_string();
     db.execute(
         "INSERT INTO jobs (id, kind, domain, uuid, store, policy, cause, why, argv, cancel_limit_ms, state, cancel, queued_unix_ms,
-            retry_of, tries, not_before_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, ?12, ?13, ?14, ?15)",
+            retry_of, tries, not_before_unix_ms, windows) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, ?12, ?13, ?14, ?15, ?16)",
         params![
             id,
             o.kind.word(),
@@ -303,15 +367,23 @@ fn insert(db: &Connection, id: Option<JobId>, o: &Order, again: Option<&Again>, 
             to_sql(queued_unix_ms),
             again.map(|a| a.of),
             again.map(|a| a.tries),
-            again.map(|a| to_sql(a.not_before_unix_ms))
+            again.map(|a| to_sql(a.not_before_unix_ms)),
+            names::joined(&o.windows)
         ],
     )
     .map(drop)
 }
 
+fn odd(column: usize, what: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.to_owned().into())
+}
+
+fn from_sql(ms: i64) -> u64 {
+    u64::try_from(ms).unwrap_or(0)
+}
+
 fn read(row: &Row<'_>) -> rusqlite::Result<Job> {
-    let odd = |column: usize, what: &str| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.to_owned().into());
-    let ms = |v: i64| u64::try_from(v).unwrap_or(0);
+    let ms = from_sql;
     let (kind, argv, state): (String, String, String) = (row.get(1)?, row.get(8)?, row.get(10)?);
     Ok(Job {
         id: row.get(0)?,
@@ -323,6 +395,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Job> {
             policies: names::split(row.get::<_, Option<String>>(5)?.as_deref()),
             trigger: row.get(6)?,
             why: row.get(7)?,
+            windows: names::split(row.get::<_, Option<String>>(22)?.as_deref()),
             argv: serde_json::from_str(&argv).map_err(|_| odd(8, &argv))?,
             cancel_limit_ms: ms(row.get(9)?),
         },

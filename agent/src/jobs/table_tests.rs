@@ -11,6 +11,7 @@ fn order(domain: &str) -> Order {
         policies: vec!["a".into(), "b".into()],
         trigger: "asked".into(),
         why: "by hand".into(),
+        windows: vec![],
         argv: vec!["backup".into(), "--".into(), domain.into()],
         cancel_limit_ms: 60_000,
     }
@@ -33,7 +34,7 @@ fn ended(table: &Table, id: JobId, at: u64) {
 fn rows_are_kept_and_found() {
     let dir = tempfile::tempdir().expect("dir");
     let mut table = opened(&dir);
-    let ids = table.add(&[order("a"), order("b"), order("c")], 5).expect("adds");
+    let ids = table.add(&[order("a"), order("b"), order("c")], &[], 5).expect("adds");
     assert_eq!(ids, [1, 2, 3]);
     ended(&table, 2, 100);
     drop(table);
@@ -50,7 +51,7 @@ fn rows_are_kept_and_found() {
 fn a_lost_job_is_told_until_a_later_one_has_done_its_work() {
     let dir = tempfile::tempdir().expect("dir");
     let mut table = opened(&dir);
-    table.add(&[order("a"), order("b"), order("a"), order("a")], 5).expect("adds");
+    table.add(&[order("a"), order("b"), order("a"), order("a")], &[], 5).expect("adds");
     let ends = |table: &Table, id: JobId, state: State, at: u64| {
         let mut job = table.get(id).expect("reads").expect("there");
         (job.state, job.ended_unix_ms) = (state, Some(at));
@@ -71,7 +72,7 @@ fn an_events_job_that_failed_for_good_is_told_until_its_work_is_done() {
     let event = || Order { trigger: "shutdown".into(), ..order("a") };
     let dir = tempfile::tempdir().expect("dir");
     let mut table = opened(&dir);
-    table.add(&[event(), order("a"), event(), event()], 5).expect("adds");
+    table.add(&[event(), order("a"), event(), event()], &[], 5).expect("adds");
     let ends = |table: &Table, id: JobId, state: State, code: u8| {
         let mut job = table.get(id).expect("reads").expect("there");
         (job.state, job.code, job.ended_unix_ms) = (state, Some(code.into()), Some(100));
@@ -101,7 +102,7 @@ fn an_events_job_that_failed_for_good_is_told_until_its_work_is_done() {
     assert!(owed(&table).is_empty(), "somebody has decided");
     ends(&table, 5, State::Failed, 11);
     assert_eq!(owed(&table), [5]);
-    table.add(&[order("a")], 5).expect("adds");
+    table.add(&[order("a")], &[], 5).expect("adds");
     assert_eq!(owed(&table), [5]);
     ends(&table, 6, State::Warnings, 3);
     assert!(owed(&table).is_empty(), "by hand is as good");
@@ -111,16 +112,16 @@ fn an_events_job_that_failed_for_good_is_told_until_its_work_is_done() {
 fn old_rows_go_and_their_numbers_stay_theirs() {
     let dir = tempfile::tempdir().expect("dir");
     let mut table = opened(&dir);
-    table.add(&vec![order("a"); 6], 0).expect("adds");
+    table.add(&vec![order("a"); 6], &[], 0).expect("adds");
     (1..=5).for_each(|id| ended(&table, id, 100 * id.unsigned_abs()));
     assert_eq!(table.outdated(200, 10).expect("asks"), [1], "by age");
     assert_eq!(table.outdated(0, 3).expect("asks"), [1, 2], "by number; what waits does not count");
     table.remove(5).expect("removes");
     table.remove(6).expect("removes");
-    assert_eq!(table.add(&[order("b")], 0).expect("adds"), [7]);
+    assert_eq!(table.add(&[order("b")], &[], 0).expect("adds"), [7]);
     table.reserve(20).expect("reserves");
     table.reserve(3).expect("takes nothing back");
-    assert_eq!(table.add(&[order("b")], 0).expect("adds"), [21]);
+    assert_eq!(table.add(&[order("b")], &[], 0).expect("adds"), [21]);
 }
 
 #[test]
@@ -134,18 +135,54 @@ fn a_new_table_begins_behind_what_folders_have() {
     let job = table.get(17).expect("reads").expect("there");
     assert_eq!((job.queued_unix_ms, job.again), (9, ticket.again));
     assert!(table.has_retry(3).expect("asks") && !table.has_retry(17).expect("asks"));
-    assert_eq!(table.add(&[order("b")], 0).expect("adds"), [42]);
+    assert_eq!(table.add(&[order("b")], &[], 0).expect("adds"), [42]);
 }
 
 #[test]
-fn a_table_of_the_first_layout_is_carried_on() {
+fn what_is_noted_with_orders_is_noted_with_them_or_not_at_all() {
     let dir = tempfile::tempdir().expect("dir");
     let mut table = opened(&dir);
-    table.add(&[order("a")], 5).expect("adds");
+    let slot = |done, ran| Slot { done, ran };
+    let key = |text: &str| text.to_owned();
+    table.add(&[order("a")], &[(key("x"), slot(5, None)), (key("y"), slot(7, Some(7)))], 5).expect("adds");
+    table.add(&[], &[(key("x"), slot(9, Some(8)))], 6).expect("notes");
+    // The second slot cannot be written: neither is the job.
+    table.db.execute_batch("CREATE TRIGGER no BEFORE INSERT ON slots WHEN new.work = 'bad' BEGIN SELECT raise(ABORT, 'no'); END").expect("makes");
+    table.add(&[order("b")], &[(key("x"), slot(99, None)), (key("bad"), slot(1, None))], 7).expect_err("is refused");
+    assert_eq!(table.list(Which::All).expect("lists").len(), 1);
     drop(table);
-    let old =
+    let table = opened(&dir);
+    let slots = table.slots().expect("reads");
+    assert_eq!((slots.len(), slots["x"], slots["y"]), (2, slot(9, Some(8)), slot(7, Some(7))));
+    table.forget_slots(8).expect("forgets");
+    assert_eq!(table.slots().expect("reads").into_keys().collect::<Vec<_>>(), ["x"]);
+}
+
+#[test]
+fn activity_is_told_by_kind_and_thing() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut table = opened(&dir);
+    let prune = Order { kind: Kind::Prune, domain: "a,b".into(), ..order("x") };
+    table.add(&[order("a"), order("a"), order("b"), prune], &[], 5).expect("adds");
+    ended(&table, 1, 100);
+    ended(&table, 4, 120);
+    let told: Vec<_> = table.activity().expect("asks").into_iter().map(|a| (a.kind, a.name, a.is_busy, a.done_unix_ms)).collect();
+    let wanted = [(Kind::Backup, "a", true, Some(100)), (Kind::Backup, "b", true, None), (Kind::Prune, "a,b", false, Some(120))];
+    assert_eq!(told, wanted.map(|(kind, name, busy, done)| (kind, name.to_owned(), busy, done)));
+}
+
+#[test]
+fn a_table_of_an_earlier_layout_is_carried_on() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut table = opened(&dir);
+    table.add(&[order("a")], &[], 5).expect("adds");
+    drop(table);
+    let second = "ALTER TABLE jobs DROP COLUMN windows; DROP TABLE slots; PRAGMA user_version = 2";
+    Connection::open(path(dir.path())).and_then(|db| db.execute_batch(second)).expect("as it was");
+    assert_eq!(opened(&dir).slots().expect("reads").len(), 0);
+    let first =
         "ALTER TABLE jobs DROP COLUMN retry_of; ALTER TABLE jobs DROP COLUMN tries; ALTER TABLE jobs DROP COLUMN not_before_unix_ms; PRAGMA user_version = 1";
-    Connection::open(path(dir.path())).and_then(|db| db.execute_batch(old)).expect("as it was");
+    Connection::open(path(dir.path())).and_then(|db| db.execute_batch(&format!("{second};{first}"))).expect("as it was");
     let mut table = opened(&dir);
     let mut job = table.get(1).expect("reads").expect("there");
     assert_eq!((&job.order, &job.again), (&order("a"), &None));
@@ -174,7 +211,7 @@ fn what_is_no_good_is_set_aside_with_a_word() {
     for (what, hurt) in hurts {
         let dir = tempfile::tempdir().expect("dir");
         let mut table = opened(&dir);
-        table.add(&vec![order("a"); 200], 0).expect("adds");
+        table.add(&vec![order("a"); 200], &[], 0).expect("adds");
         drop(table);
         let file = path(dir.path());
         assert!(!file.with_extension("sqlite-wal").exists(), "all is in the file");
@@ -183,7 +220,7 @@ fn what_is_no_good_is_set_aside_with_a_word() {
         let word = word.unwrap_or_else(|| panic!("{what}: no word"));
         assert!(word.contains("set aside") && file.with_extension("sqlite.aside").exists(), "{what}: {word}");
         assert!(table.list(Which::All).expect("lists").is_empty(), "{what}");
-        table.add(&[order("b")], 0).expect("adds");
+        table.add(&[order("b")], &[], 0).expect("adds");
         drop(table);
         assert_eq!(opened(&dir).list(Which::All).expect("lists").len(), 1, "{what}");
     }

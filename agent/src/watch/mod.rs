@@ -23,6 +23,7 @@ mod records;
 pub mod stores;
 mod wish;
 
+pub use records::{Records, Seen};
 pub use wish::{Trigger, WISHES_MAX, Wish};
 
 use crate::{
@@ -32,7 +33,6 @@ use crate::{
 use cairn_hook::place::DIR_DEFAULT;
 use cairn_quiesce::record::RECORD_DIR_DEFAULT;
 use post::{Message, Post};
-use records::Records;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -118,12 +118,6 @@ impl WatchHandle {
     pub fn domains(&self) -> Outcome<Value> {
         let state_dir = self.settings.lock().unwrap_or_else(PoisonError::into_inner).state_dir.clone();
         Records::open(&state_dir)?.shown()
-    }
-
-    /// The name of a domain that was seen, by UUID.
-    pub fn name_of(&self, uuid: &str) -> Outcome<Option<String>> {
-        let state_dir = self.settings.lock().unwrap_or_else(PoisonError::into_inner).state_dir.clone();
-        Records::open(&state_dir)?.name_of(uuid)
     }
 
     /// How it is, as `GET /api/v1/health` has it: `{"libvirt": "connected|..", ...}`.

@@ -35,6 +35,7 @@ use cairn_hypervisor::{
     disks::Disk,
     events,
     host::HostError,
+    metadata::BackupWord,
     phase::Phase,
 };
 use cairn_quiesce::record;
@@ -233,7 +234,10 @@ impl Look<'_> {
         tell(records.as_mut().map(|r| r.saw(&report.uuid, &report.name, &sight, "look")));
         let known: Vec<(String, String)> = records.as_mut().and_then(|r| r.points_of(&report.uuid).ok()).unwrap_or_default();
         self.look(domain, &known, &mut report);
+        // Its word counts whether or not there is anything of ours.
+        let word = domain.xml_live().ok().and_then(|xml| BackupWord::parse(&xml).ok());
         let note = LookNote {
+            word,
             outcome: report.done.why().map_or_else(|| report.done.word().to_owned(), |why| format!("{}: {why}", report.done.word())),
             disks: report.disks.as_array().is_some_and(|d| !d.is_empty()).then(|| report.disks.clone()),
             findings: findings(&report.looked),

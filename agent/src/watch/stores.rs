@@ -223,7 +223,7 @@ pub fn with_named(common: &Common, mut stores: BTreeMap<String, StoreEntry>) -> 
         let path = |url: &str| context::store_path(url).ok();
         let same = stores.values().any(|s| path(&s.url) == path(url));
         if !same {
-            stores.insert(url.clone(), StoreEntry { url: url.clone(), key_file, passphrase_file });
+            stores.insert(url.clone(), StoreEntry { url: url.clone(), key_file, passphrase_file, ..StoreEntry::default() });
         }
     }
     stores
@@ -245,6 +245,6 @@ pub fn handed(stores: &BTreeMap<String, StoreEntry>) -> BTreeMap<String, HandedS
 
 /// From a look's standard input.
 pub fn taken(stores: BTreeMap<String, HandedStore>) -> BTreeMap<String, StoreEntry> {
-    let take = |s: HandedStore| StoreEntry { url: s.url, key_file: s.key_file, passphrase_file: s.passphrase_file };
+    let take = |s: HandedStore| StoreEntry { url: s.url, key_file: s.key_file, passphrase_file: s.passphrase_file, ..StoreEntry::default() };
     stores.into_iter().map(|(name, s)| (name, take(s))).collect()
 }

@@ -10,5 +10,7 @@ mod looks;
 #[allow(dead_code, reason = "shared with the suite of the program")]
 #[path = "../program/place.rs"]
 mod place;
+mod policy;
+mod schedule;
 mod served;
 mod unit;

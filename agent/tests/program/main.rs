@@ -9,6 +9,7 @@ mod keys;
 mod names;
 mod namespaces;
 mod own_folder;
+mod pages;
 mod partial;
 mod place;
 mod refused;

@@ -190,7 +190,7 @@ fn no_foreign_job(domain: &Domain, name: &str) -> Result<(), CaptureError> {
 type Selection = (Vec<Disk>, Vec<(String, SkipReason)>);
 
 pub(super) fn select(domain: &str, disks: Vec<Disk>, wanted: Option<&[String]>) -> Result<Selection, CaptureError> {
-    let usable: Vec<&str> = disks.iter().filter(|disk| disk.skip.is_none()).map(|disk| disk.target.as_str()).collect();
+    let usable: Vec<&str> = disks.iter().filter(|disk| disk.skip.is_none_or(|why| why == SkipReason::Excluded)).map(|disk| disk.target.as_str()).collect();
     for target in wanted.unwrap_or_default() {
         if !usable.contains(&target.as_str()) {
             return Err(CaptureError::NoSuchDisk { domain: domain.to_owned(), disk: target.clone(), available: usable.join(", ") });
@@ -200,6 +200,8 @@ pub(super) fn select(domain: &str, disks: Vec<Disk>, wanted: Option<&[String]>) 
     for disk in disks {
         let selected = wanted.is_none_or(|wanted| wanted.contains(&disk.target));
         match disk.skip {
+            // Who asks for it by name wants it.
+            Some(SkipReason::Excluded) if wanted.is_some() && selected => chosen.push(Disk { skip: None, ..disk }),
             Some(reason) => skipped.push((disk.target, reason)),
             None if selected => chosen.push(disk),
             None => skipped.push((disk.target, SkipReason::NotSelected)),

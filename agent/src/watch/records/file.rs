@@ -19,7 +19,7 @@ use std::{
 /// Its name in the state folder.
 pub const NAME: &str = "domains.sqlite";
 /// Version of the tables, as `user_version`.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 /// For another process that writes.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
@@ -30,11 +30,15 @@ const SCHEMA: &str = "
         stamp_ns INTEGER NOT NULL, boot TEXT NOT NULL, since_unix_ms INTEGER NOT NULL,
         suspicion TEXT, suspicion_unix_ms INTEGER,
         frozen INTEGER NOT NULL DEFAULT 0, disks TEXT NOT NULL DEFAULT '[]',
-        looked_unix_ms INTEGER, outcome TEXT, findings TEXT NOT NULL DEFAULT '[]', found_unix_ms INTEGER) WITHOUT ROWID;
+        looked_unix_ms INTEGER, outcome TEXT, findings TEXT NOT NULL DEFAULT '[]', found_unix_ms INTEGER,
+        word TEXT NOT NULL DEFAULT '{}') WITHOUT ROWID;
     CREATE TABLE events (id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, at_unix_ms INTEGER NOT NULL, source TEXT NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL);
     CREATE INDEX events_of ON events (uuid, id);
     CREATE TABLE points (uuid TEXT NOT NULL, store TEXT NOT NULL, point TEXT NOT NULL, time_unix_ms INTEGER NOT NULL, PRIMARY KEY (uuid, store)) WITHOUT ROWID;
     CREATE TABLE wishes (id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, name TEXT NOT NULL, trigger TEXT NOT NULL, why TEXT NOT NULL, at_unix_ms INTEGER NOT NULL);";
+
+/// From layout 1, which knew nothing of what domains say of themselves.
+const FROM_1: &str = "ALTER TABLE domains ADD COLUMN word TEXT NOT NULL DEFAULT '{}';";
 
 /// Opens or makes it; what cannot be used is set aside.
 pub fn open(state_dir: &Path) -> Result<Connection, OpenError> {
@@ -100,8 +104,13 @@ fn connect(path: &Path) -> rusqlite::Result<Option<Connection>> {
     if layout > LAYOUT {
         return Ok(None);
     }
-    if layout == 0 {
-        db.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
+    let make = match layout {
+        0 => Some(SCHEMA),
+        1 => Some(FROM_1),
+        _ => None,
+    };
+    if let Some(make) = make {
+        db.execute_batch(&format!("BEGIN IMMEDIATE; {make} PRAGMA user_version = {LAYOUT}; COMMIT;"))?;
     }
     let sound: String = db.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
     if sound == "ok" { Ok(Some(db)) } else { Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(sound))) }
@@ -188,7 +197,7 @@ mod tests {
         }
         let db = open(dir.path()).expect("opened");
         insert(&db).expect("written");
-        db.execute_batch("PRAGMA user_version = 2").expect("newer");
+        db.execute_batch("PRAGMA user_version = 99").expect("newer");
         drop(db);
         assert_eq!(count(&open(dir.path()).expect("made anew")), 0);
         assert_eq!(names(dir.path()).iter().filter(|n| n.contains("aside")).count(), 1, "one is kept");

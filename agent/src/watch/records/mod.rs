@@ -13,8 +13,11 @@ use super::{
     life::{Before, Change, Sight, judge},
     wish::{Trigger, Wish},
 };
-use crate::failure::{FAILED, Failure, Outcome};
-use cairn_hypervisor::{events::Start, phase::Phase};
+use crate::{
+    config::Subject,
+    failure::{FAILED, Failure, Outcome},
+};
+use cairn_hypervisor::{events::Start, metadata::BackupWord, phase::Phase};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use serde_json::Value;
 use std::{
@@ -47,9 +50,24 @@ pub struct Note<'a> {
     pub detail: &'a str,
 }
 
+/// A domain as policies select it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// UUID in its usual form.
+    pub uuid: String,
+    /// Name, state, and its own word.
+    pub subject: Subject,
+    /// It is in use on another host: its images are not ours to read.
+    pub is_away: bool,
+    /// Stores in which it has points.
+    pub stores: Vec<String>,
+}
+
 /// What a look found out about a domain, besides its phase.
 #[derive(Debug, Clone, Default)]
 pub struct LookNote {
+    /// What its metadata says of its backups; none where it was not read.
+    pub word: Option<BackupWord>,
     /// `looked`, `busy`, ...
     pub outcome: String,
     /// Disks with what is recorded of them; none where it was not asked.
@@ -128,12 +146,9 @@ impl Records {
         })
     }
 
-    /// The name of a domain by UUID; none of one that is gone.
-    pub fn name_of(&mut self, uuid: &str) -> Outcome<Option<String>> {
-        self.work(|db| {
-            let sql = "SELECT name FROM domains WHERE uuid = ?1 AND phase != 'gone'";
-            db.prepare_cached(sql)?.query_row([uuid], |r| r.get(0)).optional()
-        })
+    /// All domains that libvirt has, as policies select them.
+    pub fn seen(&mut self) -> Outcome<Vec<Seen>> {
+        self.work(tables::seen)
     }
 
     /// Stores in which a domain has points, with its newest there.

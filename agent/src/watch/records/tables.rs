@@ -1,8 +1,11 @@
 //! What lies in the tables, one statement or a few a function; each runs in a transaction of its caller's.
 
-use super::{EVENTS_MAX, GONE_KEPT, LookNote, Note, Sight, cut, phase_word, signed};
-use crate::output::rfc3339;
-use cairn_hypervisor::phase::Phase;
+use super::{EVENTS_MAX, GONE_KEPT, LookNote, Note, Seen, Sight, cut, phase_word, signed};
+use crate::{
+    config::{Subject, Word},
+    output::rfc3339,
+};
+use cairn_hypervisor::{events::Stop, metadata::BackupWord, phase::Phase};
 use rusqlite::{Connection, Result, params};
 use serde_json::{Value, json};
 
@@ -37,6 +40,9 @@ pub fn looked(db: &Connection, uuid: &str, look: &LookNote) -> Result<()> {
     db.prepare_cached(sql)?.execute(params![uuid, at, cut(&look.outcome), look.frozen])?;
     if let Some(disks) = &look.disks {
         db.prepare_cached("UPDATE domains SET disks = ?2 WHERE uuid = ?1")?.execute(params![uuid, disks.to_string()])?;
+    }
+    if let Some(word) = &look.word {
+        db.prepare_cached("UPDATE domains SET word = ?2 WHERE uuid = ?1")?.execute(params![uuid, word_json(word).to_string()])?;
     }
     // What was found stays until something else is: most looks find nothing, and would hide it.
     if let Some(found) = look.findings.as_array().filter(|found| !found.is_empty()) {
@@ -94,7 +100,8 @@ pub fn gone(db: &Connection, uuid: &str, now_unix_ms: u64) -> Result<()> {
 
 /// All domains as the API has them.
 pub fn shown(db: &Connection) -> Result<Value> {
-    let sql = "SELECT uuid, name, phase, reason, since_unix_ms, suspicion, suspicion_unix_ms, frozen, disks, looked_unix_ms, outcome, findings, found_unix_ms
+    let sql =
+        "SELECT uuid, name, phase, reason, since_unix_ms, suspicion, suspicion_unix_ms, frozen, disks, looked_unix_ms, outcome, findings, found_unix_ms, word
         FROM domains ORDER BY name, uuid";
     let mut select = db.prepare_cached(sql)?;
     let mut rows = select.query([])?;
@@ -107,11 +114,32 @@ pub fn shown(db: &Connection) -> Result<Value> {
         out.push(json!({
             "uuid": uuid, "name": r.get::<_, String>(1)?, "state": r.get::<_, String>(2)?, "reason": r.get::<_, String>(3)?, "since": time(r.get(4)?),
             "suspicion": suspicion, "frozen": r.get::<_, bool>(7)?, "disks": json_at(8)?,
-            "looked": time(r.get(9)?), "outcome": r.get::<_, Option<String>>(10)?, "found": json_at(11)?, "found_at": time(r.get(12)?),
+            "looked": time(r.get(9)?), "outcome": r.get::<_, Option<String>>(10)?, "found": json_at(11)?, "found_at": time(r.get(12)?), "metadata": json_at(13)?,
             "points": points(db, &uuid)?, "events": events(db, &uuid)?,
         }));
     }
     Ok(out.into())
+}
+
+fn word_json(word: &BackupWord) -> Value {
+    json!({"policies": word.policies, "tags": word.tags, "excluded": word.excluded, "disks_excluded": word.disks_excluded})
+}
+
+/// All domains that libvirt has, as policies select them.
+pub fn seen(db: &Connection) -> Result<Vec<Seen>> {
+    let mut select = db.prepare_cached("SELECT uuid, name, running, reason, word FROM domains WHERE phase != 'gone' ORDER BY name, uuid")?;
+    let mut rows = select.query([])?;
+    let mut out = Vec::new();
+    while let Some(r) = rows.next()? {
+        let (uuid, running): (String, bool) = (r.get(0)?, r.get(2)?);
+        let word: Value = serde_json::from_str(&r.get::<_, String>(4)?).unwrap_or_default();
+        let names = |key: &str| word[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect();
+        let word = Word { policies: names("policies"), tags: names("tags"), excluded: word["excluded"] == true };
+        let is_away = !running && r.get::<_, String>(3)? == Stop::Migrated.word();
+        let stores = db.prepare_cached("SELECT store FROM points WHERE uuid = ?1")?.query_map([&uuid], |r| r.get(0))?.collect::<Result<_>>()?;
+        out.push(Seen { uuid, subject: Subject { name: r.get(1)?, running: Some(running), word }, is_away, stores });
+    }
+    Ok(out)
 }
 
 fn points(db: &Connection, uuid: &str) -> Result<Value> {

@@ -1,6 +1,7 @@
 //! Records as the watch and its looks use them.
 
 use super::*;
+use crate::config::Word;
 use cairn_hypervisor::events::Stop;
 use serde_json::json;
 
@@ -85,12 +86,37 @@ fn what_was_found_stays_in_sight() {
 }
 
 #[test]
+fn what_a_domain_says_of_itself_is_remembered_and_selects_it() {
+    let (dir, mut records) = made();
+    records.saw(UUID, "web", &sight(Phase::Off(Stop::Migrated), 10), "look").expect("seen");
+    assert!(records.seen().expect("read")[0].is_away);
+    records.saw(UUID, "web", &sight(BOOTED, 20), "look").expect("seen");
+    let said = BackupWord { policies: vec!["a".into()], tags: vec!["t".into(), "u".into()], excluded: true, disks_excluded: vec!["vdb".into()] };
+    let look = |word| LookNote { outcome: "looked".into(), points: vec![("main".into(), "p".into(), 5)], word, ..LookNote::default() };
+    records.looked(UUID, &look(Some(said))).expect("looked");
+    // A look that could not read it says nothing.
+    records.looked(UUID, &look(None)).expect("looked");
+    let word = Word { policies: vec!["a".into()], tags: vec!["t".into(), "u".into()], excluded: true };
+    let subject = Subject { name: "web".into(), running: Some(true), word };
+    let seen = Seen { uuid: UUID.into(), subject, is_away: false, stores: vec!["main".into()] };
+    assert_eq!(records.seen().expect("read"), [seen.clone()]);
+    assert_eq!(one(&mut records)["metadata"]["disks_excluded"], json!(["vdb"]));
+    // A file of an earlier version has none, and is carried on.
+    records.db.execute_batch("ALTER TABLE domains DROP COLUMN word; PRAGMA user_version = 1").expect("as it was");
+    drop(records);
+    let mut records = Records::open(dir.path()).expect("opens");
+    let before = Seen { subject: Subject { word: Word::default(), ..seen.subject.clone() }, ..seen };
+    assert_eq!(records.seen().expect("read"), [before]);
+}
+
+#[test]
 fn a_rename_keeps_the_record_and_the_end_of_a_domain_its_history() {
     let (_dir, mut records) = made();
     records.saw(UUID, "web", &sight(Phase::Off(Stop::Other), 10), "look").expect("seen");
     records.saw(UUID, "shop", &sight(Phase::Off(Stop::Other), 20), "look").expect("seen");
     assert_eq!(one(&mut records)["name"], "shop");
-    assert_eq!((records.name_of(UUID).expect("read").as_deref(), records.name_of("x").expect("read")), (Some("shop"), None));
+    let names = |records: &mut Records| records.seen().expect("read").into_iter().map(|one| one.subject.name).collect::<Vec<_>>();
+    assert_eq!(names(&mut records), ["shop"]);
     assert_eq!((records.uuid_of("shop").expect("read").as_deref(), records.uuid_of("web").expect("read")), (Some(UUID), None));
     records.only_these(&[UUID.into()], 30, 30_000_000).expect("there");
     assert_eq!(one(&mut records)["state"], "off");
@@ -98,7 +124,7 @@ fn a_rename_keeps_the_record_and_the_end_of_a_domain_its_history() {
     assert_eq!(one(&mut records)["state"], "off", "it was seen after that list was made");
     records.only_these(&[], 40, 40_000_000).expect("gone");
     assert_eq!(one(&mut records)["state"], "gone");
-    assert_eq!(records.name_of(UUID).expect("read"), None);
+    assert!(names(&mut records).is_empty());
     records.saw(UUID, "shop", &sight(Phase::Off(Stop::Other), 50), "libvirt").expect("seen");
     assert_eq!(one(&mut records)["state"], "off", "it came back");
     records.gone(UUID, 60).expect("gone");
