@@ -39,6 +39,7 @@ pub mod latency;
 pub mod libvirt;
 pub mod loops;
 pub mod machine;
+pub mod modes;
 pub mod mounts;
 pub mod nfs;
 pub mod options;
