@@ -14,6 +14,7 @@
 //!
 //! This crate links no system library; it drives `virsh`, `qemu-img` and `debugfs` as programs.
 
+pub mod accident;
 pub mod cairn;
 pub mod chaos;
 pub mod console;
@@ -42,6 +43,7 @@ pub mod machine;
 pub mod modes;
 pub mod mounts;
 pub mod nfs;
+pub mod off;
 pub mod options;
 pub mod process;
 pub mod reference;
