@@ -4,40 +4,15 @@
 
 use cairn_lab::hollow::{Hollow, Kind};
 use cairn_lab::loops::Loop;
+use cairn_lab::modes::{assert_documented, cell, saved};
 use cairn_lab::suite::{Suite, mode};
 use cairn_lab::{Options, cairn, lab_test, libvirt, process};
 use serde_json::Value;
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const TOOL_LIMIT: Duration = Duration::from_secs(60);
 const NO_GUEST: fn() -> Options = || Options { guest: false, ..Options::small() };
-
-fn modes(point: &Value) -> Vec<(String, String)> {
-    let disks = point["disks"].as_array().expect("disks");
-    disks.iter().map(|d| cairn::text(d, "target").expect("target")).map(|target| (target.clone(), mode(point, &target))).collect()
-}
-
-/// A point, every disk of which restores to what its image has now, and the modes of its disks in one line.
-fn saved(suite: &Suite, machine: &Hollow) -> (String, String) {
-    machine.flush();
-    let output = suite.cairn.run(&["backup", machine.name(), "--quiesce", "never", "--json"]).expect("it ends");
-    assert!([cairn::DONE, cairn::WARNINGS].contains(&output.code()), "{}", output.err_text());
-    let point: Value = serde_json::from_str(&output.text()).expect("a point");
-    let id = point["id"].as_str().expect("an id").to_owned();
-    let images = machine.images();
-    let compared: Vec<(&str, &Path, &str)> = images.iter().map(|(target, path, format)| (target.as_str(), path.as_path(), format.as_str())).collect();
-    suite.assert_disks(&id, &compared);
-    for (target, mode) in modes(&point) {
-        let reason = cairn::disk(&point, &target).expect("disk")["reason"].as_str().unwrap_or_default().to_owned();
-        assert_eq!(mode == "incremental", reason.is_empty(), "{target} is {mode} because '{reason}'");
-    }
-    let line = modes(&point).iter().map(|(target, mode)| format!("{target} {mode}")).collect::<Vec<_>>().join(", ");
-    println!("{}: {line}", machine.name());
-    (id, line)
-}
 
 /// Every kind of disk, by its target.
 fn every_kind(machine: &mut Hollow) -> ([Loop; 2], Vec<(&'static str, &'static str)>) {
@@ -75,12 +50,6 @@ fn every_kind(machine: &mut Hollow) -> ([Loop; 2], Vec<(&'static str, &'static s
     (loops, told)
 }
 
-/// The modes of `line` as cells by target.
-fn cell(line: &str, target: &str) -> String {
-    let of = line.split(", ").find_map(|part| part.strip_prefix(target)?.strip_prefix(' '));
-    of.unwrap_or_else(|| panic!("no {target} in {line}")).to_owned()
-}
-
 /// A disk of a domain that is off, alone: its mode, or that it is refused.
 fn off(suite: &Suite, machine: &Hollow, target: &str) -> String {
     let output = suite.cairn.run(&["backup", machine.name(), "--disk", target, "--json"]).expect("it ends");
@@ -93,25 +62,6 @@ fn off(suite: &Suite, machine: &Hollow, target: &str) -> String {
     let (_, path, format) = images.iter().find(|(t, ..)| t == target).expect("one of its disks");
     suite.assert_disks(point["id"].as_str().expect("an id"), &[(target, path, format)]);
     mode(&point, target)
-}
-
-/// The table of this version in docs/modes.md is what was measured; `CAIRN_MODES=write` makes it so.
-fn assert_documented(version: &str, table: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/modes.md");
-    let text = fs::read_to_string(&path).expect("docs/modes.md");
-    let heading = format!("### {version}\n");
-    let Some((before, rest)) = text.split_once(&heading) else {
-        println!("docs/modes.md says nothing of {version}; measured:\n{table}");
-        return;
-    };
-    let end = rest.find("\n#").map_or(rest.len(), |at| at + 1);
-    if std::env::var("CAIRN_MODES").is_ok_and(|word| word == "write") {
-        let after = &rest[end..];
-        let gap = if after.is_empty() { "" } else { "\n" };
-        fs::write(&path, format!("{before}{heading}\n{table}{gap}{after}")).expect("written");
-        return;
-    }
-    assert_eq!(rest[..end].trim(), table.trim(), "docs/modes.md is to say of {version}:\n{table}");
 }
 
 lab_test!(every_kind_of_disk_is_as_docs_modes_says, NO_GUEST(), |lab| {

@@ -213,7 +213,8 @@ fn begin(r: &BackupRequest<'_>, mode: Mode, unasked: Option<String>) -> Result<(
                 Ok(capture) => Capture::Live(capture),
                 Err(e) => {
                     let not_thawed = if let CaptureError::NotThawed { reason, .. } = &e { Some(reason.clone()) } else { None };
-                    not_thawed.iter().for_each(|reason| spare(r, reason));
+                    // A libvirt that went away under the freeze says nothing of the guest's agent.
+                    not_thawed.iter().filter(|_| r.domain.is_running().is_ok()).for_each(|reason| spare(r, reason));
                     return Err(Failed { not_thawed, ..Failure::from(e).into() });
                 }
             },
