@@ -11,6 +11,7 @@ mod namespaces;
 mod own_folder;
 mod partial;
 mod place;
+mod prune;
 mod refused;
 mod streams;
 mod told;
