@@ -131,6 +131,7 @@ fn table(jobs: &Value) {
         let state = if job["cancel_asked"] == true && state == State::Running.word() { "running, to end" } else { state };
         [
             job["id"].to_string(),
+            text(&job["kind"]).to_owned(),
             output::shown(text(&job["domain"])),
             text(&job["store"]).to_owned(),
             job["policies"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(","),
@@ -141,8 +142,8 @@ fn table(jobs: &Value) {
             message(job),
         ]
     };
-    let rows: Vec<[String; 9]> = jobs.as_array().into_iter().flatten().map(row).collect();
-    out!("{}", output::simple_table(&["ID", "NAME", "STORE", "POLICY", "WHY", "STATE", "DONE", "SINCE", "MESSAGE"], &[0, 6], rows));
+    let rows: Vec<[String; 10]> = jobs.as_array().into_iter().flatten().map(row).collect();
+    out!("{}", output::simple_table(&["ID", "KIND", "NAME", "STORE", "POLICY", "WHY", "STATE", "DONE", "SINCE", "MESSAGE"], &[0, 7], rows));
 }
 
 /// An instant as the API has it, as people read it.
