@@ -2,10 +2,10 @@
 
 use super::{
     Config, DaemonSettings, Policy, QuiesceSettings, Select, StoreEntry,
-    raw::{Level, RawConfig, RawDaemon, RawPolicy, RawQuiesce, RawStore},
+    raw::{Level, RawCapture, RawConfig, RawDaemon, RawPolicy, RawQuiesce, RawStore},
     words,
 };
-use crate::cli::Quiesce;
+use crate::cli::{Capture, Quiesce};
 use cairn_quiesce::level::FREEZE_LIMIT_S;
 use serde_saphyr::{Location, Spanned};
 use std::{
@@ -175,6 +175,10 @@ impl Check {
             hook_dir: self.hook_dir(raw.hook_dir),
             connect: raw.connect,
             on_stuck_freeze: self.program("on_stuck_freeze", raw.on_stuck_freeze),
+            capture: raw.capture.map(|capture| match capture {
+                RawCapture::Live => Capture::Live,
+                RawCapture::LibvirtApi => Capture::LibvirtApi,
+            }),
         }
     }
 

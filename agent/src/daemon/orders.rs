@@ -4,7 +4,7 @@
 //! - One event, or one request, is one point of a domain in a store, however many policies want it: a job is for all of them ([`By::all`]).
 
 use crate::{
-    cli::Quiesce,
+    cli::{Capture, Quiesce},
     config::{Config, Policy, QuiesceSettings, StoreEntry},
     failure::{Failure, Outcome},
     jobs::{Kind, Order, record::ASKED},
@@ -159,6 +159,11 @@ impl<'a> Ordering<'a> {
             Quiesce::Prefer => "prefer",
             Quiesce::Never => "never",
         };
+        let capture = |capture| match capture {
+            Capture::Live => "--capture=live",
+            Capture::LibvirtApi => "--capture=libvirt-api",
+        };
+        argv.extend(self.config.daemon.capture.map(|wanted| capture(wanted).to_owned()));
         argv.extend(["--quiesce".into(), level.into()]);
         if why.0 == Trigger::Started.word() && by.quiesce.level != Quiesce::Never {
             argv.push(format!("--wait-for-agent={}", AGENT_LIMIT.as_secs()));
@@ -288,6 +293,14 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
         assert_eq!((orders[0].trigger.as_str(), orders[0].policies.join(" "), orders[0].cancel_limit_ms), ("shutdown", "down".to_owned(), 7000));
         assert!(ordering(&config).of_wish(&Wish { trigger: Trigger::Started, ..wish.clone() }).is_empty());
         assert!(ordering(&config).of_wish(&Wish { domain: "db".into(), ..wish }).is_empty());
+    }
+
+    #[test]
+    fn a_site_without_the_monitor_says_so_to_every_backup() {
+        let config = config(&TEXT.replace("cancel_limit: 7s", "capture: libvirt-api"));
+        let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger: Trigger::Shutdown, why: "shut down".into() };
+        let orders = ordering(&config).of_wish(&wish);
+        assert!(orders.len() == 2 && orders.iter().all(|order| order.argv.iter().any(|arg| arg == "--capture=libvirt-api")));
     }
 
     #[test]
