@@ -37,13 +37,22 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// What holds backups.
 #[derive(Debug)]
-pub struct Holder(PathBuf);
+pub struct Holder {
+    library: PathBuf,
+    more: Vec<String>,
+}
 
 impl Holder {
     /// Made once a suite.
     #[must_use]
     pub fn new(suite: &Suite) -> Self {
-        Self(stall::behind_a_line(&suite.path("")))
+        Self { library: stall::behind_a_line(&suite.path("")), more: Vec::new() }
+    }
+
+    /// The same, of backups with these arguments besides.
+    #[must_use]
+    pub fn with(self, more: &[&str]) -> Self {
+        Self { more: more.iter().map(|arg| (*arg).to_owned()).collect(), ..self }
     }
 
     /// A backup of `lab1` that waits behind a step.
@@ -59,7 +68,7 @@ impl Holder {
         }
         fs::write(&gate, "").expect("writes");
         let mut command = suite.cairn.command(&["backup", "lab1", "--freeze-limit", &FREEZE_LIMIT_S.to_string()]);
-        command.env("LD_PRELOAD", &self.0).env("CAIRN_LOG", "debug").env(stall::GATE, &gate).env(stall::LINE, format!("step: {step}"));
+        command.args(&self.more).env("LD_PRELOAD", &self.library).env("CAIRN_LOG", "debug").env(stall::GATE, &gate).env(stall::LINE, format!("step: {step}"));
         if STEPS.iter().position(|s| *s == step) > STEPS.iter().position(|s| *s == COMMITTED) {
             command.env(stall::AFTER, format!("step: {COMMITTED}"));
         }
