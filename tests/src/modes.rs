@@ -25,8 +25,17 @@ pub fn modes(point: &Value) -> Vec<(String, String)> {
 /// Not so.
 #[must_use]
 pub fn saved(suite: &Suite, machine: &Hollow) -> (String, String) {
+    saved_by(suite, machine, "live")
+}
+
+/// The same by one of the ways to track a running domain.
+///
+/// # Panics
+/// Not so.
+#[must_use]
+pub fn saved_by(suite: &Suite, machine: &Hollow, capture: &str) -> (String, String) {
     machine.flush();
-    let output = suite.cairn.run(&["backup", machine.name(), "--quiesce", "never", "--json"]).expect("it ends");
+    let output = suite.cairn.run(&["backup", machine.name(), "--quiesce", "never", "--json", "--capture", capture]).expect("it ends");
     assert!([cairn::DONE, cairn::WARNINGS].contains(&output.code()), "{}", output.err_text());
     let point: Value = serde_json::from_str(&output.text()).expect("a point");
     let id = point["id"].as_str().expect("an id").to_owned();

@@ -42,7 +42,10 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// What holds backups.
 #[derive(Debug)]
-pub struct Holder(PathBuf);
+pub struct Holder {
+    library: PathBuf,
+    more: Vec<String>,
+}
 
 /// Whether the point exists behind this step.
 #[must_use]
@@ -69,12 +72,18 @@ impl Holder {
     /// Made once a suite.
     #[must_use]
     pub fn new(suite: &Suite) -> Self {
-        Self(stall::behind_a_line(&suite.path("")))
+        Self { library: stall::behind_a_line(&suite.path("")), more: Vec::new() }
+    }
+
+    /// The same, of backups with these arguments besides.
+    #[must_use]
+    pub fn with(self, more: &[&str]) -> Self {
+        Self { more: more.iter().map(|arg| (*arg).to_owned()).collect(), ..self }
     }
 
     fn environment(&self, gate: &Path, step: &str) -> Environment {
         let mut all: Environment = vec![
-            ("LD_PRELOAD", self.0.clone().into()),
+            ("LD_PRELOAD", self.library.clone().into()),
             ("CAIRN_LOG", "debug".into()),
             (stall::GATE, gate.into()),
             (stall::LINE, format!("step: {step}").into()),
@@ -93,7 +102,7 @@ impl Holder {
     pub fn hold(&self, suite: &Suite, step: &str) -> Held {
         let (gate, log) = (shut(suite), suite.path("backup.log"));
         let mut command = suite.cairn.command(&["backup", "lab1", "--freeze-limit", &FREEZE_LIMIT_S.to_string()]);
-        command.envs(self.environment(&gate, step));
+        command.args(&self.more).envs(self.environment(&gate, step));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
         let mut held = Held { job: command.spawn().expect("the program starts"), gate, log };
         held.wait_for(step);

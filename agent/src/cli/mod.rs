@@ -19,7 +19,7 @@ mod retention;
 mod run;
 mod untrack;
 
-pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
+pub use backup::{Backup, BackupImage, Capture, Init, ProfileName, Quiesce};
 pub use boot::Boot;
 pub use daemon::{Daemon, JobCommand, JobLog, JobPlace, JobRun, JobRunner, Jobs, SocketPlace};
 pub use diff::Diff;
