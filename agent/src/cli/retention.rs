@@ -42,6 +42,9 @@ pub struct Prune {
     /// Only points that were taken on this host; may be repeated
     #[arg(long = "host", value_name = "HOST", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub hosts: Vec<String>,
+    /// Only points of the domain with this UUID, whatever others have had its name; may be repeated
+    #[arg(long = "uuid", value_name = "UUID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub uuids: Vec<String>,
     /// Pass over names that have no points
     #[arg(long)]
     pub ignore_missing: bool,

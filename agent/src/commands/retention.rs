@@ -4,6 +4,7 @@ use super::Done;
 use crate::{
     cli::{self, Common},
     context::{host_name, open_store},
+    domain::SavedDomain,
     failure::{DAMAGED, Failure, Outcome},
     interrupt, output, points,
     retention::{Candidate, Rules, candidates, reasons, simulate, times},
@@ -176,7 +177,8 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         simulation(common, &candidates, &rules, o.every, span_ms);
         return Ok(hidden);
     }
-    let why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
+    let mut why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
+    spare_others(&store, &chosen, &o.uuids, &mut why);
     let going: Vec<&Point> = chosen.iter().zip(&why).filter(|(_, why)| why.is_empty()).map(|(p, _)| *p).collect();
     let Pruned { staying, warned } = if o.dry_run { Pruned::default() } else { forget_all(&store, &going, &rules)? };
     let warned = warned || !staying.is_empty();
@@ -194,6 +196,20 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         out!("{} kept, {gone} {said}{next}", rows.len() - gone);
     }
     Ok(if hidden == Done::Clean && warned { Done::WithWarnings } else { hidden })
+}
+
+/// What would go and is not of one of these domains stays: a name may have been another machine's before. Only that is asked, since it takes a manifest each.
+fn spare_others(store: &Store, chosen: &[&Point], uuids: &[String], why: &mut [Vec<String>]) {
+    if uuids.is_empty() {
+        return;
+    }
+    for (point, why) in chosen.iter().zip(why).filter(|(_, why)| why.is_empty()) {
+        match store.manifest(point).map(|manifest| SavedDomain::of(&manifest)) {
+            Ok(Some(saved)) if uuids.contains(&saved.uuid) => {}
+            Ok(_) => why.push("of another domain that had this name".into()),
+            Err(_) => why.push("whose it is cannot be read".into()),
+        }
+    }
 }
 
 /// A future of the rules is looked at in so many steps at most.

@@ -51,11 +51,11 @@ pub async fn keep(shared: Arc<Shared>) {
     loop {
         ticks.tick().await;
         let config = shared.config();
-        if !config.policies.values().any(wants_time) {
-            shared.set_schedule_problems(Vec::new());
+        let is_upkeep = upkept.is_none_or(|at: Instant| at.elapsed() >= UPKEEP_EVERY);
+        // Without any, what domains name is looked at all the same.
+        if !is_upkeep && !config.policies.values().any(wants_time) {
             continue;
         }
-        let is_upkeep = upkept.is_none_or(|at: Instant| at.elapsed() >= UPKEEP_EVERY);
         let problems = match turn(&shared, &config, is_upkeep).await {
             Ok(problems) => problems,
             Err(f) => vec![format!("what policies want by the clock cannot be ordered: {}; it is tried again each second", f.message)],

@@ -206,6 +206,7 @@ impl Shared {
         self.watch.change(watch_settings(&new, &self.places));
         let old = std::mem::replace(&mut *self.config.write().unwrap_or_else(PoisonError::into_inner), Arc::new(new.clone()));
         *self.wrong.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.drop_waiting_prunes().await?;
         let fixed = [
             ("daemon.socket", old.daemon.socket == new.daemon.socket),
             ("daemon.state_dir", old.daemon.state_dir == new.daemon.state_dir),
@@ -216,6 +217,17 @@ impl Shared {
             tracing::warn!("{name} counts from the daemon's next start on");
         }
         Ok(Reloaded { path, restart_needed })
+    }
+
+    /// They have rules that count no more; the next one comes behind the next backup, with those that do.
+    async fn drop_waiting_prunes(&self) -> Outcome<()> {
+        for job in self.jobs.list(Which::In(State::Queued)).await? {
+            if job.order.kind == Kind::Prune && job.order.trigger == upkeep::TRIGGER {
+                // It may have begun just now, which is then as if it had before.
+                let _ = self.jobs.cancel(job.id).await;
+            }
+        }
+        Ok(())
     }
 
     /// Queues what policies or people want.

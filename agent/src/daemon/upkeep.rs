@@ -9,7 +9,7 @@
 //!
 //! Invariants
 //! - Nothing is forgotten that any policy of the domain keeps: rules of several are joined, and one that has none keeps all.
-//! - Only points that this host took are forgotten: others have policies of their own, and domains of the same names. So hosts need to know nothing of each other;
+//! - Only points of the domains that are here, by UUID, and that this host took are forgotten: others have policies of their own, and domains of the same names. So hosts need to know nothing of each other;
 //!   that a prune, a collection and a backup may meet is the store's affair (docs/gc.md).
 
 use super::orders::{Ordering, windows};
@@ -28,6 +28,9 @@ const PRUNE_EVERY_MS: u64 = HOUR_MS;
 const VERIFY_EVERY_MS: u64 = 24 * HOUR_MS;
 /// Trigger of all of it.
 pub const TRIGGER: &str = "policy";
+
+/// What a check of a store's packs is of.
+const ALL: &str = "*";
 
 /// What is known.
 pub struct Facts<'a> {
@@ -49,6 +52,7 @@ struct Group<'a> {
     store: &'a str,
     policies: Vec<(&'a str, &'a Policy)>,
     names: Vec<&'a str>,
+    uuids: Vec<&'a str>,
     keep: Retention,
 }
 
@@ -88,7 +92,7 @@ impl Facts<'_> {
 
 fn groups<'a>(ordering: &Ordering<'a>, seen: &'a [Seen]) -> Vec<Group<'a>> {
     let mut out: BTreeMap<(&str, Vec<&str>), Group<'_>> = BTreeMap::new();
-    for one in seen {
+    for one in seen.iter().filter(|one| may_forget_of(ordering, seen, one)) {
         let taken = ordering.config.policies_of(&one.subject.clone().in_any_state());
         for store in ordering.config.stores.keys() {
             let mine: Vec<(&str, &Policy)> = taken.iter().filter(|(_, policy)| policy.stores.contains(store)).copied().collect();
@@ -96,11 +100,19 @@ fn groups<'a>(ordering: &Ordering<'a>, seen: &'a [Seen]) -> Vec<Group<'a>> {
             let Some(rules) = mine.iter().map(|(_, policy)| policy.retention.as_ref()).collect::<Option<Vec<_>>>() else { continue };
             let Some(keep) = rules.into_iter().cloned().reduce(|a, b| a.or(&b)) else { continue };
             let key = (store.as_str(), mine.iter().map(|(name, _)| *name).collect());
-            let group = out.entry(key).or_insert_with(|| Group { store, policies: mine, names: Vec::new(), keep });
+            let group = out.entry(key).or_insert_with(|| Group { store, policies: mine, names: Vec::new(), uuids: Vec::new(), keep });
             group.names.push(&one.subject.name);
+            group.uuids.push(&one.uuid);
         }
     }
     out.into_values().collect()
+}
+
+/// Saving too much costs room, forgetting too much a history: where it is not certain which rules a domain is to have, nothing of it is forgotten. Its metadata was not read
+/// yet, or names a policy that is not here (misspelt, say); it is in use on another host; its name is another's, too.
+fn may_forget_of(ordering: &Ordering<'_>, seen: &[Seen], one: &Seen) -> bool {
+    let is_only = !seen.iter().any(|other| other.uuid != one.uuid && other.subject.name == one.subject.name);
+    one.is_known && !one.is_away && is_only && ordering.config.unknown_to(&one.subject.word).is_empty()
 }
 
 fn prune(ordering: &Ordering<'_>, facts: &Facts<'_>, group: &Group<'_>) -> Option<DueWork> {
@@ -110,17 +122,21 @@ fn prune(ordering: &Ordering<'_>, facts: &Facts<'_>, group: &Group<'_>) -> Optio
     let of_these = |a: &&Activity| a.kind == Kind::Backup && a.store == group.store && a.policies.iter().any(|name| names.contains(&name.as_str()));
     let saved = facts.activity.iter().filter(of_these).filter_map(|a| a.done_unix_ms).max()?;
     let is_busy = facts.activity.iter().filter(of_these).any(|a| a.is_busy);
-    if is_busy || ordered.is_some_and(|at| at > saved) || !facts.passed(ordered, PRUNE_EVERY_MS) {
+    // Somewhere a backup may always be under way: they may meet, and are only better not begun together.
+    let is_overdue = ordered.is_some_and(|at| facts.now - at >= 24 * HOUR_MS);
+    if (is_busy && !is_overdue) || ordered.is_some_and(|at| at > saved) || !facts.passed(ordered, PRUNE_EVERY_MS) {
         return None;
     }
     let mut args = vec!["--ignore-missing".to_owned(), format!("--host={}", host_name())];
+    args.extend(group.uuids.iter().map(|uuid| format!("--uuid={uuid}")));
     args.extend(group.keep.options());
     args.push("--".into());
     args.extend(group.names.iter().map(|name| (*name).to_owned()));
     let why = format!("retention of {} domains after their backups", group.names.len());
     let entry = ordering.config.stores.get(group.store)?;
     let order = ordering.upkeep((Kind::Prune, names.join(",").as_str()), (group.store, entry), &group.policies, why, args);
-    Some((vec![order], facts.noted(key)))
+    // It has the rules of now: they may be others by the time that a window opens.
+    order.may_begin(facts.now).then(|| (vec![order], facts.noted(key)))
 }
 
 fn gc(ordering: &Ordering<'_>, facts: &Facts<'_>, (store, entry): (&str, &StoreEntry), policies: &[(&str, &Policy)]) -> Option<DueWork> {
@@ -152,7 +168,8 @@ fn verify(ordering: &Ordering<'_>, facts: &Facts<'_>, (store, entry): (&str, &St
     let percent = most.verify.percent_daily?;
     let mut args = vec![format!("--percent={percent}")];
     args.extend(most.verify.rate.iter().map(|rate| format!("--rate={rate}")));
-    let order = ordering.upkeep((Kind::Verify, store), (store, entry), &of, format!("{percent} % of the store's data each day"), args);
+    // No domain's name: boot proofs of domains are of the same kind.
+    let order = ordering.upkeep((Kind::Verify, ALL), (store, entry), &of, format!("{percent} % of the store's data each day"), args);
     Some((vec![order], facts.noted(key)))
 }
 

@@ -325,7 +325,7 @@ impl Keeper {
         if self.stalled.is_due(Instant::now()) {
             let (running, mut waiting) = (self.sql(|t| t.list(Which::In(State::Running)))?, self.sql(|t| t.list(Which::In(State::Queued)))?);
             // One that waits for a window waits for no turn.
-            waiting.retain(|job| job.order.windows.is_empty());
+            waiting.retain(|job| job.order.may_begin(now_unix_ms()));
             let dir = &self.dir;
             self.stalled.look(&running, &waiting, |id| JobFolder::of(dir, id).progress(), (Instant::now(), now_unix_ms()));
         }

@@ -151,7 +151,13 @@ fn keep_group(candidates: &[Candidate], group: &[usize], rules: &Rules, zone: &T
     }
     // A damaged point is no witness of which others are old: the good ones before it may be all that a machine has.
     let newest = group.iter().find(|i| !candidates[**i].damaged).or(group.first());
-    let oldest = newest.and_then(|i| zoned(candidates[*i].time_unix_ms, zone).checked_sub(rules.within?).ok());
+    let since = |i: &usize| zoned(candidates[*i].time_unix_ms, zone).checked_sub(rules.within?).ok();
+    // Nor is one that stands alone: taken by a clock that was ahead, it would make all others old at once. The second one behind a pause settles it.
+    let second = group.iter().filter(|i| !candidates[**i].damaged).nth(1);
+    let oldest = match (newest.and_then(since), second) {
+        (Some(oldest), Some(second)) if zoned(candidates[*second].time_unix_ms, zone) < oldest => since(second),
+        (oldest, _) => oldest,
+    };
     for i in group {
         let c = &candidates[*i];
         if oldest.as_ref().is_some_and(|o| zoned(c.time_unix_ms, zone) >= *o) {

@@ -57,6 +57,8 @@ pub struct Seen {
     pub uuid: String,
     /// Name, state, and its own word.
     pub subject: Subject,
+    /// Its metadata was read since it was first seen: until then its word is none.
+    pub is_known: bool,
     /// It is in use on another host: its images are not ours to read.
     pub is_away: bool,
     /// Stores in which it has points.

@@ -133,11 +133,12 @@ pub fn seen(db: &Connection) -> Result<Vec<Seen>> {
     while let Some(r) = rows.next()? {
         let (uuid, running): (String, bool) = (r.get(0)?, r.get(2)?);
         let word: Value = serde_json::from_str(&r.get::<_, String>(4)?).unwrap_or_default();
+        let is_known = word["policies"].is_array();
         let names = |key: &str| word[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect();
         let word = Word { policies: names("policies"), tags: names("tags"), excluded: word["excluded"] == true };
         let is_away = !running && r.get::<_, String>(3)? == Stop::Migrated.word();
         let stores = db.prepare_cached("SELECT store FROM points WHERE uuid = ?1")?.query_map([&uuid], |r| r.get(0))?.collect::<Result<_>>()?;
-        out.push(Seen { uuid, subject: Subject { name: r.get(1)?, running: Some(running), word }, is_away, stores });
+        out.push(Seen { uuid, subject: Subject { name: r.get(1)?, running: Some(running), word }, is_known, is_away, stores });
     }
     Ok(out)
 }
