@@ -53,9 +53,22 @@ pub fn with_named_store(mut common: Common) -> Outcome<Common> {
 pub fn open_store(common: &Common) -> Outcome<Store> {
     let url = common.store.as_deref().ok_or_else(|| Failure::usage("no store was named; use --store PATH or set CAIRN_STORE"))?;
     let path = store_path(url)?;
-    let (id, encrypted) = Store::identify(&path)?;
+    let (id, encrypted) = Store::identify(&path).map_err(|e| with_remedy(common, url, e.into()))?;
     let credential = credential_of(common, &id, encrypted)?;
     Ok(Store::open(&path, OpenOptions { credential, state_dir: state_dir(common)?, host: host_name() })?)
+}
+
+/// What somebody does who finds no store: most have forgotten a mount, or mean a store by its name.
+fn with_remedy(common: &Common, url: &str, mut failure: Failure) -> Failure {
+    if failure.code != NO_STORE {
+        return failure;
+    }
+    let named = config::find(common.config.as_deref()).and_then(|path| config::load(&path).ok()).map(|config| config.stores.into_keys().collect::<Vec<_>>());
+    match named.filter(|names| !url.contains('/') && !names.is_empty()) {
+        Some(names) => failure.message.push_str(&format!(" (the configuration has no store of that name; it has {})", names.join(", "))),
+        None => failure.message.push_str(" (is it mounted? 'cairn init' makes a new store, and never in a folder with files)"),
+    }
+    failure
 }
 
 /// The key that options or defaults name, if there is one.

@@ -18,6 +18,7 @@ mod daemon;
 mod doctor;
 mod domain;
 mod failure;
+mod give_way;
 mod hook;
 mod in_place;
 mod interrupt;

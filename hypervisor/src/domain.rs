@@ -257,8 +257,13 @@ impl Domain {
         self.domain.qemu_monitor_command(command, 0).named("virDomainQemuMonitorCommand")
     }
 
-    pub(crate) fn backup_begin(&self, xml: &str, flags: u32) -> Result<(), LibvirtError> {
-        ffi::backup_begin(&self.domain, xml, flags)
+    pub(crate) fn backup_begin(&self, xml: &str, checkpoint_xml: Option<&str>, flags: u32) -> Result<(), LibvirtError> {
+        ffi::backup_begin(&self.domain, xml, checkpoint_xml, flags)
+    }
+
+    /// Virtual size of a disk's image, bytes.
+    pub(crate) fn disk_bytes(&self, target: &str) -> Result<u64, LibvirtError> {
+        Ok(self.domain.block_info(target, 0).named("virDomainGetBlockInfo")?.capacity)
     }
 
     pub(crate) fn backup_xml(&self) -> Result<Option<String>, LibvirtError> {

@@ -4,7 +4,8 @@
 //! its kin as processes with limits) stands beside [`ffi`].
 //!
 //! Invariants
-//! - libvirt's pull backup job is the umbrella, QMP dirty bitmaps are the only change tracker, libvirt checkpoints are not used (docs/capture.md).
+//! - libvirt's pull backup job is the umbrella. QMP dirty bitmaps are the change tracker; where the monitor must be left alone, libvirt's checkpoints
+//!   (docs/capture.md).
 //! - Nothing here stores anything: the agent reads what [`capture`] opens and decides what becomes a restore point.
 //! - Blocking calls: nothing in the public API is async; callers are plain threads.
 //!

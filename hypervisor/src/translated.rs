@@ -33,7 +33,9 @@ pub(crate) const AGENT_NOT_CONNECTED: Phrase = Phrase { head: "Guest agent is no
 pub(crate) const AGENT_ERROR: Phrase = Phrase { head: "internal error", words: "unable to execute QEMU agent command" };
 /// The domain is off.
 pub(crate) const NOT_RUNNING: Phrase = Phrase { head: "Requested operation is not valid", words: "not running" };
-const ALL: [Phrase; 4] = [AGENT_LOST, AGENT_NOT_CONNECTED, AGENT_ERROR, NOT_RUNNING];
+/// A checkpoint is to be deleted whose bitmap is gone (qemuCheckpointDiscardDiskBitmaps).
+pub(crate) const NO_BITMAP: Phrase = Phrase { head: "internal error", words: "not found in backing chain of" };
+const ALL: [Phrase; 5] = [AGENT_LOST, AGENT_NOT_CONNECTED, AGENT_ERROR, NOT_RUNNING, NO_BITMAP];
 
 /// Whether a message says this.
 pub(crate) fn says(message: &str, phrase: Phrase) -> bool {

@@ -2,13 +2,14 @@
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::process::wait_for;
+use crate::process::{wait_for, wait_limit};
 use serde_json::Value;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// Where it listens unless told otherwise.
@@ -19,12 +20,16 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
 
+/// What it and its jobs have in their environment besides.
+pub type Environment = Vec<(&'static str, OsString)>;
+
 /// A running daemon; killed when it is dropped.
 #[derive(Debug)]
 pub struct Daemon {
     program: PathBuf,
     config: PathBuf,
     log: PathBuf,
+    environment: Environment,
     child: Child,
 }
 
@@ -34,11 +39,19 @@ impl Daemon {
     /// # Errors
     /// It does not come up; its log is quoted.
     pub fn start(lab: &Lab, config: &str) -> Result<Self> {
+        Self::start_with(lab, config, Environment::new())
+    }
+
+    /// The same with more in its environment.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_with(lab: &Lab, config: &str, environment: Environment) -> Result<Self> {
         let path = lab.dir().join("cairn.yaml");
         fs::write(&path, config).map_err(Error::io("write", &path))?;
         let (program, log) = (lab.cairn()?, lab.dir().join("daemon.log"));
-        let child = spawn(&program, &path, &log)?;
-        let mut daemon = Self { program, config: path, log, child };
+        let child = spawn(&program, &path, &log, &environment)?;
+        let mut daemon = Self { program, config: path, log, environment, child };
         daemon.wait_up()?;
         Ok(daemon)
     }
@@ -48,7 +61,7 @@ impl Daemon {
     /// # Errors
     /// As [`Daemon::start`].
     pub fn start_again(&mut self) -> Result<()> {
-        self.child = spawn(&self.program, &self.config, &self.log)?;
+        self.child = spawn(&self.program, &self.config, &self.log, &self.environment)?;
         self.wait_up()
     }
 
@@ -59,6 +72,14 @@ impl Daemon {
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill().map_err(Error::io("kill", "the daemon"))?;
         self.child.wait().map(drop).map_err(Error::io("wait for", "the daemon"))
+    }
+
+    /// Waits until it has ended by a signal that somebody sent.
+    ///
+    /// # Errors
+    /// It does not end within `limit`.
+    pub fn ends(&mut self, limit: Duration) -> Result<ExitStatus> {
+        wait_limit(&mut self.child, "cairn daemon", limit)
     }
 
     fn wait_up(&mut self) -> Result<()> {
@@ -174,11 +195,12 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(program: &Path, config: &Path, log: &Path) -> Result<Child> {
+fn spawn(program: &Path, config: &Path, log: &Path, environment: &Environment) -> Result<Child> {
     let file = File::options().create(true).append(true).open(log).map_err(Error::io("open", log))?;
     let mut command = Command::new(program);
     command.arg("daemon").arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
     command.env_remove("CAIRN_STORE").env_remove("CAIRN_KEY_FILE").env_remove("CAIRN_PASSPHRASE_FILE");
+    command.envs(environment.iter().map(|(key, value)| (key, value)));
     command.spawn().map_err(Error::io("start", program))
 }
 

@@ -4,7 +4,7 @@
 
 use crate::console;
 use crate::error::{Error, Result};
-use crate::libvirt::{CALL_LIMIT, virsh};
+use crate::libvirt::{CALL_LIMIT, URI, virsh_at};
 use crate::process::{Output, run, run_ok, wait_for, wait_longer};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ pub const EXEC_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone)]
 pub struct Domain {
     name: String,
+    uri: String,
 }
 
 /// What a script in the guest left behind.
@@ -42,7 +43,12 @@ pub struct Exec {
 impl Domain {
     /// The domain of that name, which need not exist yet.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into() }
+        Self::at(URI, name)
+    }
+
+    /// The same of another libvirtd ([`crate::second`]).
+    pub fn at(uri: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { name: name.into(), uri: uri.into() }
     }
 
     /// Its name.
@@ -56,7 +62,7 @@ impl Domain {
     /// # Errors
     /// Not startable or over its limit.
     pub fn virsh(&self, args: &[&str]) -> Result<Output> {
-        run(&mut virsh(args), CALL_LIMIT)
+        run(&mut virsh_at(&self.uri, args), CALL_LIMIT)
     }
 
     /// Runs virsh; a failure is an error. Gives its output.
@@ -64,7 +70,7 @@ impl Domain {
     /// # Errors
     /// virsh's own words.
     pub fn virsh_ok(&self, args: &[&str]) -> Result<String> {
-        run_ok(&mut virsh(args), CALL_LIMIT)
+        run_ok(&mut virsh_at(&self.uri, args), CALL_LIMIT)
     }
 
     /// `running`, `paused`, `shut off` and so on.

@@ -225,6 +225,17 @@ pub fn child_named(parent: Pid, word: &str) -> Option<Pid> {
     children.find(|pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(format!("\0{word}\0").as_bytes()))).map(Pid::from_raw)
 }
 
+/// Who started a process.
+///
+/// # Panics
+/// It has ended.
+#[must_use]
+pub fn parent(pid: Pid) -> Pid {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|text| text.trim().parse().ok());
+    Pid::from_raw(parent.expect("every process has one"))
+}
+
 /// Starts backups until one could be stopped while the guest is frozen: it writes no more to `image`, which it does without a pause otherwise. By then libvirt has answered
 /// the freeze, and its guard knows.
 ///

@@ -184,10 +184,19 @@ impl Hollow {
     /// # Panics
     /// libvirt refuses it.
     pub fn define_and_start(&self) {
+        self.define(32);
+        self.start();
+    }
+
+    /// Defines it as it is now, with so much memory from its next start on.
+    ///
+    /// # Panics
+    /// libvirt refuses it.
+    pub fn define(&self, memory_mib: u32) {
         let disks: String = self.rows.iter().map(Row::xml).collect();
         let number = self.name().bytes().fold(0_u64, |sum, byte| sum * 31 + u64::from(byte)) % 1_000_000_000_000;
         let xml = format!(
-            "<domain type='qemu'><name>{name}</name><uuid>0d5a1f00-0000-4000-8001-{number:012}</uuid><memory unit='MiB'>32</memory><iothreads>2</iothreads>\
+            "<domain type='qemu'><name>{name}</name><uuid>0d5a1f00-0000-4000-8001-{number:012}</uuid><memory unit='MiB'>{memory_mib}</memory><iothreads>2</iothreads>\
              <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>{disks}\
              <controller type='scsi' index='0' model='virtio-scsi'/><memballoon model='none'/></devices></domain>",
             name = self.name()
@@ -195,7 +204,21 @@ impl Hollow {
         let file = Path::new("/run").join(format!("{}.xml", self.name()));
         std::fs::write(&file, xml).expect("written");
         self.domain.virsh_ok(&["define", &file.to_string_lossy()]).unwrap_or_else(|e| panic!("{}", e.report()));
-        self.start();
+    }
+
+    /// An order to virsh with this domain.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn virsh(&self, order: &str, args: &[&str]) {
+        self.domain.virsh_ok(&[&[order, self.name()], args].concat()).unwrap_or_else(|e| panic!("{}", e.report()));
+    }
+
+    /// From now on a disk has another image; libvirt knows it already, or will by the next definition.
+    pub fn follow(&mut self, target: &str, path: PathBuf, format: &str) {
+        let number = self.row(target);
+        let row = &mut self.rows[number];
+        (row.source, row.path, row.format) = (file_source(&path), path, format.to_owned());
     }
 
     /// Starts it.
@@ -241,6 +264,11 @@ impl Hollow {
 
     fn row(&self, target: &str) -> usize {
         self.rows.iter().position(|row| row.target == target).unwrap_or_else(|| panic!("{} has no disk {target}", self.name()))
+    }
+
+    /// An order to one disk's device, as `qemu-io` has them.
+    pub fn order_to(&self, target: &str, order: &str) {
+        self.order(&self.rows[self.row(target)], order);
     }
 
     fn order(&self, row: &Row, order: &str) {
@@ -334,10 +362,8 @@ impl Hollow {
     /// # Panics
     /// libvirt refuses it.
     pub fn block_copy(&mut self, target: &str, name: &str) {
-        let (number, path) = (self.row(target), self.path(name));
-        let args = ["blockcopy", self.name(), target, "--dest", &path.to_string_lossy(), "--format", "qcow2", "--transient-job", "--wait", "--pivot"];
-        self.domain.virsh_ok(&args).unwrap_or_else(|e| panic!("{}", e.report()));
-        self.rows[number].source = file_source(&path);
-        self.rows[number].path = path;
+        let path = self.path(name);
+        self.virsh("blockcopy", &[target, "--dest", &path.to_string_lossy(), "--format", "qcow2", "--transient-job", "--wait", "--pivot"]);
+        self.follow(target, path, "qcow2");
     }
 }

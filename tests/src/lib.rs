@@ -14,6 +14,7 @@
 //!
 //! This crate links no system library; it drives `virsh`, `qemu-img` and `debugfs` as programs.
 
+pub mod accident;
 pub mod cairn;
 pub mod chaos;
 pub mod console;
@@ -39,8 +40,10 @@ pub mod latency;
 pub mod libvirt;
 pub mod loops;
 pub mod machine;
+pub mod modes;
 pub mod mounts;
 pub mod nfs;
+pub mod off;
 pub mod options;
 pub mod process;
 pub mod reference;

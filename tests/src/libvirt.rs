@@ -105,8 +105,14 @@ pub fn restart(log: &Path, signal: Signal) -> Result<()> {
 /// A virsh command on the lab's connection.
 #[must_use]
 pub fn virsh(args: &[&str]) -> Command {
+    virsh_at(URI, args)
+}
+
+/// The same on any connection.
+#[must_use]
+pub fn virsh_at(uri: &str, args: &[&str]) -> Command {
     let mut command = Command::new("virsh");
-    command.args(["-q", "-c", URI]).args(args).env("LC_ALL", "C");
+    command.args(["-q", "-c", uri]).args(args).env("LC_ALL", "C");
     command
 }
 

@@ -3,6 +3,7 @@
 //! It lives in mount and host-name namespaces inside the lab's, so it ends with the lab at the latest.
 
 use crate::error::{Error, Result};
+use crate::libvirt::virsh_at;
 use crate::process::{run, run_ok, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -86,9 +87,16 @@ impl Second {
     /// A virsh command on it.
     #[must_use]
     pub fn virsh(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("virsh");
-        command.args(["-q", "-c", &self.uri()]).args(args).env("LC_ALL", "C");
-        command
+        virsh_at(&self.uri(), args)
+    }
+
+    /// A command that runs on it: with its folders and its host name.
+    #[must_use]
+    pub fn inside(&self, command: &Command) -> Command {
+        let mut entered = Command::new("nsenter");
+        entered.args(["--target", &self.daemon.id().to_string(), "--mount", "--uts"]).arg(command.get_program()).args(command.get_args());
+        entered.envs(command.get_envs().filter_map(|(key, value)| value.map(|value| (key, value))));
+        entered
     }
 }
 

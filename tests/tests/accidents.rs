@@ -3,34 +3,26 @@
 //! Whatever happens: the guest runs on (unless QEMU itself ended) and is not frozen beyond the limit, fifteen seconds later nothing is left, the next
 //! point is right, and it is incremental wherever QEMU lived on.
 //!
-//! The cases are made from the three lists below. All of them take 25 minutes, so a run takes every eleventh, other ones for each victim, and two of
+//! The cases are made from the three lists below. All of them take 25 minutes and more, so a run takes every eleventh, other ones for each victim, and two of
 //! what an admin may do; `CAIRN_ACCIDENTS=all` takes all, and `CAIRN_ACCIDENTS=3` those of another share.
 
-use cairn_lab::frozen::{child_named, record_is_open};
-use cairn_lab::steps::{FREEZE_LIMIT_S, Held, Holder, STEPS};
+use cairn_lab::accident::{BOOT_LIMIT, SIGNALS, SLACK, STEP_LIMIT, assert_next_point, assert_thawed, chosen, churn, goes_on_later, libvirtd_comes_back, qemu};
+use cairn_lab::frozen::child_named;
+use cairn_lab::steps::{Held, Holder, STEPS};
 use cairn_lab::suite::{CLEAN_LIMIT, Suite, mode};
-use cairn_lab::{Options, cairn, lab_test, libvirt, process};
+use cairn_lab::{Options, lab_test, libvirt, process};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fs;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const SIGNALS: [Signal; 3] = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGTERM];
-/// How long a stopped process stays so.
-const STOP: Duration = Duration::from_secs(5);
 /// One of so many cases is tried where nothing is said.
 /// It shares no factor with the number of signals: all signals are among them.
 const SHARE: usize = 11;
 /// The same of what an admin may do.
 const SHARE_OF_ORDERS: usize = 3;
 
-/// A host that is busy with other things takes a moment for everything.
-const SLACK: Duration = Duration::from_secs(5);
-const STEP_LIMIT: Duration = Duration::from_secs(60);
 /// Events that libvirt handles one by one may take half a minute each while a backup's job runs.
 const END_LIMIT: Duration = Duration::from_secs(120);
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +31,6 @@ enum Victim {
     Guard,
     Libvirtd,
     Qemu,
-}
-
-fn qemu() -> Pid {
-    let text = fs::read_to_string("/run/libvirt/qemu/lab1.pid").expect("QEMU has a pid file");
-    Pid::from_raw(text.trim().parse().expect("a process id"))
 }
 
 impl Victim {
@@ -69,33 +56,22 @@ struct Accident {
 impl Accident {
     /// The backup is over when this returns.
     fn happens(self, suite: &Suite, holder: &Holder) {
+        let what = format!("{self:?}");
         let mut held = holder.hold(suite, self.step);
         let Some(pid) = self.victim.pid(&held) else { panic!("there is no {:?} behind '{}'", self.victim, self.step) };
         let since = Instant::now();
         kill(pid, self.signal).expect("it is there");
         held.goes_on();
         match (self.signal, self.victim) {
-            (Signal::SIGSTOP, _) => {
-                sleep(STOP);
-                // A guard ends a backup that stands still, and kills it.
-                kill(pid, Signal::SIGCONT).ok();
-            }
-            (_, Victim::Libvirtd) => self.libvirtd_comes_back(suite, pid),
+            (Signal::SIGSTOP, _) => goes_on_later(pid),
+            (_, Victim::Libvirtd) => libvirtd_comes_back(suite, pid),
             _ => {}
         }
-        let limit = Duration::from_secs(FREEZE_LIMIT_S) + SLACK;
-        while record_is_open() && self.is_qemu_left() {
-            assert!(since.elapsed() < limit, "{self:?}: a freeze is open after {limit:?}: {}", held.said());
-            sleep(POLL);
+        if self.is_qemu_left() {
+            assert_thawed(&what, since, || held.said());
         }
-        let status = held.ends(&format!("{self:?}"));
+        let status = held.ends(&what);
         println!("{:?} {} behind '{}': {status}, over {:.1} s later", self.victim, self.signal, self.step, since.elapsed().as_secs_f64());
-    }
-
-    /// As systemd does it.
-    fn libvirtd_comes_back(self, suite: &Suite, old: Pid) {
-        process::wait_for("end of libvirtd", STEP_LIMIT, POLL, || Ok(kill(old, None).is_err().then_some(()))).expect("it ends");
-        libvirt::launch(&suite.lab.folder().join("libvirtd.log")).expect("libvirtd");
     }
 
     fn is_qemu_left(self) -> bool {
@@ -110,37 +86,13 @@ impl Accident {
             process::wait_for("end of the domain", STEP_LIMIT, POLL, is_off).expect("it is off");
             suite.domain.start(BOOT_LIMIT).expect("it starts");
         }
-        let next = suite.quiet_backup(&format!("after-{number}"));
-        suite.assert_left_alone(SLACK);
-        suite.assert_restores(&next);
-        let point = suite.point(&next.id);
-        for target in ["vda", "vdb"] {
-            let reason = cairn::disk(&point, target).expect("disk")["reason"].as_str().unwrap_or_default().to_owned();
-            let is_incremental = mode(&point, target) == "incremental";
-            assert!(is_incremental || !self.is_qemu_left(), "{self:?}: the next point of {target} is not incremental: {reason}");
-            assert!(is_incremental || !reason.is_empty(), "{self:?}: {target} is not incremental and does not say why");
-        }
+        assert_next_point(suite, &format!("{self:?}"), number, self.is_qemu_left());
     }
-}
-
-/// What is to be tried of all, in so many shares; `from`: another share for another list.
-fn chosen<T>(all: impl Iterator<Item = T>, shares: usize, from: usize) -> Vec<T> {
-    let asked = std::env::var("CAIRN_ACCIDENTS").unwrap_or_else(|_| "0".to_owned());
-    if asked == "all" {
-        return all.collect();
-    }
-    let share: usize = asked.parse().expect("CAIRN_ACCIDENTS is 'all' or a number");
-    all.enumerate().filter(|(number, _)| number % shares == (share + from) % shares).map(|(_, one)| one).collect()
 }
 
 fn accidents_to(victim: Victim) -> impl Iterator<Item = Accident> {
     let has_guard = move |step: &&str| victim != Victim::Guard || *step != STEPS[0];
     STEPS.into_iter().filter(has_guard).flat_map(move |step| SIGNALS.map(|signal| Accident { step, victim, signal }))
-}
-
-fn churn(suite: &Suite, number: usize) {
-    let script = format!("for d in a b; do /bin/lab-guest __lab-guest noise /mnt/$d/churn {} 1048576 {number}; done", number % 4 * 1_048_576);
-    suite.domain.sh(&script).expect("churn");
 }
 
 fn all_of(victim: Victim, lab: &cairn_lab::Lab) {
@@ -179,13 +131,15 @@ struct Order {
 /// The lab's guest knows no other shutdown.
 const POWER_OFF: &str = r#"{"execute": "guest-exec", "arguments": {"path": "/bin/sh", "arg": ["-c", "sync; poweroff -f"]}}"#;
 
-const ORDERS: [Order; 6] = [
+const ORDERS: [Order; 7] = [
     Order { args: &["domjobabort", "lab1"], is_done: true, codes: &[1, 13], back: &[], incremental: [true, true] },
     Order { args: &["suspend", "lab1"], is_done: true, codes: &[0], back: &["resume", "lab1"], incremental: [true, true] },
     Order { args: &["detach-disk", "lab1", "vdb", "--live"], is_done: false, codes: &[0], back: &[], incremental: [true, true] },
     Order { args: &["blockresize", "lab1", "vdb", "104M"], is_done: false, codes: &[0], back: &[], incremental: [true, true] },
     Order { args: &["destroy", "lab1"], is_done: true, codes: &[0, 3], back: &["start", "lab1"], incremental: [true, false] },
     Order { args: &["qemu-agent-command", "lab1", POWER_OFF], is_done: true, codes: &[0], back: &["start", "lab1"], incremental: [true, false] },
+    // libvirt waits for half a minute.
+    Order { args: &["snapshot-create-as", "lab1", "s", "--disk-only"], is_done: false, codes: &[0], back: &[], incremental: [true, true] },
 ];
 
 lab_test!(by_the_admin, Options::small(), |lab| {

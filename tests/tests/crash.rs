@@ -6,6 +6,7 @@ use cairn_lab::suite::{CLEAN_LIMIT, Kept, Suite, mode};
 use cairn_lab::{Options, cairn, lab_test, process, traces};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -41,8 +42,10 @@ impl Random {
     }
 }
 
+/// In a group of its own, as a shell starts it: where nobody could let it go on, the kernel lets Ctrl-Z stop nothing.
 fn start(suite: &Suite, args: &[&str]) -> Child {
-    suite.cairn.command(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
+    let mut command = suite.cairn.command(args);
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
 }
 
 fn send(child: &Child, signal: Signal) {
@@ -141,7 +144,8 @@ lab_test!(stopped_in_the_middle_the_guest_can_still_be_suspended, Options { data
         wait_job(&suite, &mut child);
         std::thread::sleep(random.within(Duration::from_millis(150)));
         if child.try_wait().expect("our child").is_none() {
-            send(&child, Signal::SIGSTOP);
+            // By Ctrl-Z as well.
+            send(&child, if number % 2 == 0 { Signal::SIGTSTP } else { Signal::SIGSTOP });
         }
         let mut suspend = cairn_lab::libvirt::virsh(&["suspend", "lab1"]);
         let suspended = process::run(&mut suspend, SUSPEND_LIMIT).expect("QEMU hangs in suspend");

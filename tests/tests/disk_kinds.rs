@@ -4,40 +4,15 @@
 
 use cairn_lab::hollow::{Hollow, Kind};
 use cairn_lab::loops::Loop;
+use cairn_lab::modes::{assert_documented, cell, saved, saved_by};
 use cairn_lab::suite::{Suite, mode};
 use cairn_lab::{Options, cairn, lab_test, libvirt, process};
 use serde_json::Value;
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const TOOL_LIMIT: Duration = Duration::from_secs(60);
 const NO_GUEST: fn() -> Options = || Options { guest: false, ..Options::small() };
-
-fn modes(point: &Value) -> Vec<(String, String)> {
-    let disks = point["disks"].as_array().expect("disks");
-    disks.iter().map(|d| cairn::text(d, "target").expect("target")).map(|target| (target.clone(), mode(point, &target))).collect()
-}
-
-/// A point, every disk of which restores to what its image has now, and the modes of its disks in one line.
-fn saved(suite: &Suite, machine: &Hollow) -> (String, String) {
-    machine.flush();
-    let output = suite.cairn.run(&["backup", machine.name(), "--quiesce", "never", "--json"]).expect("it ends");
-    assert!([cairn::DONE, cairn::WARNINGS].contains(&output.code()), "{}", output.err_text());
-    let point: Value = serde_json::from_str(&output.text()).expect("a point");
-    let id = point["id"].as_str().expect("an id").to_owned();
-    let images = machine.images();
-    let compared: Vec<(&str, &Path, &str)> = images.iter().map(|(target, path, format)| (target.as_str(), path.as_path(), format.as_str())).collect();
-    suite.assert_disks(&id, &compared);
-    for (target, mode) in modes(&point) {
-        let reason = cairn::disk(&point, &target).expect("disk")["reason"].as_str().unwrap_or_default().to_owned();
-        assert_eq!(mode == "incremental", reason.is_empty(), "{target} is {mode} because '{reason}'");
-    }
-    let line = modes(&point).iter().map(|(target, mode)| format!("{target} {mode}")).collect::<Vec<_>>().join(", ");
-    println!("{}: {line}", machine.name());
-    (id, line)
-}
 
 /// Every kind of disk, by its target.
 fn every_kind(machine: &mut Hollow) -> ([Loop; 2], Vec<(&'static str, &'static str)>) {
@@ -75,12 +50,6 @@ fn every_kind(machine: &mut Hollow) -> ([Loop; 2], Vec<(&'static str, &'static s
     (loops, told)
 }
 
-/// The modes of `line` as cells by target.
-fn cell(line: &str, target: &str) -> String {
-    let of = line.split(", ").find_map(|part| part.strip_prefix(target)?.strip_prefix(' '));
-    of.unwrap_or_else(|| panic!("no {target} in {line}")).to_owned()
-}
-
 /// A disk of a domain that is off, alone: its mode, or that it is refused.
 fn off(suite: &Suite, machine: &Hollow, target: &str) -> String {
     let output = suite.cairn.run(&["backup", machine.name(), "--disk", target, "--json"]).expect("it ends");
@@ -95,27 +64,18 @@ fn off(suite: &Suite, machine: &Hollow, target: &str) -> String {
     mode(&point, target)
 }
 
-/// The table of this version in docs/modes.md is what was measured; `CAIRN_MODES=write` makes it so.
-fn assert_documented(version: &str, table: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/modes.md");
-    let text = fs::read_to_string(&path).expect("docs/modes.md");
-    let heading = format!("### {version}\n");
-    let Some((before, rest)) = text.split_once(&heading) else {
-        println!("docs/modes.md says nothing of {version}; measured:\n{table}");
-        return;
-    };
-    let end = rest.find("\n#").map_or(rest.len(), |at| at + 1);
-    if std::env::var("CAIRN_MODES").is_ok_and(|word| word == "write") {
-        let after = &rest[end..];
-        let gap = if after.is_empty() { "" } else { "\n" };
-        fs::write(&path, format!("{before}{heading}\n{table}{gap}{after}")).expect("written");
-        return;
-    }
-    assert_eq!(rest[..end].trim(), table.trim(), "docs/modes.md is to say of {version}:\n{table}");
-}
-
 lab_test!(every_kind_of_disk_is_as_docs_modes_says, NO_GUEST(), |lab| {
-    let suite = Suite::new(&lab);
+    let version = libvirt::version().expect("a version");
+    every_kind_is_documented(&Suite::new(&lab), "live", &version, 0);
+});
+
+// The same without QEMU's monitor: four of them are none that libvirt has checkpoints for.
+lab_test!(every_kind_of_disk_without_the_monitor, NO_GUEST(), |lab| {
+    let version = libvirt::version().expect("a version");
+    every_kind_is_documented(&Suite::new(&lab), "libvirt-api", &format!("{version}, `--capture libvirt-api`"), 4);
+});
+
+fn every_kind_is_documented(suite: &Suite, capture: &str, heading: &str, always_compared: usize) {
     let mut machine = Hollow::new("kinds");
     let (_loops, told) = every_kind(&mut machine);
     // What is not saved, and said so.
@@ -125,7 +85,7 @@ lab_test!(every_kind_of_disk_is_as_docs_modes_says, NO_GUEST(), |lab| {
     machine.define_and_start();
 
     machine.write_all(1);
-    let (first, line) = saved(&suite, &machine);
+    let (first, line) = saved_by(suite, &machine, capture);
     assert_eq!(line.matches("full").count(), told.len(), "{line}");
     let skipped = suite.point(&first)["source"]["skipped"].to_string();
     for target in ["vdj", "vdk", "vdl"] {
@@ -133,25 +93,25 @@ lab_test!(every_kind_of_disk_is_as_docs_modes_says, NO_GUEST(), |lab| {
     }
 
     machine.write_all(2);
-    let (_, running) = saved(&suite, &machine);
+    let (_, running) = saved_by(suite, &machine, capture);
     machine.stop();
     machine.start();
     machine.write_all(3);
-    let (_, restarted) = saved(&suite, &machine);
+    let (_, restarted) = saved_by(suite, &machine, capture);
     machine.write_all(4);
-    let (_, again) = saved(&suite, &machine);
-    assert_eq!(again.matches("incremental").count(), told.len(), "whatever a disk got, the next point goes on from it: {again}");
+    let (_, again) = saved_by(suite, &machine, capture);
+    assert_eq!(again.matches("incremental").count(), told.len() - always_compared, "whatever a disk got, the next point goes on from it: {again}");
     machine.kill();
     machine.start();
     machine.write_all(5);
-    let (_, killed) = saved(&suite, &machine);
+    let (_, killed) = saved_by(suite, &machine, capture);
     machine.write_all(6);
     machine.flush();
     machine.stop();
 
     let mut table = "| disk | it runs on | after a stop and a start | after the end of QEMU by SIGKILL | it is off |\n|---|---|---|---|---|\n".to_owned();
     for (target, what) in told {
-        let modes = [cell(&running, target), cell(&restarted, target), cell(&killed, target), off(&suite, &machine, target)];
+        let modes = [cell(&running, target), cell(&restarted, target), cell(&killed, target), off(suite, &machine, target)];
         table += &format!("| {what} | {} |\n", modes.join(" | "));
     }
     println!("{table}");
@@ -159,8 +119,8 @@ lab_test!(every_kind_of_disk_is_as_docs_modes_says, NO_GUEST(), |lab| {
     for target in ["vda", "vdf", "vdg", "vdh", "vdi", "sda"] {
         assert!(said.contains(target), "{target} had a bitmap in its image: {said}");
     }
-    assert_documented(&libvirt::version().expect("a version"), &table);
-});
+    assert_documented(heading, &table);
+}
 
 lab_test!(disks_that_come_and_go, NO_GUEST(), |lab| {
     let suite = Suite::new(&lab);

@@ -4,7 +4,7 @@
 //! last write before the freeze to its first one after it, and each case prints it.
 
 use cairn_lab::daemon::Daemon;
-use cairn_lab::frozen::{self, Frozen, Job, alarm, has_died, stands_still};
+use cairn_lab::frozen::{self, Frozen, Job, alarm, has_died, parent, stands_still};
 use cairn_lab::suite::{Suite, assert_refused};
 use cairn_lab::{Options, cairn, lab_test, libvirt, process};
 use nix::fcntl::OFlag;
@@ -243,12 +243,6 @@ lab_test!(job_of_a_daemon, Options::small(), |lab| {
     drop(daemon);
     suite.assert_goes_on();
 });
-
-fn parent(pid: Pid) -> Pid {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|text| text.trim().parse().ok());
-    Pid::from_raw(parent.expect("every process has one"))
-}
 
 /// A control group of the memory controller, of version 1 or 2, whichever has it.
 struct MemoryGroup {

@@ -2,12 +2,12 @@
 
 use cairn_lab::cairn::{BUSY, NOT_FOUND, REFUSED, WARNINGS};
 use cairn_lab::loops::Loop;
+use cairn_lab::off::{self, images, qemu_io, shut_down, storage_daemons, wait_off};
 use cairn_lab::suite::{Kept, Suite, assert_refused, mode, quiesce};
-use cairn_lab::{Cairn, Options, cairn, lab, lab_test, process, reference};
+use cairn_lab::{Cairn, Options, cairn, lab_test, process, reference};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,48 +27,6 @@ fn churn(suite: &Suite, number: u32) {
         number % 4 * 1_048_576
     );
     suite.domain.sh(&script).expect("churn");
-}
-
-/// The guest ends by itself, as one that is shut down does.
-fn shut_down(suite: &Suite) {
-    suite.domain.read_only(true).expect("read-only");
-    suite.domain.powers_off();
-    wait_off(suite);
-}
-
-fn wait_off(suite: &Suite) {
-    let off = || Ok((suite.domain.state()? == "shut off").then_some(()));
-    process::wait_for("the domain's end", BOOT_LIMIT, Duration::from_millis(200), off).expect("off");
-}
-
-fn images() -> Vec<PathBuf> {
-    lab::disks().into_iter().map(|disk| disk.path).collect()
-}
-
-/// Not ctime: libvirt gives the images back to their owner a moment after the domain's end.
-fn times(path: &Path) -> (u64, u64, i64, i64) {
-    let meta = path.metadata().expect("there");
-    (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
-}
-
-/// A backup of a domain that is off: the images are not touched, and are what the point has.
-fn off_backup(suite: &Suite, name: &str, code: i32) -> Kept {
-    let reference = reference::copy_disks(&{
-        let folder = suite.path(&format!("reference-{name}"));
-        std::fs::create_dir_all(&folder).expect("folder");
-        folder
-    })
-    .expect("reference");
-    let (points, before) = (suite.points(), images().iter().map(|image| times(image)).collect::<Vec<_>>());
-    let output = suite.cairn.run(&["backup", "lab1"]).expect("it ends");
-    assert_eq!(output.code(), code, "{}\n{}", output.text(), output.err_text());
-    assert_eq!(before, images().iter().map(|image| times(image)).collect::<Vec<_>>(), "an image was written to");
-    let now = suite.points();
-    assert_eq!(now.len(), points.len() + 1, "one new point");
-    let kept = Kept { id: now.last().cloned().expect("a point"), reference };
-    assert_eq!(suite.point(&kept.id)["source"]["capture"], "offline");
-    suite.assert_restores(&kept);
-    kept
 }
 
 fn modes(suite: &Suite, kept: &Kept) -> (String, String) {
@@ -95,13 +53,6 @@ fn children_of(parent: u32, name: &str) -> Vec<u32> {
         after.split_whitespace().nth(1) == Some(&parent.to_string()) && name.starts_with(comm.trim()) && !comm.trim().is_empty()
     };
     pids.filter(is_child).collect()
-}
-
-fn daemons() -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|args| String::from_utf8_lossy(&args).starts_with("qemu-storage-daemon")))
-        .collect()
 }
 
 /// A backup that has its storage daemons up and stands still.
@@ -132,17 +83,13 @@ fn go_on(child: Child) -> (i32, String) {
     (process::exit_code(output.status), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn qemu_io(image: &Path, format: &str, order: &str) {
-    process::run_ok(Command::new("qemu-io").args(["-f", format, "-c", order]).arg(image), TOOL_LIMIT).expect("qemu-io");
-}
-
 lab_test!(increments_go_on_from_a_domain_that_is_off, Options::small(), |lab| {
     let suite = Suite::new(&lab);
     let first = suite.quiet_backup("first");
     churn(&suite, 1);
     shut_down(&suite);
 
-    let second = off_backup(&suite, "second", 0);
+    let second = off::backup(&suite, "second", 0);
     let point = suite.point(&second.id);
     assert_eq!(modes(&suite, &second), pair("incremental", "compare"), "{point}");
     assert_eq!(quiesce(&point), "filesystem", "{point}");
@@ -150,7 +97,7 @@ lab_test!(increments_go_on_from_a_domain_that_is_off, Options::small(), |lab| {
     assert!(number(&point, "vda", "changed") > 0 && number(&point, "vdb", "changed") > 0, "{point}");
 
     // Nobody wrote to the images since: nothing is read, raw or not.
-    let third = off_backup(&suite, "third", 0);
+    let third = off::backup(&suite, "third", 0);
     let point = suite.point(&third.id);
     assert_eq!(modes(&suite, &third), pair("incremental", "incremental"), "{point}");
     assert_eq!((number(&point, "vda", "read"), number(&point, "vdb", "read")), (0, 0), "{point}");
@@ -158,7 +105,7 @@ lab_test!(increments_go_on_from_a_domain_that_is_off, Options::small(), |lab| {
     // What is written beside the guest counts as well, and only that is read of the qcow2 image.
     qemu_io(&images()[0], "qcow2", "write -P 0x5a 100M 128k");
     qemu_io(&images()[1], "raw", "write -P 0x5b 30M 64k");
-    let fourth = off_backup(&suite, "fourth", 0);
+    let fourth = off::backup(&suite, "fourth", 0);
     assert_eq!(modes(&suite, &fourth), pair("incremental", "compare"));
 
     // The bitmap began at the first point, which goes, and the next two with it: the one that is left goes on from it.
@@ -181,7 +128,7 @@ lab_test!(increments_go_on_from_a_domain_that_is_off, Options::small(), |lab| {
     assert_eq!(modes(&suite, &sixth), pair("incremental", "incremental"));
     suite.assert_restores(&sixth);
     shut_down(&suite);
-    assert_eq!(modes(&suite, &off_backup(&suite, "seventh", 0)), pair("incremental", "compare"));
+    assert_eq!(modes(&suite, &off::backup(&suite, "seventh", 0)), pair("incremental", "compare"));
 });
 
 lab_test!(an_image_set_back_to_an_earlier_state_is_read_where_it_matters, Options::small(), |lab| {
@@ -194,12 +141,12 @@ lab_test!(an_image_set_back_to_an_earlier_state_is_read_where_it_matters, Option
     std::fs::copy(image, &earlier).expect("copied");
     qemu_io(image, "qcow2", "write -P 0x22 40M 64k");
     qemu_io(image, "qcow2", "write -P 0x33 60M 64k");
-    let second = off_backup(&suite, "second", 0);
+    let second = off::backup(&suite, "second", 0);
     assert_eq!(mode(&suite.point(&second.id), "vda"), "incremental");
     // As a storage snapshot that is rolled back does it: the same file, an earlier content, an earlier bitmap. What was at 60M is not marked in it.
     std::fs::copy(&earlier, image).expect("set back");
     suite.cairn.ok(&["forget", &first.id, "--force"]).expect("forgotten");
-    let third = off_backup(&suite, "third", 0);
+    let third = off::backup(&suite, "third", 0);
     let point = suite.point(&third.id);
     assert_eq!(mode(&point, "vda"), "incremental", "{point}");
     suite.assert_restores(&second);
@@ -229,7 +176,7 @@ lab_test!(a_start_in_between_is_not_hindered_and_the_point_is_of_the_running_dom
     suite.assert_restores(&first);
     suite.domain.read_only(false).expect("read-write");
     suite.assert_left_alone(Duration::from_secs(5));
-    assert_eq!(daemons(), Vec::<u32>::new());
+    assert_eq!(storage_daemons(), Vec::<u32>::new());
 
     // The other way round: a domain that ends in the middle of a live backup, of another store, all of which is to be read.
     suite.domain.read_only(true).expect("read-only");
@@ -248,7 +195,7 @@ lab_test!(a_start_in_between_is_not_hindered_and_the_point_is_of_the_running_dom
     let restored = other.restore_raw(&points[0], &suite.path("restored-other")).expect("restore");
     assert_eq!(reference.difference(&restored).expect("readable"), None);
     // The dead job cost the first store nothing.
-    assert_eq!(modes(&suite, &off_backup(&suite, "third", WARNINGS)).0, "incremental");
+    assert_eq!(modes(&suite, &off::backup(&suite, "third", WARNINGS)).0, "incremental");
 });
 
 lab_test!(a_crashed_domain_is_compared_and_says_so, Options::small(), |lab| {
@@ -263,7 +210,7 @@ lab_test!(a_crashed_domain_is_compared_and_says_so, Options::small(), |lab| {
     wait_off(&suite);
     let refused = suite.cairn.run(&["backup", "lab1", "--quiesce", "require"]).expect("it ends");
     assert_refused(&refused, REFUSED, "crashed");
-    let second = off_backup(&suite, "second", WARNINGS);
+    let second = off::backup(&suite, "second", WARNINGS);
     let point = suite.point(&second.id);
     assert_eq!((modes(&suite, &second), quiesce(&point).as_str()), (pair("compare", "compare"), "crash"), "{point}");
     let reason = cairn::disk(&point, "vda").expect("a disk")["reason"].as_str().unwrap_or_default().to_owned();
@@ -280,7 +227,7 @@ lab_test!(a_crashed_domain_is_compared_and_says_so, Options::small(), |lab| {
     // Memory that is saved is said to be missing.
     suite.domain.read_only(true).expect("read-only");
     suite.domain.virsh_ok(&["managedsave", "lab1"]).expect("saved");
-    let fifth = off_backup(&suite, "fifth", WARNINGS);
+    let fifth = off::backup(&suite, "fifth", WARNINGS);
     let point = suite.point(&fifth.id);
     assert!(quiesce(&point) == "crash" && point["warnings"].to_string().contains("managed save"), "{point}");
     assert_eq!(modes(&suite, &fifth).0, "incremental");
@@ -291,15 +238,15 @@ lab_test!(killed_in_the_middle_it_leaves_nothing, Options::small(), |lab| {
     shut_down(&suite);
     for round in 0..3 {
         let mut backup = stopped_backup(&suite, &["backup", "lab1"]);
-        let began = daemons();
+        let began = storage_daemons();
         // The second may not be there yet.
         assert!(!began.is_empty(), "a storage daemon serves an image");
         backup.kill().expect("our child");
         backup.wait().expect("reaped");
-        process::wait_for("the storage daemons' end", TOOL_LIMIT, POLL, || Ok(daemons().is_empty().then_some(()))).expect("gone");
+        process::wait_for("the storage daemons' end", TOOL_LIMIT, POLL, || Ok(storage_daemons().is_empty().then_some(()))).expect("gone");
         assert_eq!(suite.points().len(), round, "no point came of it");
         // The lock is free at once.
-        off_backup(&suite, &format!("after-{round}"), 0);
+        let _ = off::backup(&suite, &format!("after-{round}"), 0);
     }
     // Ctrl-C as well.
     qemu_io(&images()[1], "raw", "write -P 0x77 10M 1M");
@@ -307,7 +254,7 @@ lab_test!(killed_in_the_middle_it_leaves_nothing, Options::small(), |lab| {
     kill(pid_of(&backup), Signal::SIGINT).expect("our child");
     let (code, said) = go_on(backup);
     assert_eq!(code, 130, "{said}");
-    assert_eq!((daemons(), suite.points().len()), (Vec::new(), 3));
+    assert_eq!((storage_daemons(), suite.points().len()), (Vec::new(), 3));
     suite.domain.start(BOOT_LIMIT).expect("it boots");
 });
 
@@ -342,7 +289,7 @@ lab_test!(an_image_that_changes_while_it_is_read_makes_no_point, Options::small(
     let said = assert_refused(&output, code, &images()[1].display().to_string());
     assert!(code == BUSY || said.contains("which writes to it; nothing was saved"), "{said}");
     assert_eq!(suite.points().len(), 2);
-    off_backup(&suite, "after", 0);
+    let _ = off::backup(&suite, "after", 0);
 });
 
 lab_test!(every_kind_of_disk_is_read_or_named, Options::small(), |lab| {

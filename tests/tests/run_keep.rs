@@ -87,6 +87,8 @@ lab_test!(a_domain_that_was_undefined_is_run_cancelled_and_kept_all_the_same, Op
     // The other way round: off, undefined, then kept.
     copy.virsh_ok(&["destroy", RUN]).expect("destroy");
     copy.virsh_ok(&["undefine", RUN]).expect("undefine");
+    let told = suite.cairn.run(&["runs"]).expect("it ends");
+    assert!(told.code() == cairn::WARNINGS && told.err_text().contains("cairn run --resume"), "what to do: {}", told.err_text());
     suite.cairn.ok(&["keep", RUN]).expect("keep");
     runs::assert_ordinary(&copy, None);
     copy.start(Duration::from_secs(180)).expect("it boots");

@@ -105,7 +105,7 @@ lab_test!(nothing_existing_is_overwritten_without_force, Options::small(), |lab|
     let used = format!("vda={}", cairn_lab::lab::disks()[0].path.display());
     for more in [&[][..], &["--force"]] {
         let output = suite.cairn.run(&[&["restore", &point.id, "--disk", &used][..], more].concat()).expect("it ends");
-        assert_refused(&output, cairn::REFUSED, "nothing was written");
+        assert_refused(&output, cairn::REFUSED, "in use by");
     }
     // With no libvirt to ask, QEMU's own image lock is enough: raw (vdb) takes it as well as qcow2.
     for (target, disk) in ["vda", "vdb"].into_iter().zip(cairn_lab::lab::disks()) {

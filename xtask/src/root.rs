@@ -14,8 +14,10 @@ use cairn_lab::lab::{CAIRN_VARIABLE, HOOK_VARIABLE};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What a lab needs to run and nothing to build: `setup`'s list without compilers and headers.
-const PACKAGES: [&str; 25] = [
+/// What a lab needs to run: `setup`'s list without what builds Rust. The C compiler makes the libraries by which suites hold programs up (`cairn_lab::stall`).
+const PACKAGES: [&str; 27] = [
+    "gcc",
+    "libc6-dev",
     "libvirt-daemon-system",
     "libvirt-clients",
     "qemu-system-x86",

@@ -1,5 +1,6 @@
 //! Options of what makes stores and points: `init`, `backup`, `backup-image`.
 
+use crate::give_way::Priority;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -48,6 +49,16 @@ pub enum Quiesce {
     Never,
 }
 
+/// Who tracks what changes on the disks of running domains.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Capture {
+    /// Dirty bitmaps that Cairn adds through QEMU's monitor: every kind of disk; libvirt marks the domain as tainted
+    #[default]
+    Live,
+    /// libvirt's checkpoints, without the monitor: qcow2 only, other disks are read whole each time
+    LibvirtApi,
+}
+
 /// `cairn backup`
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -67,6 +78,9 @@ pub struct Backup {
     /// Only this disk, by target (vda); may be repeated
     #[arg(long = "disk", value_name = "TARGET")]
     pub disks: Vec<String>,
+    /// Who tracks what changes on the disks of a running domain
+    #[arg(long, value_enum, default_value = "live", env = "CAIRN_CAPTURE")]
+    pub capture: Capture,
     /// Whether the guest's file systems must be frozen (of a domain that is off: whether it must have been shut down)
     #[arg(long, value_enum, default_value = "prefer")]
     pub quiesce: Quiesce,
@@ -88,6 +102,9 @@ pub struct Backup {
     /// Folder on a local disk, writable by QEMU, that takes old blocks while the backup runs
     #[arg(long, value_name = "DIR", env = "CAIRN_SCRATCH_DIR")]
     pub scratch_dir: Option<PathBuf>,
+    /// Whom reading and storing give way to
+    #[arg(long, value_enum, default_value = "low")]
+    pub priority: Priority,
 }
 
 /// `cairn backup-image`
@@ -113,4 +130,7 @@ pub struct BackupImage {
     /// Tag for the point; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
+    /// Whom reading and storing give way to
+    #[arg(long, value_enum, default_value = "low")]
+    pub priority: Priority,
 }

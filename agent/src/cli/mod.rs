@@ -20,7 +20,7 @@ mod run;
 mod standing;
 mod untrack;
 
-pub use backup::{Backup, BackupImage, Init, ProfileName, Quiesce};
+pub use backup::{Backup, BackupImage, Capture, Init, ProfileName, Quiesce};
 pub use boot::Boot;
 pub use daemon::{Daemon, JobCommand, JobLog, JobPlace, JobRun, JobRunner, Jobs, SocketPlace};
 pub use diff::Diff;

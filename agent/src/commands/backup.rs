@@ -14,7 +14,10 @@ use crate::{
     points::{check_name, check_tags},
     run::{self, folder::RunFolder, record::Record},
 };
-use cairn_hypervisor::{Domain, Host, capture::offline::Off};
+use cairn_hypervisor::{
+    Domain, Host,
+    capture::{offline::Off, options::Tracker},
+};
 use cairn_store::{BackupOutcome, Progress, Store};
 use std::{
     path::Path,
@@ -145,12 +148,17 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
         store,
         domain,
         disks: &o.disks,
+        tracker: match o.capture {
+            cli::Capture::Live => Tracker::Bitmaps,
+            cli::Capture::LibvirtApi => Tracker::Checkpoints,
+        },
         quiesce: o.quiesce,
         freeze_mounts: &freeze_mounts(o)?,
         freeze_limit: Duration::from_secs(o.freeze_limit),
         on_stuck_freeze: o.on_stuck_freeze.clone(),
         tags: &o.tags,
         scratch_dir: o.scratch_dir.clone(),
+        priority: o.priority,
     };
     let bar = Bar::start(common, name, progress);
     let (outcome, warnings) = back_up(&request, progress).map_err(|f| match &run {

@@ -6,6 +6,7 @@ use crate::{
     cli::{self, Common},
     context::{open_store, state_dir},
     failure::{Failure, NOT_FOUND, Outcome},
+    give_way::giving_way,
     interrupt,
     output::{self, Bar},
     points::{self, check_chosen_name, check_tags},
@@ -63,7 +64,7 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
         cairn_version: env!("CARGO_PKG_VERSION").into(),
     };
     let bar = Bar::start(common, &o.name, &progress);
-    let outcome = session.backup(&[job], info, &progress, || Ok(()))?;
+    let outcome = giving_way(o.priority, || session.backup(&[job], info, &progress, || Ok(())))?;
     drop(bar);
     tell_waits(&progress);
     print_outcome(common, &store, &outcome)?;

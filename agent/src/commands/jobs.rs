@@ -126,12 +126,12 @@ fn table(jobs: &Value) {
             (Some(done), Some(total)) if total > 0 => format!("{} %", done.saturating_mul(100) / total),
             _ => String::new(),
         };
-        let when = ["ended", "started", "queued"].iter().map(|key| text(&job[*key])).find(|t| !t.is_empty()).unwrap_or_default();
-        let when = when.parse::<jiff::Timestamp>().ok().and_then(|t| u64::try_from(t.as_millisecond()).ok()).map(output::time).unwrap_or_default();
+        let when = local(["ended", "started", "queued"].iter().map(|key| text(&job[*key])).find(|t| !t.is_empty()).unwrap_or_default());
         let state = text(&job["state"]);
         let state = if job["cancel_asked"] == true && state == State::Running.word() { "running, to end" } else { state };
         [
             job["id"].to_string(),
+            text(&job["kind"]).to_owned(),
             output::shown(text(&job["domain"])),
             text(&job["store"]).to_owned(),
             job["policies"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(","),
@@ -139,13 +139,48 @@ fn table(jobs: &Value) {
             state.to_owned(),
             done,
             when,
-            output::shown(text(&job["message"])).chars().take(MESSAGE_CHARS).collect(),
+            message(job),
         ]
     };
-    let rows: Vec<[String; 9]> = jobs.as_array().into_iter().flatten().map(row).collect();
-    out!("{}", output::simple_table(&["ID", "NAME", "STORE", "POLICY", "WHY", "STATE", "DONE", "SINCE", "MESSAGE"], &[0, 6], rows));
+    let rows: Vec<[String; 10]> = jobs.as_array().into_iter().flatten().map(row).collect();
+    out!("{}", output::simple_table(&["ID", "KIND", "NAME", "STORE", "POLICY", "WHY", "STATE", "DONE", "SINCE", "MESSAGE"], &[0, 7], rows));
+}
+
+/// An instant as the API has it, as people read it.
+fn local(instant: &str) -> String {
+    instant.parse::<jiff::Timestamp>().ok().and_then(|t| u64::try_from(t.as_millisecond()).ok()).map(output::time).unwrap_or_default()
+}
+
+/// Why it ended, or what it waits for; marked where it is cut.
+fn message(job: &Value) -> String {
+    let waits_until = local(text(&job["not_before"]));
+    if job["state"] == State::Queued.word() && !waits_until.is_empty() {
+        return format!("another try of job {}, not before {waits_until}", job["retry_of"]);
+    }
+    let all = output::shown(text(&job["message"]));
+    match all.char_indices().nth(MESSAGE_CHARS) {
+        Some((cut, _)) => format!("{}… ('cairn job log {}')", &all[..cut], job["id"]),
+        None => all,
+    }
 }
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_cut_says_so_and_a_try_that_waits_says_until_when() {
+        let long = json!({"id": 7, "state": "failed", "message": "ü".repeat(MESSAGE_CHARS + 1)});
+        assert_eq!(message(&long), format!("{}… ('cairn job log 7')", "ü".repeat(MESSAGE_CHARS)));
+        let whole = "x".repeat(MESSAGE_CHARS);
+        assert_eq!(message(&json!({"id": 7, "state": "failed", "message": whole})), whole);
+        let waits = json!({"id": 8, "state": "queued", "retry_of": 7, "not_before": "2026-11-22T10:00:00Z", "message": null});
+        let said = message(&waits);
+        assert!(said.starts_with("another try of job 7, not before ") && said.len() > 40, "{said}");
+        assert_eq!(message(&json!({"id": 8, "state": "queued", "retry_of": null, "not_before": null, "message": null})), "");
+    }
 }

@@ -91,7 +91,7 @@ impl Libvirt {
                 self.silent.push(record.connect.clone());
                 (SILENT, trouble())
             }
-            Err(HostError::NoDomain { .. }) => ("gone", None),
+            Err(HostError::NoDomain { .. }) => ("gone", Some(crate::run::again::gone(record).message)),
             Err(_) => ("unknown", None),
             Ok(domain) => (domain.guest_state().map_or("unknown", word), None),
         }
@@ -126,7 +126,10 @@ fn look(folder: &RunFolder, record: Record, libvirt: &mut Libvirt) -> Outcome<Sh
     let written_bytes = record.disks.iter().filter(|d| d.phase != Phase::Pivoted).map(|d| of(&d.overlay)).sum();
     let unserved = (record.state == State::Ready && !status.served && !matches!(wish, Some(Wish::Discard)))
         .then(|| format!("the point is not served; {} says more", folder.log().display()));
-    let said: Vec<String> = [status.trouble().or(unserved), silent].into_iter().flatten().collect();
+    // One that is being made or removed has no domain, and nothing is wrong with it.
+    let silent = silent.filter(|_| record.state == State::Ready && !matches!(wish, Some(Wish::Discard)));
+    let mut said: Vec<String> = [status.trouble().or(unserved), silent].into_iter().flatten().collect();
+    said.dedup();
     let trouble = (!said.is_empty()).then(|| said.join("; "));
     Ok(Shown { record, state, status, written_bytes, trouble, keeping: matches!(wish, Some(Wish::Keep { .. })) })
 }

@@ -2,8 +2,9 @@
 
 use super::{
     Config, DaemonSettings, Policy, StoreEntry,
-    raw::{RawConfig, RawDaemon, RawStore},
+    raw::{RawCapture, RawConfig, RawDaemon, RawStore},
 };
+use crate::cli::Capture;
 use serde_saphyr::{Location, Spanned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -131,6 +132,10 @@ impl Check {
             hook_dir: self.hook_dir(raw.hook_dir),
             connect: raw.connect,
             on_stuck_freeze: self.program("on_stuck_freeze", raw.on_stuck_freeze),
+            capture: raw.capture.map(|capture| match capture {
+                RawCapture::Live => Capture::Live,
+                RawCapture::LibvirtApi => Capture::LibvirtApi,
+            }),
         }
     }
 

@@ -15,6 +15,7 @@ mod select;
 mod text;
 mod words;
 
+use crate::cli::Capture;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -74,6 +75,8 @@ pub struct DaemonSettings {
     pub connect: Option<String>,
     /// Program for a guest that is not thawed in time; none is the environment's, if it has one.
     pub on_stuck_freeze: Option<PathBuf>,
+    /// Who tracks running domains; none is the environment's, or the command line's default.
+    pub capture: Option<Capture>,
 }
 
 impl Default for DaemonSettings {
@@ -87,6 +90,7 @@ impl Default for DaemonSettings {
             hook_dir: None,
             connect: None,
             on_stuck_freeze: None,
+            capture: None,
         }
     }
 }

@@ -188,4 +188,14 @@ pub struct RawDaemon {
     pub connect: Option<String>,
     #[serde(default)]
     pub on_stuck_freeze: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub capture: Option<RawCapture>,
+}
+
+/// As `--capture` has it.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawCapture {
+    Live,
+    LibvirtApi,
 }

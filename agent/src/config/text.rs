@@ -126,7 +126,7 @@ fn place(at: Location) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
     use crate::{
-        cli::Quiesce,
+        cli::{Capture, Quiesce},
         config::{Every, Subject},
         watch::Trigger,
     };
@@ -146,6 +146,7 @@ daemon:
   reconcile_every: 2m
   jobs_max: 4
   on_stuck_freeze: /bin/sh
+  capture: libvirt-api
 ";
 
     const LONG_HOOK_DIR: &str = "hook_dir: /run/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
@@ -162,7 +163,7 @@ daemon:
         assert_eq!(policy.quiesce.freeze_mounts, ["/", "/var"]);
         assert_eq!((c.daemon.reconcile_every, c.daemon.jobs_max, c.daemon.cancel_limit), (Duration::from_secs(120), 4, Duration::from_secs(60)));
         assert_eq!(policy.on, [Trigger::Shutdown]);
-        assert_eq!(c.daemon.on_stuck_freeze.as_deref(), Some(Path::new("/bin/sh")));
+        assert_eq!((c.daemon.on_stuck_freeze.as_deref(), c.daemon.capture), (Some(Path::new("/bin/sh")), Some(Capture::LibvirtApi)));
         assert_eq!((c.policies_of(&Subject::named("prod-web")).len(), c.policies_of(&Subject::named("prod-test")).len()), (1, 0));
     }
 

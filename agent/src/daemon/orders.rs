@@ -5,7 +5,7 @@
 
 use super::schedule::Run;
 use crate::{
-    cli::Quiesce,
+    cli::{Capture, Quiesce},
     config::{Config, Policy, QuiesceSettings, StoreEntry, Subject, Word},
     failure::{Failure, Outcome},
     jobs::{Kind, Order, record::ASKED},
@@ -175,6 +175,11 @@ impl<'a> Ordering<'a> {
             Quiesce::Prefer => "prefer",
             Quiesce::Never => "never",
         };
+        let capture = |capture| match capture {
+            Capture::Live => "--capture=live",
+            Capture::LibvirtApi => "--capture=libvirt-api",
+        };
+        argv.extend(self.config.daemon.capture.map(|wanted| capture(wanted).to_owned()));
         argv.extend(["--quiesce".into(), level.into()]);
         if why.0 == Trigger::Started.word() && by.quiesce.level != Quiesce::Never {
             argv.push(format!("--wait-for-agent={}", AGENT_LIMIT.as_secs()));
@@ -216,7 +221,9 @@ impl<'a> Ordering<'a> {
     }
 
     fn store(&self, name: &str) -> Outcome<Named<'a>> {
-        let found = self.config.stores.get_key_value(name).map(|(name, entry)| (name.as_str(), entry));
+        // CAIRN_STORE is the path for all other commands.
+        let found = self.config.stores.get_key_value(name).or_else(|| self.config.stores.iter().find(|(_, entry)| entry.url == name));
+        let found = found.map(|(name, entry)| (name.as_str(), entry));
         found.ok_or_else(|| Failure::not_found(format!("the configuration has no store '{name}'; {}", has(self.config.stores.keys()))))
     }
 
@@ -323,6 +330,14 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
     }
 
     #[test]
+    fn a_site_without_the_monitor_says_so_to_every_backup() {
+        let config = config(&TEXT.replace("cancel_limit: 7s", "capture: libvirt-api"));
+        let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger: Trigger::Shutdown, why: "shut down".into() };
+        let orders = ordering(&config).of_wish(&wish, &Word::default());
+        assert!(orders.len() == 2 && orders.iter().all(|order| order.argv.iter().any(|arg| arg == "--capture=libvirt-api")));
+    }
+
+    #[test]
     fn a_guest_that_has_just_been_started_has_time_for_its_agent() {
         use clap::Parser;
         let of = |level: &str, trigger: Trigger| {
@@ -357,6 +372,8 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
             let line = orders[1].argv.join(" ");
             assert!(line.contains("--quiesce require --freeze-limit=5") && line.contains("--tag=off --tag=gold --"), "the strictest counts: {line}");
         }
+        let by_path = BackupWanted { store: Some("/srv/b".into()), ..wanted.clone() };
+        assert_eq!(ordering(&config).of_request(&by_path, None, &Word::default(), "somebody").expect("its path is as good as its name")[0].store, "far");
         let far = BackupWanted { store: Some("main".into()), policy: Some("other".into()), ..wanted };
         assert_eq!(ordering(&config).of_request(&far, None, &Word::default(), "somebody").expect("orders")[0].policies, ["other"], "the one that is named");
     }

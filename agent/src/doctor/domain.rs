@@ -16,13 +16,16 @@ use crate::{
 use cairn_hypervisor::{
     Domain, Host,
     capture::{
+        checkpoints,
         error::CaptureError,
         examine::{self, Examined, ExaminedDisk, Gets, scratch_bytes_min},
         look::{Kind, LookOptions, Store},
+        names::CheckpointName,
         plan::{Base, FullReason},
         scratch::folder_of,
     },
     disks::{Disk, SkipReason, Source},
+    ffi::LibvirtError,
     guard::SCRATCH_PERCENT_MAX,
     host::HostError,
 };
@@ -136,7 +139,11 @@ fn look(name: &str, domain: &Domain, around: &Around) -> Vec<Finding> {
         let left = folder_of(&options.scratch_dir, uuid).exists() || record::is_open(&options.record_dir, uuid);
         left || around.stores.iter().any(|s| s.newest(uuid, name, &[]).is_some())
     };
-    let examined = domain.uuid().and_then(|uuid| Ok((domain.monitor_was_used()? || known(&uuid), uuid)));
+    let is_spared = |domain: &Domain, uuid: &str| {
+        let has_checkpoints = !checkpoints::ours(domain)?.is_empty();
+        Ok::<_, LibvirtError>(has_checkpoints || around.stores.iter().any(|s| s.spares_monitor(uuid, name, &[])))
+    };
+    let examined = domain.uuid().and_then(|uuid| Ok((domain.monitor_was_used()? || known(&uuid) && !is_spared(domain, &uuid)?, uuid)));
     let examined = examined.map_err(CaptureError::from).and_then(|(monitor, uuid)| {
         options.monitor = monitor;
         Ok((examine::run(domain, &options, &catalogs)?, uuid))
@@ -171,7 +178,10 @@ fn state(examined: &Examined, monitor: bool) -> Finding {
         (Some(who), ..) => format!("process {who} works on it now"),
         (None, false, _) => "it is off; its images are read as they lie there".to_owned(),
         (None, true, true) => "it runs, and its QEMU answers through libvirt's monitor".to_owned(),
-        (None, true, false) => "it runs, and was never backed up; its QEMU was not asked, which would taint it".to_owned(),
+        (None, true, false) if !examined.checkpoints.is_empty() => {
+            "it runs, and is backed up without QEMU's monitor (libvirt-api), which was not asked for this either".to_owned()
+        }
+        (None, true, false) => "it runs, and its QEMU was not asked, which would taint it: no backup of it has used the monitor".to_owned(),
     };
     Finding::ok("domain", found)
 }
@@ -188,7 +198,7 @@ fn of_disk(name: &str, examined: &ExaminedDisk, whole: &Examined, around: &Aroun
         (_, Some(reason)) => Finding::ok(CHECK, format!("{is}: left out: {reason}")),
         (Err(error), None) => refused(name, &is, error),
         (Ok(gets), None) => {
-            let ways = ways(gets, whole.running, around);
+            let ways = ways(gets, whole, around);
             // What QEMU calls inconsistent while somebody has the image open is only in use.
             if !gets.inconsistent.is_empty() {
                 let remedy = if whole.running {
@@ -228,25 +238,35 @@ fn refused(name: &str, is: &str, error: &CaptureError) -> Finding {
 }
 
 /// What the disk gets, by store.
-fn ways(gets: &Gets, running: bool, around: &Around) -> String {
+fn ways(gets: &Gets, whole: &Examined, around: &Around) -> String {
     let lasting = if gets.can_persist { "incremental, also after a shutdown" } else { "incremental while its QEMU runs, compared as a whole after that" };
+    let store = |store8: &[u8; 4]| around.stores.iter().find(|s| s.store8 == *store8).map_or("?", |s| s.name.as_str());
+    let since = |name: &CheckpointName| {
+        let id: String = name.session.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}: libvirt has a checkpoint of point {}, from which '--capture libvirt-api' goes on", store(&name.store8), &id[..SHOWN_ID_DIGITS])
+    };
+    if !gets.checkpoints.is_empty() {
+        return gets.checkpoints.iter().map(since).collect::<Vec<_>>().join("; ");
+    }
+    if gets.bases.is_empty() && !whole.checkpoints.is_empty() {
+        return "libvirt has no checkpoint of it: '--capture libvirt-api' compares it as a whole".to_owned();
+    }
     if gets.bases.is_empty() {
         return format!("the first backup reads it in full, later ones are {lasting}");
     }
     let one = |(store8, base): &([u8; 4], Base)| {
-        let store = around.stores.iter().find(|s| s.store8 == *store8).map_or("?", |s| s.name.as_str());
         let way = match base {
             Base::Bitmap { session, .. } => {
                 let id: String = session.iter().map(|byte| format!("{byte:02x}")).collect();
                 format!("incremental since point {}", &id[..SHOWN_ID_DIGITS])
             }
-            Base::None { reason: FullReason::NoBitmap, .. } if running => format!("read in full next ({}), then {lasting}", FullReason::NoBitmap),
+            Base::None { reason: FullReason::NoBitmap, .. } if whole.running => format!("read in full next ({}), then {lasting}", FullReason::NoBitmap),
             Base::None { reason: FullReason::NoBitmap, .. } => {
                 format!("read in full next ({}), unless nobody wrote to it since the last point", FullReason::NoBitmap)
             }
             Base::None { reason, .. } => format!("compared as a whole next ({reason}), then {lasting}"),
         };
-        format!("{store}: {way}")
+        format!("{}: {way}", store(store8))
     };
     gets.bases.iter().map(one).collect::<Vec<_>>().join("; ")
 }
@@ -273,7 +293,8 @@ fn left(name: &str, examined: &Examined, around: &Around) -> Vec<Finding> {
 /// With a dirty bitmap on a disk QEMU refuses to go back to an internal snapshot.
 fn snapshots(name: &str, domain: &Domain, examined: &Examined) -> Option<Finding> {
     const CHECK: &str = "snapshot";
-    let is_tracked = examined.disks.iter().any(|d| d.gets.as_ref().is_ok_and(|g| !g.tracked_for.is_empty() || !g.inconsistent.is_empty()));
+    let is_tracked =
+        examined.disks.iter().any(|d| d.gets.as_ref().is_ok_and(|g| !(g.tracked_for.is_empty() && g.inconsistent.is_empty() && g.checkpoints.is_empty())));
     let internal = match domain.snapshots() {
         Ok((all, _)) => all.into_iter().filter(|s| !s.external).map(|s| shown(&s.name)).collect::<Vec<_>>(),
         Err(e) => return Some(Finding::warning(CHECK, chain(&e), format!("'virsh snapshot-list {name}' says more"))),

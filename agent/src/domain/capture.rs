@@ -4,13 +4,14 @@ use super::{
     catalog::SessionCatalog,
     chain,
     facts::DomainFacts,
-    saved::{LIVE, OFFLINE, SavedDisk, SavedDomain, SavedFile, SavedImage, SavedQuiesce, SkippedDisk, part_marked},
+    saved::{LIBVIRT_API, LIVE, OFFLINE, SavedDisk, SavedDomain, SavedFile, SavedImage, SavedQuiesce, SkippedDisk, part_marked},
     source::CapturedSource,
 };
 use crate::{
     cli::Quiesce,
     commands::now_unix_ms,
     failure::{FAILED, Failure, Outcome},
+    give_way::{Priority, giving_way},
 };
 use cairn_hypervisor::{
     Capture, CarrierRecord, DiskPlan, Domain, LiveCapture, LiveOptions, OfflineCapture, OfflineOptions,
@@ -19,6 +20,7 @@ use cairn_hypervisor::{
         live::{CapturedDisk, Health},
         names::hex,
         offline::Off,
+        options::Tracker,
     },
     disks::SkipReason,
     guard::link::GuardCommand,
@@ -47,6 +49,8 @@ pub struct BackupRequest<'a> {
     pub domain: &'a Domain,
     /// Targets; empty for all.
     pub disks: &'a [String],
+    /// Who tracks the disks of a running domain.
+    pub tracker: Tracker,
     /// Level wanted.
     pub quiesce: Quiesce,
     /// Mount points to freeze; empty for all.
@@ -59,6 +63,8 @@ pub struct BackupRequest<'a> {
     pub tags: &'a [String],
     /// Scratch folder other than the default.
     pub scratch_dir: Option<PathBuf>,
+    /// Whom reading and storing give way to.
+    pub priority: Priority,
 }
 
 /// How a point is taken.
@@ -210,7 +216,8 @@ fn begin(r: &BackupRequest<'_>, mode: Mode, unasked: Option<String>) -> Result<(
                 Ok(capture) => Capture::Live(capture),
                 Err(e) => {
                     let not_thawed = if let CaptureError::NotThawed { reason, .. } = &e { Some(reason.clone()) } else { None };
-                    not_thawed.iter().for_each(|reason| spare(r, reason));
+                    // A libvirt that went away under the freeze says nothing of the guest's agent.
+                    not_thawed.iter().filter(|_| r.domain.is_running().is_ok()).for_each(|reason| spare(r, reason));
                     return Err(Failed { not_thawed, ..Failure::from(e).into() });
                 }
             },
@@ -245,6 +252,7 @@ fn offline_options(r: &BackupRequest<'_>) -> OfflineOptions {
 fn live_options(r: &BackupRequest<'_>, session: &Session) -> LiveOptions {
     let guard = GuardCommand { argv: vec![crate::own::program().into(), "guard".into()] };
     let mut options = LiveOptions::new(store8(r), session.id().0, guard);
+    options.tracker = r.tracker;
     options.disks = (!r.disks.is_empty()).then(|| r.disks.to_vec());
     options.quiesce = policy(r.quiesce);
     options.freeze_mounts = r.freeze_mounts.to_vec();
@@ -270,7 +278,7 @@ fn store_capture(
     facts.parts.extend(capture.disks().iter().filter_map(marked));
     let clock = crate::points::clock_warning(&session, &facts.name, time_unix_ms);
     let warnings = [warnings(r, capture), unread, std::mem::take(&mut facts.warnings), clock.into_iter().collect()].concat();
-    let saved = saved_domain(&facts, files, capture);
+    let saved = saved_domain(&facts, r.tracker, files, capture);
     let source = serde_json::to_value(&saved).map_err(|e| Failure::new(FAILED, format!("manifest: {e}")))?;
     let tags = crate::points::with_calendar_tags(&session, &facts.name, time_unix_ms, r.tags);
     let info = || PointInfo {
@@ -283,7 +291,7 @@ fn store_capture(
         parts: facts.parts,
         cairn_version: env!("CARGO_PKG_VERSION").into(),
     };
-    let stored = session.backup(&jobs, info, progress, || still_running(capture));
+    let stored = giving_way(r.priority, || session.backup(&jobs, info, progress, || still_running(capture)));
     match stored {
         Ok(outcome) => Ok((outcome, warnings)),
         // A read that failed because the job ended is explained by the job's end.
@@ -367,7 +375,7 @@ fn warnings(r: &BackupRequest<'_>, capture: &Capture) -> Vec<String> {
     out
 }
 
-fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &Capture) -> SavedDomain {
+fn saved_domain(facts: &DomainFacts, tracker: Tracker, files: Vec<SavedFile>, capture: &Capture) -> SavedDomain {
     let q = capture.quiesce();
     let disk = |d: &CapturedDisk| {
         let CarrierRecord { size_bytes, image_path, device_inode, bitmap_name, marked: _ } = d.carrier.clone();
@@ -397,7 +405,12 @@ fn saved_domain(facts: &DomainFacts, files: Vec<SavedFile>, capture: &Capture) -
             frozen_mounts: q.frozen_mounts.clone(),
             reason: q.reason.clone(),
         },
-        capture: if matches!(capture, Capture::Live(_)) { LIVE } else { OFFLINE }.into(),
+        capture: match (capture, tracker) {
+            (Capture::Offline(_), _) => OFFLINE,
+            (Capture::Live(_), Tracker::Bitmaps) => LIVE,
+            (Capture::Live(_), Tracker::Checkpoints) => LIBVIRT_API,
+        }
+        .into(),
         disks: capture.disks().iter().map(disk).collect(),
         skipped: capture.skipped_disks().iter().map(|(t, r)| SkippedDisk { target: t.clone(), reason: r.to_string() }).collect(),
         files,

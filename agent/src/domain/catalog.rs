@@ -2,10 +2,14 @@
 //!
 //! Invariant: what cannot be read is not known. That means a full compare, which is always right.
 
-use super::saved::{SavedDomain, SavedImage, part_marked};
+use super::saved::{SavedDisk, SavedDomain, SavedImage, part_marked};
 use cairn_hypervisor::{
     CarrierRecord, PointCatalog, PointStatus, StampCatalog,
-    capture::{names::BitmapName, offline::stamp::Stamp, plan::Later},
+    capture::{
+        names::{BitmapName, CheckpointName},
+        offline::stamp::Stamp,
+        plan::Later,
+    },
 };
 use cairn_store::{Point, PointState, Session, Store, format::SessionId};
 use std::{cell::RefCell, collections::BTreeMap, ops::Range};
@@ -112,6 +116,18 @@ impl PointCatalog for SessionCatalog<'_> {
 
     fn later(&self, bitmap: &BitmapName) -> Option<Later> {
         later(self.store, self.session.points(), Some(self.name), bitmap, &self.seen)
+    }
+
+    fn checkpointed(&self, session: [u8; 16]) -> Vec<(u32, CarrierRecord)> {
+        let saved = self.session.point(&SessionId(session)).and_then(|p| saved_once(self.store, p, &self.seen));
+        let has = |d: &SavedDisk| d.bitmap.parse::<CheckpointName>().is_ok_and(|name| name.session == session);
+        saved.iter().flat_map(|s| &s.disks).filter(|d| has(d)).map(|d| (d.ordinal, d.carrier(Vec::new()))).collect()
+    }
+
+    fn newest_checkpoint(&self) -> Option<CheckpointName> {
+        let newest = self.session.points().iter().rev().find(|p| p.summary.name == self.name && p.state() != PointState::Damaged)?;
+        let disks = saved_once(self.store, newest, &self.seen)?.disks;
+        disks.iter().filter_map(|d| d.bitmap.parse::<CheckpointName>().ok()).find(|name| SessionId(name.session) == newest.id)
     }
 }
 

@@ -14,7 +14,7 @@ pub use capture::{BackupRequest, back_up};
 pub use catalog::{PointsCatalog, Seen, carrier, later};
 pub use files::{Context as FileContext, Files};
 pub use recover::{Recovery, missing, saved_xml};
-pub use saved::SavedDomain;
+pub use saved::{LIBVIRT_API, SavedDomain};
 
 use crate::failure::{BUSY, FAILED, Failure, NOT_FOUND, REFUSED};
 use cairn_hypervisor::{capture::error::CaptureError, host::HostError, image_tools::ToolError};

@@ -25,6 +25,9 @@ pub const LIVE: &str = "live";
 /// Of a domain that was off.
 pub const OFFLINE: &str = "offline";
 
+/// Of a running domain, without QEMU's monitor (docs/adr/0024).
+pub const LIBVIRT_API: &str = "libvirt-api";
+
 fn live() -> String {
     LIVE.into()
 }
@@ -48,7 +51,7 @@ pub struct SavedDomain {
     pub qemu_version: u32,
     /// How quiet the guest was.
     pub quiesce: SavedQuiesce,
-    /// How the point was taken: [`LIVE`] or [`OFFLINE`].
+    /// How the point was taken: [`LIVE`], [`OFFLINE`] or [`LIBVIRT_API`].
     #[serde(default = "live")]
     pub capture: String,
     /// Disks of the point, by ordinal.
@@ -133,7 +136,7 @@ pub struct SavedDisk {
     pub path: String,
     /// raw, qcow2.
     pub format: String,
-    /// Bitmap that the next increment may start from. Empty if there is none.
+    /// Bitmap that the next increment may start from; of [`LIBVIRT_API`] its checkpoint has the same name. Empty if there is none.
     pub bitmap: String,
     /// Device and inode of the image that carries it.
     pub device_inode: Option<(u64, u64)>,

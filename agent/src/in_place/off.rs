@@ -35,7 +35,10 @@ pub fn require_off(domain: &Domain, name: &str, uuid: &str, off: Off) -> Outcome
     let shown = shown(name);
     let mut stopped = false;
     if domain.is_running().map_err(|e| fail(&e))? {
-        if off.dry_run || !off.stop {
+        if off.dry_run {
+            return Err(Failure::refused(format!("domain {shown} is running: what differs can be told of disks that nobody writes to (shut it down first)")));
+        }
+        if !off.stop {
             return Err(Failure::refused(format!("domain {shown} is running; nothing was written (shut it down first, or let --stop do it)")));
         }
         if !domain.is_persistent().map_err(|e| fail(&e))? {

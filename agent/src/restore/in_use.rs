@@ -71,6 +71,14 @@ pub fn refuse_paths_in_use(paths: &[&Path], connect: Option<&str>) -> Outcome<()
     Ok(())
 }
 
+/// Why nothing is written to a path that is taken; what a guest uses is not offered to be overwritten.
+pub fn exists(path: &Path) -> Failure {
+    if qemu_holds(path).unwrap_or(false) {
+        return refused(path, "a running QEMU");
+    }
+    Failure::refused(format!("{} exists; nothing was written (--force overwrites it)", path.display()))
+}
+
 fn refused(path: &Path, by: &str) -> Failure {
     Failure::refused(format!("{} is in use by {by}; nothing was written (shut the guest down first, or restore to another path)", path.display()))
 }

@@ -1,6 +1,6 @@
 //! Which disk goes where, in which format; refusals come before a byte is written.
 
-use super::{Journal, Place, Volumes};
+use super::{Journal, Place, Volumes, in_use};
 use crate::{
     cli::Format,
     domain::SavedDomain,
@@ -198,7 +198,7 @@ fn check_targets(disks: &[DiskPlan], request: &Request<'_>) -> Outcome<Vec<Probl
             refuse_small_device(&d.path, d.entry.size_bytes)?;
         }
         match fs::symlink_metadata(&d.path) {
-            Ok(_) if !force => return Err(Failure::refused(format!("{path} exists; nothing was written (--force overwrites it)"))),
+            Ok(_) if !force => return Err(in_use::exists(&d.path)),
             Ok(m) if !d.device && !m.file_type().is_file() => {
                 return Err(Failure::refused(format!("{path} is neither a file nor a block device; nothing was written")));
             }

@@ -3,6 +3,8 @@
 //! Five fields: minute, hour, day of the month, month, day of the week; a sixth in front is the second. `*`, lists, ranges, steps, names of months and days; `@hourly` and
 //! its like. Where both days are restricted, either is enough, as in every cron.
 //!
+//! Our own, since the crates that there are bring a second calendar beside ours along, and decide themselves what a night is that lacks an hour ([`super::calendar`]).
+//!
 //! Invariant: an expression that was taken names a time within [`YEARS_MAX`] years; the 30th of February is an error and no schedule that never comes.
 
 use jiff::civil::{Date, DateTime, Time};

@@ -148,7 +148,7 @@ mod tests {
             // A step that is no divisor of anything.
             let mut now = BEGIN + 12 * HOUR;
             while now < BEGIN + 365 * DAY + 12 * HOUR {
-                world.look(now, now % 3 == 0);
+                world.look(now, now.is_multiple_of(3));
                 now += 4 * MINUTE + 1;
             }
             assert_eq!(world.runs.len(), 365, "{zone}");

@@ -28,6 +28,7 @@ use cairn_hook::clock;
 use cairn_hypervisor::{
     Domain, Host,
     capture::{
+        checkpoints,
         error::CaptureError,
         look::{self, LookOptions, Looked, Tracked},
         scratch::folder_of,
@@ -252,12 +253,14 @@ impl Look<'_> {
     fn look(&self, domain: &Domain, known: &[(String, String)], report: &mut Report) {
         let mut options = LookOptions::default();
         let left = folder_of(&options.scratch_dir, &report.uuid).exists() || record::is_open(&options.record_dir, &report.uuid);
-        options.monitor = self.request.insist || left || !known.is_empty() || self.stores.iter().any(|s| s.has_name(&report.name));
+        let of_ours = self.request.insist || left || !known.is_empty() || self.stores.iter().any(|s| s.has_name(&report.name));
+        let spared = of_ours && self.spares_monitor(domain, known, report);
+        options.monitor = of_ours && !spared;
         let catalogs: Vec<look::Store<'_>> = self.stores.iter().map(|s| (s.store8, s as _)).collect();
         report.done = match look::run(domain, &options, &catalogs) {
             Ok(looked) => {
                 report.looked = looked;
-                if options.monitor { Done::Looked } else { Done::NothingOfOurs }
+                if of_ours { Done::Looked } else { Done::NothingOfOurs }
             }
             Err(e @ (CaptureError::Busy { .. } | CaptureError::ForeignJob { .. })) => Done::Busy(chain(&e)),
             // It ended meanwhile: its end is an event, and that calls for a look.
@@ -268,6 +271,15 @@ impl Look<'_> {
             report.disks = disks.iter().map(|d| self.disk(d, &report.looked.tracked)).collect::<Vec<_>>().into();
         }
         report.points = self.points(report, known);
+    }
+
+    /// The domain is backed up without its QEMU's monitor, and nobody has used that yet: what libvirt tells must do.
+    fn spares_monitor(&self, domain: &Domain, known: &[(String, String)], report: &Report) -> bool {
+        let newest = |s: &AnsweringStore| {
+            let ids: Vec<String> = known.iter().filter(|(name, _)| *name == s.name).map(|(_, point)| point.clone()).collect();
+            s.spares_monitor(&report.uuid, &report.name, &ids)
+        };
+        !domain.monitor_was_used().unwrap_or(false) && (checkpoints::ours(domain).is_ok_and(|all| !all.is_empty()) || self.stores.iter().any(newest))
     }
 
     fn store_name(&self, store8: [u8; 4]) -> Option<&str> {

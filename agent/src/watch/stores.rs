@@ -8,7 +8,7 @@ use crate::{
     cli::Common,
     config::StoreEntry,
     context,
-    domain::{SavedDomain, Seen, carrier, later},
+    domain::{LIBVIRT_API, SavedDomain, Seen, carrier, later},
     failure::Outcome,
 };
 use cairn_hypervisor::{
@@ -51,6 +51,8 @@ enum Question {
     Status(SessionId, Sender<PointStatus>),
     /// The UUID of a point's domain.
     Owner(SessionId, Sender<Option<String>>),
+    /// How a point of a domain was taken.
+    Capture(SessionId, Sender<Option<String>>),
     /// What a point recorded of a disk.
     Carrier(SessionId, u32, Sender<Option<CarrierRecord>>),
     /// A point that goes on from a bitmap of a forgotten one.
@@ -96,7 +98,8 @@ fn begin(common: &Common, entry: &StoreEntry) -> (Receiver<Opened>, Sender<Quest
         for question in asked {
             match question {
                 Question::Status(id, answer) => drop(answer.send(status(&store, id, &mut forgotten))),
-                Question::Owner(id, answer) => drop(answer.send(owner(&store, &points, id))),
+                Question::Owner(id, answer) => drop(answer.send(saved(&store, &points, id).map(|s| s.uuid))),
+                Question::Capture(id, answer) => drop(answer.send(saved(&store, &points, id).map(|s| s.capture))),
                 Question::Carrier(id, ordinal, answer) => {
                     let point = points.iter().find(|p| p.id == id);
                     drop(answer.send(point.and_then(|p| carrier(&store, p, ordinal))));
@@ -128,9 +131,8 @@ fn status(store: &Store, id: SessionId, forgotten: &mut Option<HashSet<SessionId
     if forgotten.as_ref().is_some_and(|known| known.contains(&id)) { PointStatus::Forgotten } else { PointStatus::Unreachable }
 }
 
-fn owner(store: &Store, points: &[Point], id: SessionId) -> Option<String> {
-    let manifest = store.manifest(points.iter().find(|p| p.id == id)?).ok()?;
-    SavedDomain::of(&manifest).map(|saved| saved.uuid)
+fn saved(store: &Store, points: &[Point], id: SessionId) -> Option<SavedDomain> {
+    SavedDomain::of(&store.manifest(points.iter().find(|p| p.id == id)?).ok()?)
 }
 
 impl AnsweringStore {
@@ -165,6 +167,12 @@ impl AnsweringStore {
     /// How many points there are.
     pub fn points_count(&self) -> usize {
         self.points.len()
+    }
+
+    /// The newest undamaged point of a domain was taken without QEMU's monitor (docs/adr/0024); arguments as of [`Self::newest`].
+    pub fn spares_monitor(&self, uuid: &str, name: &str, known: &[String]) -> bool {
+        let newest = self.newest(uuid, name, known).and_then(|(id, _)| self.points.iter().find(|p| p.id.to_string() == id));
+        newest.and_then(|p| self.question(|answer| Question::Capture(p.id, answer))).flatten().is_some_and(|how| how == LIBVIRT_API)
     }
 
     /// The newest undamaged point of a domain: of this name, or (`known`) the one that a record or a bitmap names.

@@ -75,7 +75,9 @@ fn a_store_is_named_on_the_command_line() {
     let listed = served.run(&["list", "--store", "main", "--json"]).expect(0).json();
     assert_eq!(listed.as_array().expect("a list").len(), 1);
     let unknown = served.run(&["list", "--store", "nosuch"]).expect(10);
-    assert!(unknown.err.contains("nosuch"), "{}", unknown.err);
+    assert!(unknown.err.contains("nosuch") && unknown.err.contains("it has main"), "{}", unknown.err);
+    let away = served.run(&["list", "--store", "/nowhere/at/all"]).expect(10);
+    assert!(away.err.contains("is it mounted?") && away.err.contains("cairn init"), "{}", away.err);
     // A folder of that name is meant before.
     let folder = served.place.path("main");
     fs::create_dir(&folder).expect("makes");

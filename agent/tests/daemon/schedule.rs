@@ -73,6 +73,39 @@ fn a_daemon_that_is_killed_again_and_again_orders_each_instant_once() {
 }
 
 #[test]
+fn a_clock_that_jumps_has_one_run_for_all_that_it_passed_over() {
+    let mut served = Served::new(&format!("policies:\n{}", policy("monthly", "    schedule: \"@monthly\"\n")));
+    let library = served.place.clock_library();
+    let start = |served: &mut Served, days: i64| {
+        served.start_by(|mut command| {
+            command.env("LD_PRELOAD", &library).env("CLOCK_SHIFT_S", (days * 86_400).to_string());
+            command
+        });
+    };
+    // By their numbers: a month later the first is forgotten. None is tried again, for libvirt's test driver is refused (13).
+    let scheduled = |served: &Served| jobs(served).iter().filter_map(|job| job["id"].as_u64()).max().unwrap_or(0);
+    start(&mut served, 0);
+    put(&served, &["web1"]);
+    let slots = |served: &Served| {
+        let db = Connection::open(served.state().join("jobs.sqlite")).expect("opens");
+        db.query_row("SELECT count(*) FROM slots WHERE done_unix_ms > 0", [], |r| r.get::<_, i64>(0)).unwrap_or(0)
+    };
+    wait_for("it is known when it was first seen", || slots(&served) == 1);
+    // Forward over one or two of them, and again over the same from somewhere in between.
+    for (days, count) in [(0, 0), (40, 1), (40, 1), (20, 1), (41, 1), (75, 2)] {
+        served.kill();
+        start(&mut served, days);
+        let began = Instant::now();
+        while scheduled(&served) < count && began.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // Two looks more.
+        std::thread::sleep(Duration::from_millis(2500));
+        assert_eq!(scheduled(&served), count, "{days}: {:#?}", jobs(&served));
+    }
+}
+
+#[test]
 fn nothing_begins_outside_of_a_window_or_over_the_limit_of_a_store() {
     // A window that is closed now, whenever now is.
     let hour = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).hour();

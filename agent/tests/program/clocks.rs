@@ -4,24 +4,10 @@ use crate::place::{Place, noise};
 
 const KIB: usize = 1 << 10;
 
-/// A library that moves the clock of the program it is loaded into, made with the host's C compiler.
-fn clock_library(place: &Place) -> std::path::PathBuf {
-    let (source, library) = (place.path("clock.c"), place.path("clock.so"));
-    let code = "#define _GNU_SOURCE\n#include <time.h>\n#include <stdlib.h>\n#include <unistd.h>\n#include <sys/syscall.h>\n\
-        int clock_gettime(clockid_t id, struct timespec *t) {\n\
-          int r = (int)syscall(SYS_clock_gettime, id, t);\n\
-          if (r == 0 && id == CLOCK_REALTIME) t->tv_sec += atol(getenv(\"CLOCK_SHIFT_S\"));\n\
-          return r;\n}\n";
-    std::fs::write(&source, code).expect("writes");
-    let made = std::process::Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().expect("cc runs");
-    assert!(made.success(), "cc");
-    library
-}
-
 #[test]
 fn a_year_ahead_is_no_latest_and_costs_no_point_its_place() {
     let place = Place::new();
-    let library = clock_library(&place);
+    let library = place.clock_library();
     let shifted =
         |args: &[&str], shift_s: i64| place.command(args).env("LD_PRELOAD", &library).env("CLOCK_SHIFT_S", shift_s.to_string()).output().expect("it runs");
     let image = place.path("disk.raw");

@@ -12,6 +12,7 @@ mod own_folder;
 mod pages;
 mod partial;
 mod place;
+mod prune;
 mod refused;
 mod streams;
 mod told;

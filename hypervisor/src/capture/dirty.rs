@@ -57,15 +57,15 @@ fn plan(domain: &Domain, names: Names, chosen: &Chosen, runtime: &Handle, addres
     exports::add(domain, &id, &top.name, &export, &bitmap)?;
     // Step 6: from the live export only the bitmap.
     let context = format!("qemu:dirty-bitmap:{}", names.export());
-    let mut dirty = runtime.block_on(read_dirty(ConnectOptions::new(address.clone(), export).context(context.clone()), &context))?;
+    let mut dirty = runtime.block_on(read_dirty(ConnectOptions::new(address.clone(), export).context(context.clone()), &context, GRANULARITY_BYTES))?;
     dirty.extend(marked.iter().cloned());
     Ok(DiskPlan::Incremental { base_session, base_ordinal, dirty: with_tail(dirty, base_size_bytes, top.size_bytes) })
 }
 
-/// What a bitmap marks, in order.
-pub(super) async fn read_dirty(options: ConnectOptions, context: &str) -> Result<Vec<Range<u64>>, CaptureError> {
+/// What a bitmap of that granularity marks, in order.
+pub(super) async fn read_dirty(options: ConnectOptions, context: &str, granularity_bytes: u32) -> Result<Vec<Range<u64>>, CaptureError> {
     let pool = Pool::connect(options, 1).await?;
-    let mut cursor = pool.map(context, GRANULARITY_BYTES, 0..pool.info().size_bytes);
+    let mut cursor = pool.map(context, granularity_bytes, 0..pool.info().size_bytes);
     let mut dirty = Vec::new();
     while let Some(extent) = cursor.next().await? {
         if extent.status & STATE_DIRTY != 0 {

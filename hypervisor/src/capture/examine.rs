@@ -10,10 +10,11 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::checkpoints::{self, Checkpoint};
 use super::error::CaptureError;
 use super::lock::DomainLock;
 use super::look::{self, Kind, LookOptions, Store};
-use super::names::{BitmapName, Role};
+use super::names::{BitmapName, CheckpointName, Role};
 use super::offline;
 use super::plan::{Base, decide};
 use super::preflight::{can_persist, file_id, is_version_2, refuse_encrypted};
@@ -39,6 +40,8 @@ pub struct Examined {
     pub disks: Vec<ExaminedDisk>,
     /// What dead backups left.
     pub left: Vec<(Kind, String)>,
+    /// What libvirt tracks for us (the mode `libvirt-api`).
+    pub checkpoints: Vec<Checkpoint>,
     /// A job of somebody else's that a backup would wait for.
     pub foreign_job: Option<CaptureError>,
     /// Whether its QEMU has the scratch folder (or, where there is none yet, the folder above it) at the same path; `None` where that cannot be told.
@@ -69,6 +72,8 @@ pub struct Gets {
     pub inconsistent: Vec<String>,
     /// First four bytes of the ids of stores that have a bitmap on it.
     pub tracked_for: Vec<[u8; 4]>,
+    /// Checkpoints of ours that have it, by libvirt's description.
+    pub checkpoints: Vec<CheckpointName>,
 }
 
 impl Domain {
@@ -99,18 +104,23 @@ pub fn run(domain: &Domain, options: &LookOptions, stores: &[Store<'_>]) -> Resu
         }
     };
     let nodes = if asks_qemu { Some(Nodes::query(domain)?) } else { None };
+    let checkpoints = checkpoints::ours(domain)?;
     let disk = |disk: Disk| {
-        let gets = match (&disk.skip, &nodes) {
+        let mut gets = match (&disk.skip, &nodes) {
             (Some(_), _) => Ok(Gets::default()),
             (None, Some(nodes)) => live(&name, &disk, nodes, stores),
             (None, None) if running => unasked(&name, &disk),
             (None, None) => offline::look(domain, &name, &disk).map(|chain| gets(&chain, stores)),
         };
+        if let Ok(gets) = &mut gets {
+            let of_disk = checkpoints.iter().filter(|checkpoint| checkpoint.disks.contains(&disk.target));
+            gets.checkpoints = of_disk.map(|checkpoint| checkpoint.name).collect();
+        }
         ExaminedDisk { disk, gets }
     };
     let disks = domain.disks()?.into_iter().map(disk).collect();
     let sees_scratch = if running { sees(&name, &folder_of(&options.scratch_dir, &uuid)) } else { None };
-    Ok(Examined { running, busy, disks, left, foreign_job, sees_scratch })
+    Ok(Examined { running, busy, disks, left, checkpoints, foreign_job, sees_scratch })
 }
 
 fn live(name: &str, disk: &Disk, nodes: &Nodes, stores: &[Store<'_>]) -> Result<Gets, CaptureError> {
@@ -144,6 +154,7 @@ fn gets(chain: &[ChainNode], stores: &[Store<'_>]) -> Gets {
         bases: stores.iter().map(|(store8, catalog)| (*store8, decide(chain, *store8, *catalog, &file_id))).collect(),
         inconsistent,
         tracked_for,
+        checkpoints: Vec::new(),
     }
 }
 

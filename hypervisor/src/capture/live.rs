@@ -12,11 +12,14 @@
 //! | 8 | clients · exports · abort · wait · bitmaps · scratch | [`super::cleanup`] |
 //! | 9 | sweep | [`super::sweep`] |
 //!
+//! In the mode `libvirt-api` ([`super::checkpoints`]) 2 adds no bitmap, libvirt makes its checkpoint within 3, and its job exports in 6 what changed:
+//! 4 and 5 are not needed.
+//!
 //! If we die: before 2, nothing is there but scratch, which the next sweep removes. From 2 on the guard thaws, ends
 //! the job and removes E, N+1 and scratch; without a guard the next sweep does. N loses nothing at any step, because nothing is taken from
 //! it before the commit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -25,87 +28,37 @@ use cairn_nbd::Address;
 use cairn_quiesce::freeze::frozen;
 use cairn_quiesce::guard::call_limit;
 use cairn_quiesce::hooks;
-use cairn_quiesce::level::FREEZE_LIMIT_DEFAULT;
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::{QuiesceLevel, QuiescePolicy, QuiesceReport};
 
+use super::checkpoints;
 use super::cleanup;
 use super::dirty;
 use super::error::CaptureError;
-use super::lock::{DomainLock, LOCK_DIR_DEFAULT};
+use super::job_xml::Job;
+use super::lock::DomainLock;
 use super::look;
-use super::names::{BitmapName, Role};
+use super::names::{BitmapName, CheckpointName, Role};
 use super::nbd_disk::NbdDisk;
 use super::offline::stamp::Stamp;
+use super::options::Tracker;
 use super::plan::{CarrierRecord, DiskPlan, PointCatalog};
 use super::preflight::{Chosen, Freezer, Preflight};
-use super::scratch::SCRATCH_DIR_DEFAULT;
 use crate::disks::SkipReason;
 use crate::domain::Domain;
 use crate::ffi;
 use crate::guard::config::GuardConfig;
-use crate::guard::link::{GuardCommand, GuardLink};
+use crate::guard::link::GuardLink;
 use crate::host::LIBVIRT_PRESERVE_SHUTDOWN;
 use crate::qmp::bitmaps::{BitmapAction, GRANULARITY_BYTES, transaction};
 use crate::qmp::nodes::Nodes;
+
+pub use super::options::LiveOptions;
 
 /// Threads for socket work; reading threads are the caller's.
 const RUNTIME_THREADS: usize = 2;
 /// For the sockets of a capture that ends; closing them takes no time.
 pub(super) const SOCKETS_CLOSE_LIMIT: Duration = Duration::from_secs(2);
-
-/// How to capture.
-#[derive(Debug, Clone)]
-pub struct LiveOptions {
-    /// First four bytes of the store's id.
-    pub store8: [u8; 4],
-    /// The store's session for this backup; names the new bitmaps.
-    pub session: [u8; 16],
-    /// Targets to capture; `None`: all that can be.
-    pub disks: Option<Vec<String>>,
-    /// What to do about quiet.
-    pub quiesce: QuiescePolicy,
-    /// Why the guest's agent is left alone all the same.
-    pub unasked: Option<String>,
-    /// Mount points to freeze ([`cairn_quiesce::scope::check`]); empty: all.
-    pub freeze_mounts: Vec<String>,
-    /// Longest the guest may be frozen.
-    pub freeze_limit: Duration,
-    /// Program that the guard calls once, with the domain's UUID, for a guest that is not thawed within the limit.
-    pub on_stuck_freeze: Option<PathBuf>,
-    /// Folder for scratch images: local, writable for QEMU's user, not the store's.
-    pub scratch_dir: PathBuf,
-    /// Folder of the domains' locks.
-    pub lock_dir: PathBuf,
-    /// libvirt's folder with a private directory for each running domain.
-    pub qemu_state_dir: PathBuf,
-    /// How to start the guard.
-    pub guard: GuardCommand,
-    /// NBD connections per disk.
-    pub connections: usize,
-}
-
-impl LiveOptions {
-    /// Defaults for everything but names and guard.
-    #[must_use]
-    pub fn new(store8: [u8; 4], session: [u8; 16], guard: GuardCommand) -> Self {
-        Self {
-            store8,
-            session,
-            disks: None,
-            quiesce: QuiescePolicy::Prefer,
-            unasked: None,
-            freeze_mounts: Vec::new(),
-            freeze_limit: FREEZE_LIMIT_DEFAULT,
-            on_stuck_freeze: None,
-            scratch_dir: SCRATCH_DIR_DEFAULT.into(),
-            lock_dir: LOCK_DIR_DEFAULT.into(),
-            qemu_state_dir: "/var/lib/libvirt/qemu".into(),
-            guard,
-            connections: cairn_nbd::client::pool::CONNECTIONS_DEFAULT,
-        }
-    }
-}
 
 /// One disk at its point in time.
 #[derive(Debug)]
@@ -147,6 +100,7 @@ pub struct LiveCapture {
     domain: Domain,
     name: String,
     names: Names,
+    tracker: Tracker,
     scratch_folder: PathBuf,
     disks: Vec<CapturedDisk>,
     nodes: Vec<String>,
@@ -178,6 +132,10 @@ impl Names {
         BitmapName { store8: self.store8, session: self.session, role: Role::Export }.to_string()
     }
 
+    pub(super) fn checkpoint(self) -> CheckpointName {
+        CheckpointName { store8: self.store8, session: self.session }
+    }
+
     fn is_of(self, name: &BitmapName) -> bool {
         name.store8 == self.store8 && name.session == self.session
     }
@@ -195,6 +153,7 @@ impl LiveCapture {
             domain: domain.clone(),
             name: preflight.name.clone(),
             names: Names { store8: options.store8, session: options.session },
+            tracker: options.tracker,
             scratch_folder: preflight.scratch.folder().to_owned(),
             disks: Vec::new(),
             nodes: preflight.chosen.iter().map(|chosen| chosen.top().name.clone()).collect(),
@@ -220,15 +179,20 @@ impl LiveCapture {
         }
     }
 
-    fn take(&mut self, options: &LiveOptions, freezer: &Freezer, chosen: &[Chosen], socket: &std::path::Path) -> Result<(), CaptureError> {
+    fn take(&mut self, options: &LiveOptions, freezer: &Freezer, chosen: &[Chosen], socket: &Path) -> Result<(), CaptureError> {
         // Before step 2: from here on a job that dies leaves nothing, its new bitmaps included.
         self.guard = Some(self.start_guard(options)?);
         tracing::debug!("step: guard started");
-        self.add_bitmaps(chosen)?;
-        tracing::debug!("step: bitmaps added");
+        if self.tracker == Tracker::Bitmaps {
+            self.add_bitmaps(chosen)?;
+            tracing::debug!("step: bitmaps added");
+        }
         self.instant(options, freezer, chosen, socket)?;
         tracing::debug!("step: freeze over");
-        self.same_chains(chosen)?;
+        match self.tracker {
+            Tracker::Bitmaps => self.same_chains(chosen)?,
+            Tracker::Checkpoints => checkpoints::preflight::same_images(&self.domain, &self.name, chosen)?,
+        }
         if options.quiesce == QuiescePolicy::Require && self.quiesce.level == QuiesceLevel::Crash {
             let reason = self.quiesce.reason.clone().unwrap_or_default();
             return Err(CaptureError::NotQuiesced { domain: self.name.clone(), reason });
@@ -238,12 +202,15 @@ impl LiveCapture {
         let handle = runtime.handle().clone();
         self.runtime = Some(runtime);
         let address = Address::Unix(socket.to_owned());
-        let plans = dirty::plans(&self.domain, self.names, chosen, &handle, &address)?;
+        let plans = match self.tracker {
+            Tracker::Bitmaps => dirty::plans(&self.domain, self.names, chosen, &handle, &address)?,
+            Tracker::Checkpoints => checkpoints::changed::plans(chosen, &handle, &address)?,
+        };
         let connections = connections_each(chosen.len(), options.connections);
         for (chosen, plan) in chosen.iter().zip(plans) {
             let target = cairn_nbd::ConnectOptions::new(address.clone(), chosen.disk.target.clone());
             let reader = NbdDisk::connect(&handle, target, connections)?;
-            self.disks.push(chosen.captured(&self.name, self.names, plan, Arc::new(reader))?);
+            self.disks.push(chosen.captured(&self.name, plan, Arc::new(reader))?);
         }
         tracing::debug!("step: disks open");
         Ok(())
@@ -255,7 +222,7 @@ impl LiveCapture {
             .iter()
             .map(|chosen| BitmapAction::BlockDirtyBitmapAdd {
                 node: chosen.top().name.clone(),
-                name: self.names.disk(chosen.ordinal),
+                name: chosen.bitmap_name.clone(),
                 granularity: GRANULARITY_BYTES,
                 persistent: chosen.can_persist,
                 disabled: false,
@@ -270,6 +237,7 @@ impl LiveCapture {
             domain: self.domain.uuid()?,
             store8: options.store8,
             session: options.session,
+            tracker: options.tracker,
             scratch_folder: self.scratch_folder.clone(),
             freeze_limit_ms: u64::try_from(options.freeze_limit.as_millis()).unwrap_or(u64::MAX),
             job_pid: std::process::id(),
@@ -281,8 +249,8 @@ impl LiveCapture {
     }
 
     /// Step 3: freeze · BackupBegin · thaw at once.
-    fn instant(&mut self, options: &LiveOptions, freezer: &Freezer, chosen: &[Chosen], socket: &std::path::Path) -> Result<(), CaptureError> {
-        let xml = backup_xml(chosen, socket);
+    fn instant(&mut self, options: &LiveOptions, freezer: &Freezer, chosen: &[Chosen], socket: &Path) -> Result<(), CaptureError> {
+        let job = Job::new(chosen, socket, self.names, self.tracker);
         let (libvirt, _) = self.domain.versions()?;
         let preserve = if libvirt >= LIBVIRT_PRESERVE_SHUTDOWN { ffi::BACKUP_PRESERVE_SHUTDOWN } else { 0 };
         let flags = ffi::BACKUP_REUSE_EXTERNAL | preserve;
@@ -290,11 +258,11 @@ impl LiveCapture {
             Ok(freezer) => freezer,
             Err(reason) => {
                 self.quiesce = QuiesceReport::crash(reason);
-                return Ok(self.begin_job(&xml, flags)?);
+                return Ok(self.begin_job(&job, flags)?);
             }
         };
         let guard = self.guard.as_ref().expect("the guard was started before the freeze");
-        let (records, uuid) = (std::path::Path::new(RECORD_DIR_DEFAULT), self.domain.uuid()?);
+        let (records, uuid) = (Path::new(RECORD_DIR_DEFAULT), self.domain.uuid()?);
         let record_failed = |source| CaptureError::File { action: "record the freeze in", path: records.to_owned(), source };
         record::open(records, &uuid).map_err(record_failed)?;
         if let Err(error) = guard.freeze_begins() {
@@ -308,7 +276,7 @@ impl LiveCapture {
             if answered && let Err(error) = guard.freeze_answered() {
                 tracing::debug!(%error, "the guard does not hear that the freeze was answered");
             }
-            self.begin_job(&xml, flags)
+            self.begin_job(&job, flags)
         });
         if outcome.is_thawed {
             record::close(records, &uuid).map_err(record_failed)?;
@@ -324,9 +292,9 @@ impl LiveCapture {
         Ok(())
     }
 
-    fn begin_job(&self, xml: &str, flags: u32) -> Result<(), ffi::LibvirtError> {
+    fn begin_job(&self, job: &Job, flags: u32) -> Result<(), ffi::LibvirtError> {
         tracing::debug!("step: point in time");
-        self.domain.backup_begin(xml, flags)?;
+        self.domain.backup_begin(&job.backup, job.checkpoint.as_deref(), flags)?;
         tracing::debug!("step: job begun");
         Ok(())
     }
@@ -338,7 +306,7 @@ impl LiveCapture {
         for chosen in chosen {
             let now = nodes.chain(&chosen.disk)?;
             let same = now.len() == chosen.chain.len() && now.iter().zip(&chosen.chain).all(|(a, b)| a.name == b.name && a.filename == b.filename);
-            let tracked = now.first().is_some_and(|top| top.bitmaps.iter().any(|b| b.name.as_deref() == Some(&self.names.disk(chosen.ordinal)) && b.recording));
+            let tracked = now.first().is_some_and(|top| top.bitmaps.iter().any(|b| b.name.as_deref() == Some(&chosen.bitmap_name) && b.recording));
             if !same || !tracked {
                 tracing::debug!(before = ?chosen.chain, ?now, tracked, "image chain");
                 return Err(CaptureError::Changed { domain: self.name.clone(), disk: chosen.disk.target.clone() });
@@ -416,20 +384,16 @@ impl LiveCapture {
             // Waits until its sockets are closed: the clean-up stops the NBD server, and must not while one still negotiates (docs/capture.md).
             runtime.shutdown_timeout(SOCKETS_CLOSE_LIMIT);
         }
-        let (names, nodes) = (self.names, &self.nodes);
-        let result = cleanup::run(&self.domain, &self.scratch_folder, &|node, name| {
-            if success {
-                let superseded = name.store8 == names.store8 && nodes.iter().any(|captured| captured == node);
-                superseded && !(names.is_of(name) && matches!(name.role, Role::Disk(_))) || (names.is_of(name) && name.role == Role::Export)
-            } else {
-                names.is_of(name)
-            }
-        });
+        let result = match (self.tracker, success) {
+            (Tracker::Bitmaps, _) => self.end_with_bitmaps(success),
+            (Tracker::Checkpoints, true) => checkpoints::finish(&self.domain, &self.scratch_folder, self.names.checkpoint()),
+            (Tracker::Checkpoints, false) => checkpoints::undo(&self.domain, &self.scratch_folder, self.names.checkpoint()),
+        };
         if self.left
             && let Ok(uuid) = self.domain.uuid()
         {
             // Its guard may be gone as well, and we have frozen and thawed nothing ourselves.
-            look::thaw_recorded(&self.domain, &uuid, std::path::Path::new(RECORD_DIR_DEFAULT));
+            look::thaw_recorded(&self.domain, &uuid, Path::new(RECORD_DIR_DEFAULT));
         }
         match self.guard.take() {
             Some(guard) if result.is_err() => guard.hand_over(),
@@ -437,6 +401,25 @@ impl LiveCapture {
             None => {}
         }
         result
+    }
+}
+
+impl LiveCapture {
+    fn end_with_bitmaps(&self, success: bool) -> Result<(), CaptureError> {
+        let (names, nodes) = (self.names, &self.nodes);
+        cleanup::run(&self.domain, &self.scratch_folder, &|node, name| {
+            if success {
+                let superseded = name.store8 == names.store8 && nodes.iter().any(|captured| captured == node);
+                superseded && !(names.is_of(name) && matches!(name.role, Role::Disk(_))) || (names.is_of(name) && name.role == Role::Export)
+            } else {
+                names.is_of(name)
+            }
+        })?;
+        if success && self.domain.is_running()? {
+            // Of the time when this domain was backed up in the other mode.
+            checkpoints::remove_all(&self.domain, &|checkpoint| checkpoint.name.store8 == names.store8)?;
+        }
+        Ok(())
     }
 }
 
@@ -458,23 +441,6 @@ pub(super) const CONNECTIONS_TOTAL_MAX: usize = 90;
 /// Many disks share what the server takes.
 fn connections_each(disk_count: usize, wanted: usize) -> usize {
     (CONNECTIONS_TOTAL_MAX / disk_count.max(1)).clamp(1, wanted.max(1))
-}
-
-/// The job's description: our disks with scratch images of ours, all others out.
-fn backup_xml(chosen: &[Chosen], socket: &std::path::Path) -> String {
-    let mut xml = String::from("<domainbackup mode='pull'>\n");
-    xml += &format!("  <server transport='unix' socket='{}'/>\n  <disks>\n", escape(&socket.to_string_lossy()));
-    for chosen in chosen {
-        let target = escape(&chosen.disk.target);
-        xml += &format!("    <disk name='{target}' backup='yes' type='file' exportname='{target}'>\n      <driver type='qcow2'/>\n");
-        xml += &format!("      <scratch file='{}'/>\n    </disk>\n", escape(&chosen.scratch_image.to_string_lossy()));
-    }
-    xml += "  </disks>\n</domainbackup>\n";
-    xml
-}
-
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

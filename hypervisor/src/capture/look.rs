@@ -8,7 +8,8 @@
 //! - Nothing of others is touched: bitmaps by name, exports by id, jobs by socket. While a job of somebody else's runs on the domain, QEMU is left alone.
 //! - "Not committed" and "forgotten" are believed of stores that answered only. An inconsistent bitmap goes whatever the store says: it is of no use.
 //! - Read-only images are not changed; their bitmaps go once they are writable.
-//! - QEMU is asked only where the caller says so: the monitor taints a domain, and one that was never backed up has nothing of ours in it.
+//! - QEMU is asked only where the caller says so: the monitor taints a domain, and one that was never backed up, or only in the mode `libvirt-api`, has nothing
+//!   of ours in it that libvirt does not tell of.
 //!
 //! What it must not do: add a bitmap. One that no point names has no base (docs/adr/0018).
 
@@ -19,6 +20,7 @@ use cairn_quiesce::agent::AgentFailure;
 use cairn_quiesce::freeze::{THAW_HOOKS_LIMIT_MIN, thaw};
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 
+use super::checkpoints::{self, Checkpoint};
 use super::cleanup;
 use super::error::CaptureError;
 use super::lock::{DomainLock, LOCK_DIR_DEFAULT};
@@ -69,6 +71,8 @@ pub enum Kind {
     Inconsistent,
     /// A bitmap whose point was never committed, or is forgotten.
     Dead,
+    /// The same of a checkpoint.
+    Checkpoint,
 }
 
 impl Kind {
@@ -83,6 +87,7 @@ impl Kind {
             Self::Copy => "copy",
             Self::Inconsistent => "inconsistent-bitmap",
             Self::Dead => "dead-bitmap",
+            Self::Checkpoint => "dead-checkpoint",
         }
     }
 }
@@ -97,6 +102,7 @@ impl fmt::Display for Kind {
             Self::Copy => "bitmap copy of a dead backup",
             Self::Inconsistent => "inconsistent bitmap",
             Self::Dead => "bitmap of no point",
+            Self::Checkpoint => "checkpoint of no point",
         })
     }
 }
@@ -157,11 +163,14 @@ pub fn run(domain: &Domain, options: &LookOptions, stores: &[Store<'_>]) -> Resu
         no_foreign_job(domain, &name)?;
     }
     let left = left(domain, asks_qemu, &scratch, stores)?;
+    if !asks_qemu && !left.is_empty() && domain.is_running()? {
+        no_job_of_libvirt(domain, &name)?;
+    }
     if !left.is_empty() {
         looked.found.extend(remove(domain, asks_qemu, &scratch, stores, &left)?);
     }
-    if asks_qemu {
-        looked.tracked = tracked(domain)?;
+    if domain.is_running()? {
+        looked.tracked = tracked(domain, asks_qemu)?;
     }
     Ok(looked)
 }
@@ -198,15 +207,29 @@ pub(super) fn thaw_recorded(domain: &Domain, uuid: &str, records: &Path) -> Opti
 
 /// Removing a bitmap below somebody's migration, commit or copy could fail theirs.
 pub(super) fn no_foreign_job(domain: &Domain, name: &str) -> Result<(), CaptureError> {
-    let foreign = |job: String| Err(CaptureError::ForeignJob { domain: name.to_owned(), job });
+    if no_job_of_libvirt(domain, name)? == Job::Ours {
+        return Ok(());
+    }
+    match block_jobs(domain)?.into_iter().next() {
+        Some((kind, device)) => Err(CaptureError::ForeignJob { domain: name.to_owned(), job: format!("block job ({kind} {device})") }),
+        None => Ok(()),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Job {
+    Ours,
+    None,
+}
+
+/// The same without a question to QEMU.
+fn no_job_of_libvirt(domain: &Domain, name: &str) -> Result<Job, CaptureError> {
+    let foreign = |job: &str| Err(CaptureError::ForeignJob { domain: name.to_owned(), job: job.to_owned() });
     match domain.backup_xml()? {
-        Some(xml) if cleanup::is_ours(&xml) => Ok(()),
-        Some(_) => foreign("backup job".to_owned()),
-        None if domain.has_job()? => foreign("job".to_owned()),
-        None => match block_jobs(domain)?.into_iter().next() {
-            Some((kind, device)) => foreign(format!("block job ({kind} {device})")),
-            None => Ok(()),
-        },
+        Some(xml) if cleanup::is_ours(&xml) => Ok(Job::Ours),
+        Some(_) => foreign("backup job"),
+        None if domain.has_job()? => foreign("job"),
+        None => Ok(Job::None),
     }
 }
 
@@ -224,12 +247,20 @@ fn left(domain: &Domain, asks_qemu: bool, scratch: &Path, stores: &[Store<'_>]) 
     if scratch.exists() {
         out.push(whole(Kind::Scratch, scratch.display().to_string()));
     }
-    if !asks_qemu || !domain.is_running()? {
+    if !domain.is_running()? {
         return Ok(out);
     }
-    out.extend(exports::ours(domain)?.into_iter().map(|id| whole(Kind::Export, id)));
+    if asks_qemu {
+        out.extend(exports::ours(domain)?.into_iter().map(|id| whole(Kind::Export, id)));
+    }
     if domain.backup_xml()?.is_some_and(|xml| cleanup::is_ours(&xml)) {
         out.push(whole(Kind::Job, cleanup::SOCKET_NAME.to_owned()));
+    }
+    let is_stale = |name| stores.iter().any(|(store8, catalog)| checkpoints::is_stale(name, *store8, *catalog));
+    let stale = checkpoints::ours(domain)?.into_iter().filter(|checkpoint| is_stale(checkpoint.name));
+    out.extend(stale.map(|checkpoint| whole(Kind::Checkpoint, checkpoint.name.to_string())));
+    if !asks_qemu {
+        return Ok(out);
     }
     let nodes = Nodes::query(domain)?;
     for (node, read_only, bitmap) in nodes.bitmaps() {
@@ -258,17 +289,27 @@ fn remove(domain: &Domain, asks_qemu: bool, scratch: &Path, stores: &[Store<'_>]
         let name = name.to_string();
         before.iter().any(|left| left.node.as_deref() == Some(node) && left.name == name)
     };
-    // A domain that runs and is not asked has no job of ours that its scratch could belong to, or the caller would have had it asked.
-    let result = if asks_qemu || !domain.is_running()? { cleanup::run(domain, scratch, &listed) } else { Ok(()) };
+    let is_listed = |checkpoint: &Checkpoint| before.iter().any(|left| left.kind == Kind::Checkpoint && left.name == checkpoint.name.to_string());
+    let result = match domain.is_running()? {
+        true if asks_qemu => cleanup::run(domain, scratch, &listed).and_then(|()| Ok(checkpoints::remove_all(domain, &is_listed)?)),
+        true => checkpoints::clean_up(domain, scratch, &is_listed),
+        false => cleanup::run(domain, scratch, &listed),
+    };
     let why = result.err().map_or_else(|| "it is still there".to_owned(), |error| error.to_string());
     let after = left(domain, asks_qemu, scratch, stores)?;
     let told = |left: &Left| Found { kind: left.kind, name: left.name.clone(), gone: if after.contains(left) { Err(why.clone()) } else { Ok(()) } };
     Ok(before.iter().map(told).collect())
 }
 
-fn tracked(domain: &Domain) -> Result<Vec<Tracked>, CaptureError> {
-    let nodes = Nodes::query(domain)?;
+fn tracked(domain: &Domain, asks_qemu: bool) -> Result<Vec<Tracked>, CaptureError> {
     let mut out = Vec::new();
+    for Checkpoint { name, disks } in checkpoints::ours(domain)? {
+        out.extend(disks.into_iter().map(|disk| Tracked { disk, store8: name.store8, session: name.session, persistent: true }));
+    }
+    if !asks_qemu {
+        return Ok(out);
+    }
+    let nodes = Nodes::query(domain)?;
     for disk in domain.disks()?.into_iter().filter(|disk| disk.skip.is_none()) {
         // A disk that was detached just now has no node.
         let Ok(chain) = nodes.chain(&disk) else { continue };

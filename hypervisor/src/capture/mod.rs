@@ -1,15 +1,18 @@
 //! Capture: how a point in time is taken from a domain (docs/capture.md): [`live`] from one that runs, [`offline`] from one that is off.
 
+pub mod checkpoints;
 pub mod cleanup;
 mod dirty;
 pub mod error;
 pub mod examine;
+mod job_xml;
 pub mod live;
 pub mod lock;
 pub mod look;
 pub mod names;
 pub mod nbd_disk;
 pub mod offline;
+pub mod options;
 pub mod plan;
 mod preflight;
 pub mod scratch;

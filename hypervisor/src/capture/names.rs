@@ -1,6 +1,7 @@
 //! Names of bitmaps: they carry store and point, so no local state is needed to know what a bitmap is for.
 //!
 //! `cairn:<store id, 8 hex>:<session id, 32 hex>:<disk ordinal in that point>`, and `...:E` for the frozen copy that is exported.
+//! Checkpoints of libvirt's (docs/adr/0024), and their bitmaps, have one name for all disks of a point: `cairn-<store id, 8 hex>-<session id, 32 hex>`.
 //! Names of any other shape are not ours and never touched.
 
 use std::fmt;
@@ -77,6 +78,37 @@ impl FromStr for BitmapName {
     }
 }
 
+/// A checkpoint's name, taken apart. It is that of its bitmaps, too: libvirt wants them equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CheckpointName {
+    /// First four bytes of the store's id.
+    pub store8: [u8; 4],
+    /// Session, which is the point's id.
+    pub session: [u8; 16],
+}
+
+impl fmt::Display for CheckpointName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}-{}-{}", hex(&self.store8), hex(&self.session))
+    }
+}
+
+impl FromStr for CheckpointName {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (store, session) = text.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('-')?.split_once('-')).ok_or(())?;
+        Ok(Self { store8: unhex(store).ok_or(())?, session: unhex(session).ok_or(())? })
+    }
+}
+
+/// The point at which a bitmap of this name began, if it is one of ours, whoever keeps it.
+#[must_use]
+pub fn began_at(bitmap: &str) -> Option<[u8; 16]> {
+    let of_checkpoint = bitmap.parse::<CheckpointName>().map(|name| name.session);
+    of_checkpoint.or_else(|()| bitmap.parse::<BitmapName>().map(|name| name.session)).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +126,19 @@ mod tests {
         {
             assert!(bad.parse::<BitmapName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn checkpoints_have_names_of_their_own() {
+        let name = CheckpointName { store8: [0xab, 1, 2, 3], session: [7; 16] };
+        let text = format!("cairn-ab010203-{}", "07".repeat(16));
+        assert_eq!((name.to_string(), text.parse()), (text.clone(), Ok(name)));
+        assert!(text.parse::<BitmapName>().is_err(), "what one mode keeps is not the other's");
+        for bad in [text.replace("ab", "AB"), format!("{text}-0"), format!("{text}0"), text.replace('-', ":"), text.replace("cairn", "carn")] {
+            assert!(bad.parse::<CheckpointName>().is_err(), "{bad}");
+        }
+        assert_eq!(began_at(&text), Some([7; 16]));
+        assert_eq!(began_at(&BitmapName { store8: [1; 4], session: [8; 16], role: Role::Disk(0) }.to_string()), Some([8; 16]));
+        assert_eq!(began_at("backup-vda"), None);
     }
 }

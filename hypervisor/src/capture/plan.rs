@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::names::{BitmapName, Role};
+use super::names::{BitmapName, CheckpointName, Role};
 use crate::qmp::nodes::ChainNode;
 
 /// What the store knows of a point.
@@ -59,6 +59,14 @@ pub trait PointCatalog {
     fn carrier(&self, session: [u8; 16], ordinal: u32) -> Option<CarrierRecord>;
     /// The newest point that says it may be continued from this bitmap, other than the one at which the bitmap began.
     fn later(&self, bitmap: &BitmapName) -> Option<Later>;
+    /// What a point recorded of all disks that its checkpoint has, with their ordinals.
+    fn checkpointed(&self, _session: [u8; 16]) -> Vec<(u32, CarrierRecord)> {
+        Vec::new()
+    }
+    /// The checkpoint of the domain's newest point, if that was taken with one: libvirt may have lost it.
+    fn newest_checkpoint(&self) -> Option<CheckpointName> {
+        None
+    }
 }
 
 /// A store that says the same of every point.
@@ -99,6 +107,12 @@ pub enum FullReason {
     Shrunk,
     /// Images of the chain have different sizes.
     ChainSizes,
+    /// No checkpoint of this store goes with the disk's image: first backup in this mode, new disk, other image.
+    NoCheckpoint,
+    /// The image cannot store a bitmap, and libvirt's checkpoints are nothing else.
+    NoCheckpointPossible,
+    /// libvirt does not go on from the checkpoint: its bitmap is gone, or was in use when QEMU died.
+    CheckpointBroken,
 }
 
 impl fmt::Display for FullReason {
@@ -113,6 +127,9 @@ impl fmt::Display for FullReason {
             Self::CarrierGone => "the image that carried the bitmap left the chain",
             Self::Shrunk => "the disk shrank",
             Self::ChainSizes => "images of the chain differ in size",
+            Self::NoCheckpoint => "no checkpoint of this store on the disk's image",
+            Self::NoCheckpointPossible => "libvirt has checkpoints for qcow2 images of version 3 only",
+            Self::CheckpointBroken => "the checkpoint's bitmap is gone or inconsistent",
         })
     }
 }

@@ -9,12 +9,14 @@ use cairn_quiesce::freeze::{Probe, probe};
 use cairn_quiesce::record::{self, RECORD_DIR_DEFAULT};
 use cairn_quiesce::scope::{self, Scope};
 
+use super::checkpoints;
 use super::cleanup;
 use super::error::CaptureError;
 use super::live::{CONNECTIONS_TOTAL_MAX, CapturedDisk, LiveOptions, Names};
 use super::lock::DomainLock;
 use super::look;
 use super::nbd_disk::NbdDisk;
+use super::options::Tracker;
 use super::plan::{Base, CarrierRecord, DiskPlan, PointCatalog, decide};
 use super::scratch::{Scratch, folder_of};
 use super::sweep;
@@ -34,7 +36,12 @@ pub(super) struct Chosen {
     pub(super) ordinal: u32,
     pub(super) chain: Vec<ChainNode>,
     pub(super) base: Base,
+    /// A bitmap on it outlives QEMU.
     pub(super) can_persist: bool,
+    /// Records what changes after this point; empty if nothing does.
+    pub(super) bitmap_name: String,
+    /// Device and inode of the top image.
+    pub(super) file_id: Option<(u64, u64)>,
     pub(super) scratch_image: PathBuf,
 }
 
@@ -43,13 +50,13 @@ impl Chosen {
         self.chain.first().expect("a chain has its top node: Nodes::chain")
     }
 
-    pub(super) fn captured(&self, domain: &str, names: Names, plan: DiskPlan, reader: Arc<NbdDisk>) -> Result<CapturedDisk, CaptureError> {
-        let bitmap_name = names.disk(self.ordinal);
+    pub(super) fn captured(&self, domain: &str, plan: DiskPlan, reader: Arc<NbdDisk>) -> Result<CapturedDisk, CaptureError> {
+        let bitmap_name = self.bitmap_name.clone();
         let top = self.top();
         let carrier = CarrierRecord {
             size_bytes: top.size_bytes,
             image_path: self.disk.source.path().unwrap_or(&top.filename).to_owned(),
-            device_inode: file_id(&top.filename),
+            device_inode: self.file_id,
             bitmap_name: bitmap_name.clone(),
             marked: Vec::new(),
         };
@@ -102,16 +109,15 @@ impl Preflight {
             return Err(CaptureError::NotRunning { domain: name });
         }
         let left = thaw_if_recorded(domain, &uuid);
-        sweep::run(domain, options.store8, &folder_of(&options.scratch_dir, &uuid), catalog)?;
-        no_foreign_job(domain, &name)?;
+        sweep::run(domain, options.tracker, options.store8, &folder_of(&options.scratch_dir, &uuid), catalog)?;
+        no_foreign_job(domain, &name, options.tracker)?;
         let (disks, skipped) = select(&name, domain.disks()?, options.disks.as_deref())?;
         refuse_too_many(&name, &disks)?;
         let socket = socket_path(domain, &name, &options.qemu_state_dir)?;
-        let nodes = Nodes::query(domain)?;
-        let mut chosen = Vec::new();
-        for (disk, ordinal) in disks.into_iter().zip(0..) {
-            chosen.push(choose(&name, disk, ordinal, &nodes, options, catalog)?);
-        }
+        let mut chosen = match options.tracker {
+            Tracker::Bitmaps => choose_all(domain, &name, disks, options, catalog)?,
+            Tracker::Checkpoints => checkpoints::preflight::choose(domain, &name, disks, options, catalog)?,
+        };
         let freezer = ask_agent(domain, &name, options, left)?;
         let total_bytes = chosen.iter().map(|chosen| chosen.top().size_bytes).sum();
         let scratch = Scratch::prepare(&options.scratch_dir, &uuid, total_bytes)?;
@@ -132,12 +138,19 @@ fn thaw_if_recorded(domain: &Domain, uuid: &str) -> bool {
     record::may_come(Path::new(RECORD_DIR_DEFAULT), uuid)
 }
 
+fn choose_all(domain: &Domain, name: &str, disks: Vec<Disk>, options: &LiveOptions, catalog: &dyn PointCatalog) -> Result<Vec<Chosen>, CaptureError> {
+    let nodes = Nodes::query(domain)?;
+    disks.into_iter().zip(0..).map(|(disk, ordinal)| choose(name, disk, ordinal, &nodes, options, catalog)).collect()
+}
+
 fn choose(domain: &str, disk: Disk, ordinal: u32, nodes: &Nodes, options: &LiveOptions, catalog: &dyn PointCatalog) -> Result<Chosen, CaptureError> {
     refuse_encrypted(domain, &disk)?;
     let chain = nodes.chain(&disk)?;
     let base = decide(&chain, options.store8, catalog, &file_id);
     let can_persist = can_persist(&chain);
-    Ok(Chosen { disk, ordinal, chain, base, can_persist, scratch_image: PathBuf::new() })
+    let file_id = chain.first().and_then(|top| file_id(&top.filename));
+    let bitmap_name = Names { store8: options.store8, session: options.session }.disk(ordinal);
+    Ok(Chosen { disk, ordinal, chain, base, can_persist, bitmap_name, file_id, scratch_image: PathBuf::new() })
 }
 
 pub(super) fn refuse_encrypted(domain: &str, disk: &Disk) -> Result<(), CaptureError> {
@@ -171,13 +184,13 @@ pub(super) fn file_id(path: &str) -> Option<(u64, u64)> {
     meta.is_file().then(|| (meta.dev(), meta.ino()))
 }
 
-fn no_foreign_job(domain: &Domain, name: &str) -> Result<(), CaptureError> {
+fn no_foreign_job(domain: &Domain, name: &str, tracker: Tracker) -> Result<(), CaptureError> {
     let start = Instant::now();
     loop {
         let job = match domain.backup_xml()? {
             Some(xml) if !cleanup::is_ours(&xml) => Some("backup job".to_owned()),
             _ if domain.has_job()? => Some("job (`virsh domjobinfo` tells which)".to_owned()),
-            _ => block_jobs(domain)?.into_iter().next().map(|(kind, device)| format!("block job ({kind} {device})")),
+            _ => block_job(domain, tracker)?,
         };
         match job {
             None => return Ok(()),
@@ -185,6 +198,13 @@ fn no_foreign_job(domain: &Domain, name: &str) -> Result<(), CaptureError> {
             Some(_) => std::thread::sleep(POLL),
         }
     }
+}
+
+fn block_job(domain: &Domain, tracker: Tracker) -> Result<Option<String>, CaptureError> {
+    Ok(match tracker {
+        Tracker::Bitmaps => block_jobs(domain)?.into_iter().next().map(|(kind, device)| format!("block job ({kind} {device})")),
+        Tracker::Checkpoints => checkpoints::block_job(domain)?.map(|disk| format!("block job (of disk {disk})")),
+    })
 }
 
 type Selection = (Vec<Disk>, Vec<(String, SkipReason)>);

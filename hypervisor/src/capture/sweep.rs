@@ -2,19 +2,27 @@
 
 use std::path::Path;
 
+use super::checkpoints;
 use super::cleanup;
 use super::error::CaptureError;
 use super::names::{BitmapName, Role};
+use super::options::Tracker;
 use super::plan::{PointCatalog, PointStatus};
 use crate::domain::Domain;
 
-/// Removes stale exports, jobs, scratch and frozen copies of ours, and bitmaps of points of this store that can never be a base again. Bitmaps
-/// of other stores stay, and so do those of a store that does not answer: unreachable is not "not committed".
+/// Removes stale exports, jobs, scratch and frozen copies of ours, and bitmaps and checkpoints of points of this store that can never be a base again. Those
+/// of other stores stay, and so do those of a store that does not answer: unreachable is not "not committed". Without the monitor bitmaps stay that
+/// no checkpoint goes with.
 ///
 /// # Errors
 /// [`CaptureError`].
-pub fn run(domain: &Domain, store8: [u8; 4], scratch_folder: &Path, catalog: &dyn PointCatalog) -> Result<(), CaptureError> {
-    cleanup::run(domain, scratch_folder, &|_, name| is_stale(name, store8, catalog))
+pub fn run(domain: &Domain, tracker: Tracker, store8: [u8; 4], scratch_folder: &Path, catalog: &dyn PointCatalog) -> Result<(), CaptureError> {
+    let stale = |checkpoint: &checkpoints::Checkpoint| checkpoints::is_stale(checkpoint.name, store8, catalog);
+    if tracker == Tracker::Checkpoints {
+        return checkpoints::clean_up(domain, scratch_folder, &stale);
+    }
+    cleanup::run(domain, scratch_folder, &|_, name| is_stale(name, store8, catalog))?;
+    Ok(checkpoints::remove_all(domain, &stale)?)
 }
 
 pub(super) fn is_stale(name: &BitmapName, store8: [u8; 4], catalog: &dyn PointCatalog) -> bool {

@@ -3,6 +3,7 @@
 //! Invariant: this folder is the only place of the workspace's libvirt code with `unsafe`. Every call checks the result before it touches what came
 //! back, and copies strings before it frees them.
 
+pub mod checkpoints;
 pub mod events;
 
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -73,17 +74,19 @@ pub const BACKUP_PRESERVE_SHUTDOWN: u32 = sys::VIR_DOMAIN_BACKUP_BEGIN_PRESERVE_
 /// `virTypedParameterType` of an unsigned 64 bit number.
 const TYPED_ULLONG: i32 = 4;
 
-/// Starts a backup job without a checkpoint.
+/// Starts a backup job, and in the same moment a checkpoint if one is described.
 ///
 /// # Errors
 /// libvirt's.
-pub fn backup_begin(domain: &Domain, backup_xml: &str, flags: u32) -> Result<(), LibvirtError> {
+pub fn backup_begin(domain: &Domain, backup_xml: &str, checkpoint_xml: Option<&str>, flags: u32) -> Result<(), LibvirtError> {
     const CALL: &str = "virDomainBackupBegin";
-    let xml = CString::new(backup_xml).map_err(|_| LibvirtError::argument(CALL))?;
+    let argument = |text: &str| CString::new(text).map_err(|_| LibvirtError::argument(CALL));
+    let (xml, checkpoint) = (argument(backup_xml)?, checkpoint_xml.map(argument).transpose()?);
+    let checkpoint_pointer = checkpoint.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
     // SAFETY: the domain pointer is valid while `domain` is borrowed.
     let pointer = unsafe { domain.as_ptr() };
-    // SAFETY: `xml` is a C string that outlives the call; libvirt copies it. A null checkpoint XML means "no checkpoint".
-    let result = unsafe { sys::virDomainBackupBegin(pointer, xml.as_ptr(), std::ptr::null(), flags) };
+    // SAFETY: both texts are C strings that outlive the call; libvirt copies them. A null checkpoint XML means "no checkpoint".
+    let result = unsafe { sys::virDomainBackupBegin(pointer, xml.as_ptr(), checkpoint_pointer, flags) };
     if result == 0 { Ok(()) } else { Err(LibvirtError::last(CALL)) }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capture::options::Tracker;
+
 /// Longest line, bytes.
 pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 
@@ -23,6 +25,9 @@ pub struct GuardConfig {
     pub store8: [u8; 4],
     /// Session of the backup.
     pub session: [u8; 16],
+    /// Who keeps track of what changed.
+    #[serde(default)]
+    pub tracker: Tracker,
     /// Scratch images.
     pub scratch_folder: PathBuf,
     /// Longest the guest may be frozen.

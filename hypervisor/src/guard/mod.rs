@@ -6,6 +6,7 @@
 //! Invariants: own session, all signals blocked, holds the domain's lock until the job has ended; every call to libvirt runs in a child of its
 //! own with a time limit, because libvirt may hang; no word waits for whoever reads it.
 
+mod clean_up;
 pub mod config;
 pub mod link;
 mod process;

@@ -13,11 +13,11 @@ use cairn_quiesce::{channel, freeze};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal, setsid};
 
+use super::clean_up;
 use super::config::{CONFIG_BYTES_MAX, FROZEN_REMEDY, GuardConfig, GuardTask, message};
 use super::scratch_eye::ScratchEye;
 use super::words::{Words, let_go_of_stderr, null};
-use crate::capture::names::{BitmapName, Role};
-use crate::capture::{cleanup, scratch};
+use crate::capture::scratch;
 use crate::host::{Host, HostError};
 
 /// How often scratch is looked at; the document says at least every 200 ms.
@@ -461,27 +461,10 @@ fn thaw_child(config: &GuardConfig, limit: Duration) -> u8 {
     }
 }
 
-fn is_of_this_backup(config: &GuardConfig, name: &BitmapName) -> bool {
-    name.store8 == config.store8 && name.session == config.session
-}
-
-/// What the job would have done after its commit: its frozen copies go, and so do older bitmaps of this store on the nodes that it captured.
-fn finish_committed(config: &GuardConfig, domain: &crate::domain::Domain) -> Result<(), crate::capture::error::CaptureError> {
-    let is_new = |name: &BitmapName| is_of_this_backup(config, name) && matches!(name.role, Role::Disk(_));
-    let nodes = crate::qmp::nodes::Nodes::query(domain)?;
-    let named = |bitmap: &crate::qmp::nodes::Bitmap| bitmap.name.as_deref().unwrap_or_default().parse::<BitmapName>().ok();
-    let captured: Vec<String> =
-        nodes.bitmaps().filter(|(_, _, bitmap)| named(bitmap).is_some_and(|n| is_new(&n))).map(|(node, _, _)| node.to_owned()).collect();
-    cleanup::run(domain, &config.scratch_folder, &|node, name| {
-        let superseded = name.store8 == config.store8 && captured.iter().any(|c| c == node);
-        !is_new(name) && (superseded || is_of_this_backup(config, name))
-    })
-}
-
 fn clean_up_child(config: &GuardConfig, keep_bitmaps: bool) -> u8 {
     let result = match domain_of(config) {
-        Ok(Some(domain)) if keep_bitmaps => finish_committed(config, &domain),
-        Ok(Some(domain)) => cleanup::run(&domain, &config.scratch_folder, &|_, name| is_of_this_backup(config, name)),
+        Ok(Some(domain)) if keep_bitmaps => clean_up::finish_committed(config, &domain),
+        Ok(Some(domain)) => clean_up::undo(config, &domain),
         Ok(None) => scratch::remove(&config.scratch_folder),
         Err(error) => {
             tracing::error!(%error, "guard: the domain cannot be looked up");

@@ -3,11 +3,11 @@
 //! Sealed plaintext: plain length u32 · raw or compressed bytes. Associated data: format, family, kind, level, id, codec, codec level; not
 //! pack or offset, so GC can move a frame with its key row.
 
-use super::Keys;
+use super::{Keys, dense::is_dense};
 use crate::{Result, StoreError};
 use cairn_store_format::{
     FamilyId, Id,
-    limits::FRAME_PLAIN_BYTES_MAX,
+    limits::{BLOCK_BYTES, FRAME_PLAIN_BYTES_MAX},
     map,
     pack::{Codec, FrameHeader, FrameKind, KEY_ROW_NONE, KeyRow},
 };
@@ -16,6 +16,11 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use sha2::Sha256;
 use std::sync::Arc;
 use zstd::bulk::{Compressor, Decompressor};
+
+/// What is compressed of dense content to see whether it shrinks after all.
+const TRIAL_BYTES: usize = 2 * BLOCK_BYTES;
+/// A trial that leaves more is not worth the time: a quarter of a backup's, for less than a thirty-second of the room.
+const TRIAL_BYTES_MAX: usize = TRIAL_BYTES / 32 * 31;
 
 /// A pack's key, ready for use, with its wrapped row.
 pub(crate) struct PackKey {
@@ -87,11 +92,9 @@ impl Sealer {
     /// Seals `plain`, whose content id is `id`.
     pub(crate) fn seal(&mut self, id: Id, kind: FrameKind, level: u8, plain: &[u8], key: Option<&Arc<PackKey>>) -> SealedFrame {
         assert!(plain.len() <= FRAME_PLAIN_BYTES_MAX, "callers cut what is larger");
-        self.scratch.clear();
-        self.scratch.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        let (codec, codec_level, body) = match self.zstd.compress_to_buffer(plain, &mut self.scratch) {
-            Ok(n) if n < plain.len() => (Codec::Zstd, self.level, &self.scratch[..n]),
-            _ => (Codec::Raw, 0, plain),
+        let (codec, codec_level, body) = match self.compressed(kind, plain) {
+            Some(n) => (Codec::Zstd, self.level, &self.scratch[..n]),
+            None => (Codec::Raw, 0, plain),
         };
         // Frames wait for their place in a pack: they are allocated as large as they are, not as large as they might have been.
         let mut stored = Vec::with_capacity(4 + body.len() + AES_256_GCM.tag_len());
@@ -103,6 +106,21 @@ impl Sealer {
         }
         let crc = crc32c(&stored);
         SealedFrame { id, kind, level, codec, codec_level, stored, crc, row: key.map(|k| k.row.clone()) }
+    }
+
+    /// How many bytes of scratch `plain` takes compressed; `None` where that is not less.
+    fn compressed(&mut self, kind: FrameKind, plain: &[u8]) -> Option<usize> {
+        // What looks random may still repeat itself, as tables of numbers do: the trial of a piece tells.
+        if kind == FrameKind::Chunk && is_dense(plain) && self.shrinks(&plain[..TRIAL_BYTES]).is_none_or(|n| n > TRIAL_BYTES_MAX) {
+            return None;
+        }
+        self.shrinks(plain)
+    }
+
+    fn shrinks(&mut self, plain: &[u8]) -> Option<usize> {
+        self.scratch.clear();
+        self.scratch.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.zstd.compress_to_buffer(plain, &mut self.scratch).ok().filter(|n| *n < plain.len())
     }
 }
 

@@ -5,6 +5,7 @@
 //! - Nothing opened is handed on before its seal held; callers recompute content ids on top.
 //! - Keys are zeroized on drop and have no `Debug`.
 
+mod dense;
 mod frame;
 mod keys;
 mod secret;

@@ -99,7 +99,7 @@ fn what_a_domain_says_of_itself_is_remembered_and_selects_it() {
     let word = Word { policies: vec!["a".into()], tags: vec!["t".into(), "u".into()], excluded: true };
     let subject = Subject { name: "web".into(), running: Some(true), word };
     let seen = Seen { uuid: UUID.into(), subject, is_away: false, stores: vec!["main".into()] };
-    assert_eq!(records.seen().expect("read"), [seen.clone()]);
+    assert_eq!(records.seen().expect("read"), std::slice::from_ref(&seen));
     assert_eq!(one(&mut records)["metadata"]["disks_excluded"], json!(["vdb"]));
     // A file of an earlier version has none, and is carried on.
     records.db.execute_batch("ALTER TABLE domains DROP COLUMN word; PRAGMA user_version = 1").expect("as it was");

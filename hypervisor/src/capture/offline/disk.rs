@@ -21,6 +21,7 @@ use crate::disks::{Disk, Source};
 use crate::domain::Domain;
 use crate::image_tools::chain::{Chain, Look, chain};
 use crate::image_tools::daemon::{Access, Daemon, End, Layer, TARGET, layer_export};
+use crate::qmp::bitmaps::GRANULARITY_BYTES;
 use crate::qmp::nodes::ChainNode;
 
 /// Formats of images that are read without their domain.
@@ -117,7 +118,11 @@ impl Image {
         for (depth, layer) in layers.iter().enumerate() {
             let Some(bitmap) = &layer.bitmap else { continue };
             let context = format!("qemu:dirty-bitmap:{bitmap}");
-            dirty.extend(runtime.block_on(read_dirty(ConnectOptions::new(address.clone(), layer_export(depth)).context(context.clone()), &context))?);
+            dirty.extend(runtime.block_on(read_dirty(
+                ConnectOptions::new(address.clone(), layer_export(depth)).context(context.clone()),
+                &context,
+                GRANULARITY_BYTES,
+            ))?);
         }
         let reader = NbdDisk::connect(runtime, ConnectOptions::new(address, TARGET), around.connections)?;
         if reader.size_bytes() != top.size_bytes {

@@ -114,6 +114,7 @@ impl OfflineCapture {
             return Err(CaptureError::NotQuiesced { domain: name, reason: reason.clone() });
         }
         let (disks, skipped) = select(&name, domain.disks()?, options.disks.as_deref())?;
+        tracing::debug!("step: domain is off");
         // O2
         let images = disks.into_iter().map(|disk| Image::find(domain, &name, disk)).collect::<Result<Vec<_>, _>>()?;
         let writers = Writers::beside(domain)?;
@@ -124,6 +125,7 @@ impl OfflineCapture {
         for image in &images {
             stamps.push(image.stamps(&name)?);
         }
+        tracing::debug!("step: images found");
         // O3, before the first byte is read.
         let all: Vec<Stamp> = stamps.iter().flatten().cloned().collect();
         let watch =
@@ -151,6 +153,7 @@ impl OfflineCapture {
             capture.daemons.push(opened.0);
             capture.disks.push(opened.1);
         }
+        tracing::debug!("step: disks open");
         tracing::debug!(domain = %capture.name, ?off, plans = ?capture.disks.iter().map(|disk| kind(&disk.plan)).collect::<Vec<_>>(), "offline capture");
         Ok(capture)
     }
@@ -206,6 +209,7 @@ impl Drop for OfflineCapture {
             runtime.shutdown_timeout(SOCKETS_CLOSE_LIMIT);
         }
         self.daemons.clear();
+        tracing::debug!("step: storage daemons ended");
         self.watch = None;
     }
 }

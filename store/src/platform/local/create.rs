@@ -1,6 +1,6 @@
 //! Creating objects, whole or not at all, and the folders that they lie in. Above each function stands its order, and what is there if we die after a step.
 
-use super::{LocalPlatform, TEMPORARY, drop_cache, lock};
+use super::{LocalPlatform, TEMPORARY, direct, drop_cache, lock};
 use crate::platform::{Created, Durability};
 use cairn_store_format::ObjectName;
 use std::{
@@ -39,7 +39,8 @@ impl LocalPlatform {
         let dir = target.parent().expect("objects lie in folders").to_path_buf();
         self.ensure_dir(&dir)?;
         let (tmp, mut file) = new_temporary(&dir)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_data());
+        // A server has a cache of its own, and gathers small writes into large ones.
+        let written = if self.nfs { file.write_all(bytes) } else { direct::write(&file, bytes) }.and_then(|()| file.sync_data());
         drop_cache(&file);
         drop(file);
         let linked = written.and_then(|()| self.link_if_absent(&tmp, &target, bytes));

@@ -5,6 +5,7 @@
 
 mod create;
 mod delete;
+mod direct;
 mod list;
 mod read;
 
