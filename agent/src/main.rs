@@ -32,6 +32,7 @@ mod restore;
 mod retention;
 mod run;
 mod schedule;
+mod standing;
 mod watch;
 
 use std::process::ExitCode;
@@ -46,6 +47,12 @@ fn main() -> ExitCode {
             if !e.use_stderr() {
                 out!("{}", e.render().to_string().trim_end());
                 return heard(ExitCode::SUCCESS, false);
+            }
+            // 2 means that a promise is broken there.
+            if std::env::args_os().nth(1).is_some_and(|command| command == "check") {
+                let said = standing::plugin::unknown(e.render().to_string().trim());
+                out!("{}", said.text);
+                return ExitCode::from(said.state.code());
             }
             if wants_json(std::env::args_os()) {
                 failure::Failure::usage(e.render().to_string().trim().trim_start_matches("error: ")).print(true);

@@ -17,6 +17,7 @@ mod recover_host;
 mod restore;
 mod retention;
 mod run;
+mod standing;
 mod untrack;
 
 pub use backup::{Backup, BackupImage, Capture, Init, ProfileName, Quiesce};
@@ -36,6 +37,7 @@ pub use recover_host::RecoverHost;
 pub use restore::{Format, Restore, Verify};
 pub use retention::{Forget, Gc, Prune};
 pub use run::{Discard, Keep, Run, Runs, ServeRun, ViaChoice};
+pub use standing::{Check, Status, Watch};
 pub use untrack::Untrack;
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
@@ -161,6 +163,12 @@ pub enum Command {
     },
     /// Check host, stores and domains, and say what is wrong and how to mend it
     Doctor(Doctor),
+    /// Show how domains, stores and jobs stand
+    Status(Status),
+    /// Show the same again and again
+    Watch(Watch),
+    /// Say as a Nagios plugin whether every policy's promise holds
+    Check(Check),
     /// Look at domains: take away what dead backups left, thaw what they froze
     Reconcile(Reconcile),
     /// Watch this host's domains and run its jobs, in the foreground
@@ -264,6 +272,9 @@ mod tests {
             "cairn job cancel 7",
             "cairn job log 7 --follow",
             "cairn completions fish",
+            "cairn status --json --socket /y",
+            "cairn watch --every 2",
+            "cairn check --policy a --policy b --unprotected-ok",
             "cairn man /x --json",
             "cairn man",
             "cairn policy list --json",
@@ -279,6 +290,8 @@ mod tests {
         for line in [
             "cairn backup",
             "cairn completions",
+            "cairn watch --every 0",
+            "cairn check web1",
             "cairn completions tcsh",
             "cairn restore web1 --pool p --dir /x",
             "cairn recover-host",

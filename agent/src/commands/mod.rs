@@ -26,6 +26,7 @@ mod retention;
 mod run;
 mod runs;
 mod scrub;
+mod standing;
 mod store_info;
 mod untrack;
 mod verify;
@@ -62,6 +63,8 @@ pub fn run(cli: Cli) -> Outcome<Done> {
     let common = &match cli.command {
         // Their store is a name for the daemon; `doctor` looks at a configuration that is wrong.
         Command::Daemon(_) | Command::Jobs(_) | Command::Job { .. } | Command::Policy { .. } | Command::JobRunner(_) | Command::Doctor(_) => cli.common,
+        // They tell of a configuration that is wrong in words of their own.
+        Command::Status(_) | Command::Watch(_) | Command::Check(_) => cli.common,
         // They are made where packages are, without any store.
         Command::Completions(_) | Command::Man(_) => cli.common,
         _ => crate::context::with_named_store(cli.common)?,
@@ -100,6 +103,9 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Job { command } => jobs::run(common, &command),
         Command::Policy { command } => policy::run(common, &command),
         Command::JobRunner(o) => jobs::runner(&o),
+        Command::Status(o) => standing::status(common, &o),
+        Command::Watch(o) => standing::watch(common, &o),
+        Command::Check(o) => standing::check(common, &o),
         Command::Completions(o) => pages::completions(&o),
         Command::Man(o) => pages::man(common, &o),
         Command::Guard => backup::guard(),

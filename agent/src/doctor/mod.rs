@@ -12,11 +12,11 @@
 mod domain;
 pub mod finding;
 mod host;
-mod limit;
+pub mod limit;
 mod mounts;
 mod scratch;
 mod service;
-mod store;
+pub mod store;
 mod work;
 
 use crate::{
@@ -100,7 +100,7 @@ pub fn run(request: &Request) -> Outcome<Report> {
 }
 
 /// Those of the configuration, and one that was named besides.
-fn stores_of(common: &Common, config: &Option<Config>) -> BTreeMap<String, StoreEntry> {
+pub fn stores_of(common: &Common, config: &Option<Config>) -> BTreeMap<String, StoreEntry> {
     let stores = config.as_ref().map(|c| c.stores.clone()).unwrap_or_default();
     let is_name = common.store.as_ref().is_some_and(|name| stores.contains_key(name));
     if is_name { stores } else { stores::with_named(common, stores) }

@@ -121,15 +121,22 @@ fn mount(path: &Path) -> Vec<Finding> {
     vec![Finding::ok(CHECK, mount.text())]
 }
 
+/// Bytes that are free on a path's file system, and of how many. It may hang.
+pub fn room(path: &Path) -> rustix::io::Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+}
+
 fn space(path: &Path) -> Vec<Finding> {
     const CHECK: &str = "space";
-    match rustix::fs::statvfs(path) {
-        Ok(stat) => vec![space_of(stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize))],
+    match room(path) {
+        Ok((free_bytes, size_bytes)) => vec![space_of(free_bytes, size_bytes)],
         Err(e) => vec![Finding::warning(CHECK, format!("its free space cannot be asked for: {e}"), "see 'df' on the store's folder")],
     }
 }
 
-fn space_of(free_bytes: u64, size_bytes: u64) -> Finding {
+/// What is to be said of a store's room.
+pub fn space_of(free_bytes: u64, size_bytes: u64) -> Finding {
     const CHECK: &str = "space";
     let found = format!("{} of {} are free", output::bytes(free_bytes), output::bytes(size_bytes));
     let remedy = "'cairn prune' and then 'cairn gc' free what no rule keeps; 'cairn store info' says whose it is; or give the file system more room";

@@ -149,6 +149,11 @@ impl AnsweringStore {
         got
     }
 
+    /// It has stopped answering, and what it did not say is not known.
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
     /// A name has points here, whoever's they are.
     pub fn has_name(&self, name: &str) -> bool {
         self.points.iter().any(|p| p.summary.name == name)

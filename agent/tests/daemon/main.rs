@@ -13,4 +13,5 @@ mod place;
 mod policy;
 mod schedule;
 mod served;
+mod standing;
 mod unit;

@@ -1,0 +1,228 @@
+//! Asks libvirt, the stores and the daemon, beside each other. What does not answer within its limit has said nothing.
+
+use super::{
+    DomainStanding, Judged, Report, StoreStanding,
+    judge::{self, Claim, Found},
+};
+use crate::{
+    cli::{Common, SocketPlace},
+    commands::now_unix_ms,
+    config::{self, Config, StoreEntry, Subject, Word},
+    context,
+    daemon::client::Client,
+    doctor::{self, limit::within, store as room},
+    failure::{Failure, Outcome},
+    run::folder::RunFolder,
+    watch::stores::{self, AnsweringStore},
+};
+use cairn_hypervisor::{Domain, Host, capture::offline::Off, events, metadata::BackupWord};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// A libvirtd that is stopped lets callers in and says nothing.
+const LIBVIRT_LIMIT: Duration = Duration::from_secs(30);
+/// A little more than what is waited for inside.
+const STORES_LIMIT: Duration = Duration::from_secs(35);
+/// A file server that is gone never answers.
+const ROOM_LIMIT: Duration = Duration::from_secs(10);
+/// The daemon answers within a second; on a busy host it may take some.
+const DAEMON_LIMIT: Duration = Duration::from_secs(20);
+
+/// A domain, as libvirt has it.
+struct Seen {
+    uuid: String,
+    running: bool,
+    /// Whatever it does just now: what is promised holds at all times.
+    subject: Subject,
+}
+
+/// What the daemon said.
+#[derive(Default)]
+struct Daemon {
+    health: Value,
+    running: Vec<Value>,
+    /// Its records of domains.
+    domains: Vec<Value>,
+}
+
+/// Looks at all of it. Fails only where the configuration cannot be read: what is promised is not known then.
+pub fn gather(common: &Common, place: &SocketPlace) -> Outcome<Report> {
+    let config = match config::find(common.config.as_deref()) {
+        Some(path) => Some(config::load(&path).map_err(|e| Failure::usage(e.lines().join("\n")))?),
+        None => None,
+    };
+    let entries = doctor::stores_of(common, &config);
+    let config = config.unwrap_or_default();
+    let state_dir = match &config.daemon.state_dir {
+        Some(dir) if common.state_dir.is_none() => dir.clone(),
+        _ => context::state_dir(common)?,
+    };
+    let uri = common.connect.clone().or_else(|| config.daemon.connect.clone());
+    let (libvirt, answers, rooms, daemon) = std::thread::scope(|scope| {
+        let libvirt = scope.spawn(|| libvirt(uri, state_dir));
+        let rooms = scope.spawn(|| entries.iter().map(|(name, entry)| (name.clone(), free(entry))).collect::<BTreeMap<_, _>>());
+        let daemon = scope.spawn(|| daemon(common, place));
+        let answers = answers(common, &entries);
+        (joined(libvirt.join()), answers, joined(rooms.join()), joined(daemon.join()))
+    });
+    let (answering, silent) = answers;
+    let mut report = Report { now_unix_ms: now_unix_ms(), host: context::host_name(), policies: promises(&config), ..Report::default() };
+    let silence = |name: &str| silent.get(name).cloned().unwrap_or_else(|| "it does not answer".into());
+    let of_store = |(name, entry): (&String, &StoreEntry)| {
+        let answers = answering.iter().find(|store| store.name == *name);
+        let room = rooms.get(name).copied().flatten();
+        StoreStanding {
+            name: name.clone(),
+            url: entry.url.clone(),
+            points: answers.map(AnsweringStore::points_count),
+            room,
+            space: room.map(|(free, size)| room::space_of(free, size).of_store(name)),
+            silent: answers.is_none().then(|| silence(name)),
+        }
+    };
+    report.stores = entries.iter().map(of_store).collect();
+    let daemon = match daemon {
+        Ok(daemon) => {
+            report.health = Some(daemon.health.clone());
+            report.running.clone_from(&daemon.running);
+            daemon
+        }
+        Err(why) => {
+            report.daemon_silent = Some(why);
+            Daemon::default()
+        }
+    };
+    match libvirt {
+        Ok(domains) => {
+            report.domains = domains.into_iter().map(|domain| standing(domain, &config, &answering, &silence, &daemon, report.now_unix_ms)).collect();
+        }
+        Err(why) => report.unseen.push(format!("libvirt's domains: {why}")),
+    }
+    Ok(report)
+}
+
+/// What each policy promises; none of one that makes points and promises nothing.
+fn promises(config: &Config) -> BTreeMap<String, Option<Duration>> {
+    config.policies.iter().map(|(name, policy)| (name.clone(), policy.rpo)).collect()
+}
+
+fn standing(
+    domain: Seen,
+    config: &Config,
+    answering: &[AnsweringStore],
+    silence: &impl Fn(&str) -> String,
+    daemon: &Daemon,
+    now_unix_ms: u64,
+) -> DomainStanding {
+    let record = daemon.domains.iter().find(|record| record["uuid"] == domain.uuid.as_str());
+    let off_since = record.filter(|record| !domain.running && record["state"] == "off").and_then(|record| unix_ms(&record["since"]));
+    let mut found: BTreeMap<String, Found> = BTreeMap::new();
+    let judged = claims(config, &domain).into_iter().map(|claim| {
+        let of_store = found.entry(claim.store.clone()).or_insert_with(|| match answering.iter().find(|store| store.name == claim.store) {
+            None => Found::Silent(format!("store {}: {}", claim.store, silence(&claim.store))),
+            Some(store) => newest(store, &domain),
+        });
+        let (standing, why) = judge::claim(claim.rpo, of_store, now_unix_ms, off_since);
+        Judged { found: of_store.clone(), claim, standing, why }
+    });
+    let claims = judged.collect();
+    DomainStanding { name: domain.subject.name, uuid: domain.uuid, running: domain.running, excluded: domain.subject.word.excluded, claims }
+}
+
+/// What policies promise for a domain.
+fn claims(config: &Config, domain: &Seen) -> Vec<Claim> {
+    let of_policy = |(name, policy): (&str, &config::Policy)| {
+        let claim = |store: &String| Claim { policy: name.to_owned(), store: store.clone(), rpo: policy.rpo };
+        policy.stores.iter().map(claim).collect::<Vec<_>>()
+    };
+    config.policies_of(&domain.subject).into_iter().flat_map(of_policy).collect()
+}
+
+fn newest(store: &AnsweringStore, domain: &Seen) -> Found {
+    match store.newest(&domain.uuid, &domain.subject.name, &[]) {
+        Some((id, time_unix_ms)) => Found::Point { id, time_unix_ms },
+        None if store.is_silent() => Found::Silent(format!("store {} does not answer any more", store.name)),
+        None => Found::Nothing,
+    }
+}
+
+fn unix_ms(value: &Value) -> Option<u64> {
+    value.as_str()?.parse::<jiff::Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok())
+}
+
+fn libvirt(uri: Option<String>, state_dir: PathBuf) -> Result<Vec<Seen>, String> {
+    let asked = within(LIBVIRT_LIMIT, move || {
+        let host = events::open(uri.as_deref()).map_err(|e| Failure::from(e).message)?;
+        domains(&host, &state_dir)
+    });
+    asked.unwrap_or_else(Err)
+}
+
+/// Those that `backup --all` takes: a run is made of points, and a domain that was migrated away is another host's.
+fn domains(host: &Host, state_dir: &Path) -> Result<Vec<Seen>, String> {
+    let mut all = Vec::new();
+    for domain in host.domains().map_err(|e| Failure::from(e).message)? {
+        let Ok(name) = domain.name() else { continue };
+        let is_run = RunFolder::of(state_dir, &name).is_ok_and(|run| run.exists());
+        if is_run || crate::boot_proof::is_proof(state_dir, &name) {
+            continue;
+        }
+        match seen(&domain, &name) {
+            Ok(seen) => all.extend(seen),
+            // One that is gone meanwhile is none.
+            Err(_) if domain.uuid().is_err() => {}
+            Err(why) => return Err(format!("{name}: {why}")),
+        }
+    }
+    all.sort_by(|a, b| a.subject.name.cmp(&b.subject.name));
+    Ok(all)
+}
+
+fn seen(domain: &Domain, name: &str) -> Result<Option<Seen>, String> {
+    let off = domain.off().map_err(|e| e.to_string())?;
+    if off == Some(Off::Migrated) {
+        return Ok(None);
+    }
+    let said = BackupWord::parse(&domain.xml_live().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    let word = Word { policies: said.policies, tags: said.tags, excluded: said.excluded };
+    let uuid = domain.uuid().map_err(|e| e.to_string())?;
+    Ok(Some(Seen { uuid, running: off.is_none(), subject: Subject { name: name.to_owned(), running: None, word } }))
+}
+
+type Answers = (Vec<AnsweringStore>, BTreeMap<String, String>);
+
+/// Stores that answer, and why the others do not.
+fn answers(common: &Common, entries: &BTreeMap<String, StoreEntry>) -> Answers {
+    let (asked, wanted) = (common.clone(), entries.clone());
+    let (answering, said) = within(STORES_LIMIT, move || stores::ask(&asked, &wanted)).unwrap_or_else(|silent| (Vec::new(), vec![silent]));
+    let why = |name: &String| said.iter().find_map(|line| Some(line.strip_prefix(&format!("store {name}"))?.trim_start_matches([':', ' ']).to_owned()));
+    let silent = entries.keys().filter(|name| !answering.iter().any(|store| store.name == **name));
+    let silent = silent.map(|name| (name.clone(), why(name).unwrap_or_else(|| said.first().cloned().unwrap_or_default()))).collect();
+    (answering, silent)
+}
+
+/// Bytes that are free on a store's file system, and of how many.
+fn free(entry: &StoreEntry) -> Option<(u64, u64)> {
+    let path = context::store_path(&entry.url).ok()?;
+    within(ROOM_LIMIT, move || room::room(&path).ok()).ok().flatten()
+}
+
+fn daemon(common: &Common, place: &SocketPlace) -> Result<Daemon, String> {
+    let (common, place) = (common.clone(), place.clone());
+    let asked = within(DAEMON_LIMIT, move || {
+        let client = Client::new(&common, &place)?;
+        let list = |value: Value| value.as_array().cloned().unwrap_or_default();
+        let health = client.get("/api/v1/health")?;
+        Ok::<_, Failure>(Daemon { health, running: list(client.get("/api/v1/jobs?state=running")?), domains: list(client.get("/api/v1/domains")?) })
+    });
+    asked.map_err(|silent| format!("the daemon: {silent}")).and_then(|answer| answer.map_err(|failure| failure.message))
+}
+
+/// A panic goes on here: it is a defect, and its message was printed.
+fn joined<T>(result: std::thread::Result<T>) -> T {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
