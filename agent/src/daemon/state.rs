@@ -3,11 +3,11 @@
 //! Invariants
 //! - The configuration is replaced whole, by one that was checked, or not at all.
 
-use super::{notify, orders::Ordering};
+use super::{notify, orders::Ordering, upkeep};
 use crate::{
     config::{self, Config, ConfigErrors},
     failure::{FAILED, Failure, Outcome},
-    jobs::{Job, Jobs, Limits, Order, State, folder::JobFolder},
+    jobs::{Job, Jobs, Kind, Limits, Order, State, Which, folder::JobFolder},
     watch::{self, Records, WatchHandle},
 };
 use serde_json::{Value, json};

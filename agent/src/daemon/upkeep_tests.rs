@@ -41,7 +41,14 @@ fn lines(config: &Config, slots: &HashMap<String, Slot>, activity: &[Activity], 
         Cli::try_parse_from(std::iter::once("cairn".to_owned()).chain(order.argv.clone())).unwrap_or_else(|e| panic!("{:?}: {e}", order.argv));
     }
     let host = format!("--host={} ", host_name());
-    (orders.iter().map(|o| o.argv.join(" ").replace("--json ", "").replace("--state-dir=/s", "").replace(&host, "").replace("  ", " ")).collect(), orders)
+    // A prune of a domain's points is of that domain, whoever had the name.
+    for order in orders.iter().filter(|o| o.kind == Kind::Prune) {
+        let (_, names) = order.argv.split_at(order.argv.iter().position(|arg| arg == "--").expect("names") + 1);
+        let uuids: Vec<&str> = order.argv.iter().filter_map(|arg| arg.strip_prefix("--uuid=u-")).collect();
+        assert_eq!(uuids, names);
+    }
+    let told = |o: &Order| o.argv.iter().filter(|arg| !arg.starts_with("--uuid=")).cloned().collect::<Vec<_>>();
+    (orders.iter().map(|o| told(o).join(" ").replace("--json ", "").replace("--state-dir=/s", "").replace(&host, "").replace("  ", " ")).collect(), orders)
 }
 
 #[test]
@@ -65,9 +72,45 @@ fn what_no_policy_keeps_goes_after_backups() {
     );
     let windows: Vec<(&str, &[String])> = orders.iter().map(|o| (o.domain.as_str(), &o.windows[..])).collect();
     let night = ["22:00-06:00 UTC".to_owned()];
-    assert_eq!(windows, [("a", &night[..]), ("a", &night[..]), ("a,b", &[]), ("b", &[]), ("main", &[])]);
+    assert_eq!(windows, [("a", &night[..]), ("a", &night[..]), ("a,b", &[]), ("b", &[]), ("*", &[])]);
     let busy = [saved[0].clone(), backed_up("main", &["a"], true, None)];
     assert!(!lines(&config, &HashMap::new(), &busy, NOW).0.iter().any(|line| line.contains("prune --store=/srv/a")), "after all backups of it");
+}
+
+/// Prunes of policy `a` in `far`, of these domains.
+fn forgets(seen: &[Seen], activity: &[Activity], slots: &HashMap<String, Slot>, now: u64) -> Vec<String> {
+    let config = config(TEXT);
+    let ordering = Ordering { config: &config, state_dir: Path::new("/s"), connect: None };
+    let due = due(&ordering, &Facts { seen, slots, activity, now });
+    let of = |order: &Order| order.argv.iter().skip_while(|arg| *arg != "--").skip(1).cloned().collect::<Vec<_>>().join(" ");
+    due.iter().flat_map(|(orders, _)| orders).filter(|o| o.kind == Kind::Prune && o.store == "far").map(of).collect()
+}
+
+#[test]
+fn nothing_is_forgotten_by_rules_that_may_be_others() {
+    let saved = [backed_up("far", &["a"], false, Some(NOW - 5))];
+    let of = |seen: &[Seen]| forgets(seen, &saved, &HashMap::new(), NOW);
+    let (one, two) = (seen("a1", true), seen("a2", true));
+    assert_eq!(of(&[one.clone(), two.clone()]), ["a1 a2"]);
+    assert_eq!(of(&[one.clone(), Seen { is_known: false, ..two.clone() }]), ["a1"], "its metadata was not read");
+    assert_eq!(of(&[one.clone(), Seen { is_away: true, ..two.clone() }]), ["a1"], "it is elsewhere");
+    let mut misspelt = two.clone();
+    misspelt.subject.word.policies = vec!["a".into(), "glod".into()];
+    assert_eq!(of(&[one.clone(), misspelt]), ["a1"], "it is to have rules that are not here");
+    let namesake = Seen { uuid: "another".into(), ..two.clone() };
+    assert_eq!(of(&[one, two, namesake]), ["a1"], "whose points they are cannot be told by name");
+}
+
+#[test]
+fn a_prune_has_the_rules_of_the_moment_and_does_not_starve() {
+    let all = [seen("a1", true)];
+    let saved = [backed_up("far", &["a"], false, Some(NOW - 5))];
+    assert!(forgets(&all, &saved, &HashMap::new(), NOW + 7 * HOUR_MS).is_empty(), "its window is closed");
+    assert_eq!(forgets(&all, &saved, &HashMap::new(), NOW + 22 * HOUR_MS).len(), 1);
+    let busy = [saved[0].clone(), backed_up("far", &["a"], true, None)];
+    let slots = HashMap::from([("prune a far".to_owned(), Slot { done: NOW - 10, ran: None })]);
+    assert!(forgets(&all, &busy, &slots, NOW + 5 * HOUR_MS).is_empty());
+    assert_eq!(forgets(&all, &busy, &slots, NOW + 24 * HOUR_MS).len(), 1, "some backup is always under way");
 }
 
 #[test]

@@ -183,6 +183,18 @@ mod tests {
     /// 2026-11-21T02:00Z, a Saturday.
     const NOW: u64 = 1_795_226_400_000;
 
+    #[test]
+    fn one_point_by_a_clock_that_is_ahead_makes_no_others_old() {
+        let rules = Rules { within: Some(Span::new().days(30)), ..Rules::default() };
+        let kept = |points: &[Candidate], now| reasons(points, &rules, &TimeZone::UTC, now).iter().filter(|why| !why.is_empty()).count();
+        let mut points = daily(20);
+        let later = NOW + 60 * DAY_MS;
+        points.push(candidate("a", "h", later));
+        assert_eq!(kept(&points, later), 21, "all that were within before");
+        points.push(candidate("a", "h", later + DAY_MS));
+        assert_eq!(kept(&points, later + DAY_MS), 2, "time has passed, and two say so");
+    }
+
     fn daily(n: u64) -> Vec<Candidate> {
         (0..n).map(|i| candidate("a", "h", NOW - (n - 1 - i) * DAY_MS)).collect()
     }
@@ -237,7 +249,7 @@ mod tests {
         (all[5].damaged, all[5].tags) = (true, vec!["gold".into()]);
         let within = |days: i64| Rules { within: Some(Span::new().days(days)), ..Rules::default() };
         assert_eq!(kept(&all, &Rules { tags: vec!["gold".into()], ..Rules::default() }), [4, 5]);
-        assert_eq!(kept(&all, &within(0)), [4, 5], "within looks back from the newest good one");
+        assert_eq!(kept(&all, &within(1)), [3, 4, 5], "within looks back from the newest good one");
         assert_eq!(kept(&all, &within(2)), [2, 3, 4, 5]);
         all.iter_mut().for_each(|c| c.damaged = true);
         assert_eq!(kept(&all, &within(0)), [5], "of damaged ones alone, the newest");

@@ -14,6 +14,10 @@ fn only_points_of_the_host_that_was_named_go() {
     let said = pruned(&["--host", "another", "w"]).expect(0).json();
     assert_eq!(said.as_array().map(Vec::len), Some(0), "{said}");
     pruned(&["w", "nobody"]).expect(15);
+    // Of a domain: what was saved of an image has no UUID.
+    let said = pruned(&["--uuid", "0d5a1f00-0000-4000-8000-000000000001", "w"]).expect(0).json();
+    assert!(said.as_array().expect("points").iter().all(|p| p["action"] == "keep"), "{said}");
+    assert!(said.to_string().contains("another domain"), "{said}");
     pruned(&["--ignore-missing", "nobody"]).expect(0);
     let host = place.run(&["list", "--json"]).expect(0).json()[0]["host"].as_str().expect("a host").to_owned();
     let said = pruned(&["--host", "another", "--host", &host, "--ignore-missing", "--", "w", "nobody"]).expect(0).json();
