@@ -164,10 +164,10 @@ fn inserted(old: &str, name: &str, keys: &[String]) -> Option<String> {
     match place(&lines) {
         None => Some(format!("{}policies:\n{}", joined(&lines), block(name, keys, 2))),
         Some(Ok((begin, _, indent))) => Some(format!("{}{}{}", joined(&lines[..begin]), block(name, keys, indent), joined(&lines[begin..]))),
-        Some(Err(at)) if lines[at].trim_end() == "policies: {}" => {
-            Some(format!("{}policies:\n{}{}", joined(&lines[..at]), block(name, keys, 2), joined(&lines[at + 1..])))
+        Some(Err(at)) => {
+            let behind = lines[at].strip_prefix("policies: {}").filter(|rest| !is_text(rest))?;
+            Some(format!("{}policies:{behind}\n{}{}", joined(&lines[..at]), block(name, keys, 2), joined(&lines[at + 1..])))
         }
-        Some(Err(_)) => None,
     }
 }
 
@@ -185,9 +185,8 @@ fn removed(old: &str, name: &str) -> Option<String> {
     let none_left = !lines[begin..at].iter().chain(&lines[last + 1..end]).any(|line| is_text(line));
     if none_left {
         // A key without anything below it is an error.
-        let mut rest = rest;
-        rest[begin - 1] = "policies: {}";
-        return Some(joined(&rest));
+        let key = rest[begin - 1].replacen("policies:", "policies: {}", 1);
+        return Some(format!("{}{key}\n{}", joined(&rest[..begin - 1]), joined(&rest[begin..])));
     }
     Some(joined(&rest))
 }
@@ -249,8 +248,8 @@ daemon:
         let without = removed(FILE, "a").expect("it is there");
         assert_eq!(without, FILE.replace("    a:\n        select: { names: [a] } # only it\n        stores: [main]\n", ""));
         let none = removed(&without, "b").expect("it is there");
-        assert!(none.contains("policies: {}\n") && none.contains("jobs_max: 3"), "{none}");
-        assert!(inserted(&none, "c", &keys).expect("there is a place").contains("policies:\n  c:\n    default: true\n"));
+        assert!(none.contains("policies: {} # see the wiki\n") && none.contains("jobs_max: 3"), "{none}");
+        assert!(inserted(&none, "c", &keys).expect("there is a place").contains("policies: # see the wiki\n  c:\n    default: true\n"));
         assert_eq!(inserted("stores: {}", "c", &keys).as_deref(), Some("stores: {}\npolicies:\n  c:\n    default: true\n    stores: [\"main\"]\n"));
         for by_hand in ["policies: { a: { select: { names: [a] }, stores: [] } }\n", "policies: &x\n  a: 1\n"] {
             assert_eq!((inserted(by_hand, "c", &keys), removed(by_hand, "a")), (None, None), "{by_hand}");

@@ -28,7 +28,7 @@ pub fn config(text: &str) -> Config {
 
 pub fn seen(name: &str, running: bool) -> Seen {
     let subject = Subject { name: name.into(), running: Some(running), word: Word::default() };
-    Seen { uuid: format!("u-{name}"), subject, is_known: true, is_away: false, stores: vec!["main".into()] }
+    Seen { uuid: format!("u-{name}"), subject, is_known: true, is_away: false, points: [("main".to_owned(), "0192f3a1".to_owned())].into() }
 }
 
 #[test]

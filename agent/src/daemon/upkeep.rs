@@ -178,9 +178,8 @@ fn boot(ordering: &Ordering<'_>, facts: &Facts<'_>, one: &Seen) -> Vec<DueWork> 
     let mut out = Vec::new();
     for (name, policy) in ordering.config.policies_of(&one.subject.clone().in_any_state()) {
         let Some(every) = policy.verify.boot else { continue };
-        let Some((store, entry)) = policy.stores.iter().filter(|s| one.stores.contains(s)).find_map(|s| ordering.config.stores.get_key_value(s)) else {
-            continue;
-        };
+        let point_in = |store: &String| Some((one.points.get(store)?, ordering.config.stores.get_key_value(store)?));
+        let Some((point, (store, entry))) = policy.stores.iter().find_map(point_in) else { continue };
         let key = format!("boot {name} {}", one.uuid);
         let Some(last) = facts.ordered(&key) else {
             let first = facts.now.saturating_sub(every.ms()).saturating_add(share(&one.uuid, every.ms()));
@@ -191,7 +190,8 @@ fn boot(ordering: &Ordering<'_>, facts: &Facts<'_>, one: &Seen) -> Vec<DueWork> 
             continue;
         }
         let mut args: Vec<String> = ordering.connect.iter().map(|uri| format!("--connect={uri}")).collect();
-        args.extend(["--boot".into(), "--".into(), one.subject.name.clone()]);
+        // By its id: the latest of that name may be another host's.
+        args.extend(["--boot".into(), "--".into(), point.clone()]);
         let why = format!("{name}: its latest point is booted {}", every.word());
         let order = ordering.upkeep((Kind::Verify, one.subject.name.as_str()), (store.as_str(), entry), &[(name, policy)], why, args);
         out.push((vec![order], facts.noted(key)));

@@ -154,6 +154,6 @@ fn boots_are_spread_over_their_time() {
     let slots = HashMap::from([(key, slot)]);
     assert!(of(&slots, slot.done + week - 1).is_empty());
     let (orders, (_, then)) = of(&slots, slot.done + week).remove(0);
-    assert_eq!((orders[0].argv.last().map(String::as_str), then.done), (Some("b"), slot.done + week));
+    assert_eq!((orders[0].argv.last().map(String::as_str), then.done), (Some("0192f3a1"), slot.done + week));
     assert!(orders[0].argv.contains(&"--boot".to_owned()) && orders[0].domain == "b" && orders[0].kind == Kind::Verify);
 }

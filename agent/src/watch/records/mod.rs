@@ -21,6 +21,7 @@ use cairn_hypervisor::{events::Start, metadata::BackupWord, phase::Phase};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -61,8 +62,8 @@ pub struct Seen {
     pub is_known: bool,
     /// It is in use on another host: its images are not ours to read.
     pub is_away: bool,
-    /// Stores in which it has points.
-    pub stores: Vec<String>,
+    /// Its latest point in each store that has one.
+    pub points: BTreeMap<String, String>,
 }
 
 /// What a look found out about a domain, besides its phase.

@@ -137,8 +137,9 @@ pub fn seen(db: &Connection) -> Result<Vec<Seen>> {
         let names = |key: &str| word[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect();
         let word = Word { policies: names("policies"), tags: names("tags"), excluded: word["excluded"] == true };
         let is_away = !running && r.get::<_, String>(3)? == Stop::Migrated.word();
-        let stores = db.prepare_cached("SELECT store FROM points WHERE uuid = ?1")?.query_map([&uuid], |r| r.get(0))?.collect::<Result<_>>()?;
-        out.push(Seen { uuid, subject: Subject { name: r.get(1)?, running: Some(running), word }, is_known, is_away, stores });
+        let mut latest = db.prepare_cached("SELECT store, point FROM points WHERE uuid = ?1")?;
+        let points = latest.query_map([&uuid], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_>>()?;
+        out.push(Seen { uuid, subject: Subject { name: r.get(1)?, running: Some(running), word }, is_known, is_away, points });
     }
     Ok(out)
 }

@@ -98,7 +98,7 @@ fn what_a_domain_says_of_itself_is_remembered_and_selects_it() {
     records.looked(UUID, &look(None)).expect("looked");
     let word = Word { policies: vec!["a".into()], tags: vec!["t".into(), "u".into()], excluded: true };
     let subject = Subject { name: "web".into(), running: Some(true), word };
-    let seen = Seen { uuid: UUID.into(), subject, is_known: true, is_away: false, stores: vec!["main".into()] };
+    let seen = Seen { uuid: UUID.into(), subject, is_known: true, is_away: false, points: [("main".to_owned(), "p".to_owned())].into() };
     assert_eq!(records.seen().expect("read"), std::slice::from_ref(&seen));
     assert_eq!(one(&mut records)["metadata"]["disks_excluded"], json!(["vdb"]));
     // A file of an earlier version has none, and is carried on.

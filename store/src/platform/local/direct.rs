@@ -19,7 +19,7 @@ pub(super) fn write(file: &File, bytes: &[u8]) -> io::Result<()> {
     set(file, false);
     let done = match directly {
         Ok(done) => done,
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => 0,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => 0,
         Err(e) => return Err(e),
     };
     file.write_all_at(&bytes[done..], done as u64)
