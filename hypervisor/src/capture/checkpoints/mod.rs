@@ -3,8 +3,8 @@
 //! A checkpoint is libvirt's name for a dirty bitmap of the same name on each of its disks, and is begun in the very moment of a backup. Everything
 //! else of a capture is as in [`super::live`].
 //!
-//! [`preflight`] takes the disks from libvirt's description, [`bases`] finds the checkpoint that each goes on from, [`changed`] reads what its bitmap marks;
-//! [`mod@xml`] has the descriptions.
+//! `preflight` takes the disks from libvirt's description, `bases` finds the checkpoint that each goes on from, `changed` reads what its bitmap marks;
+//! `xml` has the descriptions.
 //!
 //! Invariants
 //! - No call of libvirt's that taints the domain `custom-monitor`.
