@@ -49,7 +49,7 @@ fn main() -> ExitCode {
                 return heard(ExitCode::SUCCESS, false);
             }
             // 2 means that a promise is broken there.
-            if std::env::args_os().nth(1).is_some_and(|command| command == "check") {
+            if is_check(std::env::args_os().skip(1)) {
                 let said = standing::plugin::unknown(e.render().to_string().trim());
                 out!("{}", said.text);
                 return ExitCode::from(said.state.code());
@@ -92,6 +92,21 @@ fn heard(code: ExitCode, json: bool) -> ExitCode {
             ExitCode::from(f.code)
         }
     }
+}
+
+/// Whether the command is `check`, among arguments that could not be parsed: the first that is no option and no option's value.
+fn is_check(mut args: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    const WITH_VALUE: [&str; 7] = ["-c", "--connect", "--store", "--config", "--key-file", "--passphrase-file", "--state-dir"];
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy();
+        if !text.starts_with('-') {
+            return text == "check";
+        }
+        if WITH_VALUE.contains(&&*text) {
+            args.next();
+        }
+    }
+    false
 }
 
 /// Whether `--json` is among arguments that could not be parsed; after `--` it is no option.

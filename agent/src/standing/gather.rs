@@ -12,17 +12,19 @@ use crate::{
     daemon::client::Client,
     doctor::{self, limit::within, store as room},
     failure::{Failure, Outcome},
-    run::folder::RunFolder,
+    run,
     watch::stores::{self, AnsweringStore},
 };
-use cairn_hypervisor::{Domain, Host, capture::offline::Off, events, metadata::BackupWord};
+use cairn_hypervisor::{Domain, Host, capture::offline::Off, disks::Source, events, metadata::BackupWord};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
+/// All of it: who asks has a limit of their own.
+const GATHER_LIMIT: Duration = Duration::from_secs(40);
 /// A libvirtd that is stopped lets callers in and says nothing.
 const LIBVIRT_LIMIT: Duration = Duration::from_secs(30);
 /// A little more than what is waited for inside.
@@ -36,6 +38,8 @@ const DAEMON_LIMIT: Duration = Duration::from_secs(20);
 struct Seen {
     uuid: String,
     running: bool,
+    /// Nothing has written to its disks from then on; none where that cannot be told.
+    quiet_since_unix_ms: Option<u64>,
     /// Whatever it does just now: what is promised holds at all times.
     subject: Subject,
 }
@@ -51,6 +55,7 @@ struct Daemon {
 
 /// Looks at all of it. Fails only where the configuration cannot be read: what is promised is not known then.
 pub fn gather(common: &Common, place: &SocketPlace) -> Outcome<Report> {
+    let begun = Instant::now();
     let config = match config::find(common.config.as_deref()) {
         Some(path) => Some(config::load(&path).map_err(|e| Failure::usage(e.lines().join("\n")))?),
         None => None,
@@ -64,10 +69,10 @@ pub fn gather(common: &Common, place: &SocketPlace) -> Outcome<Report> {
     let uri = common.connect.clone().or_else(|| config.daemon.connect.clone());
     let (libvirt, answers, rooms, daemon) = std::thread::scope(|scope| {
         let libvirt = scope.spawn(|| libvirt(uri, state_dir));
-        let rooms = scope.spawn(|| entries.iter().map(|(name, entry)| (name.clone(), free(entry))).collect::<BTreeMap<_, _>>());
+        let rooms: Vec<_> = entries.iter().map(|(name, entry)| (name.clone(), scope.spawn(|| free(entry)))).collect();
         let daemon = scope.spawn(|| daemon(common, place));
         let answers = answers(common, &entries);
-        (joined(libvirt.join()), answers, joined(rooms.join()), joined(daemon.join()))
+        (joined(libvirt.join()), answers, rooms.into_iter().map(|(name, room)| (name, joined(room.join()))).collect::<BTreeMap<_, _>>(), joined(daemon.join()))
     });
     let (answering, silent) = answers;
     let mut report = Report { now_unix_ms: now_unix_ms(), host: context::host_name(), policies: promises(&config), ..Report::default() };
@@ -97,8 +102,9 @@ pub fn gather(common: &Common, place: &SocketPlace) -> Outcome<Report> {
         }
     };
     match libvirt {
-        Ok(domains) => {
-            report.domains = domains.into_iter().map(|domain| standing(domain, &config, &answering, &silence, &daemon, report.now_unix_ms)).collect();
+        Ok((domains, unseen)) => {
+            report.unseen.extend(unseen);
+            report.domains = domains.into_iter().map(|domain| standing(domain, &config, &answering, &silence, &daemon, (begun, report.now_unix_ms))).collect();
         }
         Err(why) => report.unseen.push(format!("libvirt's domains: {why}")),
     }
@@ -116,17 +122,18 @@ fn standing(
     answering: &[AnsweringStore],
     silence: &impl Fn(&str) -> String,
     daemon: &Daemon,
-    now_unix_ms: u64,
+    (begun, now_unix_ms): (Instant, u64),
 ) -> DomainStanding {
     let record = daemon.domains.iter().find(|record| record["uuid"] == domain.uuid.as_str());
-    let off_since = record.filter(|record| !domain.running && record["state"] == "off").and_then(|record| unix_ms(&record["since"]));
+    let known = record.map(points_of).unwrap_or_default();
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     let judged = claims(config, &domain).into_iter().map(|claim| {
         let of_store = found.entry(claim.store.clone()).or_insert_with(|| match answering.iter().find(|store| store.name == claim.store) {
             None => Found::Silent(format!("store {}: {}", claim.store, silence(&claim.store))),
-            Some(store) => newest(store, &domain),
+            Some(_) if begun.elapsed() > GATHER_LIMIT => Found::Silent("no time was left to ask for its points".into()),
+            Some(store) => newest(store, &domain, &known),
         });
-        let (standing, why) = judge::claim(claim.rpo, of_store, now_unix_ms, off_since);
+        let (standing, why) = judge::claim(claim.rpo, of_store, now_unix_ms, domain.quiet_since_unix_ms);
         Judged { found: of_store.clone(), claim, standing, why }
     });
     let claims = judged.collect();
@@ -142,19 +149,33 @@ fn claims(config: &Config, domain: &Seen) -> Vec<Claim> {
     config.policies_of(&domain.subject).into_iter().flat_map(of_policy).collect()
 }
 
-fn newest(store: &AnsweringStore, domain: &Seen) -> Found {
-    match store.newest(&domain.uuid, &domain.subject.name, &[]) {
+/// Points that the daemon's record of a domain names, by store: it may have had another name then.
+fn points_of(record: &Value) -> Vec<(String, String)> {
+    let point = |point: &Value| Some((point["store"].as_str()?.to_owned(), point["id"].as_str()?.to_owned()));
+    record["points"].as_array().into_iter().flatten().filter_map(point).collect()
+}
+
+fn newest(store: &AnsweringStore, domain: &Seen, known: &[(String, String)]) -> Found {
+    let known: Vec<String> = known.iter().filter(|(of, _)| *of == store.name).map(|(_, id)| id.clone()).collect();
+    match store.newest(&domain.uuid, &domain.subject.name, &known) {
         Some((id, time_unix_ms)) => Found::Point { id, time_unix_ms },
         None if store.is_silent() => Found::Silent(format!("store {} does not answer any more", store.name)),
         None => Found::Nothing,
     }
 }
 
-fn unix_ms(value: &Value) -> Option<u64> {
-    value.as_str()?.parse::<jiff::Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok())
+/// When an image of a domain that is off was written to last. Only files say so, and the daemon's record does not: it may have slept while the domain ran.
+fn quiet_since(domain: &Domain) -> Option<u64> {
+    let disks = domain.disks().ok()?;
+    let written = disks.iter().filter(|disk| disk.skip.is_none()).map(|disk| match &disk.source {
+        Source::File(path) => std::fs::metadata(path).ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok(),
+        _ => None,
+    });
+    let latest = written.collect::<Option<Vec<_>>>()?.into_iter().max()?;
+    u64::try_from(latest.as_millis()).ok()
 }
 
-fn libvirt(uri: Option<String>, state_dir: PathBuf) -> Result<Vec<Seen>, String> {
+fn libvirt(uri: Option<String>, state_dir: PathBuf) -> Result<Domains, String> {
     let asked = within(LIBVIRT_LIMIT, move || {
         let host = events::open(uri.as_deref()).map_err(|e| Failure::from(e).message)?;
         domains(&host, &state_dir)
@@ -162,12 +183,16 @@ fn libvirt(uri: Option<String>, state_dir: PathBuf) -> Result<Vec<Seen>, String>
     asked.unwrap_or_else(Err)
 }
 
-/// Those that `backup --all` takes: a run is made of points, and a domain that was migrated away is another host's.
-fn domains(host: &Host, state_dir: &Path) -> Result<Vec<Seen>, String> {
-    let mut all = Vec::new();
+/// Domains, and what is told of those that could not be asked.
+type Domains = (Vec<Seen>, Vec<String>);
+
+/// Those that policies may take: a run is made of points, and a domain that was migrated away is another host's.
+fn domains(host: &Host, state_dir: &Path) -> Result<Domains, String> {
+    let (mut all, mut unseen) = (Vec::new(), Vec::new());
     for domain in host.domains().map_err(|e| Failure::from(e).message)? {
         let Ok(name) = domain.name() else { continue };
-        let is_run = RunFolder::of(state_dir, &name).is_ok_and(|run| run.exists());
+        // By UUID: what is left of a run may have the name of another domain.
+        let is_run = domain.uuid().is_ok_and(|uuid| run::of_domain(state_dir, &uuid).is_some());
         if is_run || crate::boot_proof::is_proof(state_dir, &name) {
             continue;
         }
@@ -175,11 +200,11 @@ fn domains(host: &Host, state_dir: &Path) -> Result<Vec<Seen>, String> {
             Ok(seen) => all.extend(seen),
             // One that is gone meanwhile is none.
             Err(_) if domain.uuid().is_err() => {}
-            Err(why) => return Err(format!("{name}: {why}")),
+            Err(why) => unseen.push(format!("domain {}: {why}", crate::output::shown(&name))),
         }
     }
     all.sort_by(|a, b| a.subject.name.cmp(&b.subject.name));
-    Ok(all)
+    Ok((all, unseen))
 }
 
 fn seen(domain: &Domain, name: &str) -> Result<Option<Seen>, String> {
@@ -190,7 +215,8 @@ fn seen(domain: &Domain, name: &str) -> Result<Option<Seen>, String> {
     let said = BackupWord::parse(&domain.xml_live().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
     let word = Word { policies: said.policies, tags: said.tags, excluded: said.excluded };
     let uuid = domain.uuid().map_err(|e| e.to_string())?;
-    Ok(Some(Seen { uuid, running: off.is_none(), subject: Subject { name: name.to_owned(), running: None, word } }))
+    let quiet_since_unix_ms = off.and_then(|_| quiet_since(domain));
+    Ok(Some(Seen { uuid, running: off.is_none(), quiet_since_unix_ms, subject: Subject { name: name.to_owned(), running: None, word } }))
 }
 
 type Answers = (Vec<AnsweringStore>, BTreeMap<String, String>);

@@ -80,6 +80,10 @@ pub fn judge(report: &Report, wanted: &Wanted) -> Said {
     if !report.policies.iter().any(|(name, rpo)| of_policy(name) && rpo.is_some()) {
         found.push((State::Unknown, "nothing is promised: no policy has an rpo in /etc/cairn/cairn.yaml (docs/policies.md)".into()));
     }
+    let is_promised = |domain: &DomainStanding| domain.claims.iter().any(|j| of_policy(&j.claim.policy) && j.claim.rpo.is_some());
+    if found.is_empty() && !report.domains.iter().any(is_promised) {
+        found.push((State::Unknown, "no domain of this host is promised anything: 'cairn policy check' says which policy takes what".into()));
+    }
     let mut counts: BTreeMap<Standing, usize> = BTreeMap::new();
     for domain in &report.domains {
         let lines = of_domain(report, domain, &of_policy, wanted);
@@ -129,6 +133,9 @@ fn of_domain(report: &Report, domain: &DomainStanding, of_policy: &impl Fn(&str)
                 (State::Critical, format!("{name}: no good point in {store}, policy {policy} promises one of {rpo}; 'cairn job run --domain {name}' makes one"))
             }
             (Standing::Unknown, _) => (State::Unknown, format!("{name}: {why} (policy {policy})")),
+            (Standing::NoRpo, Found::Nothing) => {
+                (State::Warning, format!("{name}: no good point in {store}, and policy {policy} has no rpo that would promise one"))
+            }
             (Standing::Kept | Standing::Excluded | Standing::NoRpo | Standing::Unprotected, _) => return None,
         })
     };

@@ -164,7 +164,7 @@ pub fn run(domain: &Domain, options: &LookOptions, stores: &[Store<'_>]) -> Resu
     }
     let left = left(domain, asks_qemu, &scratch, stores)?;
     if !asks_qemu && !left.is_empty() && domain.is_running()? {
-        no_job_of_libvirt(domain, &name)?;
+        no_job_that_libvirt_knows(domain, &name)?;
     }
     if !left.is_empty() {
         looked.found.extend(remove(domain, asks_qemu, &scratch, stores, &left)?);
@@ -203,6 +203,17 @@ pub(super) fn thaw_recorded(domain: &Domain, uuid: &str, records: &Path) -> Opti
         tracing::warn!(%error, "the record of a freeze stays, and the guest is thawed again next time");
     }
     Some(thawed)
+}
+
+/// The same without a question to QEMU: a job that was begun past libvirt is not seen.
+pub(super) fn no_job_that_libvirt_knows(domain: &Domain, name: &str) -> Result<(), CaptureError> {
+    if no_job_of_libvirt(domain, name)? == Job::Ours {
+        return Ok(());
+    }
+    match checkpoints::block_job(domain)? {
+        Some(target) => Err(CaptureError::ForeignJob { domain: name.to_owned(), job: format!("block job ({target})") }),
+        None => Ok(()),
+    }
 }
 
 /// Removing a bitmap below somebody's migration, commit or copy could fail theirs.

@@ -17,7 +17,7 @@ use super::checkpoints::{self, Checkpoint};
 use super::cleanup;
 use super::error::CaptureError;
 use super::lock::{DomainLock, LOCK_DIR_DEFAULT};
-use super::look::no_foreign_job;
+use super::look::{no_foreign_job, no_job_that_libvirt_knows};
 use super::names::{CheckpointName, began_at};
 use super::scratch::{SCRATCH_DIR_DEFAULT, folder_of};
 use crate::disks::{Disk, Source};
@@ -101,6 +101,7 @@ fn live(domain: &Domain, name: &str, disks: &[Disk], options: &UntrackOptions, u
     let found = checkpoints::ours(domain)?;
     let mut all = described(domain, disks, &found);
     if !options.dry_run && !found.is_empty() {
+        no_job_that_libvirt_knows(domain, name)?;
         checkpoints::clean_up(domain, &folder_of(&options.scratch_dir, uuid), &|_| true)?;
     }
     if !found.is_empty() && !domain.monitor_was_used()? {

@@ -26,7 +26,7 @@ pub fn make() -> Result<PathBuf> {
     if stage.exists() {
         fs::remove_dir_all(&stage).map_err(|e| io(&stage, &e))?;
     }
-    for folder in ["man", "completions", "doc", "docs"] {
+    for folder in ["man", "completions", "doc", "docs/adr"] {
         fs::create_dir_all(stage.join(folder)).map_err(|e| io(&stage, &e))?;
     }
     let own = stage.join("cairn");
@@ -52,6 +52,9 @@ pub fn make() -> Result<PathBuf> {
     }
     for page in files(&root().join("docs"), "md")? {
         copy(&page, &stage.join("docs").join(page.file_name().unwrap_or_default()))?;
+    }
+    for page in files(&root().join("docs/adr"), "md")? {
+        copy(&page, &stage.join("docs/adr").join(page.file_name().unwrap_or_default()))?;
     }
     let crates = stage.join("doc/THIRD-PARTY");
     fs::write(&crates, notices::text()?).map_err(|e| io(&crates, &e))?;
