@@ -60,7 +60,7 @@ impl Round {
 
     fn save(&self, who: Who, level: &str) -> Duration {
         let mut command = match who {
-            Who::Cairn => self.cairn.command(&["backup", "lab1", "--disk", "vda"]),
+            Who::Cairn => self.cairn.command(&["backup", "lab1", "--disk", "vda", "--priority", "low"]),
             Who::Peer => {
                 let mut command = Command::new("virtnbdbackup");
                 command.args(["-d", "lab1", "-i", "vda", "-l", level, "-o"]).arg(&self.peer);

@@ -102,8 +102,8 @@ pub struct Backup {
     /// Folder on a local disk, writable by QEMU, that takes old blocks while the backup runs
     #[arg(long, value_name = "DIR", env = "CAIRN_SCRATCH_DIR")]
     pub scratch_dir: Option<PathBuf>,
-    /// Whom reading and storing give way to
-    #[arg(long, value_enum, default_value = "low")]
+    /// Whom reading and storing give way to; jobs of the daemon have 'low'
+    #[arg(long, value_enum, default_value = "normal")]
     pub priority: Priority,
 }
 
@@ -130,7 +130,7 @@ pub struct BackupImage {
     /// Tag for the point; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
-    /// Whom reading and storing give way to
-    #[arg(long, value_enum, default_value = "low")]
+    /// Whom reading and storing give way to; jobs of the daemon have 'low'
+    #[arg(long, value_enum, default_value = "normal")]
     pub priority: Priority,
 }

@@ -23,6 +23,8 @@ use std::{
 /// How long a guest that has just been started may take to bring up its agent: until then nothing can be frozen.
 const AGENT_LIMIT: Duration = Duration::from_secs(120);
 
+/// Nobody waits for a job as for a command.
+const PRIORITY: &str = "--priority=low";
 /// Trigger of what is due by the clock.
 const SCHEDULE: &str = "schedule";
 
@@ -161,7 +163,7 @@ impl<'a> Ordering<'a> {
         let order = |(store, entry): Named<'_>| {
             let mut argv = self.common("backup-image", entry);
             argv.extend(by.tags.iter().map(|tag| format!("--tag={tag}")));
-            argv.extend([format!("--name={name}"), "--".into(), image.to_owned()]);
+            argv.extend([PRIORITY.into(), format!("--name={name}"), "--".into(), image.to_owned()]);
             self.order(Kind::BackupImage, name, None, store, &by, (ASKED, who), argv)
         };
         Ok(stores.into_iter().map(order).collect())
@@ -180,7 +182,7 @@ impl<'a> Ordering<'a> {
             Capture::LibvirtApi => "--capture=libvirt-api",
         };
         argv.extend(self.config.daemon.capture.map(|wanted| capture(wanted).to_owned()));
-        argv.extend(["--quiesce".into(), level.into()]);
+        argv.extend([PRIORITY.into(), "--quiesce".into(), level.into()]);
         if why.0 == Trigger::Started.word() && by.quiesce.level != Quiesce::Never {
             argv.push(format!("--wait-for-agent={}", AGENT_LIMIT.as_secs()));
         }
@@ -322,7 +324,7 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
         let orders = ordering(&config).of_wish(&wish, &Word::default());
         assert_eq!(orders.iter().map(|o| o.store.as_str()).collect::<Vec<_>>(), ["main", "far"]);
         let line = orders[0].argv.join(" ");
-        let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --quiesce require --freeze-limit=5 --freeze-mounts=/,/srv/x y --on-stuck-freeze=/usr/local/bin/page --tag=off -- u-1";
+        let wanted = "backup --json --store=/srv/a --key-file=/k --state-dir=/s --connect=test:///default --priority=low --quiesce require --freeze-limit=5 --freeze-mounts=/,/srv/x y --on-stuck-freeze=/usr/local/bin/page --tag=off -- u-1";
         assert_eq!(line, wanted);
         assert_eq!((orders[0].trigger.as_str(), orders[0].policies.join(" "), orders[0].cancel_limit_ms), ("shutdown", "down".to_owned(), 7000));
         assert!(ordering(&config).of_wish(&Wish { trigger: Trigger::Started, ..wish.clone() }, &Word::default()).is_empty());

@@ -80,10 +80,6 @@ pub fn judge(report: &Report, wanted: &Wanted) -> Said {
     if !report.policies.iter().any(|(name, rpo)| of_policy(name) && rpo.is_some()) {
         found.push((State::Unknown, "nothing is promised: no policy has an rpo in /etc/cairn/cairn.yaml (docs/policies.md)".into()));
     }
-    let is_promised = |domain: &DomainStanding| domain.claims.iter().any(|j| of_policy(&j.claim.policy) && j.claim.rpo.is_some());
-    if found.is_empty() && !report.domains.iter().any(is_promised) {
-        found.push((State::Unknown, "no domain of this host is promised anything: 'cairn policy check' says which policy takes what".into()));
-    }
     let mut counts: BTreeMap<Standing, usize> = BTreeMap::new();
     for domain in &report.domains {
         let lines = of_domain(report, domain, &of_policy, wanted);
@@ -96,6 +92,11 @@ pub fn judge(report: &Report, wanted: &Wanted) -> Said {
     }
     found.extend(of_stores(report, &of_policy));
     found.extend(of_daemon(report));
+    // Nothing is wrong, and nothing was looked at.
+    let is_promised = |domain: &DomainStanding| domain.claims.iter().any(|j| of_policy(&j.claim.policy) && j.claim.rpo.is_some());
+    if found.is_empty() && !report.domains.iter().any(is_promised) {
+        found.push((State::Unknown, "no domain of this host is promised anything: 'cairn policy check' says which policy takes what".into()));
+    }
     found.sort_by_key(|(state, _)| std::cmp::Reverse(*state));
     let state = found.first().map_or(State::Ok, |(state, _)| *state);
     let count = |standing| counts.get(&standing).copied().unwrap_or_default();

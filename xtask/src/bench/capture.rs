@@ -18,6 +18,7 @@ const HEAD: &str = "\
 Written by `cargo xtask bench capture --write`; do not edit. Other machines give other seconds: compare what stands side by side.
 
 One domain, one qcow2 disk; both save it in turns, the page cache is emptied before each. Cairn compresses (zstd 3), encrypts (AES-256-GCM) and deduplicates;
+It gives way as its daemon's jobs do (`--priority low`).
 virtnbdbackup does what it does by default, none of these. Beside full backups the guest writes 4 KiB past its cache, then pauses a millisecond: microseconds of
 its writes. Both freeze the guest's file systems for the point in time, which is in the longest write.
 
