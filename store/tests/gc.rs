@@ -3,7 +3,7 @@
 mod common;
 
 use cairn_store::{DiskJob, GcOptions, GcReport, Plan, Progress, Store, StoreError, TakenBack, verify::Verifier};
-use common::{Lab, Mem, backup, content, full, info, point, restore};
+use common::{Lab, Mem, backup, content, full, info, point, restore, sleeper};
 use std::{fs, sync::Arc};
 
 const REGION: usize = 4 << 20;
@@ -216,14 +216,12 @@ fn a_round_that_broke_off_is_closed_by_the_next_collection() {
     forget(&store, &a);
     let blocker = store.begin().expect("begins");
     // It dies while it waits: condemned-1 is published, nothing is decided. Its process is this one, so only silence tells.
-    let dead = lab.open_with(lab.credential(), "dead").expect("opens");
-    std::thread::spawn(move || dead.collect(&GcOptions { wait_ms_max: 3_600_000, poll_ms: 3_600_000, ..at_once() }, &Progress::default()));
-    for _ in 0..200 {
-        if lab.root().join("gc/condemned-00000001").exists() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let (dead, falls_asleep) = sleeper::open(&lab, "dead");
+    std::thread::spawn(move || {
+        dead.collect(&GcOptions { wait_ms_max: 2 * sleeper::FOR_GOOD_MS, poll_ms: sleeper::FOR_GOOD_MS, ..at_once() }, &Progress::default())
+    });
+    falls_asleep.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits for the backup");
+    assert!(lab.root().join("gc/condemned-00000001").exists());
     drop(blocker);
     let busy = store.collect(&at_once(), &Progress::default());
     assert!(matches!(busy, Err(StoreError::Busy(_))), "{busy:?}");

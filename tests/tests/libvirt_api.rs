@@ -1,5 +1,6 @@
 //! Backups without QEMU's monitor: libvirt's checkpoints track the qcow2 disk (vda), the raw one (vdb) is compared each time (docs/adr/0024).
 
+use cairn_lab::accident::libvirtd_comes_back;
 use cairn_lab::cairn::Cairn;
 use cairn_lab::frozen::child_named;
 use cairn_lab::hollow::{Hollow, Kind};
@@ -20,7 +21,15 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const END_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 /// Behind which step of a backup what is killed.
-const KILLS: [(&str, &str); 5] = [("guard started", "job"), ("job begun", "guard"), ("reading begins", "both"), ("job begun", "job"), ("committed", "job")];
+const KILLS: [(&str, &str); 7] = [
+    ("guard started", "job"),
+    ("job begun", "guard"),
+    ("reading begins", "both"),
+    ("committed", "libvirtd"),
+    ("job begun", "libvirtd"),
+    ("job begun", "job"),
+    ("committed", "job"),
+];
 
 /// A point in this mode between two equal references.
 fn saved(suite: &Suite, name: &str) -> Kept {
@@ -79,6 +88,11 @@ fn only_checkpoint(suite: &Suite, kept: &Kept) -> String {
 
 fn is_tainted(suite: &Suite) -> bool {
     suite.domain.virsh_ok(&["dominfo", "lab1"]).expect("dominfo").contains(MONITOR_USED)
+}
+
+/// What an order to virsh says of a domain: `[order, args...]`.
+fn said(suite: &Suite, domain: &str, order: &[&str]) -> String {
+    suite.domain.virsh_ok(&[&order[..1], &[domain], &order[1..]].concat()).unwrap_or_else(|e| panic!("{}", e.report()))
 }
 
 fn qemu() -> Pid {
@@ -179,17 +193,22 @@ lab_test!(whatever_kills_a_backup_the_next_one_goes_on, Options::small(), |lab| 
     let suite = Suite::new(&lab);
     let holder = Holder::new(&suite).with(&WITHOUT_MONITOR);
     let mut kept = saved(&suite, "first");
-    // All of them take two minutes.
-    let cases = if std::env::var("CAIRN_ACCIDENTS").is_ok_and(|word| word == "all") { &KILLS[..] } else { &KILLS[3..] };
+    // All of them take minutes.
+    let cases = if std::env::var("CAIRN_ACCIDENTS").is_ok_and(|word| word == "all") { &KILLS[..] } else { &KILLS[4..] };
     for (&(step, victim), number) in cases.iter().zip(1..) {
         churn(&suite, number);
         let mut held = holder.hold(&suite, step);
         let guard = child_named(held.pid(), "guard").expect("a guard");
-        if victim != "job" {
+        if matches!(victim, "guard" | "both") {
             kill(guard, Signal::SIGKILL).expect("it is there");
         }
-        if victim != "guard" {
+        if matches!(victim, "job" | "both") {
             kill(held.pid(), Signal::SIGKILL).expect("it is there");
+        }
+        if victim == "libvirtd" {
+            let pid = libvirt::daemon().expect("libvirtd");
+            kill(pid, Signal::SIGKILL).expect("it is there");
+            libvirtd_comes_back(&suite, pid);
         }
         held.goes_on();
         let status = held.ends(step);
@@ -256,6 +275,54 @@ lab_test!(two_stores_have_a_checkpoint_each, Options::small(), |lab| {
     let image = &cairn_lab::lab::disks()[0].path;
     assert!(!stored(image).contains("cairn-"), "{}", stored(image));
     assert_refused(&suite.cairn.run(&["backup", "lab1", "--capture", "no-such"]).expect("it ends"), cairn::USAGE, "libvirt-api");
+});
+
+// libvirt has one description for all disks of a point; what befell one of them costs the others nothing.
+lab_test!(each_disk_goes_on_by_its_own_bitmap, Options { guest: false, ..Options::small() }, |lab| {
+    let suite = Suite::new(&lab);
+    let mut machine = Hollow::new("several");
+    for target in ["vda", "vdb", "vdc"] {
+        machine.add(target, Kind::Qcow2, &format!("{target}.qcow2"));
+    }
+    machine.define_and_start();
+    let point = |machine: &Hollow, number: u64, expected: &[(&str, &str)]| {
+        machine.write_all(number);
+        machine.flush();
+        let saved = suite.cairn.json(&[&["backup", "several", "--quiesce", "never"], &WITHOUT_MONITOR[..]].concat()).expect("backup");
+        let images = machine.images();
+        let images: Vec<_> = images.iter().map(|(target, path, format)| (target.as_str(), path.as_path(), format.as_str())).collect();
+        suite.assert_disks(saved["id"].as_str().expect("an id"), &images);
+        let found: Vec<_> = images.iter().map(|(target, ..)| (*target, mode(&saved, target))).collect();
+        assert!(found.iter().map(|(target, mode)| (*target, mode.as_str())).eq(expected.iter().copied()), "{number}: {found:?} and not {expected:?}: {saved}");
+    };
+    point(&machine, 1, &[("vda", "full"), ("vdb", "full"), ("vdc", "full")]);
+    point(&machine, 2, &[("vda", "incremental"), ("vdb", "incremental"), ("vdc", "incremental")]);
+
+    // vdb's bitmap goes, as any program may take it; libvirt's description goes on to name it.
+    let name = said(&suite, "several", &["checkpoint-list", "--name"]).trim().to_owned();
+    let whole = said(&suite, "several", &["checkpoint-dumpxml", &name]);
+    let alone = ["vda", "vdc"].iter().fold(whole.clone(), |text, disk| {
+        let with = format!("<disk name='{disk}' checkpoint='bitmap' bitmap='{name}'/>");
+        assert!(text.contains(&with), "{text}");
+        text.replace(&with, &format!("<disk name='{disk}' checkpoint='no'/>"))
+    });
+    let file = suite.path("several.xml");
+    let define = |text: &str| {
+        std::fs::write(&file, text).expect("writes");
+        said(&suite, "several", &["checkpoint-create", &file.to_string_lossy(), "--redefine"]);
+    };
+    define(&alone);
+    said(&suite, "several", &["checkpoint-delete", &name]);
+    define(&whole);
+    point(&machine, 3, &[("vda", "incremental"), ("vdb", "compare"), ("vdc", "incremental")]);
+
+    // A disk comes, and one that the newest point has goes.
+    machine.attach("sda", Kind::Qcow2, "sda.qcow2");
+    point(&machine, 4, &[("vda", "incremental"), ("vdb", "incremental"), ("vdc", "incremental"), ("sda", "full")]);
+    let _image = machine.detach("sda");
+    point(&machine, 5, &[("vda", "incremental"), ("vdb", "incremental"), ("vdc", "incremental")]);
+    point(&machine, 6, &[("vda", "incremental"), ("vdb", "incremental"), ("vdc", "incremental")]);
+    assert_eq!(said(&suite, "several", &["checkpoint-list", "--name"]).trim().lines().count(), 1);
 });
 
 /// What `qemu-img info` says of an image.

@@ -5,6 +5,7 @@
 mod passes_on;
 #[allow(unused_imports, reason = "few suites have a platform of their own")]
 pub(crate) use passes_on::passes_on;
+pub mod sleeper;
 
 use cairn_store::{
     BackupOutcome, BlockSource, BlockTarget, Credential, DiskJob, Extent, InitOptions, OpenOptions, Plan, Point, PointInfo, Profile, Progress, Result, Store,

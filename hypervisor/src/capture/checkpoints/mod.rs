@@ -28,6 +28,7 @@ use super::error::CaptureError;
 use super::names::CheckpointName;
 use super::plan::{PointCatalog, PointStatus};
 use super::scratch;
+use crate::disks::DisksError;
 use crate::domain::Domain;
 use crate::ffi::LibvirtError;
 use crate::ffi::checkpoints::{self as calls, Check, Delete};
@@ -143,8 +144,12 @@ fn clean_up_running(domain: &Domain, wanted: &dyn Fn(&Checkpoint) -> bool) -> Re
 /// # Errors
 /// [`CaptureError`].
 pub(crate) fn finish(domain: &Domain, scratch_folder: &Path, new: CheckpointName) -> Result<(), CaptureError> {
-    let covered = ours(domain)?.into_iter().find(|checkpoint| checkpoint.name == new).map(|checkpoint| checkpoint.disks).unwrap_or_default();
-    let attached: Vec<String> = domain.disks()?.into_iter().map(|disk| disk.target).collect();
+    let covered = if_there(ours(domain).map_err(CaptureError::from))?
+        .into_iter()
+        .find(|checkpoint| checkpoint.name == new)
+        .map(|checkpoint| checkpoint.disks)
+        .unwrap_or_default();
+    let attached: Vec<String> = if_there(domain.disks().map_err(CaptureError::from))?.into_iter().map(|disk| disk.target).collect();
     clean_up(domain, scratch_folder, &|old| is_superseded(old, new, &covered, &attached))
 }
 
@@ -159,13 +164,21 @@ fn is_superseded(old: &Checkpoint, new: CheckpointName, covered: &[String], atta
 pub(crate) fn undo(domain: &Domain, scratch_folder: &Path, new: CheckpointName) -> Result<(), CaptureError> {
     clean_up(domain, scratch_folder, &|checkpoint| checkpoint.name == new)?;
     // A libvirtd that ended between QEMU's transaction and its own note of the checkpoint knows nothing of the bitmaps.
-    for disk in domain.disks()?.into_iter().filter(|disk| disk.skip.is_none() && disk.format == "qcow2") {
+    for disk in if_there(domain.disks().map_err(CaptureError::from))?.into_iter().filter(|disk| disk.skip.is_none() && disk.format == "qcow2") {
         match remove_lost(domain, new, &disk.target) {
             Err(error) if error.is_not_running() || error.is_no_domain() => return Ok(()),
             result => result?,
         }
     }
     Ok(())
+}
+
+/// A transient domain that ended meanwhile has nothing any more; what was in this host's folders is to go all the same.
+fn if_there<T>(asked: Result<Vec<T>, CaptureError>) -> Result<Vec<T>, CaptureError> {
+    match asked {
+        Err(CaptureError::Libvirt(error) | CaptureError::Disks(DisksError::Libvirt(error))) if error.is_no_domain() => Ok(Vec::new()),
+        result => result,
+    }
 }
 
 /// Deletes what `wanted` names while no job of ours runs.
