@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::process::{wait_for, wait_limit};
+use crate::second::Second;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -30,6 +31,8 @@ pub struct Daemon {
     config: PathBuf,
     log: PathBuf,
     environment: Environment,
+    /// As the lab sees it.
+    socket: PathBuf,
     child: Child,
 }
 
@@ -50,8 +53,23 @@ impl Daemon {
         let path = lab.dir().join("cairn.yaml");
         fs::write(&path, config).map_err(Error::io("write", &path))?;
         let (program, log) = (lab.cairn()?, lab.dir().join("daemon.log"));
-        let child = spawn(&program, &path, &log, &environment)?;
-        let mut daemon = Self { program, config: path, log, environment, child };
+        let child = spawn(command(&program, &path, &environment), &log)?;
+        let mut daemon = Self { program, config: path, log, environment, socket: SOCKET.into(), child };
+        daemon.wait_up()?;
+        Ok(daemon)
+    }
+
+    /// One of the second host; it is not started again.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_on(lab: &Lab, second: &Second, config: &str) -> Result<Self> {
+        let (path, log, program) = (lab.dir().join("second.yaml"), lab.dir().join("second-daemon.log"), lab.cairn()?);
+        fs::write(&path, config).map_err(Error::io("write", &path))?;
+        let environment = Environment::new();
+        let child = spawn(second.inside(&command(&program, &path, &environment)), &log)?;
+        let socket = second.root().join(SOCKET.trim_start_matches('/'));
+        let mut daemon = Self { program, config: path, log, environment, socket, child };
         daemon.wait_up()?;
         Ok(daemon)
     }
@@ -61,7 +79,7 @@ impl Daemon {
     /// # Errors
     /// As [`Daemon::start`].
     pub fn start_again(&mut self) -> Result<()> {
-        self.child = spawn(&self.program, &self.config, &self.log, &self.environment)?;
+        self.child = spawn(command(&self.program, &self.config, &self.environment), &self.log)?;
         self.wait_up()
     }
 
@@ -88,7 +106,7 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().map_err(Error::io("wait for", "the daemon"))? {
                 return Err(Error::Command { command: "cairn daemon".into(), status: status.to_string(), stderr: said(&self.log) });
             }
-            Ok(get("/api/v1/health").ok().map(drop))
+            Ok(self.health().ok().map(drop))
         })
     }
 
@@ -103,7 +121,7 @@ impl Daemon {
     /// # Errors
     /// No answer in time.
     pub fn health(&self) -> Result<Value> {
-        get("/api/v1/health")
+        self.get("/api/v1/health")
     }
 
     /// The record of a domain by UUID.
@@ -111,7 +129,7 @@ impl Daemon {
     /// # Errors
     /// No answer in time, or no such record.
     pub fn record(&self, uuid: &str) -> Result<Value> {
-        let all = get("/api/v1/domains")?;
+        let all = self.get("/api/v1/domains")?;
         let found = all.as_array().and_then(|all| all.iter().find(|d| d["uuid"] == uuid)).cloned();
         found.ok_or_else(|| Error::answer("GET /api/v1/domains", format!("has no {uuid}: {all}")))
     }
@@ -137,7 +155,7 @@ impl Daemon {
     /// # Errors
     /// No answer in time.
     pub fn look(&self, uuid: Option<&str>) -> Result<Value> {
-        ask("POST", "/api/v1/reconcile", &serde_json::json!({ "domain": uuid }).to_string())
+        self.ask("POST", "/api/v1/reconcile", &serde_json::json!({ "domain": uuid }).to_string())
     }
 
     /// Its process.
@@ -151,7 +169,7 @@ impl Daemon {
     /// # Errors
     /// No answer in time, or a refusal.
     pub fn back_up(&self, wanted: &Value) -> Result<Vec<Value>> {
-        Ok(ask("POST", "/api/v1/backups", &wanted.to_string())?["jobs"].as_array().cloned().unwrap_or_default())
+        Ok(self.ask("POST", "/api/v1/backups", &wanted.to_string())?["jobs"].as_array().cloned().unwrap_or_default())
     }
 
     /// One job, by its number.
@@ -159,7 +177,7 @@ impl Daemon {
     /// # Errors
     /// No answer in time, or no such job.
     pub fn job(&self, id: &Value) -> Result<Value> {
-        get(&format!("/api/v1/jobs/{id}"))
+        self.get(&format!("/api/v1/jobs/{id}"))
     }
 
     /// Waits until a job is as `is` wants it; gives it.
@@ -183,7 +201,28 @@ impl Daemon {
     /// # Errors
     /// No answer in time.
     pub fn jobs(&self) -> Result<Vec<Value>> {
-        Ok(get("/api/v1/jobs")?.as_array().cloned().unwrap_or_default())
+        Ok(self.get("/api/v1/jobs")?.as_array().cloned().unwrap_or_default())
+    }
+
+    fn get(&self, path: &str) -> Result<Value> {
+        self.ask("GET", path, "")
+    }
+
+    /// One request; anything but a success is an error with what was said.
+    fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value> {
+        let io = |what| move |e| Error::io(what, &self.socket)(e);
+        let mut stream = UnixStream::connect(&self.socket).map_err(io("connect to"))?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT)).map_err(io("set a limit on"))?;
+        let kind = "Content-Type: application/json";
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: cairn\r\nConnection: close\r\n{kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(request.as_bytes()).map_err(io("write to"))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(io("read from"))?;
+        let (head, answer) = text.split_once("\r\n\r\n").ok_or_else(|| Error::answer(path, format!("{text:?} is no answer")))?;
+        if !head.starts_with("HTTP/1.1 2") {
+            return Err(Error::answer(format!("{method} {path}"), answer.to_owned()));
+        }
+        serde_json::from_str(answer).map_err(|e| Error::answer(path, format!("{e} in {answer:?}")))
     }
 }
 
@@ -195,32 +234,16 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(program: &Path, config: &Path, log: &Path, environment: &Environment) -> Result<Child> {
-    let file = File::options().create(true).append(true).open(log).map_err(Error::io("open", log))?;
+fn command(program: &Path, config: &Path, environment: &Environment) -> Command {
     let mut command = Command::new(program);
-    command.arg("daemon").arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+    command.arg("daemon").arg("--config").arg(config);
     command.env_remove("CAIRN_STORE").env_remove("CAIRN_KEY_FILE").env_remove("CAIRN_PASSPHRASE_FILE");
     command.envs(environment.iter().map(|(key, value)| (key, value)));
-    command.spawn().map_err(Error::io("start", program))
+    command
 }
 
-fn get(path: &str) -> Result<Value> {
-    ask("GET", path, "")
-}
-
-/// One request; anything but a success is an error with what was said.
-fn ask(method: &str, path: &str, body: &str) -> Result<Value> {
-    let io = |what| move |e| Error::io(what, SOCKET)(e);
-    let mut stream = UnixStream::connect(SOCKET).map_err(io("connect to"))?;
-    stream.set_read_timeout(Some(ANSWER_LIMIT)).map_err(io("set a limit on"))?;
-    let kind = "Content-Type: application/json";
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: cairn\r\nConnection: close\r\n{kind}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    stream.write_all(request.as_bytes()).map_err(io("write to"))?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).map_err(io("read from"))?;
-    let (head, answer) = text.split_once("\r\n\r\n").ok_or_else(|| Error::answer(path, format!("{text:?} is no answer")))?;
-    if !head.starts_with("HTTP/1.1 2") {
-        return Err(Error::answer(format!("{method} {path}"), answer.to_owned()));
-    }
-    serde_json::from_str(answer).map_err(|e| Error::answer(path, format!("{e} in {answer:?}")))
+fn spawn(mut command: Command, log: &Path) -> Result<Child> {
+    let file = File::options().create(true).append(true).open(log).map_err(Error::io("open", log))?;
+    let program = command.get_program().to_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().map_err(Error::io("start", &program))
 }

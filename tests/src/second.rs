@@ -5,6 +5,8 @@
 use crate::error::{Error, Result};
 use crate::libvirt::virsh_at;
 use crate::process::{run, run_ok, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,8 +19,9 @@ hostname second
 mkdir -p "$1/etc/libvirt" "$1/shared"
 [ ! -d /var/lib/libvirt/images ] || mount --bind /var/lib/libvirt/images "$1/shared"
 [ -z "$2" ] || cp -a "$2" "$1/etc/libvirt/"
-for d in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run; do
+for d in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt var/lib/cairn run; do
   mkdir -p "$1/$d"
+  mkdir -p "/$d"
   mount --bind "$1/$d" "/$d"
 done
 mkdir -p /run/libvirt /run/lock /run/cairn
@@ -76,6 +79,25 @@ impl Second {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.daemon.id().to_string(), "--mount", "sh", "-c", script, "sh"]).arg(&self.folder);
         run_ok(&mut command, CALL_LIMIT).map(drop)
+    }
+
+    /// The whole host is lost: its domains and its libvirtd are killed. Its daemon is its owner's.
+    ///
+    /// # Errors
+    /// They are gone already.
+    pub fn kill(&mut self) -> Result<()> {
+        let folder = self.root().join("run/libvirt/qemu");
+        for entry in std::fs::read_dir(&folder).map_err(Error::io("read", &folder))?.flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "pid") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+            let pid = text.trim().parse().map_err(|_| Error::answer(path.display().to_string(), text.clone()))?;
+            kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|e| Error::io("kill", &path)(e.into()))?;
+        }
+        self.daemon.kill().map_err(Error::io("kill", "the second libvirtd"))?;
+        self.daemon.wait().map(drop).map_err(Error::io("wait for", "the second libvirtd"))
     }
 
     /// How to reach it from the lab.

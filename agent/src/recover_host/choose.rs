@@ -42,6 +42,15 @@ pub fn choose(store: &Store, all: &[Point], entry: &Entry, host: Option<&str>) -
     Err(Failure::not_found(format!("'{}' has no good point of a domain: {}", entry.what, notes.join("; "))))
 }
 
+/// A newer point of the same domain by another host than this point's: it moved there, and an older state beside it would be a second one with its addresses.
+pub fn later_elsewhere<'a>(store: &Store, all: &'a [Point], point: &Point) -> Outcome<Option<&'a Point>> {
+    let uuid = domain_of(store, point)?.uuid;
+    let is_later = |p: &&Point| p.summary.host != point.summary.host && p.summary.time_unix_ms > point.summary.time_unix_ms;
+    // One whose manifest cannot be read tells nothing about where the domain is.
+    let is_same = |p: &&Point| domain_of(store, p).is_ok_and(|domain| domain.uuid == uuid);
+    Ok(points::of_name(all, &point.summary.name).into_iter().filter(is_later).rev().find(is_same))
+}
+
 /// What the point says of its domain.
 pub fn domain_of(store: &Store, point: &Point) -> Outcome<SavedDomain> {
     SavedDomain::of(&store.manifest(point)?).ok_or_else(|| Failure::usage(format!("'{}' is an image, not a domain; use 'cairn restore'", point.summary.name)))

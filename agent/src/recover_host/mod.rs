@@ -134,6 +134,14 @@ impl Recovering<'_> {
             Some((_, from, Some(disk))) => format!("it was restored from point {from}, and its disk {} is not there any more: ", output::shown(&disk)),
             None => String::new(),
         };
+        if let Some(later) = self.moved(&choice)? {
+            line.status = Status::Skipped;
+            let (host, time) = (output::shown(&later.summary.host), output::time(later.summary.time_unix_ms));
+            line.message = format!("has moved to host {host}, which saved it at {time}");
+            line.warnings
+                .push(format!("{}; if that host is lost as well, 'recover-host --all --host {host}', or a list that names it ('--from-list')", line.message));
+            return Ok(());
+        }
         let journal = Journal::open(&self.journals, &point.id.to_string(), &line.name);
         let options = self.restore_options(entry)?;
         let work = Work { common: self.common, store: self.store, journal: Some(&journal) };
@@ -157,6 +165,11 @@ impl Recovering<'_> {
         line.status = Status::Restored;
         let domain = self.host.domain(&line.name)?;
         self.start(entry, &domain, line)
+    }
+
+    /// Whose name a list has is wanted wherever it is; of all domains of a host those that left it are not.
+    fn moved(&self, choice: &Choice) -> Outcome<Option<&Point>> {
+        if self.options.host.is_none() || self.options.from_list.is_some() { Ok(None) } else { choose::later_elsewhere(self.store, self.points, &choice.point) }
     }
 
     fn restore_options(&self, entry: &Entry) -> Outcome<Options> {

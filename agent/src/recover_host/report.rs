@@ -14,7 +14,7 @@ pub enum Status {
     Possible,
     /// Restored now.
     Restored,
-    /// Was restored before.
+    /// Was restored before, or is another host's by now.
     Skipped,
     /// Not restored, not started, or its agent stayed silent.
     Failed,
