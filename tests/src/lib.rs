@@ -7,7 +7,7 @@
 //! - outside: [`enter::enter`] makes the namespace and runs a command in it; `lab_test!` does it for a test
 //! - inside: [`lab::Lab::here`] gives the folders and the domain, [`domain::Domain`] talks to guest and QEMU
 //! - a full Debian guest with databases beside `lab1`: [`mod@debian`]
-//! - a machine with a real systemd beside the lab: [`mod@machine`]
+//! - a machine with a real systemd beside the lab: [`mod@machine`]; a Ceph cluster: [`mod@ceph`]
 //! - without a lab: [`mod@chaos`], many processes on one store
 //! - a run from a backup, and what befalls it: [`mod@runs`], [`mod@fire`]
 //! - oracles: [`mod@reference`], [`journal`], [`filesystem`]: independent of Cairn's own code, and must stay so
@@ -16,6 +16,7 @@
 
 pub mod accident;
 pub mod cairn;
+pub mod ceph;
 pub mod chaos;
 pub mod console;
 pub mod daemon;

@@ -17,8 +17,8 @@ pub const PID_FILE: &str = "/run/libvirtd.pid";
 pub const IMAGES: &str = "/var/lib/libvirt/images";
 /// libvirtd answers within two seconds here; the first start also asks QEMU for its capabilities.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// For single virsh calls.
-pub const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// For single virsh calls. libvirt 11.3 without KVM asks QEMU for its capabilities at each definition of a domain: minutes on a busy machine.
+pub const CALL_LIMIT: Duration = Duration::from_secs(180);
 
 /// No security driver: the profiles on the host know nothing of a lab's folders. Files instead of virtlogd:
 /// two domains of one lab (`lab1` and `deb1`) may name one console file.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What a lab needs to run: `setup`'s list without what builds Rust. The C compiler makes the libraries by which suites hold programs up (`cairn_lab::stall`).
-const PACKAGES: [&str; 27] = [
+const PACKAGES: [&str; 31] = [
     "gcc",
     "libc6-dev",
     "libvirt-daemon-system",
@@ -37,6 +37,10 @@ const PACKAGES: [&str; 27] = [
     "zstd",
     "openssl",
     "ovmf",
+    "ceph-mon",
+    "ceph-osd",
+    "ceph-common",
+    "qemu-block-extra",
     "swtpm",
     "swtpm-tools",
     "genisoimage",

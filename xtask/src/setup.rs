@@ -31,7 +31,7 @@ const fn need_or(package: &'static str, why: &'static str, instead: fn() -> bool
     Need { package, why, instead: Some(instead) }
 }
 
-const NEEDS: [Need; 31] = [
+const NEEDS: [Need; 35] = [
     need_or("gcc", "linking, and the C parts of zstd, SQLite and ring", || on_path("cc")),
     need("libc6-dev", "linking"),
     need_or("pkg-config", "finding libvirt", || on_path("pkg-config")),
@@ -52,6 +52,10 @@ const NEEDS: [Need; 31] = [
     need("fio", "NBD tests: many readers of our server"),
     need_or("openssl", "certificates for NBD tests", || on_path("openssl")),
     need("ovmf", "UEFI guests"),
+    need("ceph-mon", "a Ceph cluster in a lab: disks on RBD"),
+    need("ceph-osd", "the same"),
+    need("ceph-common", "the same: ceph, rbd"),
+    need("qemu-block-extra", "QEMU's driver for RBD"),
     need("swtpm", "guests with a TPM"),
     need("swtpm-tools", "making the state of a new TPM"),
     need("mmdebstrap", "making the Debian guest"),
