@@ -9,6 +9,7 @@
 //! - a full Debian guest with databases beside `lab1`: [`mod@debian`]
 //! - a machine with a real systemd beside the lab: [`mod@machine`]; a Ceph cluster: [`mod@ceph`]
 //! - without a lab: [`mod@chaos`], many processes on one store
+//! - pages whose transcripts are typed and compared: [`mod@transcript`]
 //! - a run from a backup, and what befalls it: [`mod@runs`], [`mod@fire`]
 //! - oracles: [`mod@reference`], [`journal`], [`filesystem`]: independent of Cairn's own code, and must stay so
 //!
@@ -57,6 +58,7 @@ pub mod steps;
 pub mod suite;
 pub mod testing;
 pub mod traces;
+pub mod transcript;
 pub mod writer;
 
 pub use cairn::Cairn;

@@ -1,12 +1,13 @@
-//! docs/recovery.md, executed: its blocks of commands run as they stand there, in a lab, against a real guest.
+//! docs/recovery.md and docs/runbooks.md, executed: their blocks of commands run as they stand there, in a lab, against a real guest.
 //!
-//! A block belongs to a scenario by the comment above it: `<!-- runbook: NAME -->`. A block without one must be the page's list of values, which the
+//! A block belongs to a scenario by the comment above it: `<!-- runbook: NAME -->`. A block without one must be its page's list of values, which the
 //! tests replace by the lab's.
 
-use cairn_lab::process::{run, run_ok};
+use cairn_lab::daemon::Daemon;
+use cairn_lab::process::{Output, run, run_ok};
 use cairn_lab::suite::Suite;
-use cairn_lab::{Options, lab_test};
-use serde_json::Value;
+use cairn_lab::{Lab, Options, lab_test};
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -16,31 +17,62 @@ use std::time::Duration;
 const BLOCK_LIMIT: Duration = Duration::from_secs(600);
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const MARK: &str = "<!-- runbook: ";
-/// All blocks; each is run by one of the tests below.
-const BLOCKS: [&str; 18] = [
-    "dead-host look",
-    "dead-host all",
-    "dead-host list",
-    "dead-host run",
-    "broken-upgrade find",
-    "broken-upgrade in-place",
-    "broken-upgrade back",
-    "broken-upgrade beside",
-    "broken-upgrade run",
-    "broken-upgrade discard",
-    "deleted-disk backup",
-    "deleted-disk restore",
-    "damaged-store look",
-    "damaged-store heal",
-    "damaged-store salvage",
-    "lost-key",
-    "drill",
-    "",
+/// All blocks of each page; each is run by one of the tests below.
+const PAGES: [(&str, &[&str]); 2] = [
+    (
+        "recovery.md",
+        &[
+            "dead-host look",
+            "dead-host all",
+            "dead-host list",
+            "dead-host run",
+            "broken-upgrade find",
+            "broken-upgrade in-place",
+            "broken-upgrade back",
+            "broken-upgrade beside",
+            "broken-upgrade run",
+            "broken-upgrade discard",
+            "deleted-disk backup",
+            "deleted-disk restore",
+            "damaged-store look",
+            "damaged-store heal",
+            "damaged-store salvage",
+            "lost-key",
+            "drill",
+            "",
+        ],
+    ),
+    (
+        "runbooks.md",
+        &[
+            "daily look",
+            "daily why",
+            "daily cron",
+            "weekly domains",
+            "weekly verify",
+            "weekly room",
+            "monthly drill",
+            "monthly host",
+            "monthly key",
+            "monthly all",
+            "disaster forgotten",
+            "disaster full",
+            "disaster frozen",
+            "disaster intruder",
+            "",
+        ],
+    ),
 ];
 
-fn page() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recovery.md");
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The commands of a block.
+fn commands(name: &str) -> String {
+    let all = PAGES.iter().flat_map(|(name, _)| blocks(&page(name)));
+    all.into_iter().find(|block| block.0 == name).unwrap_or_else(|| panic!("no block {name:?}")).1
 }
 
 /// Name and commands of each block, in the page's order; the name is empty where a block has none.
@@ -67,12 +99,17 @@ fn blocks(page: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_block_of_the_page_is_run_by_a_test() {
-    let mut found: Vec<String> = blocks(&page()).into_iter().map(|block| block.0).collect();
-    let mut known: Vec<String> = BLOCKS.iter().map(|name| (*name).to_owned()).collect();
-    found.sort();
-    known.sort();
-    assert_eq!(found, known, "each block has a mark, and a test that runs it; one has none, the values");
+fn every_block_of_the_pages_is_run_by_a_test() {
+    let sorted = |names: &mut dyn Iterator<Item = String>| {
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    };
+    for (name, known) in PAGES {
+        let found = sorted(&mut blocks(&page(name)).into_iter().map(|block| block.0));
+        let known = sorted(&mut known.iter().map(|name| (*name).to_owned()));
+        assert_eq!(found, known, "{name}: each block has a mark, and a test that runs it; one has none, the values");
+    }
 }
 
 /// A lab with a point of its guest, in which blocks run.
@@ -103,13 +140,22 @@ impl Book {
 
     /// Runs a block as a shell would; gives what it printed.
     fn run(&self, name: &str) -> String {
-        let (_, commands) = blocks(&page()).into_iter().find(|block| block.0 == name).expect(name);
-        let mut command = Command::new("bash");
-        command.args(["-euo", "pipefail", "-c", &commands]).current_dir(self.suite.path(""));
-        command.envs(self.env.iter().map(|(key, value)| (*key, value)));
-        let output = run(&mut command, BLOCK_LIMIT).expect("it ends");
-        assert_eq!(output.code(), 0, "block {name:?}:\n{commands}\n{}\n{}", output.text(), output.err_text());
+        let output = self.try_run(name);
+        assert_eq!(output.code(), 0, "block {name:?}:\n{}\n{}\n{}", commands(name), output.text(), output.err_text());
         output.text()
+    }
+
+    fn try_run(&self, name: &str) -> Output {
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", &commands(name)]).current_dir(self.suite.path(""));
+        command.envs(self.env.iter().map(|(key, value)| (*key, value)));
+        run(&mut command, BLOCK_LIMIT).expect("it ends")
+    }
+
+    /// Another value, or one more.
+    fn set(&mut self, key: &'static str, value: impl Into<String>) {
+        self.env.retain(|(known, _)| *known != key);
+        self.env.push((key, value.into()));
     }
 
     fn lose(&self) {
@@ -147,7 +193,7 @@ lab_test!(the_host_is_dead, Options::small(), |lab| {
     book.lose();
     book.run("dead-host run");
     book.assert_whole();
-    assert_eq!(book.suite.cairn.json(&["runs"]).expect("runs"), serde_json::json!([]), "it is an ordinary domain");
+    assert_eq!(book.suite.cairn.json(&["runs"]).expect("runs"), json!([]), "it is an ordinary domain");
 });
 
 lab_test!(an_upgrade_broke_the_guest, Options::small(), |lab| {
@@ -208,15 +254,78 @@ lab_test!(the_store_is_damaged, Options::small(), |lab| {
     assert_eq!(state(&id), Value::from("good"), "the older point is mended, too");
 });
 
-lab_test!(the_key_is_lost, Options::small(), |lab| {
-    let suite = Suite { domain: lab.domain(), cairn: cairn_lab::Cairn::new(&lab, "store").expect("program"), lab: lab.clone() };
+/// A lab with a store whose recovery key is on paper.
+fn with_recovery_key(lab: &Lab) -> Book {
+    let suite = Suite { domain: lab.domain(), cairn: cairn_lab::Cairn::new(lab, "store").expect("program"), lab: lab.clone() };
     let (store, key) = (suite.cairn.store().display().to_string(), suite.cairn.key().display().to_string());
     let made = suite.cairn.json(&["init", &store, "--key-file", &key]).expect("init");
-    suite.cairn.ok(&["backup", "lab1"]).expect("backup");
     let mut book = Book::new(suite);
-    book.env.push(("RECOVERY_KEY", made["recovery_key"].as_str().expect("a key").into()));
+    book.set("RECOVERY_KEY", made["recovery_key"].as_str().expect("a key"));
+    book
+}
+
+lab_test!(the_key_is_lost, Options::small(), |lab| {
+    let book = with_recovery_key(&lab);
+    book.suite.cairn.ok(&["backup", "lab1"]).expect("backup");
     fs::remove_file(book.suite.cairn.key()).expect("lost");
     assert!(book.run("lost-key").contains("lab1"));
     book.lose();
     book.suite.cairn.ok(&["restore", "lab1"]).expect("with the recovery key alone");
+});
+
+/// `check` is content; that the machine which runs the suite has little room may be told besides.
+fn assert_green(book: &Book) {
+    let said = book.try_run("daily look");
+    let text = said.text();
+    let first = text.lines().next().unwrap_or_default();
+    let is_only_room = text.lines().skip(1).all(|line| line.starts_with("WARNING: store main: ") && line.contains(" are free"));
+    let (is_ok, kept) = (said.code() == 0 && first.starts_with("CAIRN OK - 1 domains"), first.contains(" kept=1 late=0;;0 "));
+    assert!(kept && (is_ok || said.code() == 1 && is_only_room), "{text}{}", said.err_text());
+}
+
+lab_test!(days_weeks_and_months, Options::small(), |lab| {
+    let mut book = with_recovery_key(&lab);
+    let (store, key) = (book.suite.cairn.store().display(), book.suite.cairn.key().display());
+    let config = format!(
+        "stores:\n  main: {{ url: {store}, key_file: {key}, gc_every: never }}\npolicies:\n  nightly: {{ select: {{ names: [\"*\"] }}, stores: [main], rpo: 26h }}\n"
+    );
+    let daemon = Daemon::start(&lab, &config).expect("the daemon");
+    let over = |job: &Value| !["queued", "running"].iter().any(|state| job["state"] == *state);
+    let first = daemon.back_up(&json!({"domain": "lab1"})).expect("asked");
+    assert_eq!(daemon.wait_job(&first[0]["id"], "its end", BLOCK_LIMIT, over).expect("it ends")["state"], "done");
+    book.env.retain(|(key, _)| *key != "CAIRN_KEY_FILE");
+    book.set("CAIRN_STORE", "main");
+    book.set("CAIRN_CONFIG", book.suite.path("cairn.yaml").display().to_string());
+    book.set("JOB", first[0]["id"].to_string());
+
+    assert_green(&book);
+    assert!(book.run("daily why").contains("job 2: lab1 into main"));
+    assert_eq!(daemon.wait_job(&json!(2), "its end", BLOCK_LIMIT, over).expect("it ends")["state"], "done");
+    book.run("daily cron");
+    let points = book.suite.points();
+    assert_eq!(points.len(), 3, "the last three are kept: {points:?}");
+
+    assert!(book.run("weekly domains").contains("1 domains, 0 of them unprotected"));
+    book.run("weekly verify");
+    assert_eq!(book.suite.point(&points[2])["boot"]["passed"], true, "it was booted");
+    assert!(!book.run("weekly room").contains("forget "));
+
+    assert!(book.run("monthly drill").contains("lab1-drill"));
+    assert_eq!(book.suite.cairn.json(&["runs"]).expect("runs"), json!([]));
+    book.run("monthly host");
+    assert!(book.run("monthly key").contains("lab1"));
+    assert!(!book.suite.path("paper.key").exists());
+    book.run("monthly all");
+
+    book.set("POINT", &points[0]);
+    book.run("disaster intruder");
+    assert_eq!(book.suite.point(&points[0])["protected"], true);
+    book.suite.cairn.ok(&["forget", &points[1], "--force"]).expect("forgotten");
+    book.set("POINT", &points[1]);
+    assert!(book.run("disaster forgotten").contains(&points[1][..8]));
+    assert_eq!(book.suite.points().len(), 3, "it is back");
+    book.run("disaster full");
+    book.run("disaster frozen");
+    assert_green(&book);
+    book.assert_whole();
 });

@@ -5,7 +5,7 @@ use cairn_lab::frozen::{self, Job};
 use cairn_lab::machine::Machine;
 use cairn_lab::process::wait_for;
 use cairn_lab::suite::Suite;
-use cairn_lab::{Options, lab_test};
+use cairn_lab::{Options, lab_test, transcript};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -367,4 +367,24 @@ lab_test!(the_steps_of_the_documentation_lead_to_a_first_point, Options::small()
         assert_eq!(machine.property(unit, "UnitFileState").expect("a state"), "enabled", "{unit}");
     }
     assert_eq!(machine.json(&["hook", "status"]).expect("a hook")["installed"], json!(true));
+});
+
+// docs/quick-start.md, typed as it stands there and compared with what is printed, but for the first command: program and units are where the package puts
+// them. `cargo xtask package --try` has that one, too.
+lab_test!(the_quick_start_leads_to_a_protected_host, Options::small(), |lab| {
+    let machine = Machine::boot(&lab, "").expect("a machine with systemd");
+    machine.ok(&["systemctl", "enable", "--now", SERVICE]).expect("as the package does");
+    let steps = transcript::page("quick-start.md");
+    let (install, steps) = steps.split_first().expect("steps");
+    assert!(install.command.starts_with("apt-get install ./cairn_"), "{install:?}");
+    assert!(steps.iter().any(|step| step.command == "cairn check"), "{steps:#?}");
+    for step in steps {
+        let command = format!("exec 2>&1\n{}", step.command.replace("web1", "lab1"));
+        let done = machine.run(&["bash", "-c", &command]).expect("runs");
+        println!("# {}\n{}", step.command, done.text());
+        assert_eq!(done.code(), 0, "{}\n{}\n{}", step.command, done.text(), machine.journal());
+        step.compare(&done.text()).unwrap_or_else(|why| panic!("docs/quick-start.md: {why}"));
+    }
+    let job = job(&machine, 1);
+    assert_eq!((&job["state"], &job["policies"]), (&json!("done"), &json!(["nightly"])), "{job:#}");
 });
