@@ -1,6 +1,9 @@
 //! The file as its grammar has it: every key that there is, and the place of each value that may be wrong in itself.
 
-use super::policy::{Every, SelectState};
+use super::{
+    policy::{Every, SelectState},
+    raw_alert::RawTarget,
+};
 use crate::watch::Trigger;
 use serde::{
     Deserialize, Deserializer,
@@ -18,6 +21,8 @@ pub struct RawConfig {
     #[serde(default)]
     pub policies: BTreeMap<String, Spanned<RawPolicy>>,
     #[serde(default)]
+    pub alerts: BTreeMap<String, Spanned<RawTarget>>,
+    #[serde(default)]
     pub daemon: RawDaemon,
 }
 
@@ -34,6 +39,8 @@ pub struct RawStore {
     pub jobs_max: Option<Spanned<u64>>,
     #[serde(default)]
     pub gc_every: Option<Spanned<String>>,
+    #[serde(default)]
+    pub low_space: Option<Spanned<String>>,
 }
 
 /// A policy.
