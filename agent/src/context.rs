@@ -90,15 +90,21 @@ pub fn credential_of(common: &Common, id: &StoreId, encrypted: bool) -> Outcome<
 /// modes say nothing.
 pub fn read_passphrase(path: &Path) -> Outcome<Zeroizing<String>> {
     let fail = |why: String| Failure::new(WRONG_KEY, format!("passphrase file {}: {why}", path.display()));
-    let meta = fs::metadata(path).map_err(|e| fail(e.to_string()))?;
-    if meta.is_file() && meta.permissions().mode() & 0o077 != 0 {
-        return Err(fail("others may read it; run chmod 600 on it".into()));
-    }
+    check_secret(path).map_err(|why| Failure::new(WRONG_KEY, format!("passphrase file {why}")))?;
     let text = Zeroizing::new(fs::read_to_string(path).map_err(|e| fail(e.to_string()))?);
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
         _ => Err(fail("its first line is empty".into())),
     }
+}
+
+/// Whether a file's reader is the only one who may read it; why not. Of a pipe or a terminal modes say nothing.
+pub fn check_secret(path: &Path) -> Result<(), String> {
+    let meta = fs::metadata(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    if meta.is_file() && meta.permissions().mode() & 0o077 != 0 {
+        return Err(format!("{}: others may read it; run chmod 600 on it", path.display()));
+    }
+    Ok(())
 }
 
 /// Where a store's key file lies unless told otherwise.

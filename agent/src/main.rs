@@ -7,6 +7,7 @@
 #[macro_use]
 mod output;
 
+mod alerts;
 mod apparmor;
 mod boot_proof;
 mod changed_list;

@@ -1,5 +1,6 @@
 //! The command line, as clap reads it. One struct a command; nothing here acts.
 
+mod alert;
 mod backup;
 mod boot;
 mod daemon;
@@ -20,6 +21,7 @@ mod run;
 mod standing;
 mod untrack;
 
+pub use alert::{AlertCommand, AlertList, AlertSilence, AlertTest};
 pub use backup::{Backup, BackupImage, Capture, Init, ProfileName, Quiesce};
 pub use boot::Boot;
 pub use daemon::{Daemon, JobCommand, JobLog, JobPlace, JobRun, JobRunner, Jobs, SocketPlace};
@@ -181,6 +183,12 @@ pub enum Command {
         #[command(subcommand)]
         command: JobCommand,
     },
+    /// What is wrong, and who is told: by mail, webhook or program
+    Alert {
+        /// What to do.
+        #[command(subcommand)]
+        command: AlertCommand,
+    },
     /// Print what a shell needs to complete commands and options
     Completions(Completions),
     /// Print or write the manual pages
@@ -275,6 +283,10 @@ mod tests {
             "cairn status --json --socket /y",
             "cairn watch --every 2",
             "cairn check --policy a --policy b --unprotected-ok",
+            "cairn alert list --json --socket /y",
+            "cairn alert test",
+            "cairn alert test ops",
+            "cairn alert silence rpo:nightly:u:main --for 4h",
             "cairn man /x --json",
             "cairn man",
             "cairn policy list --json",
@@ -291,6 +303,9 @@ mod tests {
             "cairn backup",
             "cairn completions",
             "cairn watch --every 0",
+            "cairn alert",
+            "cairn alert silence x",
+            "cairn alert silence x --for soon",
             "cairn check web1",
             "cairn completions tcsh",
             "cairn restore web1 --pool p --dir /x",

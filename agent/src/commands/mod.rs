@@ -1,5 +1,6 @@
 //! One module a command: fits options to the store and the hypervisor, prints what came of it.
 
+mod alert;
 mod backup;
 mod backup_image;
 mod boot;
@@ -62,7 +63,13 @@ fn unreadable(damaged: &[String]) -> Done {
 pub fn run(cli: Cli) -> Outcome<Done> {
     let common = &match cli.command {
         // Their store is a name for the daemon; `doctor` looks at a configuration that is wrong.
-        Command::Daemon(_) | Command::Jobs(_) | Command::Job { .. } | Command::Policy { .. } | Command::JobRunner(_) | Command::Doctor(_) => cli.common,
+        Command::Daemon(_)
+        | Command::Jobs(_)
+        | Command::Job { .. }
+        | Command::Alert { .. }
+        | Command::Policy { .. }
+        | Command::JobRunner(_)
+        | Command::Doctor(_) => cli.common,
         // They tell of a configuration that is wrong in words of their own.
         Command::Status(_) | Command::Watch(_) | Command::Check(_) => cli.common,
         // They are made where packages are, without any store.
@@ -101,6 +108,7 @@ pub fn run(cli: Cli) -> Outcome<Done> {
         Command::Daemon(o) => daemon::run(common, &o),
         Command::Jobs(o) => jobs::list(common, &o),
         Command::Job { command } => jobs::run(common, &command),
+        Command::Alert { command } => alert::run(common, &command),
         Command::Policy { command } => policy::run(common, &command),
         Command::JobRunner(o) => jobs::runner(&o),
         Command::Status(o) => standing::status(common, &o),

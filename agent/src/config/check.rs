@@ -1,8 +1,9 @@
 //! What the grammar cannot say: whether values make sense, and fit each other. Finds all that is wrong, not only the first.
 
 use super::{
-    Config, DaemonSettings, Policy, StoreEntry,
+    Config, DaemonSettings, LowSpace, Policy, StoreEntry,
     raw::{RawCapture, RawConfig, RawDaemon, RawStore},
+    raw_alert::RawTarget,
 };
 use crate::cli::Capture;
 use serde_saphyr::{Location, Spanned};
@@ -52,8 +53,11 @@ pub fn check(raw: RawConfig, programs: Programs) -> Result<Config, Vec<Wrong>> {
     let places: BTreeMap<String, Location> = raw.policies.iter().map(|(name, policy)| (name.clone(), policy.referenced)).collect();
     let policies: BTreeMap<String, Policy> = raw.policies.into_iter().map(|(name, policy)| (name.clone(), check.policy(&name, policy, &known))).collect();
     check.one_default(&policies, &places);
+    let names: (Vec<&str>, Vec<&str>) = (policies.keys().map(String::as_str).collect(), known.iter().map(String::as_str).collect());
+    let target = |(name, target): (String, Spanned<RawTarget>)| check.alert(&name, target, (&names.0, &names.1)).map(|target| (name, target));
+    let alerts = raw.alerts.into_iter().filter_map(target).collect();
     let daemon = check.daemon(raw.daemon);
-    if check.wrong.is_empty() { Ok(Config { stores, policies, daemon }) } else { Err(check.wrong) }
+    if check.wrong.is_empty() { Ok(Config { stores, policies, alerts, daemon }) } else { Err(check.wrong) }
 }
 
 impl Check {
@@ -80,7 +84,7 @@ impl Check {
 
     fn store(&mut self, name: &str, store: Spanned<RawStore>) -> StoreEntry {
         self.name("store", name, store.referenced);
-        let RawStore { url, key_file, passphrase_file, jobs_max, gc_every } = store.value;
+        let RawStore { url, key_file, passphrase_file, jobs_max, gc_every, low_space } = store.value;
         if let Some((scheme, _)) = url.value.split_once("://") {
             self.wrong(
                 url.referenced,
@@ -103,10 +107,20 @@ impl Check {
             passphrase_file: self.absolute(passphrase_file),
             jobs_max: jobs_max.map(|n| self.jobs_max(&n)),
             gc_every,
+            low_space: low_space.and_then(|text| self.low_space(&text)),
         }
     }
 
-    fn absolute(&mut self, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
+    fn low_space(&mut self, text: &Spanned<String>) -> Option<LowSpace> {
+        let percent = text.value.strip_suffix('%').map(|n| n.trim().parse::<u8>().ok().filter(|n| (1..=99).contains(n)).map(LowSpace::Percent));
+        let found = percent.unwrap_or_else(|| crate::commands::parse_bytes(&text.value).ok().filter(|n| *n > 0).map(LowSpace::Bytes));
+        if found.is_none() {
+            self.wrong(text.referenced, format!("low_space is {:?}; write a share of the file system, 1% to 99%, or a size, as 50GiB", text.value));
+        }
+        found
+    }
+
+    pub(super) fn absolute(&mut self, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
         let path = path?;
         if !path.value.is_absolute() {
             self.wrong(path.referenced, format!("{:?} is no absolute path; write it from / on", path.value));
@@ -158,15 +172,19 @@ impl Check {
     }
 
     fn program(&mut self, what: &str, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
-        let at = path.as_ref()?.referenced;
-        let path = self.absolute(path)?;
-        if self.programs == Programs::There
-            && path.is_absolute()
-            && let Err(why) = is_program(&path)
+        let path = path?;
+        self.program_at(what, &path.value, path.referenced);
+        Some(path.value)
+    }
+
+    pub(super) fn program_at(&mut self, what: &str, path: &Path, at: Location) {
+        if !path.is_absolute() {
+            self.wrong(at, format!("{path:?} is no absolute path; write it from / on"));
+        } else if self.programs == Programs::There
+            && let Err(why) = is_program(path)
         {
             self.wrong(at, format!("{what}: {}: {why}", path.display()));
         }
-        Some(path)
     }
 
     pub(super) fn seconds(&mut self, what: &str, text: &Spanned<String>, within: RangeInclusive<u64>) -> u64 {

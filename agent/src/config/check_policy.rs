@@ -104,7 +104,7 @@ impl Check {
         Select { names: self.patterns(names), tags, except: self.patterns(except), state: state.unwrap_or_default() }
     }
 
-    fn patterns(&mut self, patterns: Vec<Spanned<String>>) -> Vec<glob::Pattern> {
+    pub(super) fn patterns(&mut self, patterns: Vec<Spanned<String>>) -> Vec<glob::Pattern> {
         let mut out = Vec::new();
         for pattern in patterns {
             match glob::Pattern::new(&pattern.value) {

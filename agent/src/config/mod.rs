@@ -7,10 +7,12 @@
 //! - Programs that it names are looked at for the daemon alone, which starts them: a restore on another host must not want for them.
 //! - A file that is wrong changes nothing: who reloads keeps what there was.
 
+mod alert;
 mod check;
 mod check_policy;
 mod policy;
 mod raw;
+mod raw_alert;
 mod select;
 mod text;
 mod words;
@@ -22,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+pub use alert::{AlertTarget, Mail, Security, Way, Webhook};
 pub use check::{SOCKET_BYTES_MAX, is_program};
 pub use policy::{Every, Policy, QuiesceSettings, Retention, Select, SelectState};
 pub use select::{Subject, Word};
@@ -37,6 +40,8 @@ pub struct Config {
     pub stores: BTreeMap<String, StoreEntry>,
     /// Policies by name.
     pub policies: BTreeMap<String, Policy>,
+    /// Who is told what is wrong, by name.
+    pub alerts: BTreeMap<String, AlertTarget>,
     /// The daemon's own settings.
     pub daemon: DaemonSettings,
 }
@@ -54,6 +59,27 @@ pub struct StoreEntry {
     pub jobs_max: Option<usize>,
     /// At most so often its space is freed after points were forgotten; none is never.
     pub gc_every: Option<Duration>,
+    /// Free space below which it has little; none is what `doctor` takes for little.
+    pub low_space: Option<LowSpace>,
+}
+
+/// When a store has little space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LowSpace {
+    /// Of its file system's size.
+    Percent(u8),
+    /// So many.
+    Bytes(u64),
+}
+
+impl LowSpace {
+    /// Whether so much is little.
+    pub fn is_low(self, free_bytes: u64, size_bytes: u64) -> bool {
+        match self {
+            Self::Percent(percent) => u128::from(free_bytes) * 100 < u128::from(size_bytes) * u128::from(percent),
+            Self::Bytes(bytes) => free_bytes < bytes,
+        }
+    }
 }
 
 /// The daemon's own settings.

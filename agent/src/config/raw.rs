@@ -2,7 +2,10 @@
 //!
 //! What is said of each key here is said in docs/configuration.md: the page is made of it, and tests/tests/pages.rs holds it to that.
 
-use super::policy::{Every, SelectState};
+use super::{
+    policy::{Every, SelectState},
+    raw_alert::RawTarget,
+};
 use crate::watch::Trigger;
 use serde::{
     Deserialize, Deserializer,
@@ -31,6 +34,8 @@ pub struct RawConfig {
     /// - type: keys
     /// - default: as below
     /// - example: `{ jobs_max: 4 }`
+    #[serde(default)]
+    pub alerts: BTreeMap<String, Spanned<RawTarget>>,
     #[serde(default)]
     pub daemon: RawDaemon,
 }
@@ -68,6 +73,8 @@ pub struct RawStore {
     /// - example: `12h`
     #[serde(default)]
     pub gc_every: Option<Spanned<String>>,
+    #[serde(default)]
+    pub low_space: Option<Spanned<String>>,
 }
 
 /// A policy.

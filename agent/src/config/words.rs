@@ -177,7 +177,11 @@ mod tests {
             ("stores:\n  main: { url: /a #b }\n".into(), "2:9", "begins a comment"),
             ("stores:\n  main: { url: \"/srv }\n".into(), "2:16", "unclosed quote"),
             ("stores:\n  main:\n    url: /srv\n   key_file: /k\n".into(), "4:4", "is not indented as"),
-            ("store:\n  main: { url: /srv }\n".into(), "1:1", "there is no key 'store' here, did you mean 'stores'?; there are: stores, policies, daemon"),
+            (
+                "store:\n  main: { url: /srv }\n".into(),
+                "1:1",
+                "there is no key 'store' here, did you mean 'stores'?; there are: stores, policies, alerts, daemon",
+            ),
             ("stores:\n  main: { url: /srv, keyfile: /k }\n".into(), "2:22", "did you mean 'key_file'?"),
             ("nonsense: 1\n".into(), "1:1", "there is no key 'nonsense' here; there are"),
             (with("quiesce: { level: required }"), "7:23", "'required' is not known here, did you mean 'require'?"),

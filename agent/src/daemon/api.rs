@@ -52,6 +52,9 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/domains", get(domains))
         .route("/api/v1/reconcile", post(reconcile))
         .route("/api/v1/reload", post(reload))
+        .route("/api/v1/alerts", get(alerts))
+        .route("/api/v1/alerts/test", post(test_alerts))
+        .route("/api/v1/alerts/silence", post(silence))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -239,6 +242,36 @@ async fn reconcile(State(shared): Ctx, body: Body) -> Answer {
 async fn reload(State(shared): Ctx) -> Answer {
     let Reloaded { path, restart_needed } = shared.reload().await?;
     ok(&json!({"reloaded": true, "path": path.map(|p| p.display().to_string()), "restart_needed": restart_needed}))
+}
+
+async fn alerts(State(shared): Ctx) -> Answer {
+    ok(&shared.alerts.json(&shared.config()))
+}
+
+/// `POST /api/v1/alerts/test`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestWanted {
+    target: Option<String>,
+}
+
+async fn test_alerts(State(shared): Ctx, body: Body) -> Answer {
+    let wanted: TestWanted = read(body)?;
+    ok(&shared.test_alerts(wanted.target.as_deref()).await?)
+}
+
+/// `POST /api/v1/alerts/silence`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SilenceWanted {
+    key: String,
+    for_s: u64,
+}
+
+async fn silence(State(shared): Ctx, body: Body) -> Answer {
+    let wanted: SilenceWanted = read(body)?;
+    let until = shared.alerts.silence(&wanted.key, wanted.for_s.saturating_mul(1000))?;
+    ok(&json!({"key": wanted.key, "silent_until": (wanted.for_s > 0).then(|| crate::output::rfc3339(until))}))
 }
 
 async fn nowhere() -> Wrong {

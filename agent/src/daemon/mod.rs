@@ -2,6 +2,7 @@
 //!
 //! - [`lock`]: there is one; [`listen`]: its socket; [`door`]: that it stays; [`notify`]: what systemd hears
 //! - [`state`]: configuration, jobs and watch, shared; [`orders`]: from what is wanted to jobs; [`schedule`], [`upkeep`]: what is wanted by the clock
+//! - [`alerts`]: who is told what is wrong
 //! - [`serve`], [`api`]: the API; [`client`]: the command line's end of it
 //!
 //! Invariants
@@ -9,6 +10,7 @@
 //! - Nothing that hangs (libvirt, a disk, a client) hangs it: each lives on a thread or a task of its own, and all waits have limits.
 //! - It ends within [`END_LIMIT`] of being asked to, whatever hangs.
 
+mod alerts;
 mod api;
 pub mod client;
 mod door;
@@ -16,6 +18,7 @@ mod listen;
 mod lock;
 mod notify;
 mod orders;
+mod overdue;
 pub mod schedule;
 mod serve;
 mod state;
@@ -69,7 +72,7 @@ pub fn run(common: &Common, o: &Daemon) -> Outcome<Done> {
     let (listeners, removers): (Vec<_>, Vec<_>) = all.into_iter().map(Listening::parts).unzip();
     let (tell_broken, broken) = tokio::sync::mpsc::channel(BROKEN_MAX);
     let jobs = Jobs::start(&state_dir, state::limits(&config), move || lock.is_in_place(), tell_broken)?;
-    let places = Places { config: common.config.clone(), state_dir, connect: common.connect.clone() };
+    let places = Places { config: common.config.clone(), state_dir, connect: common.connect.clone(), socket: socket.clone() };
     let (wish, wishes) = tokio::sync::mpsc::channel(WISHES_MAX);
     let watch = watch::start(state::watch_settings(&config, &places), wish)?;
     if path.is_none() {
@@ -103,6 +106,7 @@ async fn serve_until_end(
     tokio::spawn(look_after(shared.clone(), broken));
     tokio::spawn(tell(shared.clone()));
     tokio::spawn(schedule::keep(shared.clone()));
+    tokio::spawn(alerts::keep(shared.clone()));
     let reloader = shared.clone();
     tokio::spawn(async move {
         while hup.recv().await.is_some() {

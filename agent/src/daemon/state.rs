@@ -3,7 +3,7 @@
 //! Invariants
 //! - The configuration is replaced whole, by one that was checked, or not at all.
 
-use super::{notify, orders::Ordering, upkeep};
+use super::{alerts::Desk, notify, orders::Ordering, upkeep};
 use crate::{
     config::{self, Config, ConfigErrors},
     failure::{FAILED, Failure, Outcome},
@@ -34,6 +34,8 @@ pub struct Places {
     pub state_dir: PathBuf,
     /// libvirt's URI that options named.
     pub connect: Option<String>,
+    /// Where commands find the daemon.
+    pub socket: PathBuf,
 }
 
 /// See the module.
@@ -58,6 +60,8 @@ pub struct Shared {
     unreachable: Mutex<Option<String>>,
     /// What keeps policies from their times, for people.
     unscheduled: Mutex<Vec<String>>,
+    /// Who was told what.
+    pub alerts: Desk,
     /// The records of domains, kept open between two looks.
     records: Mutex<Option<(Records, Instant)>>,
 }
@@ -124,6 +128,7 @@ impl Shared {
             ungranted: AtomicBool::new(false),
             unreachable: Mutex::new(None),
             unscheduled: Mutex::new(Vec::new()),
+            alerts: Desk::default(),
             records: Mutex::new(None),
         }
     }
@@ -258,23 +263,27 @@ impl Shared {
         self.jobs_json(std::slice::from_ref(job)).await.pop().unwrap_or_default()
     }
 
+    /// What is wrong with the daemon itself, but for its jobs and its watch: each with a word that stays the same for as long as it lasts.
+    pub fn own_problems(&self) -> Vec<(&'static str, String)> {
+        let config = self.wrong().into_iter().flatten().map(|line| ("config", format!("the configuration was not reloaded: {line}")));
+        let events = self.ungranted.load(std::sync::atomic::Ordering::Relaxed);
+        let events = events.then(|| ("events", "what an event asks for cannot be queued; see the daemon's log".to_owned()));
+        let socket = self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).clone().map(|why| ("socket", why));
+        let schedule = self.unscheduled.lock().unwrap_or_else(PoisonError::into_inner).clone().into_iter().map(|why| ("schedule", why));
+        config.chain(events).chain(socket).chain(schedule).collect()
+    }
+
     /// How the daemon is.
     pub async fn health(&self) -> Value {
         let counts = self.jobs.counts().await;
         let wrong = self.wrong();
-        let ungranted = self.ungranted.load(std::sync::atomic::Ordering::Relaxed);
         let silent_ms = u64::try_from(self.jobs.silent_for().as_millis()).unwrap_or(u64::MAX);
-        let mut reasons: Vec<String> = wrong.iter().flatten().map(|line| format!("the configuration was not reloaded: {line}")).collect();
-        match &counts {
-            Ok(counts) => reasons.extend(counts.problems.iter().cloned()),
-            Err(f) => reasons.push(f.message.clone()),
-        }
-        if ungranted {
-            reasons.push("what an event asks for cannot be queued; see the daemon's log".into());
-        }
-        reasons.extend(self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        reasons.extend(self.unscheduled.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
-        reasons.extend(self.watch.problems());
+        let of_jobs = match &counts {
+            Ok(counts) => counts.problems.clone(),
+            Err(f) => vec![f.message.clone()],
+        };
+        let own = self.own_problems().into_iter().map(|(_, words)| words);
+        let reasons: Vec<String> = of_jobs.into_iter().chain(own).chain(self.watch.problems()).chain(self.alerts.problems()).collect();
         json!({
             "status": if reasons.is_empty() { "ok" } else { "degraded" }, "reasons": reasons,
             "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(), "started": crate::output::rfc3339(self.started_unix_ms),

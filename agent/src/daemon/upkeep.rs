@@ -30,7 +30,7 @@ const VERIFY_EVERY_MS: u64 = 24 * HOUR_MS;
 pub const TRIGGER: &str = "policy";
 
 /// What a check of a store's packs is of.
-const ALL: &str = "*";
+pub(super) const ALL: &str = "*";
 
 /// What is known.
 pub struct Facts<'a> {
@@ -48,9 +48,9 @@ pub struct Facts<'a> {
 type DueWork = (Vec<Order>, (String, Slot));
 
 /// Domains of a store that exactly these policies take, and what they keep together.
-struct Group<'a> {
-    store: &'a str,
-    policies: Vec<(&'a str, &'a Policy)>,
+pub(super) struct Group<'a> {
+    pub(super) store: &'a str,
+    pub(super) policies: Vec<(&'a str, &'a Policy)>,
     names: Vec<&'a str>,
     uuids: Vec<&'a str>,
     keep: Retention,
@@ -90,7 +90,7 @@ impl Facts<'_> {
     }
 }
 
-fn groups<'a>(ordering: &Ordering<'a>, seen: &'a [Seen]) -> Vec<Group<'a>> {
+pub(super) fn groups<'a>(ordering: &Ordering<'a>, seen: &'a [Seen]) -> Vec<Group<'a>> {
     let mut out: BTreeMap<(&str, Vec<&str>), Group<'_>> = BTreeMap::new();
     for one in seen.iter().filter(|one| may_forget_of(ordering, seen, one)) {
         let taken = ordering.config.policies_of(&one.subject.clone().in_any_state());

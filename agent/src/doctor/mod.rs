@@ -67,6 +67,7 @@ pub fn run(request: &Request) -> Outcome<Report> {
     findings.extend(host.findings);
     findings.extend(host::tools());
     findings.extend(services);
+    findings.extend(service::alerts(&config));
     let stores_all_answer = answers.iter().all(|s| s.answering.is_some());
     let mut answering = Vec::new();
     for examined in answers {

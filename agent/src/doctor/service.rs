@@ -5,8 +5,9 @@ use super::{
     limit::within,
 };
 use crate::{
+    alerts::send,
     cli::{Common, SocketPlace},
-    config::{self, Config},
+    config::{self, AlertTarget, Config},
     daemon::client::Client,
     hook::{DIR_DEFAULT, Place, Source, look::Look},
     output,
@@ -36,6 +37,28 @@ pub fn config(common: &Common) -> (Option<Config>, Vec<Finding>) {
             (None, errors.lines().into_iter().map(wrong).collect())
         }
     }
+}
+
+/// Targets of alerts: whether what they are sent with can be used. Nothing is sent.
+pub fn alerts(config: &Option<Config>) -> Vec<Finding> {
+    const CHECK: &str = "alerts";
+    let targets = config.iter().flat_map(|config| config.alerts.clone());
+    let of = |(name, target): (String, AlertTarget)| {
+        let way = target.way_word();
+        match within(FILES_LIMIT, move || send::check(&target)) {
+            Ok(Ok(())) => Finding::ok(CHECK, format!("target {name}: {way}; 'cairn alert test {name}' sends a message")),
+            Ok(Err(why)) => {
+                Finding::told(CHECK, Status::Failed, &format!("target {name}: {why}"), "mend that, or the target, and try it with 'cairn alert test'")
+            }
+            Err(silent) => Finding::failed(CHECK, format!("target {name}: {silent}"), "see whether the disk of its files is in order (dmesg)"),
+        }
+    };
+    let found: Vec<Finding> = targets.map(of).collect();
+    let has_policies = config.as_ref().is_some_and(|config| !config.policies.is_empty());
+    if found.is_empty() && has_policies {
+        return vec![Finding::ok(CHECK, "nobody is told where backups fail: the configuration has no target below alerts: (docs/alerts.md)")];
+    }
+    found
 }
 
 /// libvirt's hook.

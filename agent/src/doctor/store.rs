@@ -8,7 +8,7 @@ use super::{
 use crate::{
     cli::Common,
     commands::now_unix_ms,
-    config::StoreEntry,
+    config::{LowSpace, StoreEntry},
     context::{self, store_path},
     output,
     watch::stores::{self, AnsweringStore},
@@ -48,9 +48,9 @@ pub struct Examined {
 /// Looks at one.
 pub fn examine(common: &Common, name: &str, entry: &StoreEntry) -> Examined {
     let common = Common { store: Some(entry.url.clone()), key_file: entry.key_file.clone(), passphrase_file: entry.passphrase_file.clone(), ..common.clone() };
-    let asked = common.clone();
+    let (asked, low) = (common.clone(), entry.low_space);
     let done = |answering, findings: Vec<Finding>| Examined { answering, findings: findings.into_iter().map(|f| f.of_store(name)).collect() };
-    let (is_there, mut findings) = match within(LOOK_LIMIT, move || look(&asked)) {
+    let (is_there, mut findings) = match within(LOOK_LIMIT, move || look(&asked, low)) {
         Ok(looked) => looked,
         Err(silent) => return done(None, vec![away(&format!("{}: {silent}", entry.url))]),
     };
@@ -82,7 +82,7 @@ fn away(found: &str) -> Finding {
 }
 
 /// What can be seen from outside; and whether there is a store at all.
-fn look(common: &Common) -> (bool, Vec<Finding>) {
+fn look(common: &Common, low: Option<LowSpace>) -> (bool, Vec<Finding>) {
     let path = match store_path(common.store.as_deref().unwrap_or_default()) {
         Ok(path) => path,
         Err(failure) => return (false, vec![Finding::told("store", Status::Failed, &failure.message, "name a directory")]),
@@ -90,7 +90,7 @@ fn look(common: &Common) -> (bool, Vec<Finding>) {
     // First: a store on a mount that endangers it is not opened at all.
     let mounted = mount(&path);
     match Store::identify(&path) {
-        Ok((id, encrypted)) => (true, [mounted, space(&path), key(common, &id, encrypted)].concat()),
+        Ok((id, encrypted)) => (true, [mounted, space(&path, low), key(common, &id, encrypted)].concat()),
         Err(e) if e.is_damage() => {
             let remedy = "docs/operations.md says what to do about a store whose configuration is damaged; do not write to it until then";
             (false, [mounted, vec![Finding::failed("store", e.to_string(), remedy)]].concat())
@@ -127,23 +127,24 @@ pub fn room(path: &Path) -> rustix::io::Result<(u64, u64)> {
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }
 
-fn space(path: &Path) -> Vec<Finding> {
+fn space(path: &Path, low: Option<LowSpace>) -> Vec<Finding> {
     const CHECK: &str = "space";
     match room(path) {
-        Ok((free_bytes, size_bytes)) => vec![space_of(free_bytes, size_bytes)],
+        Ok((free_bytes, size_bytes)) => vec![space_of(free_bytes, size_bytes, low)],
         Err(e) => vec![Finding::warning(CHECK, format!("its free space cannot be asked for: {e}"), "see 'df' on the store's folder")],
     }
 }
 
-/// What is to be said of a store's room.
-pub fn space_of(free_bytes: u64, size_bytes: u64) -> Finding {
+/// What is to be said of a store's room. `low`: what its configuration takes for little.
+pub fn space_of(free_bytes: u64, size_bytes: u64, low: Option<LowSpace>) -> Finding {
     const CHECK: &str = "space";
     let found = format!("{} of {} are free", output::bytes(free_bytes), output::bytes(size_bytes));
     let remedy = "'cairn prune' and then 'cairn gc' free what no rule keeps; 'cairn store info' says whose it is; or give the file system more room";
     let is_share_little = free_bytes < ENOUGH_BYTES && free_bytes.saturating_mul(100) < size_bytes.saturating_mul(LITTLE_PERCENT);
+    let is_little = low.map_or(free_bytes < LITTLE_BYTES || is_share_little, |low| low.is_low(free_bytes, size_bytes));
     if free_bytes < FREE_BYTES_MIN {
         Finding::failed(CHECK, found, remedy)
-    } else if free_bytes < LITTLE_BYTES || is_share_little {
+    } else if is_little {
         Finding::warning(CHECK, found, remedy)
     } else {
         Finding::ok(CHECK, found)
@@ -207,14 +208,20 @@ mod tests {
     #[test]
     fn room_is_judged_by_size_and_share() {
         let (gib, tib) = (1u64 << 30, 1u64 << 40);
-        for (free, size, status) in [
-            (100 << 20, tib, Status::Failed),
-            (gib, 10 * gib, Status::Warning),
-            (15 * gib, tib, Status::Warning),
-            (30 * gib, tib, Status::Ok),
-            (5 * gib, 20 * gib, Status::Ok),
+        let (tenth, fifty) = (Some(LowSpace::Percent(10)), Some(LowSpace::Bytes(50 * gib)));
+        for (free, size, low, status) in [
+            (100 << 20, tib, None, Status::Failed),
+            (gib, 10 * gib, None, Status::Warning),
+            (15 * gib, tib, None, Status::Warning),
+            (30 * gib, tib, None, Status::Ok),
+            (5 * gib, 20 * gib, None, Status::Ok),
+            (30 * gib, tib, tenth, Status::Warning),
+            (gib, 10 * gib, tenth, Status::Ok),
+            (100 << 20, 100 << 20, tenth, Status::Failed),
+            (49 * gib, 10 * tib, fifty, Status::Warning),
+            (50 * gib, 10 * tib, fifty, Status::Ok),
         ] {
-            assert_eq!(space_of(free, size).status, status, "{free} of {size}");
+            assert_eq!(space_of(free, size, low).status, status, "{free} of {size}, {low:?}");
         }
     }
 

@@ -254,6 +254,17 @@ impl JobFolder {
         last_words(&bytes)
     }
 
+    /// The last lines that the command said, at most so many.
+    pub fn last_lines(&self, lines_max: usize) -> Vec<String> {
+        let Some((length, mut file)) = File::open(self.log()).ok().and_then(|file| Some((file.metadata().ok()?.len(), file))) else { return Vec::new() };
+        let mut bytes = Vec::new();
+        let read = file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).and_then(|_| file.take(TAIL_BYTES).read_to_end(&mut bytes));
+        let text = String::from_utf8_lossy(&bytes);
+        // The first of them is cut, unless it is the first of all.
+        let lines: Vec<&str> = text.lines().skip(usize::from(length > TAIL_BYTES)).filter(|line| !line.trim().is_empty()).collect();
+        if read.is_err() { Vec::new() } else { lines[lines.len().saturating_sub(lines_max)..].iter().map(|line| (*line).to_owned()).collect() }
+    }
+
     /// A piece of the log, from an offset on.
     pub fn read_log(&self, offset: u64, bytes_max: u64) -> Outcome<LogPiece> {
         let path = self.log();

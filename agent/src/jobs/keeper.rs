@@ -12,7 +12,7 @@
 //! - Nothing begins on a disk that has no room for its end; what waits waits on, and says why.
 
 use super::{
-    Activity, Counts, Limits, Which, again,
+    Activity, Counts, Limits, Troubles, Which, again,
     folder::{JobFolder, Seen},
     launch::{self, Started, Way},
     record::{Begun, Exit, Job, JobId, Order, State, Ticket, jobs_dir},
@@ -73,6 +73,7 @@ pub enum Ask {
     Get(JobId, Reply<Job>),
     Cancel(JobId, Reply<Job>),
     Counts(Reply<Counts>),
+    Troubles(Reply<Troubles>),
     Limits(Limits, Reply<()>),
     Stop,
 }
@@ -173,6 +174,7 @@ impl Keeper {
             Ask::Get(id, reply) => drop(reply.send(self.get(id))),
             Ask::Cancel(id, reply) => drop(reply.send(self.cancel(id))),
             Ask::Counts(reply) => drop(reply.send(self.counts())),
+            Ask::Troubles(reply) => drop(reply.send(self.troubles())),
             Ask::Limits(limits, reply) => {
                 self.limits = limits;
                 drop(reply.send(Ok(())));
@@ -250,14 +252,6 @@ impl Keeper {
 
     fn get(&mut self, id: JobId) -> Outcome<Job> {
         self.sql(|t| t.get(id))?.ok_or_else(|| Failure::new(NOT_FOUND, format!("there is no job {id}; see 'cairn jobs --all'")))
-    }
-
-    fn counts(&mut self) -> Outcome<Counts> {
-        let since = now_unix_ms().saturating_sub(OWED_MS);
-        let owed = self.sql(|t| t.owed(since, OWED_MAX))?;
-        let problems =
-            self.no_room.iter().chain(&self.trouble).cloned().chain(owed.iter().map(Job::owed_words)).chain(self.stalled.problems().iter().cloned()).collect();
-        Ok(Counts { queued: self.sql(|t| t.count(State::Queued))?, running: self.sql(|t| t.count(State::Running))?, problems })
     }
 
     /// Whether jobs can begin; why not.
@@ -488,6 +482,8 @@ fn end(job: &mut Job, exit: Exit) {
     }
 }
 
+#[path = "keeper_told.rs"]
+mod told;
 #[path = "keeper_tries.rs"]
 mod tries;
 

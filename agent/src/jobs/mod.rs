@@ -24,7 +24,7 @@ mod table;
 
 pub use folder::last_words;
 pub use record::{Job, JobId, Kind, Order, State};
-pub use table::{Activity, Which};
+pub use table::{Activity, Which, is_damage};
 
 use crate::{
     failure::{BUSY, FAILED, Failure, Outcome},
@@ -69,6 +69,19 @@ pub struct Counts {
     pub running: usize,
     /// Why none can begin, or what of them cannot be written down; each for as long as it is so.
     pub problems: Vec<String>,
+}
+
+/// All that is wrong with jobs, one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// The last of their work, failed for good or lost, newest first.
+    pub owed: Vec<Job>,
+    /// Those that do not get on, in words.
+    pub stalled: Vec<(JobId, String)>,
+    /// All that wait or run.
+    pub busy: Vec<JobId>,
+    /// Why none can begin, or be written down.
+    pub other: Vec<String>,
 }
 
 /// The keeper's other end.
@@ -138,6 +151,11 @@ impl Jobs {
     /// How many there are.
     pub async fn counts(&self) -> Outcome<Counts> {
         self.ask(Ask::Counts).await
+    }
+
+    /// What is wrong with them.
+    pub async fn troubles(&self) -> Outcome<Troubles> {
+        self.ask(Ask::Troubles).await
     }
 
     /// Other limits from now on.

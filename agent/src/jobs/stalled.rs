@@ -31,12 +31,14 @@ pub struct Stalled {
     /// How far each was when it was last seen to move, and when that was.
     moved: HashMap<JobId, (Vec<Value>, Instant)>,
     problems: Vec<String>,
+    /// Each of them, however many.
+    all: Vec<(JobId, String)>,
 }
 
 impl Stalled {
     /// Nothing was seen yet.
     pub fn new(now: Instant) -> Self {
-        Self { next: now, moved: HashMap::new(), problems: Vec::new() }
+        Self { next: now, moved: HashMap::new(), problems: Vec::new(), all: Vec::new() }
     }
 
     /// Whether it is time for a look; it is taken to be done.
@@ -63,29 +65,33 @@ impl Stalled {
             let still = now.saturating_duration_since(*since);
             if still >= STILL_MAX {
                 let (id, minutes) = (job.id, still.as_secs() / 60);
-                told.push(format!(
+                told.push((job.id, format!(
                     "{} runs, and has not moved for {minutes} minutes: does its store hang? 'cairn job log {id}' has its last words, 'cairn job cancel {id}' ends it",
                     named(job)
-                ));
+                )));
             }
         }
         for job in waiting {
             let due_unix_ms = job.again.as_ref().map_or(0, |again| again.not_before_unix_ms).max(job.queued_unix_ms);
             let waits_ms = now_unix_ms.saturating_sub(due_unix_ms);
             if waits_ms >= WAIT_MAX_MS {
-                told.push(format!(
-                    "{} has waited for its turn for {} hours; see 'cairn jobs' for what runs, and daemon.jobs_max",
-                    named(job),
-                    waits_ms / 3_600_000
+                told.push((
+                    job.id,
+                    format!("{} has waited for its turn for {} hours; see 'cairn jobs' for what runs, and daemon.jobs_max", named(job), waits_ms / 3_600_000),
                 ));
             }
         }
         let more = told.len().saturating_sub(NAMED_MAX);
-        told.truncate(NAMED_MAX);
+        self.problems = told.iter().take(NAMED_MAX).map(|(_, words)| words.clone()).collect();
         if more > 0 {
-            told.push(format!("{more} more jobs do not get on; see 'cairn jobs'"));
+            self.problems.push(format!("{more} more jobs do not get on; see 'cairn jobs'"));
         }
-        self.problems = told;
+        self.all = told;
+    }
+
+    /// Each of them, with its number.
+    pub fn all(&self) -> &[(JobId, String)] {
+        &self.all
     }
 
     /// For people.

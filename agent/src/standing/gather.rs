@@ -84,8 +84,9 @@ pub fn gather(common: &Common, place: &SocketPlace) -> Outcome<Report> {
             name: name.clone(),
             url: entry.url.clone(),
             points: answers.map(AnsweringStore::points_count),
+            damaged: answers.map(AnsweringStore::damaged_count),
             room,
-            space: room.map(|(free, size)| room::space_of(free, size).of_store(name)),
+            space: room.map(|(free, size)| room::space_of(free, size, entry.low_space).of_store(name)),
             silent: answers.is_none().then(|| silence(name)),
         }
     };

@@ -77,6 +77,8 @@ pub struct StoreStanding {
     pub url: String,
     /// How many points it has; none where it does not answer.
     pub points: Option<usize>,
+    /// How many of them are known to be damaged.
+    pub damaged: Option<usize>,
     /// Bytes that are free, and of how many.
     pub room: Option<(u64, u64)>,
     /// What is to be said of that; none where it cannot be told.
@@ -103,7 +105,7 @@ impl Report {
     pub fn json(&self) -> Value {
         let store = |s: &StoreStanding| {
             json!({
-                "name": s.name, "url": s.url, "points": s.points, "free": s.room.map(|(free, _)| free), "size": s.room.map(|(_, size)| size),
+                "name": s.name, "url": s.url, "points": s.points, "damaged": s.damaged, "free": s.room.map(|(free, _)| free), "size": s.room.map(|(_, size)| size),
                 "space": s.space.as_ref().map(|f| f.status.word()), "silent": s.silent,
             })
         };

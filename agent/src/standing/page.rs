@@ -37,7 +37,12 @@ pub fn is_well(report: &Report) -> bool {
     let is_fine = |standing| matches!(standing, Standing::Kept | Standing::Excluded | Standing::NoRpo);
     let has_room = |s: &super::StoreStanding| s.silent.is_none() && s.space.as_ref().is_none_or(|space| space.status == Status::Ok);
     let is_content = report.health.as_ref().map_or(!report.is_daemon_missed(), |health| health["status"] == "ok");
-    report.unseen.is_empty() && is_content && report.domains.iter().all(|d| is_fine(d.standing())) && report.stores.iter().all(has_room)
+    let is_whole = |s: &super::StoreStanding| s.damaged.is_none_or(|n| n == 0);
+    report.unseen.is_empty()
+        && report.stores.iter().all(is_whole)
+        && is_content
+        && report.domains.iter().all(|d| is_fine(d.standing()))
+        && report.stores.iter().all(has_room)
 }
 
 fn head(report: &Report) -> String {
@@ -118,6 +123,7 @@ fn stores(report: &Report) -> String {
         let little = store.space.as_ref().is_some_and(|space| space.status != Status::Ok);
         let state = match &store.silent {
             Some(why) => format!("DOES NOT ANSWER: {}", shown(why)),
+            None if store.damaged.is_some_and(|n| n > 0) => format!("DAMAGED POINTS: {}, 'cairn list' marks them", store.damaged.unwrap_or(0)),
             None if little => "LITTLE SPACE: 'cairn prune' and 'cairn gc' free what no rule keeps".to_owned(),
             None => "ok".to_owned(),
         };
@@ -154,7 +160,15 @@ mod tests {
         let judged = |store: &str, found, standing| Judged { claim: claim(store, Some(Duration::from_secs(93_600))), found, standing, why: None };
         let point = Found::Point { id: "p".into(), time_unix_ms: 1_000_000 };
         let domain = |claims| DomainStanding { name: "web\u{1b}1".into(), uuid: "u".into(), running: true, excluded: false, claims };
-        let store = StoreStanding { name: "main".into(), url: "/srv".into(), points: Some(3), room: Some((1 << 40, 1 << 41)), space: None, silent: None };
+        let store = StoreStanding {
+            name: "main".into(),
+            url: "/srv".into(),
+            points: Some(3),
+            damaged: Some(0),
+            room: Some((1 << 40, 1 << 41)),
+            space: None,
+            silent: None,
+        };
         let good = Report {
             now_unix_ms: 5_000_000,
             host: "h".into(),
@@ -174,6 +188,7 @@ mod tests {
                 Report { domains: vec![domain(vec![judged("main", point, Standing::Kept), judged("far", Found::Nothing, Standing::Never)])], ..good.clone() },
                 "NO POINT",
             ),
+            (Report { stores: vec![StoreStanding { damaged: Some(2), ..store.clone() }], ..good.clone() }, "DAMAGED POINTS: 2"),
             (Report { stores: vec![StoreStanding { silent: Some("gone".into()), ..store }], ..good.clone() }, "DOES NOT ANSWER"),
             (Report { unseen: vec!["libvirt".into()], ..good.clone() }, "NOT SEEN"),
             (Report { health: None, ..good.clone() }, "POLICIES MAKE NO POINTS"),

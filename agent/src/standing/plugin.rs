@@ -151,6 +151,12 @@ fn of_stores(report: &Report, of_policy: &impl Fn(&str) -> bool) -> Vec<(State, 
         if let Some(why) = &store.silent {
             found.push((State::Unknown, format!("store {}: {why}", store.name)));
         }
+        if let Some(n @ 1..) = store.damaged {
+            found.push((
+                State::Critical,
+                format!("store {}: {n} points are damaged; 'cairn list' marks them, docs/operations.md says what can be done", store.name),
+            ));
+        }
         let state = match store.space.as_ref().map(|space| space.status) {
             Some(Status::Failed) => State::Critical,
             Some(Status::Warning) => State::Warning,
@@ -231,8 +237,8 @@ mod tests {
 
     fn report(domains: Vec<DomainStanding>) -> Report {
         let room = (50 << 30, 100 << 30);
-        let space = Some(crate::doctor::store::space_of(room.0, room.1));
-        let store = StoreStanding { name: "main".into(), url: "/srv".into(), points: Some(1), room: Some(room), space, silent: None };
+        let space = Some(crate::doctor::store::space_of(room.0, room.1, None));
+        let store = StoreStanding { name: "main".into(), url: "/srv".into(), points: Some(1), damaged: Some(0), room: Some(room), space, silent: None };
         let health = Some(json!({"status": "ok", "reasons": []}));
         Report {
             now_unix_ms: NOW,
@@ -301,8 +307,13 @@ mod tests {
         let said = judge(&report(good()), &unknown);
         assert!(said.state == State::Unknown && said.text.contains("gold, nightly"), "{}", said.text);
         let mut full = report(good());
-        full.stores[0].space = Some(crate::doctor::store::space_of(1 << 20, 100 << 30));
+        full.stores[0].space = Some(crate::doctor::store::space_of(1 << 20, 100 << 30, None));
         assert_eq!(judge(&full, &Wanted::default()).state, State::Critical);
+        full.stores[0].space = None;
+        full.stores[0].damaged = Some(1);
+        let said = judge(&full, &Wanted::default());
+        assert!(said.state == State::Critical && said.text.contains("1 points are damaged"), "{}", said.text);
+        full.stores[0].damaged = Some(0);
         full.stores[0].silent = Some("gone".into());
         full.stores[0].space = None;
         assert_eq!(judge(&full, &Wanted::default()).state, State::Unknown);

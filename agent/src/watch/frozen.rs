@@ -25,6 +25,17 @@ pub struct Frozen {
     running: BTreeMap<String, (String, Option<String>)>,
 }
 
+/// A guest that may stand frozen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// Of the domain.
+    pub uuid: String,
+    /// Of the domain.
+    pub name: String,
+    /// For people, in words that can be shown.
+    pub words: String,
+}
+
 /// Whether a look found a freeze and could not end it.
 pub fn stays(report: &Value) -> Option<&str> {
     let left = report["found"].as_array()?.iter().find(|found| found["kind"] == "freeze" && found["gone"] == false)?;
@@ -55,22 +66,28 @@ impl Frozen {
 
     /// For people, in words that can be shown. `records`: folder of the records of open freezes.
     pub fn problems(&self, records: &Path) -> Vec<String> {
+        let mut out: Vec<String> = self.stuck(records).into_iter().map(|stuck| stuck.words).collect();
+        let more = out.len().saturating_sub(NAMED_MAX);
+        if more > 0 {
+            out.truncate(NAMED_MAX);
+            out.push(format!("{more} more guests may stand frozen; 'cairn reconcile' shows all"));
+        }
+        out
+    }
+
+    /// Each of them.
+    pub fn stuck(&self, records: &Path) -> Vec<Stuck> {
         let open = self.running.iter().filter(|(uuid, _)| is_open(records, uuid));
-        let mut stuck = open.filter_map(|(uuid, (name, why))| {
+        let stuck = open.filter_map(|(uuid, (name, why))| {
             // A clock that was set back tells no age: then the look's word counts alone.
             let since = age(records, uuid);
             let is_late = match (why, since) {
                 (Some(_), since) => since.is_none_or(|since| since >= FREEZE_WAITS_MAX),
                 (None, since) => since.is_some_and(|since| since >= FREEZE_LIMIT_MAX),
             };
-            is_late.then(|| words(name, why.as_deref(), since))
+            is_late.then(|| Stuck { uuid: uuid.clone(), name: name.clone(), words: words(name, why.as_deref(), since) })
         });
-        let mut out: Vec<String> = stuck.by_ref().take(NAMED_MAX).collect();
-        let more = stuck.count();
-        if more > 0 {
-            out.push(format!("{more} more guests may stand frozen; 'cairn reconcile' shows all"));
-        }
-        out
+        stuck.collect()
     }
 }
 

@@ -23,6 +23,7 @@ mod records;
 pub mod stores;
 mod wish;
 
+pub use frozen::Stuck;
 pub use records::{Records, Seen};
 pub use wish::{Trigger, WISHES_MAX, Wish};
 
@@ -137,18 +138,28 @@ impl WatchHandle {
 
     /// What keeps it from seeing domains, for people.
     pub fn problems(&self) -> Vec<String> {
+        let stuck = core::with(&self.shared, |s| s.frozen.clone()).problems(Path::new(RECORD_DIR_DEFAULT));
+        self.own_problems().into_iter().map(|(_, words)| words).chain(stuck).collect()
+    }
+
+    /// Guests that may stand frozen; none before all domains were looked at.
+    pub fn stuck(&self) -> Option<Vec<Stuck>> {
+        let state = core::with(&self.shared, |s| s.clone());
+        let stuck = state.frozen.stuck(Path::new(RECORD_DIR_DEFAULT));
+        (state.all_unix_ms.is_some() || !stuck.is_empty()).then_some(stuck)
+    }
+
+    /// What keeps it from seeing domains, but for guests that stand frozen: each with a word that stays the same for as long as it lasts.
+    pub fn own_problems(&self) -> Vec<(&'static str, String)> {
         // The hook of the system's libvirt tells root alone.
         let is_wanted = nix::unistd::geteuid().is_root() || self.settings.lock().unwrap_or_else(PoisonError::into_inner).hook_dir != Path::new(DIR_DEFAULT);
         let deaf = if is_wanted { self.inbox.problems() } else { Vec::new() };
         let state = core::with(&self.shared, |s| s.clone());
         let forgetful = state.forgetful.as_ref().map(|why| format!("nothing is remembered of domains: {why}"));
-        away(&state, Instant::now())
-            .into_iter()
-            .chain(deaf)
-            .chain(state.failing.problems())
-            .chain(state.frozen.problems(Path::new(RECORD_DIR_DEFAULT)))
-            .chain(forgetful)
-            .collect()
+        let away = away(&state, Instant::now()).into_iter().map(|why| ("libvirt", why));
+        let deaf = deaf.into_iter().map(|why| ("hook", why));
+        let failing = state.failing.problems().into_iter().map(|why| ("looks", why));
+        away.chain(deaf).chain(failing).chain(forgetful.map(|why| ("records", why))).collect()
     }
 
     /// Ends it, within the limit or not at all.

@@ -169,6 +169,11 @@ impl AnsweringStore {
         self.points.len()
     }
 
+    /// How many of them are known to be damaged.
+    pub fn damaged_count(&self) -> usize {
+        self.points.iter().filter(|p| p.state() == PointState::Damaged).count()
+    }
+
     /// The newest undamaged point of a domain was taken without QEMU's monitor (docs/adr/0024); arguments as of [`Self::newest`].
     pub fn spares_monitor(&self, uuid: &str, name: &str, known: &[String]) -> bool {
         let newest = self.newest(uuid, name, known).and_then(|(id, _)| self.points.iter().find(|p| p.id.to_string() == id));

@@ -1,5 +1,6 @@
 //! The daemon as it is used: real processes, a real socket, real jobs on real stores; what is left when any of them is killed.
 
+mod alerts;
 mod api;
 mod config;
 mod full;
