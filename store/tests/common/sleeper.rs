@@ -2,9 +2,8 @@
 
 use super::{Lab, passes_on};
 use cairn_store::{
-    OpenOptions, Result, Store,
-    format::ObjectName,
-    platform::{Created, Deleting, Durability, LocalPlatform, Platform},
+    OpenOptions, Store,
+    platform::{LocalPlatform, Platform},
 };
 use std::{
     sync::{
