@@ -2,15 +2,17 @@
 
 use super::{
     check::{Check, listed},
-    policy::{Checks, Policy, QuiesceSettings, Retention, Select},
-    raw::{Level, Lines, RawPolicy, RawQuiesce, RawRetention, RawSelect, RawVerify},
+    policy::{BackupLimits, Checks, Policy, QuiesceSettings, Retention, Select},
+    raw::{Level, Lines, RawLimits, RawPolicy, RawQuiesce, RawRetention, RawSelect, RawVerify},
     words,
 };
 use crate::{
     cli::Quiesce,
+    read_limit::parse_read_limit,
     schedule::{Cron, Schedule, Window},
 };
 use cairn_quiesce::level::FREEZE_LIMIT_S;
+use cairn_store::DISKS_AT_ONCE_MAX;
 use jiff::tz::TimeZone;
 use serde_saphyr::{Location, Spanned};
 use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
@@ -20,6 +22,7 @@ const JITTER_S: RangeInclusive<u64> = 0..=86_400;
 /// What nobody can keep is no objective, nor is what nobody would miss.
 const RPO_S: RangeInclusive<u64> = 60..=10 * 366 * 86_400;
 const PERCENT: RangeInclusive<u64> = 1..=100;
+const PARALLEL_DISKS: RangeInclusive<u64> = 1..=DISKS_AT_ONCE_MAX as u64;
 
 impl Check {
     pub(super) fn policy(&mut self, name: &str, policy: Spanned<RawPolicy>, stores: &BTreeSet<String>) -> Policy {
@@ -69,6 +72,7 @@ impl Check {
             tags: tags.unwrap_or_default(),
             retention: raw.retention.map(|retention| self.retention(name, retention)),
             verify: self.verify(raw.verify),
+            limits: self.limits(raw.limits),
         }
     }
 
@@ -207,6 +211,23 @@ impl Check {
             text.value
         });
         Checks { percent_daily, rate, boot: verify.boot }
+    }
+
+    fn limits(&mut self, limits: RawLimits) -> BackupLimits {
+        let read = limits.read.and_then(|text| match parse_read_limit(&text.value) {
+            Ok(bytes_per_s) => Some((text.value, bytes_per_s)),
+            Err(why) => {
+                self.wrong(text.referenced, format!("limits.read: {why}"));
+                None
+            }
+        });
+        let parallel_disks = limits.parallel_disks.and_then(|n| {
+            if !PARALLEL_DISKS.contains(&n.value) {
+                self.wrong(n.referenced, format!("parallel_disks is {}; it must be within {} and {}", n.value, PARALLEL_DISKS.start(), PARALLEL_DISKS.end()));
+            }
+            u8::try_from(n.value).ok()
+        });
+        BackupLimits { read, parallel_disks }
     }
 
     fn quiesce(&mut self, quiesce: RawQuiesce) -> QuiesceSettings {

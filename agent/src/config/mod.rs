@@ -23,7 +23,7 @@ use std::{
 };
 
 pub use check::{SOCKET_BYTES_MAX, is_program};
-pub use policy::{Every, Policy, QuiesceSettings, Retention, Select, SelectState};
+pub use policy::{BackupLimits, Every, Policy, QuiesceSettings, Retention, Select, SelectState};
 pub use select::{Subject, Word};
 pub use text::{ConfigErrors, load, load_for_daemon, parse_for_daemon};
 

@@ -65,6 +65,8 @@ pub struct RawPolicy {
     pub retention: Option<Spanned<RawRetention>>,
     #[serde(default)]
     pub verify: RawVerify,
+    #[serde(default)]
+    pub limits: RawLimits,
 }
 
 /// One text, or a list of them.
@@ -145,6 +147,16 @@ pub struct RawVerify {
     pub rate: Option<Spanned<String>>,
     #[serde(default)]
     pub boot: Option<Every>,
+}
+
+/// How much of the host a backup takes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLimits {
+    #[serde(default)]
+    pub read: Option<Spanned<String>>,
+    #[serde(default)]
+    pub parallel_disks: Option<Spanned<u64>>,
 }
 
 /// How the guest is quiesced.

@@ -193,6 +193,12 @@ daemon:
             ("    on: [shutdown]", "    verify: { data_percent_daily: 101 }", (6, 35), "within 1 and 100"),
             ("    on: [shutdown]", "    verify: { rate: 1MiB }", (6, 21), "give both"),
             ("    on: [shutdown]", "    verify: { boot: hourly }", (6, 21), "there are: daily, weekly, monthly"),
+            ("    on: [shutdown]", "    limits: { read: 0 }", (6, 21), "1MiB/s is the least"),
+            ("    on: [shutdown]", "    limits: { read: 200KiB/s }", (6, 21), "too little to read a disk with"),
+            ("    on: [shutdown]", "    limits: { read: fast }", (6, 21), "write 200MiB/s"),
+            ("    on: [shutdown]", "    limits: { parallel_disks: 0 }", (6, 31), "within 1 and 8"),
+            ("    on: [shutdown]", "    limits: { parallel_disks: 300 }", (6, 31), "within 1 and 8"),
+            ("    on: [shutdown]", "    limits: { write: 200MiB/s }", (6, 15), "there are: read, parallel_disks"),
             ("names: [\"prod-*\"]", "tags: [\"a b\"]", (5, 22), "cannot be a tag of domains"),
             ("names: [\"prod-*\"]", "state: asleep", (5, 22), "there are: any, running, off"),
             ("key_file: /etc/cairn/keys/main.key", "jobs_max: 0", (2, 39), "within 1 and 64"),
@@ -240,7 +246,7 @@ daemon:
 
     #[test]
     fn a_policy_says_when_what_is_kept_and_what_is_checked() {
-        let more = "    on: [shutdown]\n    schedule: [\"0 2 * * *\", \"@weekly\"]\n    timezone: Europe/Berlin\n    jitter: 30m\n    window: 22:00-06:00\n    rpo: 26h\n    retention: { keep_last: 3, keep_daily: 7, keep_within: 1mo, keep_tags: [gold], min_age: 1d }\n    verify: { data_percent_daily: 15, rate: 50MiB, boot: weekly }";
+        let more = "    on: [shutdown]\n    schedule: [\"0 2 * * *\", \"@weekly\"]\n    timezone: Europe/Berlin\n    jitter: 30m\n    window: 22:00-06:00\n    rpo: 26h\n    retention: { keep_last: 3, keep_daily: 7, keep_within: 1mo, keep_tags: [gold], min_age: 1d }\n    verify: { data_percent_daily: 15, rate: 50MiB, boot: weekly }\n    limits: { read: 200MiB/s, parallel_disks: 2 }";
         let text = GOOD.replace("    on: [shutdown]", more).replace("key_file: /etc/cairn/keys/main.key", "jobs_max: 1, gc_every: never");
         let c = parse(Path::new("/c"), &text, Programs::There).unwrap_or_else(|e| panic!("{e}"));
         let policy = &c.policies["nightly"];
@@ -253,6 +259,7 @@ daemon:
             (policy.verify.percent_daily, policy.verify.rate.as_deref(), policy.verify.boot.map(Every::word)),
             (Some(15), Some("50MiB"), Some("weekly"))
         );
+        assert_eq!((policy.limits.read.clone(), policy.limits.parallel_disks), (Some(("200MiB/s".to_owned(), 200 << 20)), Some(2)));
         assert_eq!((c.stores["main"].jobs_max, c.stores["main"].gc_every), (Some(1), None));
         let second = text.replace("policies:\n", "policies:\n  a: { default: true, stores: [main] }\n  b: { default: true, stores: [main] }\n");
         let e = wrong(&second);
