@@ -7,6 +7,7 @@
 //! - Programs that it names are looked at for the daemon alone, which starts them: a restore on another host must not want for them.
 //! - A file that is wrong changes nothing: who reloads keeps what there was.
 
+mod blank;
 mod check;
 mod check_policy;
 mod policy;
