@@ -11,6 +11,7 @@
 
 mod api;
 pub mod client;
+mod defined;
 mod door;
 mod listen;
 mod lock;
