@@ -28,6 +28,7 @@ mod logging;
 mod own;
 mod point_export;
 mod points;
+mod read_limit;
 mod recover_host;
 mod restore;
 mod retention;

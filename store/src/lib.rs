@@ -35,7 +35,7 @@ pub mod verify;
 mod witness;
 
 pub use against::Comparison;
-pub use backup::{BackupOutcome, DiskJob, DiskResult, Part, Plan, PointInfo, Progress};
+pub use backup::{BackupOutcome, DISKS_AT_ONCE_MAX, DiskJob, DiskResult, Part, Plan, PointInfo, Progress};
 pub use block::{BlockSource, BlockTarget, Extent, FileSource, FileTarget};
 pub use cairn_store_format as format;
 pub use crypto::{Credential, RECOVERY_PREFIX, SecretKey};

@@ -17,6 +17,8 @@ const KIB: u64 = 1 << 10;
 /// Of each image.
 const SIZE: &str = "8M";
 const SIZE_KIB: u64 = 8 << 10;
+/// Of a floppy disk, as they were.
+const FLOPPY_SIZE: &str = "1440K";
 
 /// What an image is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,8 @@ fn tool(program: &str, args: &[&str]) {
 #[derive(Debug, Clone)]
 struct Row {
     target: String,
+    /// As libvirt has it; what is no `disk` is not saved.
+    device: &'static str,
     bus: &'static str,
     /// Attributes of `<disk>` and `<source>`.
     kind: &'static str,
@@ -81,10 +85,10 @@ struct Row {
 
 impl Row {
     fn xml(&self) -> String {
-        let Self { target, bus, kind, source, format, more, .. } = self;
+        let Self { target, device, bus, kind, source, format, more, .. } = self;
         let thread = self.iothread.map(|number| format!(" iothread='{number}'")).unwrap_or_default();
         format!(
-            "<disk type='{kind}' device='disk'><driver name='qemu' type='{format}'{thread}/><source {source}/><target dev='{target}' bus='{bus}'/>{more}\
+            "<disk type='{kind}' device='{device}'><driver name='qemu' type='{format}'{thread}/><source {source}/><target dev='{target}' bus='{bus}'/>{more}\
              <alias name='ua-{target}'/></disk>"
         )
     }
@@ -153,6 +157,15 @@ impl Hollow {
         self.rows.last_mut().expect("just pushed").bus = "sata";
     }
 
+    /// A floppy disk in its drive: it is neither written to nor among [`Self::images`].
+    pub fn add_floppy(&mut self, target: &str, name: &str) {
+        let path = self.path(name);
+        tool("qemu-img", &["create", "-q", "-f", "raw", &path.to_string_lossy(), FLOPPY_SIZE]);
+        self.push(target, "file", file_source(&path), path, "raw");
+        let row = self.rows.last_mut().expect("just pushed");
+        (row.device, row.bus) = ("floppy", "fdc");
+    }
+
     /// A disk with data that an I/O thread of its own serves; [`Self::write_all`] leaves it alone.
     pub fn add_with_iothread(&mut self, target: &str, name: &str, iothread: u8) {
         self.add(target, Kind::Qcow2, name);
@@ -176,7 +189,8 @@ impl Hollow {
 
     fn push(&mut self, target: &str, kind: &'static str, source: String, path: PathBuf, format: &str) {
         let bus = if target.starts_with("vd") { "virtio" } else { "scsi" };
-        self.rows.push(Row { target: target.to_owned(), bus, kind, source, path, format: format.to_owned(), more: String::new(), iothread: None });
+        let (target, format) = (target.to_owned(), format.to_owned());
+        self.rows.push(Row { target, device: "disk", bus, kind, source, path, format, more: String::new(), iothread: None });
     }
 
     /// Defines it as it is now and starts it.
@@ -249,7 +263,7 @@ impl Hollow {
     }
 
     fn saved(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| row.more.is_empty())
+        self.rows.iter().filter(|row| row.more.is_empty() && row.device == "disk")
     }
 
     fn written(&self) -> impl Iterator<Item = &Row> {

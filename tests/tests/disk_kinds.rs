@@ -82,14 +82,17 @@ fn every_kind_is_documented(suite: &Suite, capture: &str, heading: &str, always_
     machine.add_with("vdj", Kind::Raw, "shared.raw", "<shareable/>");
     machine.add_with("vdk", Kind::Raw, "fixed.raw", "<readonly/>");
     machine.add_with("vdl", Kind::Qcow2, "gone-after.qcow2", "<transient/>");
+    machine.add_floppy("fda", "floppy.img");
     machine.define_and_start();
 
     machine.write_all(1);
     let (first, line) = saved_by(suite, &machine, capture);
     assert_eq!(line.matches("full").count(), told.len(), "{line}");
-    let skipped = suite.point(&first)["source"]["skipped"].to_string();
-    for target in ["vdj", "vdk", "vdl"] {
-        assert!(skipped.contains(target), "{target} is left out without a word: {skipped}");
+    let point = suite.point(&first);
+    let skipped = point["source"]["skipped"].as_array().expect("a list");
+    for (target, why) in [("vdj", "shareable"), ("vdk", "read-only"), ("vdl", "transient"), ("fda", "floppy")] {
+        let said = skipped.iter().any(|disk| disk["target"] == target && disk["reason"].as_str().is_some_and(|reason| reason.contains(why)));
+        assert!(said, "{target} is left out without a word: {skipped:?}");
     }
 
     machine.write_all(2);
@@ -192,6 +195,48 @@ lab_test!(disks_that_come_and_go, NO_GUEST(), |lab| {
     let (_, line) = saved(&suite, &machine);
     assert!(!line.contains("compare"), "{line}");
     suite.cairn.ok(&["verify", "--all", "--data"]).expect("verify");
+});
+
+lab_test!(a_limit_is_for_all_disks_together_however_many_are_read_at_once, NO_GUEST(), |lab| {
+    let suite = Suite::new(&lab);
+    let mut machine = Hollow::new("slow");
+    machine.add("vda", Kind::Qcow2, "a.qcow2");
+    machine.add("vdb", Kind::Raw, "b.raw");
+    machine.define_and_start();
+    let save = |machine: &Hollow, more: &[&str]| {
+        let begin = Instant::now();
+        let output = suite.cairn.run(&[&["backup", machine.name(), "--quiesce", "never", "--json"], more].concat()).expect("it ends");
+        assert!([cairn::DONE, cairn::WARNINGS].contains(&output.code()), "{}", output.err_text());
+        let took = begin.elapsed();
+        let point: Value = serde_json::from_str(&output.text()).expect("a point");
+        let images = machine.images();
+        let compared: Vec<_> = images.iter().map(|(target, path, format)| (target.as_str(), path.as_path(), format.as_str())).collect();
+        suite.assert_disks(point["id"].as_str().expect("an id"), &compared);
+        let read: u64 = ["vda", "vdb"].map(|target| cairn::disk(&point, target).expect("a disk")["read"].as_u64().expect("bytes")).iter().sum();
+        (took, read, ["vda", "vdb"].map(|target| mode(&point, target)).join(" "))
+    };
+
+    // 16 MiB at 4 MiB a second, twice: one disk after the other, and both at the same time. Others for each, or nothing would have to be read.
+    for (byte, disks, modes) in [(1, "1", "full full"), (2, "2", "incremental incremental")] {
+        ["vda", "vdb"].into_iter().for_each(|target| machine.order_to(target, &format!("write -P {byte} 0 8M")));
+        machine.write_all(byte);
+        machine.flush();
+        let (took, read, got) = save(&machine, &["--limit-read", "4MiB/s", "--parallel-disks", disks]);
+        println!("{disks} at a time: {read} bytes in {:.2} s", took.as_secs_f64());
+        assert_eq!(got, modes);
+        assert!(read >= 14 << 20, "{read} bytes of 16 MiB less a few zeros were read");
+        let least = Duration::from_millis(read * 1000 / (4 << 20)).saturating_sub(Duration::from_millis(100));
+        assert!(took >= least, "{disks} disks at a time: {read} bytes in {took:?}");
+    }
+    machine.write_all(9);
+    machine.flush();
+    let (_, read, got) = save(&machine, &["--parallel-disks", "8"]);
+    assert_eq!(got, "incremental incremental");
+    assert!(read < 12 << 20, "an increment is not all of it: {read} bytes");
+    machine.stop();
+    // What is off is read in the same way.
+    let (took, read, _) = save(&machine, &["--limit-read", "4MiB/s", "--parallel-disks", "2"]);
+    assert!(took >= Duration::from_millis(read * 1000 / (4 << 20)).saturating_sub(Duration::from_millis(100)), "off: {read} bytes in {took:?}");
 });
 
 lab_test!(thirty_disks, NO_GUEST(), |lab| {

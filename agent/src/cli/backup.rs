@@ -1,6 +1,7 @@
 //! Options of what makes stores and points: `init`, `backup`, `backup-image`.
 
-use crate::give_way::Priority;
+use crate::{give_way::Priority, read_limit::parse_read_limit};
+use cairn_store::DISKS_AT_ONCE_MAX;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -66,6 +67,7 @@ pub enum Capture {
   cairn backup --all --tag nightly
   cairn backup db1 --disk vda --disk vdb --quiesce require
   cairn backup db1 --freeze-mounts /var/lib/postgresql,/srv
+  cairn backup --all --limit-read 200MiB/s
 
 A domain that is off is read from its images, which nobody is kept from starting it by: should it start, it is backed up while it runs.")]
 pub struct Backup {
@@ -105,6 +107,12 @@ pub struct Backup {
     /// Whom reading and storing give way to; jobs of the daemon have 'low'
     #[arg(long, value_enum, default_value = "normal")]
     pub priority: Priority,
+    /// At most so much is read a second, from all disks together, as 200MiB/s or 50M; at least 1MiB/s. A slower backup needs more scratch
+    #[arg(long, value_name = "RATE", value_parser = parse_read_limit)]
+    pub limit_read: Option<u64>,
+    /// So many disks of a domain are read at the same time
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=DISKS_AT_ONCE_MAX as i64))]
+    pub parallel_disks: u8,
 }
 
 /// `cairn backup-image`
@@ -133,4 +141,7 @@ pub struct BackupImage {
     /// Whom reading and storing give way to; jobs of the daemon have 'low'
     #[arg(long, value_enum, default_value = "normal")]
     pub priority: Priority,
+    /// At most so much is read a second, as 200MiB/s or 50M; at least 1MiB/s
+    #[arg(long, value_name = "RATE", value_parser = parse_read_limit)]
+    pub limit_read: Option<u64>,
 }

@@ -12,6 +12,7 @@ use crate::{
     interrupt,
     output::{self, Bar},
     points::{check_name, check_tags},
+    read_limit::ReadLimit,
     run::{self, folder::RunFolder, record::Record},
 };
 use cairn_hypervisor::{
@@ -45,9 +46,10 @@ pub fn run(common: &Common, o: &cli::Backup) -> Outcome<Done> {
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "a backup job of the domain, which the guard ends within seconds")?;
+    let limit = o.limit_read.map(|bytes_per_s| ReadLimit::new(bytes_per_s, &progress));
     let (mut done, mut saved, mut failed) = (Done::Clean, Vec::new(), Vec::new());
     for name in &names {
-        let outcome = host.domain(name).map_err(Failure::from).and_then(|domain| one(common, o, &store, name, &domain, &progress));
+        let outcome = host.domain(name).map_err(Failure::from).and_then(|domain| one(common, o, &store, (name, &domain), limit.as_ref(), &progress));
         match outcome {
             Ok((point, warned)) => {
                 saved.push(point);
@@ -132,7 +134,14 @@ fn freeze_mounts(o: &cli::Backup) -> Outcome<Vec<String>> {
 }
 
 /// The point, and whether there were warnings, which are printed.
-fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Domain, progress: &Arc<Progress>) -> Outcome<(BackupOutcome, bool)> {
+fn one(
+    common: &Common,
+    o: &cli::Backup,
+    store: &Store,
+    (name, domain): (&str, &Domain),
+    limit: Option<&Arc<ReadLimit>>,
+    progress: &Arc<Progress>,
+) -> Outcome<(BackupOutcome, bool)> {
     let fail = |e: &dyn std::error::Error| Failure::new(crate::failure::FAILED, e.to_string());
     check_name(&domain.name().map_err(|e| fail(&e))?)?;
     let (state_dir, uuid) = (state_dir(common)?, domain.uuid().map_err(|e| fail(&e))?);
@@ -159,6 +168,8 @@ fn one(common: &Common, o: &cli::Backup, store: &Store, name: &str, domain: &Dom
         tags: &o.tags,
         scratch_dir: o.scratch_dir.clone(),
         priority: o.priority,
+        read_limit: limit.cloned(),
+        disks_at_once: o.parallel_disks.into(),
     };
     let bar = Bar::start(common, name, progress);
     let (outcome, warnings) = back_up(&request, progress).map_err(|f| match &run {

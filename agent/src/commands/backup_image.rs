@@ -10,6 +10,7 @@ use crate::{
     interrupt,
     output::{self, Bar},
     points::{self, check_chosen_name, check_tags},
+    read_limit::{ReadLimit, limited},
     retention::times,
 };
 use cairn_store::{
@@ -52,7 +53,8 @@ pub fn run(common: &Common, o: &cli::BackupImage) -> Outcome<Done> {
         (Some(dirty), Some(since)) => plan_listed(&session, &store, &o.name, since, dirty, &source)?,
         _ => plan(&session, &store, &o.name)?,
     };
-    let job = DiskJob { target: TARGET.into(), source: Arc::new(source), plan };
+    let limit = o.limit_read.map(|bytes_per_s| ReadLimit::new(bytes_per_s, &progress));
+    let job = DiskJob { target: TARGET.into(), source: limited(Arc::new(source), limit.as_ref()), plan };
     let info = || PointInfo {
         name: o.name.clone(),
         time_unix_ms,

@@ -68,6 +68,7 @@ fn show(common: &Common, config: &Config, name: &str) -> Outcome<Done> {
         ("keeps", kept(policy)),
         ("rpo", rpo(policy)),
         ("reads", policy.verify.percent_daily.map_or_else(String::new, |n| format!("{n} % of each store a day"))),
+        ("limits", limits(policy)),
         ("boots", policy.verify.boot.map_or_else(String::new, |every| format!("each domain's latest point, {}", every.word()))),
     ] {
         if !said.is_empty() {
@@ -108,6 +109,12 @@ fn kept(policy: &Policy) -> String {
     policy.retention.as_ref().map_or_else(|| "everything".into(), |rules| rules.options().iter().map(short).collect::<Vec<_>>().join(", "))
 }
 
+fn limits(policy: &Policy) -> String {
+    let read = policy.limits.read.iter().map(|(rate, _)| format!("reads at most {rate}"));
+    let disks = policy.limits.parallel_disks.iter().map(|n| format!("{n} disks at a time"));
+    read.chain(disks).collect::<Vec<_>>().join(", ")
+}
+
 fn rpo(policy: &Policy) -> String {
     policy.rpo.map(|rpo| output::duration(u64::try_from(rpo.as_millis()).unwrap_or(u64::MAX))).unwrap_or_default()
 }
@@ -131,6 +138,7 @@ fn json(name: &str, policy: &Policy) -> Value {
         "next": next(policy).map_or(Value::Null, rfc3339), "rpo_s": policy.rpo.map(|rpo| rpo.as_secs()), "stores": policy.stores, "tags": policy.tags,
         "retention": policy.retention.as_ref().map(rules),
         "verify": {"data_percent_daily": policy.verify.percent_daily, "rate": policy.verify.rate, "boot": policy.verify.boot.map(config::Every::word)},
+        "limits": {"read": policy.limits.read.as_ref().map(|(rate, _)| rate), "parallel_disks": policy.limits.parallel_disks},
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Config, DaemonSettings, LowSpace, Policy, StoreEntry,
+    blank::Blanked,
     raw::{RawCapture, RawConfig, RawDaemon, RawStore},
     raw_alert::RawTarget,
 };
@@ -43,11 +44,12 @@ pub enum Programs {
 pub(super) struct Check {
     wrong: Vec<Wrong>,
     programs: Programs,
+    blanked: Blanked,
 }
 
-/// The checked configuration, or all that is wrong with it.
-pub fn check(raw: RawConfig, programs: Programs) -> Result<Config, Vec<Wrong>> {
-    let mut check = Check { wrong: Vec::new(), programs };
+/// The checked configuration, or all that is wrong with it. `blanked`: what there was besides.
+pub fn check(raw: RawConfig, programs: Programs, blanked: Blanked) -> Result<Config, Vec<Wrong>> {
+    let mut check = Check { wrong: Vec::new(), programs, blanked };
     let known: BTreeSet<String> = raw.stores.keys().cloned().collect();
     let stores = raw.stores.into_iter().map(|(name, store)| (name.clone(), check.store(&name, store))).collect();
     let places: BTreeMap<String, Location> = raw.policies.iter().map(|(name, policy)| (name.clone(), policy.referenced)).collect();
@@ -63,6 +65,20 @@ pub fn check(raw: RawConfig, programs: Programs) -> Result<Config, Vec<Wrong>> {
 impl Check {
     pub(super) fn wrong(&mut self, at: Location, why: impl Into<String>) {
         self.wrong.push((at, why.into()));
+    }
+
+    /// Something is not there that belongs below these keys; not told where it may have been among what was blanked.
+    pub(super) fn lacks(&mut self, below: &[&str], at: Location, why: impl Into<String>) {
+        if !self.blanked.hide(below) {
+            self.wrong(at, why);
+        }
+    }
+
+    /// No store is known by this name; not told where it may have been among what was blanked.
+    pub(super) fn lacks_store(&mut self, at: Location, why: impl Into<String>) {
+        if !self.blanked.hide_stores() {
+            self.wrong(at, why);
+        }
     }
 
     pub(super) fn name(&mut self, what: &str, name: &str, at: Location) {

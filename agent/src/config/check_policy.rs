@@ -2,15 +2,17 @@
 
 use super::{
     check::{Check, listed},
-    policy::{Checks, Policy, QuiesceSettings, Retention, Select},
-    raw::{Level, Lines, RawPolicy, RawQuiesce, RawRetention, RawSelect, RawVerify},
+    policy::{BackupLimits, Checks, Policy, QuiesceSettings, Retention, Select},
+    raw::{Level, Lines, RawLimits, RawPolicy, RawQuiesce, RawRetention, RawSelect, RawVerify},
     words,
 };
 use crate::{
     cli::Quiesce,
+    read_limit::parse_read_limit,
     schedule::{Cron, Schedule, Window},
 };
 use cairn_quiesce::level::FREEZE_LIMIT_S;
+use cairn_store::DISKS_AT_ONCE_MAX;
 use jiff::tz::TimeZone;
 use serde_saphyr::{Location, Spanned};
 use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
@@ -20,6 +22,7 @@ const JITTER_S: RangeInclusive<u64> = 0..=86_400;
 /// What nobody can keep is no objective, nor is what nobody would miss.
 const RPO_S: RangeInclusive<u64> = 60..=10 * 366 * 86_400;
 const PERCENT: RangeInclusive<u64> = 1..=100;
+const PARALLEL_DISKS: RangeInclusive<u64> = 1..=DISKS_AT_ONCE_MAX as u64;
 
 impl Check {
     pub(super) fn policy(&mut self, name: &str, policy: Spanned<RawPolicy>, stores: &BTreeSet<String>) -> Policy {
@@ -28,7 +31,8 @@ impl Check {
         raw.on.dedup();
         let is_default = raw.default.unwrap_or(false);
         if raw.select.is_none() && !is_default {
-            self.wrong(
+            self.lacks(
+                &["policies", name],
                 at,
                 format!("policy {name:?} selects nothing; give it select: {{ names: [\"*\"] }}, or default: true for the domains that no other takes"),
             );
@@ -38,7 +42,7 @@ impl Check {
         let schedule = raw.schedule.map(|lines| self.schedule(name, lines, &zone));
         let jitter = raw.jitter.map(|text| {
             if schedule.is_none() {
-                self.wrong(text.referenced, format!("policy {name:?} has no schedule, and so nothing that jitter could spread"));
+                self.lacks(&["policies", name], text.referenced, format!("policy {name:?} has no schedule, and so nothing that jitter could spread"));
             }
             self.seconds("jitter", &text, JITTER_S)
         });
@@ -68,7 +72,8 @@ impl Check {
             quiesce: self.quiesce(raw.quiesce),
             tags: tags.unwrap_or_default(),
             retention: raw.retention.map(|retention| self.retention(name, retention)),
-            verify: self.verify(raw.verify),
+            verify: self.verify(name, raw.verify),
+            limits: self.limits(raw.limits),
         }
     }
 
@@ -80,7 +85,7 @@ impl Check {
         for store in wanted.value {
             if !stores.contains(&store.value) {
                 let meant = words::did_you_mean(&store.value, stores.iter().map(String::as_str));
-                self.wrong(store.referenced, format!("policy {name:?}: there is no store {:?}{meant}; there are: {}", store.value, listed(stores)));
+                self.lacks_store(store.referenced, format!("policy {name:?}: there is no store {:?}{meant}; there are: {}", store.value, listed(stores)));
             } else if !names.contains(&store.value) {
                 names.push(store.value);
             }
@@ -93,7 +98,7 @@ impl Check {
         let at = names.as_ref().map_or(select.referenced, |names| names.referenced);
         let (names, tags) = (names.map(|n| n.value).unwrap_or_default(), tags.unwrap_or_default());
         if names.is_empty() && tags.is_empty() && !is_default {
-            self.wrong(at, format!("policy {name:?} selects nothing; names: [\"*\"] takes all domains"));
+            self.lacks(&["policies", name], at, format!("policy {name:?} selects nothing; names: [\"*\"] takes all domains"));
         }
         for tag in &tags {
             if tag.value.is_empty() || tag.value.contains(|c: char| c.is_whitespace() || c == ',' || c.is_control()) {
@@ -170,7 +175,7 @@ impl Check {
         };
         out.within = raw.keep_within.and_then(|text| self.length("keep_within", text)).filter(|(_, ms)| *ms > 0);
         if out.options().is_empty() {
-            self.wrong(at, format!("the retention of policy {name:?} says nothing that is to be kept; give it keep_last, keep_daily, keep_within or the like, or leave it out to keep all"));
+            self.lacks(&["policies", name], at, format!("the retention of policy {name:?} says nothing that is to be kept; give it keep_last, keep_daily, keep_within or the like, or leave it out to keep all"));
         }
         out.min_age = raw.min_age.and_then(|text| self.length("min_age", text));
         if let Some(tag) = out.tags.iter().find(|tag| crate::points::check_tags(std::slice::from_ref(tag)).is_err()) {
@@ -190,7 +195,7 @@ impl Check {
         }
     }
 
-    fn verify(&mut self, verify: RawVerify) -> Checks {
+    fn verify(&mut self, name: &str, verify: RawVerify) -> Checks {
         let percent_daily = verify.data_percent_daily.and_then(|n| {
             if !PERCENT.contains(&n.value) {
                 self.wrong(n.referenced, format!("data_percent_daily is {}; it must be within {} and {}", n.value, PERCENT.start(), PERCENT.end()));
@@ -202,11 +207,28 @@ impl Check {
                 self.wrong(text.referenced, format!("rate: {why}"));
             }
             if percent_daily.is_none() {
-                self.wrong(text.referenced, "rate is that of data_percent_daily, which is not there; give both");
+                self.lacks(&["policies", name], text.referenced, "rate is that of data_percent_daily, which is not there; give both");
             }
             text.value
         });
         Checks { percent_daily, rate, boot: verify.boot }
+    }
+
+    fn limits(&mut self, limits: RawLimits) -> BackupLimits {
+        let read = limits.read.and_then(|text| match parse_read_limit(&text.value) {
+            Ok(bytes_per_s) => Some((text.value, bytes_per_s)),
+            Err(why) => {
+                self.wrong(text.referenced, format!("limits.read: {why}"));
+                None
+            }
+        });
+        let parallel_disks = limits.parallel_disks.and_then(|n| {
+            if !PARALLEL_DISKS.contains(&n.value) {
+                self.wrong(n.referenced, format!("parallel_disks is {}; it must be within {} and {}", n.value, PARALLEL_DISKS.start(), PARALLEL_DISKS.end()));
+            }
+            u8::try_from(n.value).ok()
+        });
+        BackupLimits { read, parallel_disks }
     }
 
     fn quiesce(&mut self, quiesce: RawQuiesce) -> QuiesceSettings {

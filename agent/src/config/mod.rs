@@ -8,6 +8,7 @@
 //! - A file that is wrong changes nothing: who reloads keeps what there was.
 
 mod alert;
+mod blank;
 mod check;
 mod check_policy;
 mod policy;
@@ -26,7 +27,7 @@ use std::{
 
 pub use alert::{AlertTarget, Mail, Security, Way, Webhook};
 pub use check::{SOCKET_BYTES_MAX, is_program};
-pub use policy::{Every, Policy, QuiesceSettings, Retention, Select, SelectState};
+pub use policy::{BackupLimits, Every, Policy, QuiesceSettings, Retention, Select, SelectState};
 pub use select::{Subject, Word};
 pub use text::{ConfigErrors, load, load_for_daemon, parse_for_daemon};
 

@@ -35,6 +35,8 @@ pub struct Policy {
     pub retention: Option<Retention>,
     /// What is checked by itself.
     pub verify: Checks,
+    /// How much of the host its backups take.
+    pub limits: BackupLimits,
 }
 
 /// Which domains: those that a name or a tag selects, less those that are left out.
@@ -148,6 +150,24 @@ pub struct Checks {
     pub rate: Option<String>,
     /// How often the latest point of each domain is booted.
     pub boot: Option<Every>,
+}
+
+/// How much of the host backups take.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupLimits {
+    /// `--limit-read`, as it was written, and in bytes a second.
+    pub read: Option<(String, u64)>,
+    /// `--parallel-disks`
+    pub parallel_disks: Option<u8>,
+}
+
+impl BackupLimits {
+    /// What keeps both: the lower limit of each.
+    pub fn and(self, other: &Self) -> Self {
+        let read = [self.read, other.read.clone()].into_iter().flatten().min_by_key(|(_, bytes_per_s)| *bytes_per_s);
+        let parallel_disks = [self.parallel_disks, other.parallel_disks].into_iter().flatten().min();
+        Self { read, parallel_disks }
+    }
 }
 
 /// How often.

@@ -158,6 +158,8 @@ pub struct RawPolicy {
     /// - example: `{ boot: weekly }`
     #[serde(default)]
     pub verify: RawVerify,
+    #[serde(default)]
+    pub limits: RawLimits,
 }
 
 /// One text, or a list of them.
@@ -302,6 +304,16 @@ pub struct RawVerify {
     /// - example: `weekly`
     #[serde(default)]
     pub boot: Option<Every>,
+}
+
+/// How much of the host a backup takes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawLimits {
+    #[serde(default)]
+    pub read: Option<Spanned<String>>,
+    #[serde(default)]
+    pub parallel_disks: Option<Spanned<u64>>,
 }
 
 /// How the guest is quiesced.

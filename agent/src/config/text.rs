@@ -2,6 +2,7 @@
 
 use super::{
     Config,
+    blank::{self, Blanked},
     check::{Programs, Wrong, check},
     raw::RawConfig,
     words::{self, Spot},
@@ -101,21 +102,57 @@ pub(super) fn parse(path: &Path, text: &str, programs: Programs) -> Result<Confi
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Config::default());
     }
-    let raw: RawConfig = serde_saphyr::from_str(text).map_err(|e| grammar(path, text, &e))?;
-    check(raw, programs).map_err(|wrong| {
-        let mut errors: Vec<ConfigError> = wrong.into_iter().map(|(at, why): Wrong| ConfigError { at: place(at), why }).collect();
+    let result = match serde_saphyr::from_str(text) {
+        Ok(raw) => check(raw, programs, Blanked::default()).map_err(located),
+        Err(e) => Err(all_wrong(text, grammar(text, &e), programs)),
+    };
+    result.map_err(|mut errors| {
         errors.sort();
         ConfigErrors { path: path.to_owned(), errors }
     })
 }
 
+fn located(wrong: Vec<Wrong>) -> Vec<ConfigError> {
+    wrong.into_iter().map(|(at, why): Wrong| ConfigError { at: place(at), why }).collect()
+}
+
+/// All that is wrong with a text whose grammar is; `first`: what the parser has against it.
+fn all_wrong(text: &str, first: ConfigError, programs: Programs) -> Vec<ConfigError> {
+    if let Err(e) = blank::outline(text) {
+        // No YAML: nothing behind that can be told.
+        let broken = grammar(text, &e);
+        return if first == broken { vec![first] } else { vec![first, broken] };
+    }
+    let (mut left, mut blanked, mut errors) = (text.to_owned(), Blanked::default(), Vec::new());
+    for _ in 0..blank::ROUNDS_MAX {
+        let e = match serde_saphyr::from_str::<RawConfig>(&left) {
+            Ok(raw) => {
+                errors.extend(check(raw, programs, blanked).map_err(located).err().unwrap_or_default());
+                break;
+            }
+            Err(e) => e,
+        };
+        let error = grammar(&left, &e);
+        let Some(key) = error.at.and_then(|at| blank::find(&left, at, is_missing(&e))) else { break };
+        if !blanked.explain(&key) {
+            errors.push(error);
+        }
+        blanked.add(&mut left, key);
+    }
+    if errors.is_empty() { vec![first] } else { errors }
+}
+
+fn is_missing(error: &serde_saphyr::Error) -> bool {
+    error.without_snippet().to_string().contains("missing field")
+}
+
 /// Without the excerpt of the text that the parser draws: the place says it.
-fn grammar(path: &Path, text: &str, error: &serde_saphyr::Error) -> ConfigErrors {
+fn grammar(text: &str, error: &serde_saphyr::Error) -> ConfigError {
     let said = error.without_snippet().to_string();
     let said = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
     let said = said.rsplit_once(" at line ").map_or(said, |(said, _)| said);
     let at = error.location().and_then(place);
-    ConfigErrors { path: path.to_owned(), errors: vec![ConfigError { at, why: words::say(said, at.map(|at| Spot::of(text, at)).as_ref()) }] }
+    ConfigError { at, why: words::say(said, at.map(|at| Spot::of(text, at)).as_ref()) }
 }
 
 fn place(at: Location) -> Option<(u64, u64)> {
@@ -193,6 +230,12 @@ daemon:
             ("    on: [shutdown]", "    verify: { data_percent_daily: 101 }", (6, 35), "within 1 and 100"),
             ("    on: [shutdown]", "    verify: { rate: 1MiB }", (6, 21), "give both"),
             ("    on: [shutdown]", "    verify: { boot: hourly }", (6, 21), "there are: daily, weekly, monthly"),
+            ("    on: [shutdown]", "    limits: { read: 0 }", (6, 21), "1MiB/s is the least"),
+            ("    on: [shutdown]", "    limits: { read: 200KiB/s }", (6, 21), "too little to read a disk with"),
+            ("    on: [shutdown]", "    limits: { read: fast }", (6, 21), "write 200MiB/s"),
+            ("    on: [shutdown]", "    limits: { parallel_disks: 0 }", (6, 31), "within 1 and 8"),
+            ("    on: [shutdown]", "    limits: { parallel_disks: 300 }", (6, 31), "within 1 and 8"),
+            ("    on: [shutdown]", "    limits: { write: 200MiB/s }", (6, 15), "there are: read, parallel_disks"),
             ("names: [\"prod-*\"]", "tags: [\"a b\"]", (5, 22), "cannot be a tag of domains"),
             ("names: [\"prod-*\"]", "state: asleep", (5, 22), "there are: any, running, off"),
             ("key_file: /etc/cairn/keys/main.key", "jobs_max: 0", (2, 39), "within 1 and 64"),
@@ -240,7 +283,7 @@ daemon:
 
     #[test]
     fn a_policy_says_when_what_is_kept_and_what_is_checked() {
-        let more = "    on: [shutdown]\n    schedule: [\"0 2 * * *\", \"@weekly\"]\n    timezone: Europe/Berlin\n    jitter: 30m\n    window: 22:00-06:00\n    rpo: 26h\n    retention: { keep_last: 3, keep_daily: 7, keep_within: 1mo, keep_tags: [gold], min_age: 1d }\n    verify: { data_percent_daily: 15, rate: 50MiB, boot: weekly }";
+        let more = "    on: [shutdown]\n    schedule: [\"0 2 * * *\", \"@weekly\"]\n    timezone: Europe/Berlin\n    jitter: 30m\n    window: 22:00-06:00\n    rpo: 26h\n    retention: { keep_last: 3, keep_daily: 7, keep_within: 1mo, keep_tags: [gold], min_age: 1d }\n    verify: { data_percent_daily: 15, rate: 50MiB, boot: weekly }\n    limits: { read: 200MiB/s, parallel_disks: 2 }";
         let text = GOOD.replace("    on: [shutdown]", more).replace("key_file: /etc/cairn/keys/main.key", "jobs_max: 1, gc_every: never");
         let c = parse(Path::new("/c"), &text, Programs::There).unwrap_or_else(|e| panic!("{e}"));
         let policy = &c.policies["nightly"];
@@ -253,6 +296,7 @@ daemon:
             (policy.verify.percent_daily, policy.verify.rate.as_deref(), policy.verify.boot.map(Every::word)),
             (Some(15), Some("50MiB"), Some("weekly"))
         );
+        assert_eq!((policy.limits.read.clone(), policy.limits.parallel_disks), (Some(("200MiB/s".to_owned(), 200 << 20)), Some(2)));
         assert_eq!((c.stores["main"].jobs_max, c.stores["main"].gc_every), (Some(1), None));
         let second = text.replace("policies:\n", "policies:\n  a: { default: true, stores: [main] }\n  b: { default: true, stores: [main] }\n");
         let e = wrong(&second);
@@ -272,6 +316,60 @@ daemon:
         let e = wrong(&text);
         let lines: Vec<u64> = e.errors.iter().filter_map(|e| e.at).map(|at| at.0).collect();
         assert_eq!(lines, [2, 7, 12], "{e}");
+    }
+
+    #[test]
+    fn a_mistake_of_grammar_hides_no_other() {
+        let text = "\
+stores:
+  main: { url: /srv, keyfile: /k }
+  far: /srv/b
+policies:
+  p:
+    selct: { names: [\"ü\", b] }
+    stores: [main, far]
+    schedule: \"0 25 * * *\"
+    quiesce: { level: required, freeze_limit: 1h }
+  q:
+    select: { names: [a] }
+    schedul: \"@daily\"
+    jitter: 10m
+    # nobody's
+    retention:
+      keep_weeks: 3
+    on: [sundown]
+  r:
+    select: { names: [a] }
+daemon:
+  jobs_max: 99
+  nonsense: 1
+";
+        let told: Vec<String> = wrong(text).lines().iter().map(|line| line.split(';').next().unwrap_or_default().to_owned()).collect();
+        let wanted = [
+            "/c:2:22: there is no key 'keyfile' here, did you mean 'key_file'?",
+            "/c:3:8: far: takes keys of its own, not a text",
+            "/c:6:5: there is no key 'selct' here, did you mean 'select'?",
+            "/c:8:15: schedule: ",
+            "/c:9:23: 'required' is not known here, did you mean 'require'?",
+            "/c:9:47: freeze_limit is \"1h\"",
+            "/c:12:5: there is no key 'schedul' here, did you mean 'schedule'?",
+            "/c:16:7: there is no key 'keep_weeks' here",
+            "/c:17:10: 'sundown' is not known here",
+            "/c:19:5: the key 'stores' is missing here",
+            "/c:21:13: jobs_max is 99",
+            "/c:22:3: there is no key 'nonsense' here",
+        ];
+        // Not: that p selects nothing, that q has no schedule and no stores, and that there is no store far.
+        let fits = told.len() == wanted.len() && told.iter().zip(wanted).all(|(told, wanted)| told.starts_with(wanted));
+        assert!(fits, "{told:#?}\n{wanted:#?}");
+        // A store that is not there is told beside a mistake elsewhere, and so is a text that is no YAML further down.
+        let e = wrong(&GOOD.replace("[main]", "[mian]").replace("jobs_max: 4", "jobs: 4"));
+        assert!(e.errors.len() == 2 && e.errors[0].why.contains("there is no store \"mian\"") && e.errors[1].why.contains("'jobs'"), "{e}");
+        let e = wrong("nonsense: 1\nstores:\n\tmain: { url: /srv }\n");
+        assert!(e.errors.len() == 2 && e.errors[0].at == Some((1, 1)) && e.errors[1].why.contains("use spaces"), "{e}");
+        // As many as anybody will mend at once, and it ends.
+        let many: String = (0..500).map(|n| format!("nonsense{n}: 1\n")).collect();
+        assert_eq!(wrong(&many).errors.len(), blank::ROUNDS_MAX);
     }
 
     #[test]

@@ -199,6 +199,9 @@ async fn backups(State(shared): Ctx, body: Body) -> Answer {
     let wanted: BackupWanted = read(body)?;
     let (known, word) = known(&shared, &wanted).await?;
     let orders = shared.order(|ordering| ordering.of_request(&wanted, known.as_ref(), &word, "asked for over the API"))?;
+    if let Some(domain) = &wanted.domain {
+        shared.check_defined(domain).await?;
+    }
     Ok(answer(StatusCode::ACCEPTED, &json!({"jobs": shared.add(orders).await?})))
 }
 

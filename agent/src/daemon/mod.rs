@@ -13,6 +13,7 @@
 mod alerts;
 mod api;
 pub mod client;
+mod defined;
 mod door;
 mod listen;
 mod lock;

@@ -6,7 +6,7 @@
 use super::schedule::Run;
 use crate::{
     cli::{Capture, Quiesce},
-    config::{Config, Policy, QuiesceSettings, StoreEntry, Subject, Word},
+    config::{BackupLimits, Config, Policy, QuiesceSettings, StoreEntry, Subject, Word},
     failure::{Failure, Outcome},
     jobs::{Kind, Order, record::ASKED},
     points::{check_chosen_name, check_name},
@@ -70,6 +70,7 @@ struct By {
     quiesce: QuiesceSettings,
     tags: Vec<String>,
     windows: Vec<String>,
+    limits: BackupLimits,
 }
 
 /// A store of the configuration, by name.
@@ -163,6 +164,7 @@ impl<'a> Ordering<'a> {
         let order = |(store, entry): Named<'_>| {
             let mut argv = self.common("backup-image", entry);
             argv.extend(by.tags.iter().map(|tag| format!("--tag={tag}")));
+            argv.extend(by.limits.read.iter().map(|(rate, _)| format!("--limit-read={rate}")));
             argv.extend([PRIORITY.into(), format!("--name={name}"), "--".into(), image.to_owned()]);
             self.order(Kind::BackupImage, name, None, store, &by, (ASKED, who), argv)
         };
@@ -183,6 +185,8 @@ impl<'a> Ordering<'a> {
         };
         argv.extend(self.config.daemon.capture.map(|wanted| capture(wanted).to_owned()));
         argv.extend([PRIORITY.into(), "--quiesce".into(), level.into()]);
+        argv.extend(by.limits.read.iter().map(|(rate, _)| format!("--limit-read={rate}")));
+        argv.extend(by.limits.parallel_disks.iter().map(|n| format!("--parallel-disks={n}")));
         if why.0 == Trigger::Started.word() && by.quiesce.level != Quiesce::Never {
             argv.push(format!("--wait-for-agent={}", AGENT_LIMIT.as_secs()));
         }
@@ -246,7 +250,7 @@ impl<'a> Ordering<'a> {
 
 impl By {
     /// All of these; none is nobody. A guest is quiesced once: as the strictest of them wants it (require, prefer, never), the first by name among equals.
-    /// The point has the tags of all.
+    /// The point has the tags of all, and no limit of any is passed.
     fn all(policies: &[(&str, &Policy)]) -> Self {
         let strictness = |level: Quiesce| match level {
             Quiesce::Require => 0,
@@ -266,6 +270,7 @@ impl By {
             quiesce: strictest.cloned().unwrap_or(nobody),
             tags,
             windows: windows(policies),
+            limits: policies.iter().fold(BackupLimits::default(), |all, (_, policy)| all.and(&policy.limits)),
         }
     }
 }
@@ -337,6 +342,34 @@ daemon: { cancel_limit: 7s, on_stuck_freeze: /usr/local/bin/page }
         let wish = Wish { id: 1, domain: "web1".into(), uuid: "u-1".into(), trigger: Trigger::Shutdown, why: "shut down".into() };
         let orders = ordering(&config).of_wish(&wish, &Word::default());
         assert!(orders.len() == 2 && orders.iter().all(|order| order.argv.iter().any(|arg| arg == "--capture=libvirt-api")));
+    }
+
+    #[test]
+    fn limits_of_policies_reach_the_job_and_the_lowest_of_several_counts() {
+        use clap::Parser;
+        let limits = |text: &str, of: &str| text.replacen(of, &format!("{of}    limits: {{ read: 200MiB/s, parallel_disks: 2 }}\n"), 1);
+        let limits_of_both = limits(TEXT, "    tags: [off]\n").replace(
+            "  other:\n    select: { names: [\"web*\"] }\n",
+            "  other:\n    select: { names: [\"web*\"] }\n    limits: { read: 50M, parallel_disks: 4 }\n",
+        );
+        let of = |text: &str, wanted: BackupWanted| {
+            let config = config(text);
+            let orders = ordering(&config).of_request(&wanted, None, &Word::default(), "somebody").expect("orders");
+            for order in &orders {
+                crate::cli::Cli::try_parse_from(std::iter::once("cairn".to_owned()).chain(order.argv.clone()))
+                    .unwrap_or_else(|e| panic!("{:?}: {e}", order.argv));
+            }
+            orders
+                .into_iter()
+                .map(|o| (o.store, o.argv.into_iter().filter(|arg| arg.contains("limit-read") || arg.contains("parallel")).collect::<Vec<_>>().join(" ")))
+        };
+        let domain = BackupWanted { domain: Some("web1".into()), ..BackupWanted::default() };
+        let told: Vec<(String, String)> = of(&limits_of_both, domain.clone()).collect();
+        let line = |rate: &str| format!("--limit-read={rate} --parallel-disks=2");
+        assert_eq!(told, [("main".to_owned(), line("200MiB/s")), ("far".to_owned(), line("50M"))], "far is of both policies");
+        assert!(of(TEXT, domain).all(|(_, limits)| limits.is_empty()), "no limit is none");
+        let image = BackupWanted { image: Some("/x".into()), name: Some("x".into()), policy: Some("down".into()), ..BackupWanted::default() };
+        assert!(of(&limits_of_both, image).all(|(_, limits)| limits == "--limit-read=200MiB/s"), "an image is one disk");
     }
 
     #[test]

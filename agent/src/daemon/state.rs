@@ -3,7 +3,7 @@
 //! Invariants
 //! - The configuration is replaced whole, by one that was checked, or not at all.
 
-use super::{alerts::Desk, notify, orders::Ordering, upkeep};
+use super::{alerts::Desk, defined, notify, orders::Ordering, upkeep};
 use crate::{
     config::{self, Config, ConfigErrors},
     failure::{FAILED, Failure, Outcome},
@@ -54,6 +54,8 @@ pub struct Shared {
     reload: tokio::sync::Mutex<()>,
     wrong: Mutex<Option<Vec<String>>>,
     progress_readers: Arc<Semaphore>,
+    /// Questions to libvirt that are under way.
+    pub(super) askers: Arc<Semaphore>,
     /// What an event asks for cannot be queued.
     pub ungranted: AtomicBool,
     /// Why commands do not find the daemon where they look.
@@ -109,7 +111,7 @@ pub fn limits(config: &Config) -> Limits {
     Limits { jobs_max: config.daemon.jobs_max, of_stores }
 }
 
-fn connect<'a>(config: &'a Config, places: &'a Places) -> Option<&'a str> {
+pub(super) fn connect<'a>(config: &'a Config, places: &'a Places) -> Option<&'a str> {
     places.connect.as_deref().or(config.daemon.connect.as_deref())
 }
 
@@ -125,6 +127,7 @@ impl Shared {
             reload: tokio::sync::Mutex::new(()),
             wrong: Mutex::new(None),
             progress_readers: Arc::new(Semaphore::new(PROGRESS_READERS_MAX)),
+            askers: Arc::new(Semaphore::new(defined::ASKERS_MAX)),
             ungranted: AtomicBool::new(false),
             unreachable: Mutex::new(None),
             unscheduled: Mutex::new(Vec::new()),

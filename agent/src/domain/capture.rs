@@ -12,6 +12,7 @@ use crate::{
     commands::now_unix_ms,
     failure::{FAILED, Failure, Outcome},
     give_way::{Priority, giving_way},
+    read_limit::{ReadLimit, limited},
 };
 use cairn_hypervisor::{
     Capture, CarrierRecord, DiskPlan, Domain, LiveCapture, LiveOptions, OfflineCapture, OfflineOptions,
@@ -65,6 +66,10 @@ pub struct BackupRequest<'a> {
     pub scratch_dir: Option<PathBuf>,
     /// Whom reading and storing give way to.
     pub priority: Priority,
+    /// How quickly all disks together may be read; none is as quickly as they can.
+    pub read_limit: Option<Arc<ReadLimit>>,
+    /// How many disks are read at the same time.
+    pub disks_at_once: usize,
 }
 
 /// How a point is taken.
@@ -272,7 +277,7 @@ fn store_capture(
     time_unix_ms: u64,
     progress: &Progress,
 ) -> Outcome<(BackupOutcome, Vec<String>)> {
-    let jobs = capture.disks().iter().map(|d| disk_job(r.store, &session, &facts.uuid, d)).collect::<Outcome<Vec<_>>>()?;
+    let jobs = capture.disks().iter().map(|d| disk_job(r, &session, &facts.uuid, d)).collect::<Outcome<Vec<_>>>()?;
     let (parts, files, unread) = std::mem::take(&mut facts.belongings).into_parts();
     facts.parts.extend(parts);
     facts.parts.extend(capture.disks().iter().filter_map(marked));
@@ -291,6 +296,7 @@ fn store_capture(
         parts: facts.parts,
         cairn_version: env!("CARGO_PKG_VERSION").into(),
     };
+    let session = session.with_disks_at_once(r.disks_at_once);
     let stored = giving_way(r.priority, || session.backup(&jobs, info, progress, || still_running(capture)));
     match stored {
         Ok(outcome) => Ok((outcome, warnings)),
@@ -329,16 +335,16 @@ fn marked(d: &CapturedDisk) -> Option<Part> {
     is_older.then(|| Part { name: part_marked(&d.target), bytes, secret: false })
 }
 
-fn disk_job(store: &Store, session: &Session, uuid: &str, d: &CapturedDisk) -> Outcome<DiskJob> {
+fn disk_job(r: &BackupRequest<'_>, session: &Session, uuid: &str, d: &CapturedDisk) -> Outcome<DiskJob> {
     let base = |session: [u8; 16], ordinal: u32| (SessionId(session), ordinal as usize);
     let plan = match &d.plan {
         DiskPlan::Incremental { base_session, base_ordinal, dirty } => Plan::Incremental { base: base(*base_session, *base_ordinal), dirty: dirty.clone() },
         DiskPlan::Compare { reason, base: Some((id, ordinal)) } if session.point(&SessionId(*id)).is_some_and(|p| p.state() != PointState::Damaged) => {
             Plan::Compare { reason: reason.to_string(), base: base(*id, *ordinal) }
         }
-        DiskPlan::Compare { reason, .. } | DiskPlan::Full { reason } => compare_with_newest(store, session, uuid, d, &reason.to_string())?,
+        DiskPlan::Compare { reason, .. } | DiskPlan::Full { reason } => compare_with_newest(r.store, session, uuid, d, &reason.to_string())?,
     };
-    Ok(DiskJob { target: d.target.clone(), source: Arc::new(CapturedSource::of(d)), plan })
+    Ok(DiskJob { target: d.target.clone(), source: limited(Arc::new(CapturedSource::of(d)), r.read_limit.as_ref()), plan })
 }
 
 /// The newest undamaged point of the same domain that has a disk of this target: comparing stores no less, but finds what is unchanged without

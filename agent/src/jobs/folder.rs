@@ -237,11 +237,12 @@ impl JobFolder {
         read_json(&self.path.join("progress.json")).ok().flatten()
     }
 
-    /// The point that the result names.
-    pub fn point(&self) -> Option<String> {
+    /// The point that the result is, or anything else that has an id.
+    pub fn made(&self) -> Option<(String, Value)> {
         let mut text = String::new();
         File::open(self.result()).ok()?.take(RESULT_BYTES_MAX).read_to_string(&mut text).ok()?;
-        Some(serde_json::from_str::<Value>(&text).ok()?["id"].as_str()?.to_owned())
+        let made: Value = serde_json::from_str(&text).ok()?;
+        Some((made["id"].as_str()?.to_owned(), made))
     }
 
     /// The last that the command said: the message of its error object, or its last line.

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     commands::now_unix_ms,
     failure::{FAILED, Failure, INTERRUPTED, Outcome, REFUSED, WARNINGS},
+    output,
     run::log,
 };
 use nix::{
@@ -25,6 +26,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{PidfdFlags, pidfd_open},
 };
+use serde_json::Value;
 use std::{
     fs::{File, OpenOptions},
     os::{
@@ -144,9 +146,18 @@ fn ended(folder: &JobFolder, status: ExitStatus, cancelled: bool) -> Exit {
         None if code != 0 && code != i32::from(WARNINGS) => folder.last_words(),
         None => None,
     };
+    let made = folder.made();
+    made.iter().filter_map(|(id, point)| point_line(id, point)).for_each(log::say);
     let word = if cancelled && code == i32::from(INTERRUPTED) { "cancelled" } else { "ended" };
     log::say(format!("{word} with exit code {code}"));
-    Exit { code, cancelled, ended_unix_ms: now_unix_ms(), message, point: folder.point() }
+    Exit { code, cancelled, ended_unix_ms: now_unix_ms(), message, point: made.map(|(id, _)| id) }
+}
+
+/// What a backup came to, as the command says it to people: its answer went to a file, as JSON.
+fn point_line(id: &str, point: &Value) -> Option<String> {
+    let bytes = |key: &str| Some(output::bytes(point[key].as_u64()?));
+    let name = output::shown(point["name"].as_str()?);
+    Some(format!("{name}: point {id}: {} read, {} changed, {} stored", bytes("read")?, bytes("changed")?, bytes("stored")?))
 }
 
 /// A cancel on its way: SIGINT, which cleans up · SIGTERM, which ends at once · SIGKILL of the whole group. Guards are in groups of their own, and clean up

@@ -19,6 +19,15 @@ fn a_file_is_checked_and_each_thing_that_is_wrong_is_told_with_its_place() {
     for line in [":2:13: ", ":4:13: jobs_max is 99; it must be within 1 and 64"] {
         assert!(bad.err.contains(&format!("{}{line}", named.display())), "{line}: {}", bad.err);
     }
+    // A key that there is not hides nothing else.
+    fs::write(&named, "stores:\n  a: { url: x, nonsense: 1 }\ndaemon:\n  jobs: 4\n  jobs_max: 99\n").expect("writes");
+    for command in [&["daemon", "--check-config", &named.display().to_string()][..], &["doctor", "--config", &named.display().to_string()]] {
+        let bad = served.run(command);
+        for line in [":2:13: ", ":2:16: there is no key 'nonsense' here", ":4:3: there is no key 'jobs' here", ":5:13: jobs_max is 99"] {
+            assert!(bad.code != 0 && format!("{}{}", bad.out, bad.err).contains(&format!("{}{line}", named.display())), "{line}: {bad:?}");
+        }
+    }
+    fs::write(&named, "stores:\n  a: { url: x }\ndaemon:\n  jobs_max: 99\n").expect("writes");
     let json = served.run(&["daemon", "--check-config", &named.display().to_string(), "--json"]).expect(2);
     assert!(json.err.starts_with("{\"error\"") && json.err.contains(":2:13: "), "{}", json.err);
     assert_eq!(served.run(&["daemon", "--check-config", "--json"]).expect(0).json()["policies"][0], "nightly");
@@ -31,7 +40,7 @@ fn a_file_is_checked_and_each_thing_that_is_wrong_is_told_with_its_place() {
 #[test]
 fn a_reload_that_is_wrong_changes_nothing_and_says_so() {
     let mut served = Served::started(POLICY);
-    let asks = |served: &Served| served.ask("POST", "/api/v1/backups", "{\"domain\": \"web1\", \"policy\": \"nightly\"}").0;
+    let asks = |served: &Served| served.ask("POST", "/api/v1/backups", "{\"domain\": \"test\", \"policy\": \"nightly\"}").0;
     assert_eq!(asks(&served), 202);
     fs::write(served.config(), "stores: {}\nnonsense: 1\n").expect("writes");
     let (status, said) = served.ask("POST", "/api/v1/reload", "");

@@ -79,7 +79,7 @@ fn a_full_state_folder_costs_no_job_its_end() {
         said["error"].as_str().is_some_and(|text| text.contains("is full")) && said["remedy"].as_str().is_some_and(|text| text.contains("free space")),
         "{said}"
     );
-    let refused = served.run(&["job", "run", "--domain", "web", "--store", "main"]).expect(1);
+    let refused = served.run(&["job", "run", "--domain", "test", "--store", "main"]).expect(1);
     assert!(refused.err.contains("is full") && refused.err.contains("free space"), "{}", refused.err);
 
     // What runs is heard to its end.

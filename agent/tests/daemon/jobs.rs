@@ -20,7 +20,13 @@ fn a_job_makes_a_point_and_tells_of_it() {
     assert!(followed.out.contains("backup-image") && followed.out.contains("ended with exit code 0"), "{}", followed.out);
     let job = served.job(id);
     assert!(job["state"] == "done" && job["code"] == 0 && job["trigger"] == "asked" && job["store"] == "main", "{job}");
-    assert_eq!(served.points("data"), [job["point"].as_str().expect("a point")]);
+    let point = job["point"].as_str().expect("a point");
+    assert_eq!(served.points("data"), [point]);
+    // The last that is said before its end: what came of it.
+    let log = served.run(&["job", "log", &id.to_string()]).expect(0).out;
+    let last: Vec<&str> = log.lines().rev().take(2).collect();
+    assert!(last[0].contains("ended with exit code 0"), "{log}");
+    assert!(last[1].contains(&format!("data: point {point}: 293.0 KiB read, 296.0 KiB changed, ")) && last[1].ends_with(" stored"), "{log}");
     let listed = served.run(&["jobs"]).expect(0);
     assert!(listed.out.contains("data") && listed.out.contains("done"), "{}", listed.out);
     assert_eq!(served.run(&["jobs", "--all", "--json"]).expect(0).json().as_array().expect("a list").len(), 1);
@@ -37,10 +43,14 @@ fn one_that_fails_says_why_and_ends_with_its_code() {
     let followed = served.run(&["job", "log", &id.to_string(), "--follow", "--json"]).expect(15);
     assert!(followed.json()["text"].as_str().expect("text").contains("cannot read the source"));
     served.run(&["job", "log", &id.to_string()]).expect(0);
-    // A domain that libvirt does not have.
-    let said = served.run(&["job", "run", "--domain", "nosuch", "--store", "main", "--json"]).expect(0).json();
-    let job = served.wait_state(said["jobs"][0]["id"].as_i64().expect("a number"), "failed");
-    assert!(!job["message"].as_str().expect("a message").is_empty(), "{job}");
+    let log = served.run(&["job", "log", &id.to_string()]).expect(0).out;
+    assert!(!log.contains("point "), "there is none: {log}");
+    // A domain that libvirt does not have is no job at all.
+    for unknown in ["nosuch", "0d5a1f00-0000-4000-8000-00000000dead"] {
+        let refused = served.run(&["job", "run", "--domain", unknown, "--store", "main", "--json"]).expect(15);
+        assert!(refused.err.contains(&format!("no domain \\\"{unknown}\\\"")), "{}", refused.err);
+    }
+    assert_eq!(served.get("/api/v1/jobs").as_array().expect("a list").len(), 1);
     for (args, code) in [
         (&["job", "log", "99"][..], 15),
         (&["job", "cancel", "99"], 15),
@@ -51,6 +61,18 @@ fn one_that_fails_says_why_and_ends_with_its_code() {
         let refused = served.run(args).expect(code);
         assert!(!refused.err.is_empty());
     }
+}
+
+#[test]
+fn where_libvirt_cannot_tell_of_a_domain_the_job_does() {
+    let mut served = Served::new("");
+    served.start_by(|mut command| {
+        command.env("LIBVIRT_DEFAULT_URI", "qemu:///system?socket=/nowhere/at/all");
+        command
+    });
+    let said = served.run(&["job", "run", "--domain", "nosuch", "--store", "main", "--json"]).expect(0).json();
+    let job = served.wait_state(said["jobs"][0]["id"].as_i64().expect("a number"), "failed");
+    assert!(job["message"].as_str().expect("a message").contains("/nowhere/at/all"), "{job}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod pages;
 mod partial;
 mod place;
 mod prune;
+mod read_limit;
 mod refused;
 mod streams;
 mod told;

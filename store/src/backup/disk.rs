@@ -5,9 +5,10 @@ use super::{
     worker::{Job, RegionOutcome, Worker},
 };
 use crate::{
-    BlockSource, Result,
+    BlockSource, Result, StoreError,
     chunk::Dirty,
-    pack::PackStream,
+    crypto::PackKey,
+    pack::{PackStream, Pending},
     parallel,
     session::Session,
     tree::{TreeBuilder, TreeReader, regions_of},
@@ -18,13 +19,48 @@ use cairn_store_format::{
 };
 use std::{
     ops::Range,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-/// Workers of one disk at most: with read and sealed buffers each holds up to 9 MiB.
-const WORKERS_MAX: usize = 8;
-/// Results that may wait for the consumer, beyond those in work.
+/// Workers of all disks that are read at the same time: with read and sealed buffers each holds up to 9 MiB.
+const WORKERS_MAX: usize = super::DISKS_AT_ONCE_MAX;
+/// Results of all of them that may wait for their consumers, beyond those in work; each disk has at least one.
 const WINDOW_EXTRA: usize = 3;
+
+/// Where the regions of all disks go that are read at the same time: one region after the other.
+pub(super) struct Sink<'a> {
+    stream: Mutex<&'a mut PackStream>,
+    pending: Arc<Pending>,
+    /// Workers seal with the key of the pack that is open when they begin a region; they see it through this cell.
+    data_key: RwLock<Option<Arc<PackKey>>>,
+    /// How many disks share workers and memory.
+    at_once: usize,
+    /// One of the disks failed: the others need not be read to their ends.
+    pub(super) failed: AtomicBool,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(stream: &'a mut PackStream, at_once: usize) -> Self {
+        let (pending, data_key) = (stream.pending.clone(), RwLock::new(stream.data_key()));
+        Self { stream: Mutex::new(stream), pending, data_key, at_once, failed: AtomicBool::new(false) }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.failed.load(Ordering::Relaxed) { Err(StoreError::Interrupted) } else { Ok(()) }
+    }
+
+    fn stream(&self) -> MutexGuard<'_, &'a mut PackStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of what all have together, one disk's part.
+    fn share(&self, all: usize) -> usize {
+        (all / self.at_once).max(1)
+    }
+}
 
 /// Saves a disk; `dirty` is `None` where all of it must be read. Returns its root.
 pub(super) fn save(
@@ -32,7 +68,7 @@ pub(super) fn save(
     source: &dyn BlockSource,
     parent: Option<&Arc<TreeReader>>,
     dirty: Option<&[Range<u64>]>,
-    stream: &mut PackStream,
+    sink: &Sink<'_>,
     progress: &Progress,
 ) -> Result<(Option<Ref>, Counts)> {
     let size_bytes = source.size_bytes();
@@ -41,19 +77,16 @@ pub(super) fn save(
     let looked_at = dirty.map_or(size_bytes, |d| d.iter().map(|r| r.end - r.start).sum());
     progress.total_bytes.fetch_add(looked_at, Ordering::Relaxed);
     let jobs = jobs(size_bytes, dirty);
-    let workers = parallel::workers(&*session.store.platform, source.parallel(), WORKERS_MAX);
-    let pending = stream.pending.clone();
-    let stream = std::cell::RefCell::new(stream);
-    // Workers seal with the key of the pack that is open when they begin a region; they see it through this cell.
-    let data_key = std::sync::RwLock::new(stream.borrow().data_key());
-    let make_worker = || Worker::new(session, source, parent.cloned(), &pending, &data_key);
+    let workers = parallel::workers(&*session.store.platform, source.parallel(), sink.share(WORKERS_MAX));
+    let make_worker = || Worker::new(session, source, parent.cloned(), &sink.pending, &sink.data_key);
     let consume = |outcome: RegionOutcome| {
         progress.check()?;
-        let mut stream = stream.borrow_mut();
+        sink.check()?;
+        let mut stream = sink.stream();
         let stored_before = stream.stored_bytes;
         let waited_before_ns = stream.waited_ns;
         let node = outcome.place(&session.store.keys, &mut stream)?;
-        *data_key.write().unwrap_or_else(std::sync::PoisonError::into_inner) = stream.data_key();
+        *sink.data_key.write().unwrap_or_else(PoisonError::into_inner) = stream.data_key();
         builder.set(&mut stream, outcome.region, node)?;
         progress.waits.writer_ns.fetch_add(stream.waited_ns - waited_before_ns, Ordering::Relaxed);
         counts.read_bytes += outcome.read_bytes;
@@ -67,13 +100,13 @@ pub(super) fn save(
     parallel::ordered_timed(
         jobs,
         workers,
-        workers + WINDOW_EXTRA,
+        workers + sink.share(WINDOW_EXTRA),
         &progress.waits,
         make_worker,
         |w: &mut Result<Worker<'_>>, job| worker_of(w)?.run(&job),
         consume,
     )?;
-    let root = builder.finish(&mut stream.borrow_mut())?;
+    let root = builder.finish(&mut sink.stream())?;
     Ok((root, counts))
 }
 
@@ -81,7 +114,7 @@ pub(super) fn save(
 fn worker_of<'w, 'a>(w: &'w mut Result<Worker<'a>>) -> Result<&'w mut Worker<'a>> {
     match w {
         Ok(w) => Ok(w),
-        Err(e) => Err(std::mem::replace(e, crate::StoreError::Interrupted)),
+        Err(e) => Err(std::mem::replace(e, StoreError::Interrupted)),
     }
 }
 

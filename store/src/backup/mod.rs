@@ -1,8 +1,9 @@
 //! One backup: disks in, a committed point out.
 //!
 //! capture -> chunk -> dedupe -> seal -> pack happens in `disk` (workers) and `PackStream` (one consumer); this module orders the
-//! disks, writes manifest and register, and holds B5 to B6.
+//! disks, writes manifest and register, and holds B5 to B6. Disks are read one after the other, or some at a time (`at_once`).
 
+mod at_once;
 mod disk;
 mod parts;
 mod worker;
@@ -27,6 +28,7 @@ use cairn_store_format::{
     pack::FrameKind,
     register::{self, Body, DiskEntry, DiskMode, DiskTable, INLINE_DISKS_BYTES_MAX, Parent, RegisterKind, Summary},
 };
+use disk::Sink;
 use std::{
     collections::{BTreeMap, HashSet},
     ops::Range,
@@ -35,6 +37,9 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
+
+/// Most disks of a point that can be read at the same time: they share workers, and each needs one.
+pub const DISKS_AT_ONCE_MAX: usize = 8;
 
 /// Why a disk is compared although a list of changes was given.
 const LYING_LIST: &str = "the list of changes misses some, as after a disk was cut short and grew again";
@@ -202,12 +207,12 @@ impl Session {
     }
 
     fn save_disks(&self, disks: &[DiskJob], stream: &mut PackStream, progress: &Progress) -> Result<(Vec<Parent>, Vec<DiskEntry>)> {
-        let (mut parents, mut entries) = (Vec::new(), Vec::new());
-        for job in disks {
-            let base = self.base_of(&job.plan, &mut parents)?;
-            entries.push(self.save_disk(job, base.as_ref(), stream, progress)?);
-        }
-        Ok((parents, entries))
+        let mut parents = Vec::new();
+        let bases = disks.iter().map(|job| self.base_of(&job.plan, &mut parents)).collect::<Result<Vec<_>>>()?;
+        let at_once = if self.store.platform.single_threaded() { 1 } else { self.disks_at_once.min(disks.len()).max(1) };
+        let sink = Sink::new(stream, at_once);
+        let save = |i: usize| self.save_disk(&disks[i], bases[i].as_ref(), &sink, progress);
+        Ok((parents, at_once::run(disks.len(), at_once, &sink.failed, save)?))
     }
 
     /// The base disk of a plan; its point becomes a parent.
@@ -227,7 +232,7 @@ impl Session {
         Ok(Some(entry))
     }
 
-    fn save_disk(&self, job: &DiskJob, base: Option<&DiskEntry>, stream: &mut PackStream, progress: &Progress) -> Result<DiskEntry> {
+    fn save_disk(&self, job: &DiskJob, base: Option<&DiskEntry>, sink: &Sink<'_>, progress: &Progress) -> Result<DiskEntry> {
         let size_bytes = job.source.size_bytes();
         let of_disk = |e| match e {
             StoreError::Block { what, source } => StoreError::Block { what: format!("disk {}: {what}", job.target), source },
@@ -255,7 +260,7 @@ impl Session {
             (Some(b), ..) => (Some(Arc::new(open(b)?)), None, mode, reason),
             (None, ..) => (None, None, mode, reason),
         };
-        let (root, counts) = disk::save(self, &*job.source, parent.as_ref(), dirty.as_deref(), stream, progress).map_err(of_disk)?;
+        let (root, counts) = disk::save(self, &*job.source, parent.as_ref(), dirty.as_deref(), sink, progress).map_err(of_disk)?;
         let Counts { read_bytes, changed_bytes, stored_bytes } = counts;
         Ok(DiskEntry { target: job.target.clone(), size_bytes, root, read_bytes, changed_bytes, stored_bytes, mode, reason })
     }

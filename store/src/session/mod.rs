@@ -13,6 +13,7 @@ pub(crate) use record::Registered;
 
 use crate::{
     Result, StoreError,
+    backup::DISKS_AT_ONCE_MAX,
     damage::Bad,
     gc::Doomed,
     platform::{Created, Durability},
@@ -51,6 +52,8 @@ pub struct Session {
     pub(crate) seen: Seen,
     /// Packs of other sessions that chunks were deduplicated into, with the size their footer was read at; checked again in B5a.
     pub(crate) referenced: Mutex<BTreeMap<PackId, u64>>,
+    /// So many disks are read at the same time.
+    pub(crate) disks_at_once: usize,
     decided: AtomicBool,
 }
 
@@ -94,6 +97,7 @@ impl Session {
             points,
             seen,
             referenced: Mutex::default(),
+            disks_at_once: 1,
             decided: AtomicBool::new(false),
         })
     }
@@ -101,6 +105,13 @@ impl Session {
     /// The session's id: the id of the point that it may commit.
     pub fn id(&self) -> SessionId {
         self.registered.id
+    }
+
+    /// Reads so many disks of its point at the same time, at most [`DISKS_AT_ONCE_MAX`]; without this one after the other.
+    #[must_use]
+    pub fn with_disks_at_once(mut self, disks: usize) -> Self {
+        self.disks_at_once = disks.clamp(1, DISKS_AT_ONCE_MAX);
+        self
     }
 
     /// Committed points that are not forgotten, as of B3, oldest first: the only ones that may be parents.
