@@ -59,7 +59,7 @@ rm -f usr/bin/cairn
 cp "$PROGRAM" usr/bin/cairn
 "#;
 /// Packages start their services there.
-const OF_ROOT: &str = "mkdir -p var/log/journal packages\nrm -f usr/sbin/policy-rc.d\n";
+const OF_ROOT: &str = "mkdir -p var/log/journal packages\nrm -f usr/sbin/policy-rc.d\n[ -z \"$OWN_NAME\" ] || echo \"$OWN_NAME\" > etc/hostname\n";
 const LAST: &str = "cd /\nexec \"$@\"\n";
 const LEAVE: &str = r#"mount -t cgroup2 cgroup2 /sys/fs/cgroup && find "/sys/fs/cgroup$0" -depth -type d -exec rmdir {} \;"#;
 
@@ -104,11 +104,28 @@ impl Machine {
     /// # Errors
     /// As [`Machine::boot`].
     pub fn of_root(root: &Path, packages: &Path, folder: &Path) -> Result<Self> {
+        Self::of_layers(&[root], None, &format!("--bind-ro={}:/packages", packages.display()), folder)
+    }
+
+    /// The same of a root with layers over it, the uppermost first, under a name of its own, and with this option of systemd-nspawn's, by which it is given
+    /// what it has in common with others.
+    ///
+    /// # Errors
+    /// As [`Machine::boot`].
+    pub fn of_layers(layers: &[&Path], name: Option<&str>, option: &str, folder: &Path) -> Result<Self> {
         let script = [FIRST, OF_ROOT, LAST].concat();
-        Self::start(&script, &folder.join("machine"), &format!("root-{}", std::process::id()), folder.join("machine.log"), |command| {
-            command.arg(format!("--bind-ro={}:/packages", packages.display())).env("LOWER", root);
+        let lower = layers.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
+        let machine = format!("{}-{}", name.unwrap_or("root"), std::process::id());
+        Self::start(&script, &folder.join("machine"), &machine, folder.join("machine.log"), |command| {
+            command.arg(option).env("LOWER", lower).env("OWN_NAME", name.unwrap_or_default());
             Ok(())
         })
+    }
+
+    /// Its process 1, as it is known here.
+    #[must_use]
+    pub fn leader(&self) -> u32 {
+        self.leader
     }
 
     fn start(script: &str, layer: &Path, name: &str, log: PathBuf, more: impl FnOnce(&mut Command) -> Result<()>) -> Result<Self> {

@@ -297,44 +297,6 @@ lab_test!(scopes_come_back_and_an_upgrade_costs_no_job, Options { guest: false, 
     assert_eq!(machine.journal().matches("there is no program systemd-run").count(), 1, "{}", machine.journal());
 });
 
-lab_test!(the_playground_installs_programs_and_units, Options { guest: false, ..Options::small() }, |lab| {
-    let machine = Machine::boot(&lab, "").expect("a machine with systemd");
-    // As it is before anything was installed.
-    machine.ok(&["sh", "-c", "rm -r /etc/systemd/system/cairn.* /usr/bin/cairn; systemctl daemon-reload"]).expect("bare");
-    fs::remove_file(CONFIG).expect("removed");
-    let (packages, store, keys) = (lab.dir().join("packages"), lab.dir().join("backup/store"), lab.dir().join("keys"));
-    for folder in [&packages, &keys, &lab.dir().join("backup")] {
-        fs::create_dir(folder).expect("made");
-    }
-    let vagrant = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vagrant");
-    let script = packages.join("cairn.sh");
-    fs::copy(vagrant.join("provision/cairn.sh"), &script).expect("copied");
-    let paths = [&script, &packages, &store, &keys].map(|path| path.to_string_lossy().into_owned());
-    let provision = || machine.run(&["sh", &paths[0], &paths[1], &paths[2], &paths[3]]).expect("runs");
-    let missing = provision();
-    assert!(missing.code() == 1 && missing.err_text().contains("run vagrant/prepare first"), "{}", missing.err_text());
-
-    fs::copy(lab.cairn().expect("a program"), packages.join("cairn")).expect("copied");
-    fs::copy(lab.hook().expect("libvirt's hook"), packages.join("cairn-hook")).expect("copied");
-    for unit in ["cairn.service", "cairn.socket"] {
-        fs::copy(vagrant.join("../packaging/systemd").join(unit), packages.join(unit)).expect("copied");
-    }
-    let mut daemons = Vec::new();
-    for _ in 0..2 {
-        let done = provision();
-        assert_eq!(done.code(), 0, "{}\n{}", done.text(), done.err_text());
-        for unit in [SERVICE, "cairn.socket"] {
-            assert_eq!(machine.property(unit, "ActiveState").expect("a state"), "active", "{unit}");
-            assert_eq!(machine.property(unit, "UnitFileState").expect("a state"), "enabled", "{unit}");
-        }
-        daemons.push(main_pid(&machine));
-        fs::write(CONFIG, fs::read_to_string(CONFIG).expect("a configuration") + "# mine\n").expect("written");
-    }
-    assert_ne!(daemons[0], daemons[1], "the newer program runs");
-    assert_eq!(fs::read_to_string(CONFIG).expect("a configuration").matches("# mine").count(), 2, "it is left alone");
-    assert_eq!(machine.json(&["hook", "status"]).expect("a hook")["installed"], json!(true));
-});
-
 // The steps of docs/daemon.md, word for word, but for the places of what was built, of the store, and the domain's name.
 lab_test!(the_steps_of_the_documentation_lead_to_a_first_point, Options::small(), |lab| {
     let machine = Machine::boot(&lab, "").expect("a machine with systemd");

@@ -31,6 +31,19 @@ fn a_wrong_vagrantfile_is_seen() {
     assert!(run_ok(&mut command, LIMIT).is_err(), "a setting that the provider does not know");
 }
 
+/// Cairn comes by the role that hosts in earnest get, with variables that it has: `cargo xtask ansible-try` plays it.
+#[test]
+fn its_hosts_get_the_role() {
+    let text = std::fs::read_to_string(playground().join("Vagrantfile")).expect("the Vagrantfile");
+    let known = std::fs::read_to_string(playground().join("../ansible/roles/cairn/meta/argument_specs.yml")).expect("the role's variables");
+    let variables: Vec<&str> =
+        text.lines().filter_map(|line| line.trim().split_once(": ")).map(|(name, _)| name).filter(|name| name.starts_with("cairn_")).collect();
+    assert!(text.contains("../ansible/site.yml") && variables.contains(&"cairn_stores"), "{variables:?}");
+    for name in variables {
+        assert!(known.contains(&format!("\n      {name}:\n")), "the role has no variable {name}");
+    }
+}
+
 /// A plugin's `parallel: true` would start both hosts before there is a store. What Vagrant itself reads is asked for, since no machine can be started here.
 #[test]
 fn its_machines_come_up_in_their_order() {
@@ -45,7 +58,7 @@ fn its_machines_come_up_in_their_order() {
 fn its_scripts_are_clean() {
     let mut command = Command::new("shellcheck");
     command.arg(playground().join("prepare"));
-    for script in ["store.sh", "kvm-host.sh", "cairn.sh", "guests.sh"] {
+    for script in ["store.sh", "kvm-host.sh", "guests.sh"] {
         command.arg(playground().join("provision").join(script));
     }
     run_ok(&mut command, LIMIT).expect("shellcheck (`cargo xtask setup` installs it)");

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::say::say;
 use crate::workspace::{cargo, run_visibly};
-use crate::{licences, root, setup, share, tidy, toolchain, workspace};
+use crate::{ansible, licences, root, setup, share, tidy, toolchain, workspace};
 use cairn_lab::lab::{CAIRN_VARIABLE, HOOK_VARIABLE};
 use cairn_lab::process::exit_code;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -108,7 +108,11 @@ fn all(report: &mut Report, extra: &[String]) -> Result<()> {
             }
         }
         first_error.map_or_else(|| Ok(summary.join("; ")), Err)
-    })
+    })?;
+    if extra.is_empty() && share::ansible()? {
+        report.gate("ansible", || ansible::try_it(None))?;
+    }
+    Ok(())
 }
 
 fn visibly(mut command: Command) -> Result<String> {

@@ -2,6 +2,7 @@
 //!
 //! It must build on a machine that has cargo and a C compiler and nothing else: `setup` is what installs the rest.
 
+mod ansible;
 mod bench;
 mod demo;
 mod error;
@@ -32,6 +33,7 @@ usage: cargo xtask COMMAND
   hook                  build cairn-hook as it is shipped, static; prints where it is and how large
   package [OPTIONS]     .deb, .rpm, checksums, signature, bundle for hosts without a network; --help tells the rest
   package --try RELEASE install, use, upgrade, remove and purge the .deb in a booted root of that Debian release
+  ansible-try           Ansible's role on two booted hosts: twice, with --check, a domain's first backup, away again
   tidy                  the tidy check alone
   bench [OPTIONS]       Cairn beside the least work for its format, restic and borg; --help tells the rest
   lab [OPTIONS] -- COMMAND...
@@ -62,6 +64,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
             "test" => gates::main(rest),
             "hook" => hook(rest),
             "package" => package::main(rest),
+            "ansible-try" => ansible::main(rest),
             "tidy" => tidy::main(rest),
             demo::INSIDE => demo::inside(rest),
             "help" | "--help" | "-h" => {

@@ -97,6 +97,54 @@ pub fn suites(release: &str, wanted: &[String]) -> Result<(Vec<String>, bool)> {
     Ok((lines, passed))
 }
 
+/// `$0` is the layer, `$1` the root, the rest packages; `APT` has options of apt's.
+const LAYER: &str = r#"set -e
+layer=$0 lower=$1; shift
+mkdir "$layer/upper" "$layer/work" "$layer/root"
+mount -t overlay -o "lowerdir=$lower,upperdir=$layer/upper,workdir=$layer/work" overlay "$layer/root"
+cd "$layer/root"
+mount -t proc proc proc
+mount --rbind /dev dev
+mount --bind /etc/resolv.conf etc/resolv.conf
+mount -t tmpfs tmpfs run
+chroot . apt-get $APT update
+chroot . apt-get $APT install --yes --no-install-recommends -o DPkg::Options::=--force-unsafe-io "$@"
+chroot . apt-get clean
+rm -rf var/lib/apt/lists
+cd /
+"#;
+
+/// A layer over the root with further packages, made on first use and anew where the root is younger: what lies over what, the uppermost first.
+///
+/// # Errors
+/// As [`ready`].
+pub fn layered(release: &str, name: &str, packages: &[&str]) -> Result<[PathBuf; 2]> {
+    const STATUS: &str = "var/lib/dpkg/status";
+    let root = ready(release)?;
+    let layer = Path::new(CACHE).join(format!("{release}.{name}"));
+    let age = |folder: &Path| std::fs::metadata(folder.join(STATUS)).and_then(|status| status.modified()).ok();
+    if age(&layer) > age(&root) {
+        return Ok([layer, root]);
+    }
+    say!("adding {} to the root of Debian {release}, once", packages.join(", "));
+    let part = Path::new(CACHE).join(format!("{release}.{name}.{}.part", std::process::id()));
+    let io = |e: std::io::Error| Error::failed(format!("cannot make {}: {e}", layer.display()));
+    std::fs::create_dir_all(&part).map_err(io)?;
+    let options: Vec<String> =
+        sources::transport()?.into_iter().map(|line| format!("-o {}", line.trim_end_matches(';').replacen(' ', "=", 1).replace('"', ""))).collect();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", LAYER]).arg(&part).arg(&root).args(packages);
+    command.env("APT", options.join(" ")).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive").env("PATH", cairn_lab::init::PATH);
+    let made = run_visibly(&mut command).and_then(|()| {
+        if layer.exists() {
+            std::fs::remove_dir_all(&layer).map_err(io)?;
+        }
+        std::fs::rename(part.join("upper"), &layer).map_err(io)
+    });
+    std::fs::remove_dir_all(&part).map_err(io)?;
+    made.map(|()| [layer, root])
+}
+
 fn enter(root: &Path) -> Result<Command> {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]).arg(root).arg(workspace::root()).arg(workspace::target()?);

@@ -38,9 +38,8 @@ const SECOND_TIER: [&str; 24] = [
 
 /// The arguments of each invocation of nextest.
 pub fn invocations() -> Result<Vec<Vec<String>>> {
-    let day = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()) / DAY_S;
     let asked = std::env::var(VARIABLE).ok();
-    Ok(match share(asked.as_deref(), day)? {
+    Ok(match share(asked.as_deref(), day())? {
         None => vec![Vec::new()],
         Some(share) => {
             eprintln!("xtask: the first tier, and share {share} of {SHARES} of the second (without {VARIABLE}: everything)");
@@ -48,6 +47,16 @@ pub fn invocations() -> Result<Vec<Vec<String>>> {
             vec![vec!["-E".to_owned(), format!("not ({second})")], vec!["-E".to_owned(), second, "--partition".to_owned(), format!("count:{share}/{SHARES}")]]
         }
     })
+}
+
+fn day() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()) / DAY_S
+}
+
+/// Whether a run tries Ansible's role, which is no suite of nextest's but takes as long as one of the second tier: with the last share.
+pub fn ansible() -> Result<bool> {
+    let asked = std::env::var(VARIABLE).ok();
+    Ok(share(asked.as_deref(), day())?.is_none_or(|share| share == SHARES))
 }
 
 /// Which share, from one on; none for all.

@@ -49,7 +49,7 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
     }
     let request = parse(args)?;
     setup::install_packages(&NEEDS)?;
-    let stage = stage::make()?;
+    let stage = stage::make(&workspace::released()?)?;
     if let Some(release) = &request.tried {
         tried::run(&stage, release)?;
         return Ok(ExitCode::SUCCESS);
@@ -70,6 +70,12 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
         say!("{} {bytes} bytes", file.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The `.deb` of this program alone, in `out`.
+pub fn deb_of(program: &Path, out: &Path) -> Result<PathBuf> {
+    setup::install_packages(&NEEDS)?;
+    tools::deb(&stage::make(program)?, out, None)
 }
 
 fn parse(args: &[String]) -> Result<Request> {

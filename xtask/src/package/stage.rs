@@ -18,9 +18,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SHELLS: [(&str, &str); 3] = [("bash", "cairn.bash"), ("zsh", "_cairn"), ("fish", "cairn.fish")];
 const TEXTS: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"];
 
-/// Makes it anew.
-pub fn make() -> Result<PathBuf> {
-    let program = workspace::released()?;
+/// Makes it anew, of this program.
+pub fn make(program: &Path) -> Result<PathBuf> {
     let hook = workspace::hook(true)?.ok_or_else(|| Error::failed("cargo built no cairn-hook"))?;
     let stage = workspace::target()?.join(PROFILE);
     if stage.exists() {
@@ -30,7 +29,7 @@ pub fn make() -> Result<PathBuf> {
         fs::create_dir_all(stage.join(folder)).map_err(|e| io(&stage, &e))?;
     }
     let own = stage.join("cairn");
-    copy(&program, &own)?;
+    copy(program, &own)?;
     copy(&hook, &stage.join("cairn-hook"))?;
     run_ok(Command::new("strip").args(["--strip-unneeded"]).arg(&own), LIMIT)?;
     // The admin's own settings say nothing about what is packaged.
