@@ -1,6 +1,6 @@
 //! Pages of docs/ that say what the program has: each is held to it here. No lab is needed, but for the program under test.
 //!
-//! docs/configuration.md is made of the definitions in agent/src/config/raw.rs: `CAIRN_WRITE_PAGES=1 cargo test -p cairn-lab --test pages` writes its tables anew.
+//! docs/configuration.md is made of the definitions in agent/src/config/{raw,raw_alert}.rs: `CAIRN_WRITE_PAGES=1 cargo test -p cairn-lab --test pages` writes its tables anew.
 
 use cairn_lab::lab::CAIRN_VARIABLE;
 use cairn_lab::process::{Output, run};
@@ -51,7 +51,8 @@ impl Key {
 /// The fields of each struct, with what is said of them.
 fn structs() -> BTreeMap<String, Vec<Key>> {
     let (mut out, mut of, mut key) = (BTreeMap::<String, Vec<Key>>::new(), String::new(), Key::default());
-    for line in read("agent/src/config/raw.rs").lines() {
+    let source = ["raw", "raw_alert"].map(|file| read(format!("agent/src/config/{file}.rs"))).concat();
+    for line in source.lines() {
         if let Some(rest) = line.strip_prefix("pub struct ") {
             of = rest.trim_end_matches(" {").to_owned();
         } else if line == "}" {
@@ -62,6 +63,7 @@ fn structs() -> BTreeMap<String, Vec<Key>> {
                 None => key.what += &format!(" {said}"),
             }
         } else if let Some((name, kind)) = line.strip_prefix("    pub ").and_then(|rest| rest.split_once(": ")).filter(|_| !of.is_empty()) {
+            let name = if name == "matching" { "match" } else { name };
             (key.name, key.kind) = (name.to_owned(), kind.trim_end_matches(',').to_owned());
             out.entry(of.clone()).or_default().push(std::mem::take(&mut key));
         }
@@ -128,6 +130,11 @@ fn check_config(text: &str) -> Output {
 fn base() -> Value {
     json!({
         "stores": {"main": {"url": "/srv/backup"}},
+        "alerts": {
+            "run": {"command": ["/bin/true"]},
+            "post": {"mail": {"to": ["a@example.net"], "from": "b@example.net", "server": "smtps://mail.example.net", "user": "c", "password_file": "/etc/cairn/d"}},
+            "call": {"webhook": {"url": "https://hooks.example.net"}},
+        },
         "policies": {"all": {
             "select": {"names": ["*"]}, "schedule": "0 2 * * *", "stores": ["main"],
             "verify": {"data_percent_daily": 15}, "retention": {"keep_last": 1},
@@ -135,9 +142,11 @@ fn base() -> Value {
     })
 }
 
-/// A place of the page in that file.
-fn at<'a>(file: &'a mut Value, path: &str) -> &'a mut Value {
+/// A place of the page in that file; of targets of alerts the one to which the key belongs.
+fn at<'a>(file: &'a mut Value, path: &str, key: &str) -> &'a mut Value {
+    let target = [path, key].iter().find_map(|word| if word.ends_with("mail") { Some("post") } else { word.ends_with("webhook").then_some("call") });
     let path = path.replace("stores.NAME", "stores.main").replace("policies.NAME", "policies.all");
+    let path = path.replace("alerts.NAME", &format!("alerts.{}", target.unwrap_or("run")));
     path.split('.').filter(|part| !part.is_empty()).fold(file, |value, part| &mut value[part])
 }
 
@@ -145,10 +154,11 @@ fn at<'a>(file: &'a mut Value, path: &str) -> &'a mut Value {
 fn the_program_knows_these_keys_and_no_others() {
     for (path, keys) in all_places() {
         let mut file = base();
-        *at(&mut file, &path) = json!({"no_such_key": 1});
+        *at(&mut file, &path, "") = json!({"no_such_key": 1});
         let said = check_config(&file.to_string());
         let text = said.err_text();
         let listed = text.split_once("there are: ").unwrap_or_else(|| panic!("{path}: {said:?}")).1;
+        let listed = listed.lines().next().unwrap_or_default();
         let mut listed: Vec<&str> = listed.trim().split(", ").collect();
         let mut names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
         listed.sort_unstable();
@@ -163,7 +173,7 @@ fn examples_of_settings_load() {
     for (path, keys) in all_places() {
         for key in keys {
             let mut file = base();
-            at(&mut file, &path)[&key.name] = HERE.into();
+            at(&mut file, &path, &key.name)[&key.name] = HERE.into();
             let text = file.to_string().replace(&format!("{HERE:?}"), key.example());
             let said = check_config(&text);
             // The one program that is named must be there, which it is on hosts of others.

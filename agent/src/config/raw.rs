@@ -30,12 +30,16 @@ pub struct RawConfig {
     /// - example: `{ all: { select: { names: ["*"] }, stores: [main] } }`
     #[serde(default)]
     pub policies: BTreeMap<String, Spanned<RawPolicy>>,
+    /// Targets of alerts by name: who is told what is wrong ([alerts.md](alerts.md)).
+    /// - type: map of names
+    /// - default: none: nobody is told
+    /// - example: `{ admin: { mail: { to: [root@example.net], from: cairn@example.net, server: "smtp://localhost" } } }`
+    #[serde(default)]
+    pub alerts: BTreeMap<String, Spanned<RawTarget>>,
     /// The daemon's own settings.
     /// - type: keys
     /// - default: as below
     /// - example: `{ jobs_max: 4 }`
-    #[serde(default)]
-    pub alerts: BTreeMap<String, Spanned<RawTarget>>,
     #[serde(default)]
     pub daemon: RawDaemon,
 }
@@ -73,6 +77,10 @@ pub struct RawStore {
     /// - example: `12h`
     #[serde(default)]
     pub gc_every: Option<Spanned<String>>,
+    /// Less free space than this is little, for alerts, `status`, `check` and `doctor`; less than 256 MiB is none.
+    /// - type: percent, or bytes
+    /// - default: less than 2 GiB, or less than 5 % and 20 GiB
+    /// - example: `10%`
     #[serde(default)]
     pub low_space: Option<Spanned<String>>,
 }
@@ -158,6 +166,10 @@ pub struct RawPolicy {
     /// - example: `{ boot: weekly }`
     #[serde(default)]
     pub verify: RawVerify,
+    /// How quickly disks are read ([operations.md](operations.md)).
+    /// - type: keys
+    /// - default: none
+    /// - example: `{ read: 200MiB/s, parallel_disks: 2 }`
     #[serde(default)]
     pub limits: RawLimits,
 }
@@ -310,8 +322,16 @@ pub struct RawVerify {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawLimits {
+    /// All disks of a backup together are read at most so quickly.
+    /// - type: bytes, with or without `/s`, 1 MiB at least
+    /// - default: no limit
+    /// - example: `200MiB/s`
     #[serde(default)]
     pub read: Option<Spanned<String>>,
+    /// Disks of one domain that are read at the same time.
+    /// - type: number, 1 to 8
+    /// - default: 1
+    /// - example: `2`
     #[serde(default)]
     pub parallel_disks: Option<Spanned<u64>>,
 }
