@@ -185,7 +185,7 @@ mod tests {
             now += ns(wait);
             read += if now < hour_ns + 1000 * MS { MIB / 16 } else { 0 };
         }
-        assert!(read <= 11 * MIB && read >= 10 * MIB, "{read} bytes in a second");
+        assert!((10 * MIB..=11 * MIB).contains(&read), "{read} bytes in a second");
     }
 
     #[test]
