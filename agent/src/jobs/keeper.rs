@@ -171,7 +171,10 @@ impl Keeper {
             // Who does not wait any more misses nothing but the answer.
             Ask::Add(orders, slots, reply) => drop(reply.send(self.add(&orders, &slots))),
             Ask::Slots(reply) => drop(reply.send(self.sql(|t| t.slots()))),
-            Ask::Activity(reply) => drop(reply.send(self.sql(|t| t.activity()))),
+            Ask::Activity(reply) => {
+                let now = self.around.now();
+                drop(reply.send(self.sql(|t| t.activity(now))));
+            }
             Ask::List(which, reply) => drop(reply.send(self.sql(|t| t.list(which)))),
             Ask::Get(id, reply) => drop(reply.send(self.get(id))),
             Ask::Cancel(id, reply) => drop(reply.send(self.cancel(id))),
