@@ -14,6 +14,8 @@ pub mod client;
 mod door;
 mod listen;
 mod lock;
+#[cfg(test)]
+mod month;
 mod notify;
 mod orders;
 pub mod schedule;
