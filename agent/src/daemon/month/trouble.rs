@@ -80,8 +80,8 @@ impl Timetable {
     /// `stores`: how many there are.
     pub fn draw(begin: u64, stores: usize, rng: &mut Rng) -> Self {
         let mut this = Self { events: Vec::new(), stretches: Vec::new() };
-        let day = |rng: &mut Rng| begin + DAY + rng.between(0, DAYS) * DAY;
-        // Most backups are under way at half past one UTC, more or less.
+        let day = |rng: &mut Rng| begin + 12 * HOUR + rng.between(0, DAYS) * DAY;
+        // The simulation begins at noon, and most backups are under way at half past one UTC, more or less.
         let night = |rng: &mut Rng| rng.between(10 * MINUTE, 3 * HOUR);
         let any = |rng: &mut Rng| rng.between(0, DAY);
         for store in 0..stores {
