@@ -23,7 +23,7 @@ mod policy_edit;
 mod reconcile;
 mod recover_host;
 mod restore;
-mod retention;
+pub mod retention;
 mod run;
 mod runs;
 mod scrub;

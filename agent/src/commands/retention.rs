@@ -161,7 +161,21 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
         ));
     }
     refuse_nonsense(o)?;
-    let store = open_store(common)?;
+    let at = At { now_unix_ms: now_unix_ms(), zone: TimeZone::system() };
+    prune_at(common, o, &open_store(common)?, &at)
+}
+
+/// When retention looks at points, and by whose days.
+pub struct At {
+    /// Now.
+    pub now_unix_ms: u64,
+    /// Of days, weeks and months.
+    pub zone: TimeZone,
+}
+
+/// The same with a store that is open, at any time.
+pub fn prune_at(common: &Common, o: &cli::Prune, store: &Store, at: &At) -> Outcome<Done> {
+    let (rules, now_unix_ms) = (rules(o), at.now_unix_ms);
     // A hidden point takes no place of those that can be seen: what goes would go as well if all could be seen (retention's tests show it for all
     // rules). What its own log cannot tell keeps a point.
     let (all, damaged) = store.points_for_retention()?;
@@ -171,16 +185,16 @@ pub fn prune(common: &Common, o: &cli::Prune) -> Outcome<Done> {
     }
     let among = |list: &[String], word: &String| list.is_empty() || list.contains(word);
     let chosen: Vec<&Point> = all.iter().filter(|p| among(&o.names, &p.summary.name) && among(&o.hosts, &p.summary.host)).collect();
-    let candidates = candidates(&chosen, &all, now_unix_ms());
-    times::warn_ahead(&chosen, now_unix_ms());
+    let candidates = candidates(&chosen, &all, now_unix_ms);
+    times::warn_ahead(&chosen, now_unix_ms);
     if let Some(span_ms) = o.simulate {
-        simulation(common, &candidates, &rules, o.every, span_ms);
+        simulation(common, &candidates, &rules, (o.every, span_ms), at);
         return Ok(hidden);
     }
-    let mut why = reasons(&candidates, &rules, &TimeZone::system(), now_unix_ms());
-    spare_others(&store, &chosen, &o.uuids, &mut why);
+    let mut why = reasons(&candidates, &rules, &at.zone, now_unix_ms);
+    spare_others(store, &chosen, &o.uuids, &mut why);
     let going: Vec<&Point> = chosen.iter().zip(&why).filter(|(_, why)| why.is_empty()).map(|(p, _)| *p).collect();
-    let Pruned { staying, warned } = if o.dry_run { Pruned::default() } else { forget_all(&store, &going, &rules)? };
+    let Pruned { staying, warned } = if o.dry_run { Pruned::default() } else { forget_all(store, &going, &rules)? };
     let warned = warned || !staying.is_empty();
     let mut rows: Vec<(&Point, &str, &Vec<String>)> = Vec::with_capacity(chosen.len());
     for (p, why) in chosen.iter().zip(&why) {
@@ -278,6 +292,7 @@ fn forget_all(store: &Store, going: &[&Point], rules: &Rules) -> Outcome<Pruned>
     Err(Failure::new(failure.code, format!("{}; {gone} points had been forgotten by then, the others stay: run it again", failure.message)))
 }
 
+/// What the options keep.
 fn rules(o: &cli::Prune) -> Rules {
     Rules {
         last: o.keep_last,
@@ -292,14 +307,14 @@ fn rules(o: &cli::Prune) -> Rules {
     }
 }
 
-fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, every_ms: u64, span_ms: u64) {
+fn simulation(common: &Common, candidates: &[Candidate], rules: &Rules, (every_ms, span_ms): (u64, u64), at: &At) {
     let mut groups: Vec<(String, String)> = candidates.iter().map(|c| (c.name.clone(), c.host.clone())).collect();
     groups.sort();
     groups.dedup();
     let mut out = Vec::new();
     for (name, host) in groups {
         let mine: Vec<Candidate> = candidates.iter().filter(|c| c.name == name && c.host == host).cloned().collect();
-        let steps = simulate(&mine, rules, &TimeZone::system(), now_unix_ms(), every_ms, span_ms);
+        let steps = simulate(&mine, rules, &at.zone, at.now_unix_ms, every_ms, span_ms);
         out.push((name, host, steps));
     }
     if common.json {
@@ -332,17 +347,7 @@ pub fn gc(common: &Common, o: &cli::Gc) -> Outcome<Done> {
     let runtime = interrupt::runtime()?;
     let progress = Arc::new(Progress::default());
     interrupt::watch(&runtime, &progress, "a round that the next collection closes")?;
-    let options = GcOptions {
-        dry_run: o.dry_run,
-        wait_ms_max: o.wait,
-        dead_after_ms: o.dead_after,
-        resume_grace_ms: o.keep_interrupted,
-        trash_keep_ms: o.keep_trash,
-        repack_below_percent: o.repack_below.into(),
-        accept_loss: o.accept_loss,
-        ..GcOptions::default()
-    };
-    let report = store.collect(&options, &progress)?;
+    let report = store.collect(&gc_options(o), &progress)?;
     if common.json {
         output::print_json(&gc_json(&report, o.dry_run));
     } else if !common.quiet {
@@ -356,6 +361,20 @@ pub fn gc(common: &Common, o: &cli::Gc) -> Outcome<Done> {
     }
     report.damaged_points.iter().for_each(|p| say!("cairn: warning: point {p} refers to what is lost"));
     Ok(Done::WithWarnings)
+}
+
+/// What the options ask for.
+pub fn gc_options(o: &cli::Gc) -> GcOptions {
+    GcOptions {
+        dry_run: o.dry_run,
+        wait_ms_max: o.wait,
+        dead_after_ms: o.dead_after,
+        resume_grace_ms: o.keep_interrupted,
+        trash_keep_ms: o.keep_trash,
+        repack_below_percent: o.repack_below.into(),
+        accept_loss: o.accept_loss,
+        ..GcOptions::default()
+    }
 }
 
 fn gc_json(r: &GcReport, dry_run: bool) -> serde_json::Value {

@@ -17,6 +17,8 @@ mod defined;
 mod door;
 mod listen;
 mod lock;
+#[cfg(test)]
+mod month;
 mod notify;
 mod orders;
 mod overdue;

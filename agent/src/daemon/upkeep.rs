@@ -17,7 +17,10 @@ use crate::{
     config::{Policy, Retention, StoreEntry},
     context::host_name,
     jobs::{Activity, Kind, Order},
-    schedule::{Slot, due::share},
+    schedule::{
+        Slot,
+        due::{WAIT_MAX_MS, share},
+    },
     watch::Seen,
 };
 use std::collections::{BTreeMap, HashMap};
@@ -75,9 +78,10 @@ pub fn due(ordering: &Ordering<'_>, facts: &Facts<'_>) -> Vec<DueWork> {
 }
 
 impl Facts<'_> {
-    /// When something was ordered last, if it was. What lies ahead of now was ordered by a clock that was wrong.
+    /// When something was ordered last, if it was. What lies a little ahead was ordered before the clock was set back, and is not ordered again for that; what lies
+    /// farther ahead was ordered by a clock that was wrong.
     fn ordered(&self, key: &str) -> Option<u64> {
-        self.slots.get(key).map(|slot| slot.done).filter(|at| *at <= self.now)
+        self.slots.get(key).map(|slot| slot.done).filter(|at| *at <= self.now.saturating_add(WAIT_MAX_MS)).map(|at| at.min(self.now))
     }
 
     /// Since then so much time has passed.

@@ -157,3 +157,16 @@ fn boots_are_spread_over_their_time() {
     assert_eq!((orders[0].argv.last().map(String::as_str), then.done), (Some("0192f3a1"), slot.done + week));
     assert!(orders[0].argv.contains(&"--boot".to_owned()) && orders[0].domain == "b" && orders[0].kind == Kind::Verify);
 }
+
+#[test]
+fn what_was_done_is_not_done_again_because_the_clock_is_set_back() {
+    let config = config(TEXT);
+    let saved = [backed_up("main", &["b"], false, Some(NOW - 10)), pruned("main", NOW - 5)];
+    let keys = ["prune b main", "gc main", "verify main", "boot b u-b", "boot b u-both"];
+    let slots: HashMap<String, Slot> = keys.iter().map(|key| ((*key).to_owned(), Slot { done: NOW, ran: None })).collect();
+    let told = |now: u64| lines(&config, &slots, &saved, now).0.into_iter().filter(|line| !line.contains("both")).collect::<Vec<_>>();
+    assert!(told(NOW + 1).is_empty(), "{:?}", told(NOW + 1));
+    assert!(told(NOW - 3 * HOUR_MS).is_empty(), "{:?}", told(NOW - 3 * HOUR_MS));
+    let words: Vec<String> = told(NOW - 4 * HOUR_MS).iter().map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(words, ["gc", "prune", "verify"], "by a clock that was wrong");
+}

@@ -5,6 +5,7 @@ use super::{
     limit::within,
 };
 use crate::{
+    commands::now_unix_ms,
     domain::chain,
     failure::Failure,
     in_place::refuse_half_restored,
@@ -137,7 +138,7 @@ fn look(name: &str, domain: &Domain, around: &Around) -> Vec<Finding> {
     // A domain that was backed up is tainted since.
     let known = |uuid: &str| {
         let left = folder_of(&options.scratch_dir, uuid).exists() || record::is_open(&options.record_dir, uuid);
-        left || around.stores.iter().any(|s| s.newest(uuid, name, &[]).is_some())
+        left || around.stores.iter().any(|s| s.newest(uuid, name, &[], now_unix_ms()).is_some())
     };
     let is_spared = |domain: &Domain, uuid: &str| {
         let has_checkpoints = !checkpoints::ours(domain)?.is_empty();

@@ -13,16 +13,16 @@
 
 use super::{
     Activity, Counts, Limits, Troubles, Which, again,
+    around::Around,
     folder::{JobFolder, Seen},
-    launch::{self, Started, Way},
-    record::{Begun, Exit, Job, JobId, Order, State, Ticket, jobs_dir},
+    launch::{Started, Way},
+    record::{Job, JobId, Order, State, Ticket, jobs_dir},
     room,
     stalled::Stalled,
     table::{self, Table},
 };
 use crate::{
-    commands::now_unix_ms,
-    failure::{BUSY, FAILED, Failure, INTERRUPTED, NOT_FOUND, Outcome},
+    failure::{BUSY, FAILED, Failure, NOT_FOUND, Outcome},
     schedule::Slot,
 };
 use std::{
@@ -88,6 +88,7 @@ pub struct Home {
 
 /// See the module.
 pub struct Keeper {
+    around: Around,
     home: Home,
     /// Is told of domains whose backups ended badly.
     broken: mpsc::Sender<String>,
@@ -114,11 +115,12 @@ pub struct Keeper {
 
 impl Keeper {
     /// Opens the table and takes in jobs that only folders know.
-    pub fn open(state_dir: &Path, limits: Limits, home: Home, broken: mpsc::Sender<String>) -> Outcome<Self> {
+    pub fn open(state_dir: &Path, limits: Limits, home: Home, broken: mpsc::Sender<String>, around: Around) -> Outcome<Self> {
         let dir = jobs_dir(state_dir);
         let (table, word) = table::open(&table::path(state_dir))?;
         word.into_iter().for_each(|word| tracing::warn!("{word}"));
         let mut keeper = Self {
+            around,
             home,
             broken,
             state_dir: state_dir.to_owned(),
@@ -161,7 +163,8 @@ impl Keeper {
         }
     }
 
-    fn answer(&mut self, ask: Ask) {
+    /// What is asked of it, at once.
+    pub fn answer(&mut self, ask: Ask) {
         match ask {
             // Who gave up was told that it is not known what became of it: then it shall not be done late, and once more by a second try.
             Ask::Add(_, _, reply) if reply.is_closed() => {}
@@ -169,7 +172,10 @@ impl Keeper {
             // Who does not wait any more misses nothing but the answer.
             Ask::Add(orders, slots, reply) => drop(reply.send(self.add(&orders, &slots))),
             Ask::Slots(reply) => drop(reply.send(self.sql(|t| t.slots()))),
-            Ask::Activity(reply) => drop(reply.send(self.sql(|t| t.activity()))),
+            Ask::Activity(reply) => {
+                let now = self.around.now();
+                drop(reply.send(self.sql(|t| t.activity(now))));
+            }
             Ask::List(which, reply) => drop(reply.send(self.sql(|t| t.list(which)))),
             Ask::Get(id, reply) => drop(reply.send(self.get(id))),
             Ask::Cancel(id, reply) => drop(reply.send(self.cancel(id))),
@@ -243,7 +249,8 @@ impl Keeper {
             self.room().map_err(|why| Failure::new(FAILED, why))?;
         }
         let new: Vec<Order> = new.into_iter().cloned().collect();
-        for id in self.sql(|t| t.add(&new, slots, now_unix_ms()))? {
+        let now = self.around.now();
+        for id in self.sql(|t| t.add(&new, slots, now))? {
             jobs.push(self.get(id)?);
         }
         self.start_waiting()?;
@@ -271,7 +278,7 @@ impl Keeper {
         let mut job = self.get(id)?;
         match job.state {
             State::Queued => {
-                (job.state, job.cancel, job.ended_unix_ms) = (State::Cancelled, true, Some(now_unix_ms()));
+                (job.state, job.cancel, job.ended_unix_ms) = (State::Cancelled, true, Some(self.around.now()));
                 job.message = Some("cancelled before it began".into());
             }
             State::Running => {
@@ -305,7 +312,7 @@ impl Keeper {
     }
 
     /// What runs, what waits, what is outdated.
-    fn round(&mut self) -> Outcome<()> {
+    pub fn round(&mut self) -> Outcome<()> {
         self.is_home()?;
         self.children.retain(|_, (child, _)| matches!(child.try_wait(), Ok(None)));
         // One that cannot be looked at keeps no other from its turn.
@@ -319,9 +326,9 @@ impl Keeper {
         if self.stalled.is_due(Instant::now()) {
             let (running, mut waiting) = (self.sql(|t| t.list(Which::In(State::Running)))?, self.sql(|t| t.list(Which::In(State::Queued)))?);
             // One that waits for a window waits for no turn.
-            waiting.retain(|job| job.order.may_begin(now_unix_ms()));
-            let dir = &self.dir;
-            self.stalled.look(&running, &waiting, |id| JobFolder::of(dir, id).progress(), (Instant::now(), now_unix_ms()));
+            let (dir, now) = (&self.dir, self.around.now());
+            waiting.retain(|job| job.order.may_begin(now));
+            self.stalled.look(&running, &waiting, |id| JobFolder::of(dir, id).progress(), (Instant::now(), now));
         }
         if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_EVERY) && self.prune()? {
             self.pruned = Some(Instant::now());
@@ -355,7 +362,7 @@ impl Keeper {
             }
             Seen::Lost(begun) => {
                 note(&mut job, begun);
-                (job.state, job.pid, job.ended_unix_ms) = (State::Lost, None, Some(now_unix_ms()));
+                (job.state, job.pid, job.ended_unix_ms) = (State::Lost, None, Some(self.around.now()));
                 job.message = Some(
                     "its processes are gone, and nobody wrote down how it ended (the host went down?); 'cairn list' shows whether there is a point".into(),
                 );
@@ -405,7 +412,7 @@ impl Keeper {
             if running.len() >= self.limits.jobs_max {
                 break;
             }
-            let now = now_unix_ms();
+            let now = self.around.now();
             if !again::is_due(&job, now) || !job.order.may_begin(now) || running.iter().any(|other| other.concerns_same(&job.order)) {
                 continue;
             }
@@ -420,7 +427,7 @@ impl Keeper {
             *tries += 1;
             let way = if *tries > 1 { Way::Plain } else { self.way };
             let ticket = Ticket { id: job.id, order: job.order.clone(), queued_unix_ms: job.queued_unix_ms, again: job.again.clone() };
-            match launch::start(&self.dir, &ticket, way) {
+            match self.around.start(&self.dir, &ticket, way) {
                 Ok(Started::Yes(child)) => drop(self.children.insert(job.id, (child, Instant::now()))),
                 Ok(Started::RunsAlready) => {}
                 Ok(Started::NoSystemdRun) => {
@@ -447,13 +454,14 @@ impl Keeper {
     /// Folders first: a row without a folder is harmless, the other way round it would be taken in again.
     /// True if all is removed.
     fn prune(&mut self) -> Outcome<bool> {
-        let before = now_unix_ms().saturating_sub(KEEP_MS);
+        let before = self.around.now().saturating_sub(KEEP_MS);
         let outdated = self.sql(|t| t.outdated(before, KEEP_MAX))?;
         for id in outdated.iter().take(PRUNED_MAX) {
             JobFolder::of(&self.dir, *id).remove()?;
             self.sql(|t| t.remove(*id))?;
         }
-        self.sql(|t| t.forget_slots(now_unix_ms().saturating_sub(SLOT_KEEP_MS)))?;
+        let before = self.around.now().saturating_sub(SLOT_KEEP_MS);
+        self.sql(|t| t.forget_slots(before))?;
         Ok(outdated.len() <= PRUNED_MAX)
     }
 
@@ -465,27 +473,11 @@ impl Keeper {
     }
 }
 
-fn note(job: &mut Job, begun: Option<Begun>) {
-    if let Some(begun) = begun {
-        (job.pid, job.started_unix_ms) = (Some(begun.pid), Some(begun.started_unix_ms));
-    }
-}
-
-fn end(job: &mut Job, exit: Exit) {
-    job.state = State::of_exit(exit.code, exit.cancelled);
-    (job.code, job.pid, job.ended_unix_ms) = (Some(exit.code), None, Some(exit.ended_unix_ms));
-    (job.message, job.point) = (exit.message, exit.point);
-    if job.state == State::Failed && exit.code == i32::from(INTERRUPTED) {
-        // By a shutdown of the host, or somebody's signal: what it said last names neither.
-        let said = job.message.take().map_or(String::new(), |said| format!(": {said}"));
-        job.message = Some(format!("interrupted, and nobody had cancelled it (does the host shut down?){said}"));
-    }
-}
-
 #[path = "keeper_told.rs"]
 mod told;
 #[path = "keeper_tries.rs"]
 mod tries;
+use tries::{end, note};
 
 #[cfg(test)]
 #[path = "keeper_tests.rs"]

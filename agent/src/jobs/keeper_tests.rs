@@ -1,7 +1,10 @@
 //! The keeper's other tries, and what it has no room for. Nothing is started: what would be is this very test program.
 
 use super::*;
-use crate::jobs::record::{ASKED, Kind};
+use crate::{
+    commands::now_unix_ms,
+    jobs::record::{ASKED, Exit, Kind},
+};
 
 fn keeper(dir: &Path) -> Keeper {
     hearing(dir).0
@@ -12,7 +15,7 @@ fn hearing(dir: &Path) -> (Keeper, mpsc::Receiver<String>) {
     let (broken, heard) = mpsc::channel(super::super::BROKEN_MAX);
     // Nothing is started: what would be is this very test program.
     let home = Home { is_ours: Box::new(|| true), lost: Arc::default() };
-    (Keeper::open(dir, Limits::default(), home, broken).expect("opens"), heard)
+    (Keeper::open(dir, Limits::default(), home, broken, Around::default()).expect("opens"), heard)
 }
 
 fn order(trigger: &str) -> Order {

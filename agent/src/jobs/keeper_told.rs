@@ -5,7 +5,7 @@ use super::*;
 impl Keeper {
     /// For health.
     pub(super) fn counts(&mut self) -> Outcome<Counts> {
-        let since = now_unix_ms().saturating_sub(OWED_MS);
+        let since = self.around.now().saturating_sub(OWED_MS);
         let owed = self.sql(|t| t.owed(since, OWED_MAX))?;
         let problems =
             self.no_room.iter().chain(&self.trouble).cloned().chain(owed.iter().map(Job::owed_words)).chain(self.stalled.problems().iter().cloned()).collect();
@@ -14,7 +14,8 @@ impl Keeper {
 
     /// For alerts: all of it, for as long as jobs are kept.
     pub(super) fn troubles(&mut self) -> Outcome<Troubles> {
-        let owed = self.sql(|t| t.owed(now_unix_ms().saturating_sub(KEEP_MS), KEEP_MAX))?;
+        let since = self.around.now().saturating_sub(KEEP_MS);
+        let owed = self.sql(|t| t.owed(since, KEEP_MAX))?;
         let waits = self.sql(|t| t.list(Which::In(State::Queued)))?;
         let mut busy: Vec<JobId> = self.sql(|t| t.list(Which::In(State::Running)))?.into_iter().chain(waits).map(|job| job.id).collect();
         busy.sort_unstable();

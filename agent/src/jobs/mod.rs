@@ -3,6 +3,7 @@
 //! - [`record`]: what a job is; [`table`]: all of them, in SQLite; [`folder`]: one that was started, on disk
 //! - [`launch`], [`runner`]: the process that starts a job's command and writes down how it ended, daemon or not
 //! - [`again`]: what is tried once more, and when; [`room`]: place for their records; [`stalled`]: those that do not get on
+//! - [`around`]: the clock and the starts of a keeper, for which a simulation has its own
 //! - [`keeper`]: the thread that owns the table: what runs when, what became of it, what is forgotten
 //!
 //! Invariants
@@ -13,6 +14,7 @@
 //! What it must not do: know what the commands do.
 
 mod again;
+mod around;
 pub mod folder;
 mod keeper;
 pub mod launch;
@@ -22,6 +24,15 @@ pub mod runner;
 mod stalled;
 mod table;
 
+#[cfg(test)]
+pub mod simulated {
+    //! The keeper and its surroundings, for a simulation (`daemon::month`).
+    pub use super::{
+        around::Around,
+        keeper::{Ask, Home, Keeper},
+    };
+}
+
 pub use folder::last_words;
 pub use record::{Job, JobId, Kind, Order, State};
 pub use table::{Activity, Which, is_damage};
@@ -30,6 +41,7 @@ use crate::{
     failure::{BUSY, FAILED, Failure, Outcome},
     schedule::Slot,
 };
+use around::Around;
 use keeper::{Ask, Home, Keeper};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -103,7 +115,7 @@ impl Jobs {
     /// `broken`: is told of each domain whose backup has ended, and not well: it may have left something.
     pub fn start(state_dir: &Path, limits: Limits, is_ours: impl Fn() -> bool + Send + 'static, broken: mpsc::Sender<String>) -> Outcome<Self> {
         let homeless = Arc::new(AtomicBool::new(false));
-        let mut keeper = Keeper::open(state_dir, limits, Home { is_ours: Box::new(is_ours), lost: homeless.clone() }, broken)?;
+        let mut keeper = Keeper::open(state_dir, limits, Home { is_ours: Box::new(is_ours), lost: homeless.clone() }, broken, Around::default())?;
         let (asks, questions) = sync_channel(ASKS_MAX);
         let (beat_ms, born) = (Arc::new(AtomicU64::new(0)), Instant::now());
         let beat = beat_ms.clone();

@@ -224,10 +224,11 @@ impl Table {
         self.db.execute("DELETE FROM slots WHERE done_unix_ms < ?1", [to_sql(before_unix_ms)]).map(drop)
     }
 
-    /// All kinds of work that are kept, each once.
-    pub fn activity(&self) -> rusqlite::Result<Vec<Activity>> {
+    /// All kinds of work that are kept, each once. What ended later than now did so by a clock that was wrong: it would be the last for as long as that was.
+    pub fn activity(&self, now_unix_ms: u64) -> rusqlite::Result<Vec<Activity>> {
         let mut select = self.db.prepare_cached(
-            "SELECT kind, domain, store, policy, max(state IN ('queued', 'running')), max(CASE WHEN state IN ('done', 'warnings') THEN ended_unix_ms END)
+            "SELECT kind, domain, store, policy, max(state IN ('queued', 'running')),
+                max(CASE WHEN state IN ('done', 'warnings') AND ended_unix_ms <= ?1 THEN ended_unix_ms END)
                 FROM jobs GROUP BY kind, domain, store, policy",
         )?;
         let row = |r: &Row<'_>| {
@@ -241,7 +242,7 @@ impl Table {
                 done_unix_ms: r.get::<_, Option<i64>>(5)?.map(from_sql),
             })
         };
-        select.query_map([], row)?.collect()
+        select.query_map([to_sql(now_unix_ms)], row)?.collect()
     }
 
     /// Takes in a job that is known from its folder only, as one that waits.

@@ -9,7 +9,7 @@
 use super::{Schedule, Window};
 
 /// A clock that is set back makes nobody wait for longer.
-const WAIT_MAX_MS: u64 = 3 * 3_600_000;
+pub const WAIT_MAX_MS: u64 = 3 * 3_600_000;
 /// Later than this, a run was missed, and its job says so.
 const LATE_MS: u64 = 120_000;
 

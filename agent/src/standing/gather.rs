@@ -2,7 +2,7 @@
 
 use super::{
     DomainStanding, Judged, Report, StoreStanding,
-    judge::{self, Claim, Found},
+    judge::{self, AHEAD_MS_MAX, Claim, Found, Standing},
 };
 use crate::{
     cli::{Common, SocketPlace},
@@ -35,22 +35,26 @@ const ROOM_LIMIT: Duration = Duration::from_secs(10);
 const DAEMON_LIMIT: Duration = Duration::from_secs(20);
 
 /// A domain, as libvirt has it.
-struct Seen {
-    uuid: String,
-    running: bool,
+pub struct Seen {
+    /// UUID.
+    pub uuid: String,
+    /// It runs.
+    pub running: bool,
     /// Nothing has written to its disks from then on; none where that cannot be told.
-    quiet_since_unix_ms: Option<u64>,
+    pub quiet_since_unix_ms: Option<u64>,
     /// Whatever it does just now: what is promised holds at all times.
-    subject: Subject,
+    pub subject: Subject,
 }
 
 /// What the daemon said.
 #[derive(Default)]
-struct Daemon {
-    health: Value,
-    running: Vec<Value>,
+pub struct Daemon {
+    /// How it is.
+    pub health: Value,
+    /// Jobs that run.
+    pub running: Vec<Value>,
     /// Its records of domains.
-    domains: Vec<Value>,
+    pub domains: Vec<Value>,
 }
 
 /// Looks at all of it. Fails only where the configuration cannot be read: what is promised is not known then.
@@ -117,7 +121,8 @@ fn promises(config: &Config) -> BTreeMap<String, Option<Duration>> {
     config.policies.iter().map(|(name, policy)| (name.clone(), policy.rpo)).collect()
 }
 
-fn standing(
+/// How a domain stands, by what was asked.
+pub fn standing(
     domain: Seen,
     config: &Config,
     answering: &[AnsweringStore],
@@ -127,15 +132,18 @@ fn standing(
 ) -> DomainStanding {
     let record = daemon.domains.iter().find(|record| record["uuid"] == domain.uuid.as_str());
     let known = record.map(points_of).unwrap_or_default();
-    let mut found: BTreeMap<String, Found> = BTreeMap::new();
+    let mut found: BTreeMap<String, (Found, Option<Found>)> = BTreeMap::new();
     let judged = claims(config, &domain).into_iter().map(|claim| {
-        let of_store = found.entry(claim.store.clone()).or_insert_with(|| match answering.iter().find(|store| store.name == claim.store) {
-            None => Found::Silent(format!("store {}: {}", claim.store, silence(&claim.store))),
-            Some(_) if begun.elapsed() > GATHER_LIMIT => Found::Silent("no time was left to ask for its points".into()),
-            Some(store) => newest(store, &domain, &known),
+        let (of_store, before) = found.entry(claim.store.clone()).or_insert_with(|| match answering.iter().find(|store| store.name == claim.store) {
+            None => (Found::Silent(format!("store {}: {}", claim.store, silence(&claim.store))), None),
+            Some(_) if begun.elapsed() > GATHER_LIMIT => (Found::Silent("no time was left to ask for its points".into()), None),
+            Some(store) => newest(store, &domain, &known, now_unix_ms),
         });
-        let (standing, why) = judge::claim(claim.rpo, of_store, now_unix_ms, domain.quiet_since_unix_ms);
-        Judged { found: of_store.clone(), claim, standing, why }
+        let judge = |found: &Found| judge::claim(claim.rpo, found, now_unix_ms, domain.quiet_since_unix_ms);
+        // One that is dated ahead is no proof, neither that the promise holds nor that it does not: the one before it may keep it.
+        let kept = before.as_ref().map(|found| (judge(found), found)).filter(|((standing, _), _)| *standing == Standing::Kept);
+        let ((standing, why), found) = kept.unwrap_or_else(|| (judge(of_store), of_store));
+        Judged { found: found.clone(), claim, standing, why }
     });
     let claims = judged.collect();
     DomainStanding { name: domain.subject.name, uuid: domain.uuid, running: domain.running, excluded: domain.subject.word.excluded, claims }
@@ -156,12 +164,17 @@ fn points_of(record: &Value) -> Vec<(String, String)> {
     record["points"].as_array().into_iter().flatten().filter_map(point).collect()
 }
 
-fn newest(store: &AnsweringStore, domain: &Seen, known: &[(String, String)]) -> Found {
+/// The newest; besides, where that one is dated ahead of now, the newest that is not.
+fn newest(store: &AnsweringStore, domain: &Seen, known: &[(String, String)], now_unix_ms: u64) -> (Found, Option<Found>) {
     let known: Vec<String> = known.iter().filter(|(of, _)| *of == store.name).map(|(_, id)| id.clone()).collect();
-    match store.newest(&domain.uuid, &domain.subject.name, &known) {
-        Some((id, time_unix_ms)) => Found::Point { id, time_unix_ms },
-        None if store.is_silent() => Found::Silent(format!("store {} does not answer any more", store.name)),
-        None => Found::Nothing,
+    let until = |until_unix_ms: u64| store.newest_of(&domain.uuid, &domain.subject.name, &known, |time_unix_ms| time_unix_ms <= until_unix_ms);
+    let point = |(id, time_unix_ms)| Found::Point { id, time_unix_ms };
+    let told_until = now_unix_ms.saturating_add(AHEAD_MS_MAX);
+    match until(u64::MAX) {
+        Some((id, time_unix_ms)) if time_unix_ms > told_until => (point((id, time_unix_ms)), until(told_until).map(point)),
+        Some(newest) => (point(newest), None),
+        None if store.is_silent() => (Found::Silent(format!("store {} does not answer any more", store.name)), None),
+        None => (Found::Nothing, None),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 /// A point that is dated later than now by more than this was taken with a wrong clock, or this host's is wrong.
-const AHEAD_MS_MAX: u64 = 60_000;
+pub const AHEAD_MS_MAX: u64 = 60_000;
 
 /// How it stands, the better before the worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

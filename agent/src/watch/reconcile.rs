@@ -304,7 +304,7 @@ impl Look<'_> {
             let recorded = known.iter().filter(|(name, _)| *name == store.name).map(|(_, point)| point.clone());
             let tracked = report.looked.tracked.iter().filter(|t| t.store8 == store.store8).map(Tracked::point);
             let ids: Vec<String> = recorded.chain(tracked).collect();
-            out.extend(store.newest(&report.uuid, &report.name, &ids).map(|(id, time)| (store.name.clone(), id, time)));
+            out.extend(store.newest(&report.uuid, &report.name, &ids, now_unix_ms()).map(|(id, time)| (store.name.clone(), id, time)));
         }
         out
     }

@@ -6,10 +6,12 @@
 
 use crate::{
     cli::Common,
+    commands::now_unix_ms,
     config::StoreEntry,
     context,
     domain::{LIBVIRT_API, SavedDomain, Seen, carrier, later},
     failure::Outcome,
+    retention::times,
 };
 use cairn_hypervisor::{
     CarrierRecord, PointCatalog, PointStatus,
@@ -176,13 +178,20 @@ impl AnsweringStore {
 
     /// The newest undamaged point of a domain was taken without QEMU's monitor (docs/adr/0024); arguments as of [`Self::newest`].
     pub fn spares_monitor(&self, uuid: &str, name: &str, known: &[String]) -> bool {
-        let newest = self.newest(uuid, name, known).and_then(|(id, _)| self.points.iter().find(|p| p.id.to_string() == id));
+        let newest = self.newest(uuid, name, known, now_unix_ms()).and_then(|(id, _)| self.points.iter().find(|p| p.id.to_string() == id));
         newest.and_then(|p| self.question(|answer| Question::Capture(p.id, answer))).flatten().is_some_and(|how| how == LIBVIRT_API)
     }
 
-    /// The newest undamaged point of a domain: of this name, or (`known`) the one that a record or a bitmap names.
-    pub fn newest(&self, uuid: &str, name: &str, known: &[String]) -> Option<(String, u64)> {
-        let candidates = self.points.iter().rev().filter(|p| p.state() != PointState::Damaged);
+    /// The newest undamaged point of a domain: of this name, or (`known`) the one that a record or a bitmap names. One that is dated well ahead of now is the
+    /// newest only where there is no other: it would be for as long as a clock was wrong.
+    pub fn newest(&self, uuid: &str, name: &str, known: &[String], now_unix_ms: u64) -> Option<(String, u64)> {
+        let believed = self.newest_of(uuid, name, known, |time_unix_ms| !times::is_ahead(time_unix_ms, now_unix_ms));
+        believed.or_else(|| self.newest_of(uuid, name, known, |time_unix_ms| times::is_ahead(time_unix_ms, now_unix_ms)))
+    }
+
+    /// The same of those whose date will do.
+    pub fn newest_of(&self, uuid: &str, name: &str, known: &[String], will_do: impl Fn(u64) -> bool) -> Option<(String, u64)> {
+        let candidates = self.points.iter().rev().filter(|p| p.state() != PointState::Damaged && will_do(p.summary.time_unix_ms));
         let is_known = |p: &Point| known.contains(&p.id.to_string());
         let mut asked = 0;
         for p in candidates.filter(|p| is_known(p) || p.summary.name == name) {
