@@ -136,7 +136,9 @@ impl Check {
         self.name("target of alerts", name, target.referenced);
         let (at, raw) = (target.referenced, target.value);
         let given = [raw.mail.is_some(), raw.command.is_some(), raw.webhook.is_some()].into_iter().filter(|is| *is).count();
-        if given != 1 {
+        if given == 0 {
+            self.lacks(&["alerts", name], at, format!("target {name:?} of alerts has no way to be told; give one of mail, command and webhook"));
+        } else if given != 1 {
             self.wrong(at, format!("target {name:?} of alerts has {given} ways to be told; give one of mail, command and webhook"));
         }
         let wanted = raw.matching.map(|m| self.wanted(m, known)).unwrap_or_default();
